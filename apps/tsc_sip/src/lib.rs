@@ -1,0 +1,1 @@
+//! Reference SIP applications that make calls through a tunnel.

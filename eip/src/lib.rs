@@ -1,0 +1,1 @@
+//! Embedded IP stack: inner sockets over inner IP packets, sans-IO.

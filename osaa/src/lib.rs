@@ -1,0 +1,1 @@
+//! Operating system adaptation: TCP, UDP, TLS and DTLS transports, certificates, clock, randomness, capture files.

@@ -1,0 +1,1 @@
+//! Client SDK: tunnels, and sockets that live inside them.

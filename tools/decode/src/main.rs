@@ -1,0 +1,2 @@
+//! Shows TSCF units from hex or pcap as text or JSON.
+fn main() {}

@@ -1,0 +1,1 @@
+//! A deterministic world for tests: virtual clock, seeded links, NATs, firewalls.

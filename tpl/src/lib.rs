@@ -1,0 +1,1 @@
+//! Wire format of the TSCF tunnel protocol: bytes to typed units and back.

@@ -1,0 +1,1 @@
+//! Tunnel server: ends TSCF tunnels, hands out inner addresses, switches between tunnels.
