@@ -1,0 +1,44 @@
+#!/usr/bin/env bash
+# Replays the committed corpus of every fuzz target, then fuzzes each for SECONDS (default 60), two at a time.
+# Usage: tools/fuzz.sh [SECONDS]    New finds stay in a scratch directory; crashes end in <crate>/fuzz/artifacts.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+seconds=${1:-60}
+export RUSTC_BOOTSTRAP=1 CARGO_TARGET_DIR=${FUZZ_TARGET_DIR:-$PWD/fuzz-target}
+unset RUSTFLAGS
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+host=$(rustc -vV | sed -n 's/^host: //p')
+
+dirs=(tpl/fuzz csm/fuzz eip/fuzz apps/tsc_sip/fuzz)
+jobs=()
+for dir in "${dirs[@]}"; do
+    cargo fuzz build --fuzz-dir "$dir" --release --sanitizer address >"$scratch/build.log" 2>&1 || {
+        cat "$scratch/build.log"
+        exit 1
+    }
+    for target in $(cargo fuzz list --fuzz-dir "$dir"); do
+        jobs+=("$dir $target")
+    done
+done
+
+one() {
+    local dir=$1 target=$2 corpus log out
+    corpus="$dir/corpus/$target"
+    out="$scratch/$(echo "$dir-$target" | tr / -)"
+    mkdir -p "$out" "$dir/artifacts/$target"
+    [ -d "$corpus" ] || { echo "no corpus: $corpus"; return 1; }
+    log="$out.log"
+    if "$CARGO_TARGET_DIR/$host/release/$target" "$out" "$corpus" \
+        -max_total_time="$seconds" -timeout=10 -rss_limit_mb=2048 \
+        -artifact_prefix="$dir/artifacts/$target/" >"$log" 2>&1; then
+        echo "ok   $dir $target: $(grep -c . <(ls "$corpus")) corpus files, $(sed -n 's/^Done \([0-9]*\) runs.*/\1/p' "$log") runs"
+    else
+        echo "FAIL $dir $target"
+        tail -40 "$log"
+        return 1
+    fi
+}
+export -f one
+export scratch seconds host
+printf '%s\n' "${jobs[@]}" | xargs -P 2 -L 1 bash -c 'one "$0" "$1"'
