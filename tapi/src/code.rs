@@ -1,0 +1,86 @@
+//! The SDK guide's error codes 0-12, and the one table that maps our typed errors to them.
+
+use std::fmt;
+
+/// Error codes of the SDK guide ("Error Codes"), for programs that know them and for the C library.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum ErrorCode {
+    /// `tsc_error_code_ok`
+    Ok = 0,
+    /// `tsc_error_code_error`
+    Error = 1,
+    /// `tsc_error_code_not_logged`
+    NotLogged = 2,
+    /// `tsc_error_code_cannot_connect`
+    CannotConnect = 3,
+    /// `tsc_error_code_cannot_configure`
+    CannotConfigure = 4,
+    /// `tsc_error_code_keepalive_failure`
+    KeepaliveFailure = 5,
+    /// `tsc_error_code_service_failure`
+    ServiceFailure = 6,
+    /// `tsc_error_code_cannot_recv_data`
+    CannotRecvData = 7,
+    /// `tsc_error_code_no_data`
+    NoData = 8,
+    /// `tsc_error_code_cannot_send_data`
+    CannotSendData = 9,
+    /// `tsc_error_code_authenticate`
+    Authenticate = 10,
+    /// `tsc_error_code_cannot_release`
+    CannotRelease = 11,
+    /// `tsc_error_code_queue_overflow`
+    QueueOverflow = 12,
+}
+
+impl ErrorCode {
+    /// All codes, in order of their numbers.
+    pub const ALL: [Self; 13] = [
+        Self::Ok,
+        Self::Error,
+        Self::NotLogged,
+        Self::CannotConnect,
+        Self::CannotConfigure,
+        Self::KeepaliveFailure,
+        Self::ServiceFailure,
+        Self::CannotRecvData,
+        Self::NoData,
+        Self::CannotSendData,
+        Self::Authenticate,
+        Self::CannotRelease,
+        Self::QueueOverflow,
+    ];
+
+    /// The number that the guide lists.
+    #[must_use]
+    pub const fn value(self) -> u8 {
+        self as u8
+    }
+
+    /// The name that the guide lists.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Ok => "tsc_error_code_ok",
+            Self::Error => "tsc_error_code_error",
+            Self::NotLogged => "tsc_error_code_not_logged",
+            Self::CannotConnect => "tsc_error_code_cannot_connect",
+            Self::CannotConfigure => "tsc_error_code_cannot_configure",
+            Self::KeepaliveFailure => "tsc_error_code_keepalive_failure",
+            Self::ServiceFailure => "tsc_error_code_service_failure",
+            Self::CannotRecvData => "tsc_error_code_cannot_recv_data",
+            Self::NoData => "tsc_error_code_no_data",
+            Self::CannotSendData => "tsc_error_code_cannot_send_data",
+            Self::Authenticate => "tsc_error_code_authenticate",
+            Self::CannotRelease => "tsc_error_code_cannot_release",
+            Self::QueueOverflow => "tsc_error_code_queue_overflow",
+        }
+    }
+}
+
+impl fmt::Display for ErrorCode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({})", self.name(), self.value())
+    }
+}
