@@ -1,1 +1,4 @@
 //! Operating system adaptation: TCP, UDP, TLS and DTLS transports, certificates, clock, randomness, capture files.
+
+pub mod cert;
+pub mod dtls;
