@@ -1,1 +1,3 @@
 //! Tunnel server: ends TSCF tunnels, hands out inner addresses, switches between tunnels.
+
+pub mod config;

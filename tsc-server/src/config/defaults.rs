@@ -1,0 +1,48 @@
+//! Values that apply where the configuration says nothing.
+
+use std::time::Duration;
+
+use super::model::{InterfaceLimits, LogFormat, LogLevel, SystemConfig, Timers};
+
+/// The vendor's defaults (spec 5), but 50 s on datagrams: many NAT bindings last 30 s, and clients send
+/// after half the interval.
+impl Default for Timers {
+    fn default() -> Self {
+        Self {
+            keepalive_stream: Duration::from_secs(300),
+            keepalive_datagram: Duration::from_secs(50),
+            persistence: Duration::from_secs(330),
+        }
+    }
+}
+
+impl Default for SystemConfig {
+    fn default() -> Self {
+        Self {
+            element_id: 0,
+            timers: Timers::default(),
+            max_tunnels: 100_000,
+            max_half_open: 4096,
+            quarantine: Duration::from_secs(30),
+            stop_deadline: Duration::from_secs(10),
+            log_level: LogLevel::Info,
+            log_format: LogFormat::Text,
+            trace_file: None,
+        }
+    }
+}
+
+/// Spec 8.3 where it gives a number.
+impl Default for InterfaceLimits {
+    fn default() -> Self {
+        Self {
+            max_tunnels: 0,
+            tunnels_per_prefix: 1024,
+            tunnels_per_identity: 8,
+            requests_per_prefix: 100,
+            half_open: 1024,
+            unconfigured_bytes: 16_384,
+            configuration_time: Duration::from_secs(10),
+        }
+    }
+}

@@ -1,0 +1,48 @@
+//! The configuration: one TOML file, overridden by the environment, overridden by flags.
+//!
+//! ```text
+//!   file --> Document (tree with places) --> readers (single values) --> checks (what must agree) --> Config
+//!                ^ TSC_… variables, flags          \_______ every error, with line and fix ______/
+//! ```
+//!
+//! The objects and keys are those of the vendor's ACLI where it has them: `tscf-config`, `tscf-interface`,
+//! `tscf-port`, `tscf-address-pool`. `docs/configuration.md` explains each key and maps the names.
+//!
+//! ```no_run
+//! use tsc_server::config::{Config, Environment, Overrides};
+//!
+//! let environment = Environment::from_process();
+//! match Config::load("tsc-server.toml".as_ref(), &environment, &Overrides::default()) {
+//!     Ok(config) => println!("{config}"),
+//!     Err(errors) => eprintln!("{errors}"),
+//! }
+//! ```
+
+mod check;
+mod defaults;
+mod document;
+mod error;
+mod files;
+mod load;
+mod model;
+mod print;
+mod range;
+mod read;
+mod read_interface;
+mod source;
+mod tls;
+mod tokens;
+
+pub use error::{ConfigError, ConfigErrorKind, ConfigErrors, Place};
+pub use load::DEFAULT_CONFIG;
+pub(crate) use load::{SYSTEM_KEYS, variable};
+pub(crate) use model::Keyword;
+pub use model::{
+    Alternate, AssignedServices, Authentication, Config, DtlsBackend, InterfaceConfig,
+    InterfaceLimits, LogFormat, LogLevel, MAX_ADDRESSES, MAX_POOL_ADDRESSES, MAX_TUNNELS,
+    PoolConfig, PortConfig, SystemConfig, Timers, TlsProfile, TokenAuthentication, Transport,
+    Transports,
+};
+pub use range::{AddressRange, RangeError};
+pub use source::{ENVIRONMENT_PREFIX, Environment, MAX_FILE, Overrides, PemRef};
+pub use tokens::{MAX_IDENTITY, MAX_TOKEN_FILE, TokenError, TokenErrorKind, TokenTable};
