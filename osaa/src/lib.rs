@@ -2,3 +2,8 @@
 
 pub mod cert;
 pub mod dtls;
+pub mod listener;
+pub mod random;
+pub mod socket;
+pub mod stream;
+pub mod tls;

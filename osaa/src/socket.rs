@@ -1,0 +1,221 @@
+//! Options that every kind of socket shares.
+
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
+
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+use tokio::net::TcpStream;
+
+/// Outer Differentiated Services code point (RFC 2474): 0 to 63. ECN stays Not-ECT (spec 7, *DSCP*).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct Dscp(u8);
+
+impl Dscp {
+    /// `None` above 63.
+    #[must_use]
+    pub const fn new(value: u8) -> Option<Self> {
+        if value < 64 { Some(Self(value)) } else { None }
+    }
+
+    /// The code point.
+    #[must_use]
+    pub const fn get(self) -> u8 {
+        self.0
+    }
+}
+
+/// Marks everything that a socket sends from now on.
+pub(crate) fn set_dscp(socket: &SockRef<'_>, local: SocketAddr, dscp: Dscp) -> io::Result<()> {
+    let field = u32::from(dscp.0) << 2;
+    match local {
+        SocketAddr::V4(_) => socket.set_tos_v4(field),
+        SocketAddr::V6(_) => socket.set_tclass_v6(field),
+    }
+}
+
+/// How TCP connections are set up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct StreamOptions {
+    /// TCP_NODELAY, on by default: media must not wait for acknowledgements.
+    pub nodelay: bool,
+    /// TCP_USER_TIMEOUT: how long sent data may stay unacknowledged before the connection is given up (spec 5: 30 s on
+    /// servers). Linux and Android only.
+    pub user_timeout: Option<Duration>,
+    /// TCP keepalive after this much silence; three more probes follow, a quarter of it apart (at least 1 s).
+    pub keepalive: Option<Duration>,
+    /// Outer mark from the first packet of ours on; the handshake of an accepted connection is older than that.
+    pub dscp: Option<Dscp>,
+    /// Bound of what a stream keeps unsent, in bytes of plaintext; the same again, plus TLS overhead, may be sealed and
+    /// waiting for the socket. Values below [`MIN_SEND_LIMIT`] count as that.
+    pub send_limit: usize,
+}
+
+/// Least [`StreamOptions::send_limit`]: the longest unit of the protocol (an inner packet of 9000 bytes) fits.
+pub const MIN_SEND_LIMIT: usize = 16 * 1024;
+
+/// Default [`StreamOptions::send_limit`]: about 50 ms at 10 Mbit/s.
+pub const DEFAULT_SEND_LIMIT: usize = 64 * 1024;
+
+impl StreamOptions {
+    /// For connections that this end opens.
+    #[must_use]
+    pub const fn client() -> Self {
+        Self {
+            nodelay: true,
+            user_timeout: None,
+            keepalive: Some(Duration::from_secs(60)),
+            dscp: None,
+            send_limit: DEFAULT_SEND_LIMIT,
+        }
+    }
+
+    /// For connections that this end accepts.
+    #[must_use]
+    pub const fn server() -> Self {
+        Self {
+            user_timeout: Some(Duration::from_secs(30)),
+            ..Self::client()
+        }
+    }
+
+    pub(crate) fn apply(&self, stream: &TcpStream) -> io::Result<()> {
+        let socket = SockRef::from(stream);
+        socket.set_tcp_nodelay(self.nodelay)?;
+        #[cfg(any(target_os = "linux", target_os = "android"))]
+        if self.user_timeout.is_some() {
+            socket.set_tcp_user_timeout(self.user_timeout)?;
+        }
+        if let Some(idle) = self.keepalive {
+            let interval = (idle / 4).max(Duration::from_secs(1));
+            let keepalive = TcpKeepalive::new()
+                .with_time(idle)
+                .with_interval(interval)
+                .with_retries(4);
+            socket.set_tcp_keepalive(&keepalive)?;
+        }
+        if let Some(dscp) = self.dscp {
+            set_dscp(&socket, stream.local_addr()?, dscp)?;
+        }
+        Ok(())
+    }
+}
+
+/// Why a local address could not be taken.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BindError {
+    /// Another socket has it.
+    #[error("{address} is already in use")]
+    InUse {
+        /// The address.
+        address: SocketAddr,
+    },
+    /// No interface of this host has the address.
+    #[error("{address} is not an address of this host")]
+    NotLocal {
+        /// The address.
+        address: SocketAddr,
+    },
+    /// The process may not use the port (below 1024 without the privilege).
+    #[error("no permission to use {address}")]
+    Denied {
+        /// The address.
+        address: SocketAddr,
+    },
+    /// Anything else the operating system reports.
+    #[error("cannot use {address}: {source}")]
+    Io {
+        /// The address.
+        address: SocketAddr,
+        /// The report.
+        #[source]
+        source: io::Error,
+    },
+    /// A listener that would accept nothing.
+    #[error("neither plain nor TLS connections are enabled on {address}")]
+    NothingEnabled {
+        /// The address.
+        address: SocketAddr,
+    },
+}
+
+impl BindError {
+    pub(crate) fn new(address: SocketAddr, source: io::Error) -> Self {
+        match source.kind() {
+            io::ErrorKind::AddrInUse => Self::InUse { address },
+            io::ErrorKind::AddrNotAvailable => Self::NotLocal { address },
+            io::ErrorKind::PermissionDenied => Self::Denied { address },
+            _ => Self::Io { address, source },
+        }
+    }
+}
+
+/// A non-blocking socket bound to `address`. IPv6 sockets take IPv6 only, so that `[::]:p` and `0.0.0.0:p` can
+/// both be used and no address has two spellings.
+pub(crate) fn bound(kind: Type, address: SocketAddr, reuse_port: bool) -> io::Result<Socket> {
+    let protocol = if kind == Type::STREAM {
+        Protocol::TCP
+    } else {
+        Protocol::UDP
+    };
+    let socket = Socket::new(Domain::for_address(address), kind, Some(protocol))?;
+    socket.set_nonblocking(true)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    // A restarted server must not wait for old connections; on Linux this never shares a live listener.
+    #[cfg(unix)]
+    if kind == Type::STREAM {
+        socket.set_reuse_address(true)?;
+    }
+    #[cfg(unix)]
+    if reuse_port {
+        socket.set_reuse_port(true)?;
+    }
+    #[cfg(not(unix))]
+    let _ = reuse_port;
+    socket.bind(&address.into())?;
+    Ok(socket)
+}
+
+/// Where limits on unauthenticated work count (spec 8.3): an IPv4 address, or an IPv6 /64.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SourcePrefix(IpAddr);
+
+impl SourcePrefix {
+    /// The prefix that an address belongs to. An IPv4-mapped IPv6 address counts as IPv4.
+    #[must_use]
+    pub fn of(address: IpAddr) -> Self {
+        match address.to_canonical() {
+            IpAddr::V4(v4) => Self(IpAddr::V4(v4)),
+            IpAddr::V6(v6) => {
+                let network = u128::from(v6) & !u128::from(u64::MAX);
+                Self(IpAddr::V6(network.into()))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn prefixes_are_32_and_64() {
+        let of = |text: &str| SourcePrefix::of(text.parse().unwrap());
+        assert_eq!(of("2001:db8::1"), of("2001:db8::ffff:1"));
+        assert_ne!(of("2001:db8::1"), of("2001:db8:0:1::1"));
+        assert_ne!(of("192.0.2.1"), of("192.0.2.2"));
+        assert_eq!(of("192.0.2.1"), of("::ffff:192.0.2.1"));
+    }
+
+    #[test]
+    fn dscp_has_six_bits() {
+        assert_eq!(Dscp::new(46).map(Dscp::get), Some(46));
+        assert_eq!(Dscp::new(64), None);
+    }
+}

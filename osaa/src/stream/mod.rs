@@ -1,0 +1,19 @@
+//! TCP connections, plain or under TLS, at either end.
+//!
+//! A [`StreamTransport`] is polled. A client's driver awaits it; a server's worker owns thousands, each
+//! polled with a waker of its own that says which stream is ready. What costs memory is bounded and given back:
+//!
+//! - input is read into a buffer that the *caller* lends to each [`poll_recv`](StreamTransport::poll_recv) (one buffer serves
+//!   all streams of a worker); only part of a TLS record stays behind, in a small buffer that goes away with the rest;
+//! - output is written through where the socket takes it; what it does not take waits in a buffer of
+//!   [`send_limit`](crate::socket::StreamOptions::send_limit) bytes, which also goes away when it is empty.
+//!
+//! Units are never split between calls: a unit is taken whole or not at all, so a caller that is told
+//! "full" can drop or keep whole packets.
+
+mod error;
+mod handshake;
+mod transport;
+
+pub use error::{QueueError, StreamError};
+pub use transport::{MIN_RECV_BUFFER, RECV_BUFFER, StreamTransport};
