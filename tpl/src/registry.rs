@@ -2,7 +2,7 @@
 //!
 //! If real numbers are ever published, this is the file to change. Codes are newtypes that keep what a
 //! peer sent, known or not; the constants name what the specification defines. Names are the
-//! specification's. Section numbers in brackets refer to it ("spec" elsewhere in this crate).
+//! specification's; "(spec 3.1)" refers to its sections.
 
 use core::fmt;
 
@@ -63,89 +63,89 @@ macro_rules! wire_code {
 /// The protocol revision that this crate speaks, the value of TLV `Protocol_Revision`.
 pub const PROTOCOL_REVISION: u16 = 1;
 
-/// Application protocol that clients offer in TLS and DTLS (ALPN) [8.4].
+/// Application protocol that clients offer in TLS and DTLS (ALPN) (spec 8.4).
 pub const ALPN: &[u8] = b"tscf";
 
-/// What the MAC of a resume proof begins with, before TSID, counter and cookie [5].
+/// What the MAC of a resume proof begins with, before TSID, counter and cookie (spec 5).
 pub const RESUME_LABEL: &[u8] = b"tscf resume 1";
 
-/// Length of a control message's header in bytes [3.1].
+/// Length of a control message's header in bytes (spec 3.1).
 pub const HEADER_LEN: usize = 16;
 
-/// Length of a TLV's type and length fields in bytes [3.3].
+/// Length of a TLV's type and length fields in bytes (spec 3.3).
 pub const TLV_HEADER_LEN: usize = 4;
 
-/// Longest control message in bytes, header included [2].
+/// Longest control message in bytes, header included (spec 2).
 pub const MAX_CONTROL_MESSAGE: usize = 4096;
 
-/// Most TLVs in one control message [2].
+/// Most TLVs in one control message (spec 2).
 pub const MAX_TLVS: usize = 64;
 
-/// Longest control message that a sender puts on a datagram transport, probing Keepalives excepted [3.3].
+/// Longest control message that a sender puts on a datagram transport, probing Keepalives excepted (spec 3.3).
 pub const MAX_DATAGRAM_MESSAGE: usize = 1200;
 
-/// Most bytes of a `Padding` TLV [3.3].
+/// Most bytes of a `Padding` TLV (spec 3.3).
 pub const MAX_PADDING: usize = 9000;
 
-/// Longest Keepalive on a datagram transport: header and one full `Padding`, for path MTU probes [7].
+/// Longest Keepalive on a datagram transport: header and one full `Padding`, for path MTU probes (spec 7).
 pub const MAX_PROBE_KEEPALIVE: usize = HEADER_LEN + TLV_HEADER_LEN + MAX_PADDING;
 
-/// Shortest Configuration_ or Resume_Request that a server looks at on plain UDP from a stranger [8.2].
+/// Shortest Configuration_ or Resume_Request that a server looks at on plain UDP from a stranger (spec 8.2).
 pub const MIN_UNAUTHENTICATED_REQUEST: usize = 128;
 
-/// Smallest inner MTU with IPv4 only [7].
+/// Smallest inner MTU with IPv4 only (spec 7).
 pub const MIN_INNER_MTU_IPV4: u16 = 576;
 
-/// Smallest inner MTU with IPv6 [7].
+/// Smallest inner MTU with IPv6 (spec 7).
 pub const MIN_INNER_MTU_IPV6: u16 = 1280;
 
-/// Largest inner MTU [7].
+/// Largest inner MTU (spec 7).
 pub const MAX_INNER_MTU: u16 = 9000;
 
-/// Inner MTU unless configured [7].
+/// Inner MTU unless configured (spec 7).
 pub const DEFAULT_INNER_MTU: u16 = 1400;
 
-/// Most entries in a redundancy frame [6].
+/// Most entries in a redundancy frame (spec 6).
 pub const MAX_REDUNDANCY_ENTRIES: usize = 9;
 
-/// How far behind the newest sequence a redundancy receiver still accepts a packet it has not seen [6].
+/// How far behind the newest sequence a redundancy receiver still accepts a packet it has not seen (spec 6).
 pub const REDUNDANCY_WINDOW: u32 = 1024;
 
-/// How many request sequences behind the newest a receiver remembers: the width of its bit map [4].
+/// How many request sequences behind the newest a receiver remembers: the width of its bit map (spec 4).
 pub const REQUEST_WINDOW: u32 = 32;
 
-/// Longest `Client_Info` and `Reason_Text` in bytes of UTF-8 [3.3].
+/// Longest `Client_Info` and `Reason_Text` in bytes of UTF-8 (spec 3.3).
 pub const MAX_TEXT: usize = 128;
 
-/// Length of a `Cookie` in bytes, least and most [3.3].
+/// Length of a `Cookie` in bytes, least and most (spec 3.3).
 pub const COOKIE_LEN: core::ops::RangeInclusive<usize> = 8..=64;
 
-/// Length of an `Auth_Token` in bytes, least and most [3.3].
+/// Length of an `Auth_Token` in bytes, least and most (spec 3.3).
 pub const AUTH_TOKEN_LEN: core::ops::RangeInclusive<usize> = 1..=2048;
 
-/// Longest `Auth_Token` on DTLS, where the request has to fit a datagram [3.3].
+/// Longest `Auth_Token` on DTLS, where the request has to fit a datagram (spec 3.3).
 pub const MAX_DATAGRAM_AUTH_TOKEN: usize = 900;
 
-/// Largest `Redundancy_Factor` that receivers accept [3.3].
+/// Largest `Redundancy_Factor` that receivers accept (spec 3.3).
 pub const MAX_REDUNDANCY_FACTOR: u8 = 8;
 
-/// Largest element id of a server, the upper 10 bits of a TSID [5].
+/// Largest element id of a server, the upper 10 bits of a TSID (spec 5).
 pub const MAX_ELEMENT_ID: u16 = 1023;
 
-/// First byte of a control message: version 1, indication 0, reserved 0 [3.1].
+/// First byte of a control message: version 1, indication 0, reserved 0 (spec 3.1).
 pub const FIRST_CONTROL: u8 = 0x10;
-/// First byte of a redundancy frame [6].
+/// First byte of a redundancy frame (spec 6).
 pub const FIRST_REDUNDANCY: u8 = 0x1C;
-/// First byte of a short compressed frame, reserved [6].
+/// First byte of a short compressed frame, reserved (spec 6).
 pub const FIRST_COMPRESSED_SHORT: u8 = 0x1D;
-/// First byte of a long compressed frame, reserved [6].
+/// First byte of a long compressed frame, reserved (spec 6).
 pub const FIRST_COMPRESSED_LONG: u8 = 0x1E;
-/// First byte of an extension frame, reserved [6].
+/// First byte of an extension frame, reserved (spec 6).
 pub const FIRST_EXTENSION: u8 = 0x1F;
-/// First byte of a TLS handshake record: what tells TLS from plain TSCF on one TCP port [2].
+/// First byte of a TLS handshake record: what tells TLS from plain TSCF on one TCP port (spec 2).
 pub const FIRST_TLS_HANDSHAKE: u8 = 0x16;
 
-/// What the first byte of a unit, a datagram or a connection announces [2].
+/// What the first byte of a unit, a datagram or a connection announces (spec 2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum FirstByte {
     /// A control message.
@@ -184,7 +184,7 @@ impl FirstByte {
 }
 
 wire_code! {
-    /// CM_Type: the kind of a control message [3.2].
+    /// CM_Type: the kind of a control message (spec 3.2).
     pub struct CmType(u8), "message type" {
         /// The client asks for a tunnel.
         CONFIGURATION_REQUEST = 1, "Configuration_Request";
@@ -226,7 +226,7 @@ impl CmType {
         self.is_known() && self.0.is_multiple_of(2)
     }
 
-    /// The type that answers this one: the next code for every odd type below 128, known or not [3.2].
+    /// The type that answers this one: the next code for every odd type below 128, known or not (spec 3.2).
     ///
     /// `None` means that a message of this type gets no answer: responses, 0, 255, private types.
     #[must_use]
@@ -240,7 +240,7 @@ impl CmType {
 }
 
 wire_code! {
-    /// Type of a TLV [3.3].
+    /// Type of a TLV (spec 3.3).
     pub struct TlvType(u16), "TLV type" {
         /// An assigned inner IPv4 address.
         INTERNAL_IPV4_ADDRESS = 1, "Internal_IPv4_Address";
@@ -338,13 +338,13 @@ wire_code! {
 }
 
 impl TlvType {
-    /// Whether a receiver that does not know this type ignores it: the high bit [3.3].
+    /// Whether a receiver that does not know this type ignores it: the high bit (spec 3.3).
     #[must_use]
     pub const fn is_ignorable(self) -> bool {
         self.0 & 0x8000 != 0
     }
 
-    /// Whether this type may appear more than once in a message [3.3].
+    /// Whether this type may appear more than once in a message (spec 3.3).
     ///
     /// Connection_Info is not called repeatable in 3.3 but is by section 7 (peer candidates). The
     /// rules of one message may be tighter: [`crate::Message`].
@@ -373,7 +373,7 @@ impl TlvType {
 }
 
 wire_code! {
-    /// Outcome of a request [3.4].
+    /// Outcome of a request (spec 3.4).
     pub struct ResponseCode(u16), "response code" {
         /// Done.
         SUCCESS = 0, "success";
@@ -413,7 +413,7 @@ wire_code! {
 }
 
 wire_code! {
-    /// A service; odd values enable, the even value after it disables [3.5].
+    /// A service; odd values enable, the even value after it disables (spec 3.5).
     pub struct ServiceType(u16), "service type" {
         /// Enable redundancy.
         ENABLE_REDUNDANCY = 1, "enable redundancy";
@@ -475,7 +475,7 @@ wire_code! {
 }
 
 impl ServiceType {
-    /// Whether this value asks for the service (odd) rather than ends it (even) [3.5].
+    /// Whether this value asks for the service (odd) rather than ends it (even) (spec 3.5).
     #[must_use]
     pub const fn is_enable(self) -> bool {
         self.0 % 2 == 1
@@ -504,7 +504,7 @@ impl ServiceType {
 }
 
 wire_code! {
-    /// A transport, in TLVs 32 and 39 an outer one, in 11 and 12 an outer or inner one [3.3].
+    /// A transport, in TLVs 32 and 39 an outer one, in 11 and 12 an outer or inner one (spec 3.3).
     pub struct TransportCode(u8), "transport" {
         /// TCP; in a flow key inner TCP.
         TCP = 1, "TCP";
@@ -518,7 +518,7 @@ wire_code! {
 }
 
 wire_code! {
-    /// How redundancy travels [3.3].
+    /// How redundancy travels (spec 3.3).
     pub struct RedundancyMethod(u8), "redundancy method" {
         /// Copies of the last packets in each datagram.
         COPIES = 1, "copies";
