@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 
-use super::document::{Document, KeyPath, suggestion};
+use super::document::{Document, KeyPath};
 use super::error::ConfigErrorKind;
 use super::model::{
     Authentication, Config, InterfaceConfig, MAX_ADDRESSES, MAX_POOL_ADDRESSES, PoolConfig,
@@ -13,6 +13,7 @@ use super::model::{
 };
 use super::range::AddressRange;
 use super::source::PemRef;
+use super::value::suggestion;
 
 /// Least inner MTU with IPv6 (RFC 8200, 5; spec 7).
 const IPV6_MIN_MTU: u16 = 1280;

@@ -1,19 +1,18 @@
-//! The parsed file as a tree with places, and the readers that turn it into values.
+//! The parsed file as a tree with places, and the errors found in it.
 //!
 //! A wrong value is noted and reading goes on with the default, so that one run reports everything.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fmt;
-use std::ops::{Range, RangeInclusive};
-use std::path::PathBuf;
+use std::ops::Range;
 
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::error::{ConfigError, ConfigErrorKind, Place, shown};
-use super::model::Keyword;
+use super::error::{ConfigError, ConfigErrorKind, Place};
 use super::source::KeyOverride;
+use super::value::{Node, Value, suggestion, type_name};
 
 /// The table whose keys environment and flags may set.
 pub(super) const SYSTEM_TABLE: &str = "tscf-config";
@@ -69,7 +68,7 @@ impl fmt::Display for KeyPath {
 
 /// What to point at for an error of a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Aim {
+pub(super) enum Aim {
     Key,
     Value,
 }
@@ -116,12 +115,7 @@ impl<'t> Document<'t> {
 
     /// The whole document as a section.
     pub(super) fn root(&self) -> Section<'_> {
-        Section {
-            doc: self,
-            path: KeyPath::default(),
-            table: Some(&self.root),
-            known: RefCell::default(),
-        }
+        Section::new(self, KeyPath::default(), Some(&self.root))
     }
 
     /// `[tscf-config]`, which exists even if the file has none: it may be overridden.
@@ -135,12 +129,7 @@ impl<'t> Document<'t> {
             let kind = ConfigErrorKind::WrongType { expected, found };
             self.fail(&path, Aim::Value, kind, "write [tscf-config]".to_owned());
         }
-        Section {
-            doc: self,
-            path,
-            table: value.and_then(DeValue::as_table),
-            known: RefCell::default(),
-        }
+        Section::new(self, path, value.and_then(DeValue::as_table))
     }
 
     /// Notes an error of a cross check, unless reading already failed there: it would be a mere consequence.
@@ -163,7 +152,7 @@ impl<'t> Document<'t> {
             .collect()
     }
 
-    fn fail(&self, path: &KeyPath, aim: Aim, kind: ConfigErrorKind, help: String) {
+    pub(super) fn fail(&self, path: &KeyPath, aim: Aim, kind: ConfigErrorKind, help: String) {
         let error = ConfigError {
             place: self.locate(path, aim),
             key: path.to_string(),
@@ -228,12 +217,27 @@ fn place_of(origin: &str, text: &str, span: Range<usize>) -> Place {
 /// A table being read. Each key asked for is a known one; [`Section::finish`] refuses the others.
 pub(super) struct Section<'d> {
     doc: &'d Document<'d>,
-    pub(super) path: KeyPath,
+    path: KeyPath,
     table: Option<&'d DeTable<'d>>,
     known: RefCell<Vec<&'static str>>,
 }
 
 impl<'d> Section<'d> {
+    /// The section of a table; without one it is empty and lacks nothing.
+    pub(super) fn new(
+        doc: &'d Document<'d>,
+        path: KeyPath,
+        table: Option<&'d DeTable<'d>>,
+    ) -> Self {
+        let known = RefCell::default();
+        Self {
+            doc,
+            path,
+            table,
+            known,
+        }
+    }
+
     /// The value of a key, if set.
     pub(super) fn value(&self, key: &'static str) -> Option<Value<'d>> {
         self.known.borrow_mut().push(key);
@@ -242,11 +246,7 @@ impl<'d> Section<'d> {
             Some(set) => Node::Text(&set.value),
             None => Node::Toml(self.table?.get(key)?.get_ref()),
         };
-        Some(Value {
-            doc: self.doc,
-            path,
-            node,
-        })
+        Some(Value::new(self.doc, path, node))
     }
 
     /// The value of a key that must be set; `what` explains it in the error.
@@ -263,19 +263,15 @@ impl<'d> Section<'d> {
     }
 
     /// The tables of `[[key]]`; one plain table counts as a list of one.
-    pub(super) fn sections(&self, key: &'static str, max: usize) -> Vec<Section<'d>> {
+    pub(super) fn sections(&self, key: &'static str, max: usize) -> Vec<Self> {
         let Some(value) = self.value(key) else {
             return Vec::new();
         };
         // What is no table yields an empty section, so that positions agree with the file's.
         let items = value.items(max);
         let section = |item: &Value<'d>| {
-            item.section().unwrap_or_else(|| Section {
-                doc: item.doc,
-                path: item.path.clone(),
-                table: None,
-                known: RefCell::default(),
-            })
+            let empty = || Self::new(self.doc, item.path.clone(), None);
+            item.section().unwrap_or_else(empty)
         };
         items.iter().map(section).collect()
     }
@@ -302,260 +298,5 @@ impl<'d> Section<'d> {
             self.doc
                 .fail(&path, Aim::Key, ConfigErrorKind::UnknownKey, help);
         }
-    }
-}
-
-/// "did you mean …", or the words there are.
-pub(super) fn suggestion<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> String {
-    /// Below this likeness a guess is more confusing than a list.
-    const LIKENESS: f64 = 0.7;
-    let mut known: Vec<&str> = known.collect();
-    known.sort_unstable();
-    known.dedup();
-    let fold = |text: &str| text.to_lowercase().replace('_', "-");
-    let likeness = |candidate: &str| strsim::jaro_winkler(&fold(word), &fold(candidate));
-    let best = known
-        .iter()
-        .map(|candidate| (likeness(candidate), *candidate))
-        .max_by(|a, b| a.0.total_cmp(&b.0));
-    match best {
-        Some((score, best)) if score >= LIKENESS => format!("did you mean \"{best}\"?"),
-        Some(_) => format!("known here: {}", known.join(", ")),
-        None => "remove it".to_owned(),
-    }
-}
-
-/// A value as found: in the file, or as text from outside.
-#[derive(Clone, Copy)]
-enum Node<'d> {
-    Toml(&'d DeValue<'d>),
-    Text(&'d str),
-}
-
-/// A value being read. Each method notes an error and gives `None` if the value is not what it wants.
-pub(super) struct Value<'d> {
-    doc: &'d Document<'d>,
-    pub(super) path: KeyPath,
-    node: Node<'d>,
-}
-
-impl<'d> Value<'d> {
-    /// Notes an error of this value.
-    pub(super) fn fail(&self, kind: ConfigErrorKind, help: impl Into<String>) {
-        self.doc.fail(&self.path, Aim::Value, kind, help.into());
-    }
-
-    /// Notes that a text is wrong.
-    pub(super) fn invalid(&self, value: &str, reason: impl fmt::Display, help: impl Into<String>) {
-        let kind = ConfigErrorKind::Invalid {
-            value: shown(value),
-            reason: reason.to_string(),
-        };
-        self.fail(kind, help);
-    }
-
-    fn wrong_type(&self, expected: &'static str, example: &str) {
-        let found = match self.node {
-            Node::Toml(value) => type_name(value),
-            Node::Text(_) => "a text",
-        };
-        self.fail(
-            ConfigErrorKind::WrongType { expected, found },
-            format!("write {example}"),
-        );
-    }
-
-    /// A text.
-    pub(super) fn text(&self) -> Option<&'d str> {
-        let text = match self.node {
-            Node::Toml(value) => value.as_str(),
-            Node::Text(text) => Some(text),
-        };
-        if text.is_none() {
-            self.wrong_type("a text in quotes", "\"…\"");
-        }
-        text
-    }
-
-    /// `true` or `false`.
-    pub(super) fn flag(&self) -> Option<bool> {
-        let flag = match self.node {
-            Node::Toml(value) => value.as_bool(),
-            Node::Text(text) => text.parse().ok(),
-        };
-        if flag.is_none() {
-            self.wrong_type("true or false", "true or false, without quotes");
-        }
-        flag
-    }
-
-    /// A whole number within `range`, or zero where `zero` says that it has a meaning of its own.
-    pub(super) fn number<T: TryFrom<u64>>(
-        &self,
-        range: RangeInclusive<u64>,
-        zero: bool,
-    ) -> Option<T> {
-        let digits = match self.node {
-            Node::Toml(value) => value
-                .as_integer()
-                .map(|integer| (integer.as_str(), integer.radix())),
-            Node::Text(text) => text
-                .parse::<i128>()
-                .is_ok()
-                .then_some((text.trim_start_matches('+'), 10)),
-        };
-        let Some((digits, radix)) = digits else {
-            let (low, high) = range.into_inner();
-            self.wrong_type(
-                "a whole number",
-                &format!("a number from {low} to {high}, without quotes"),
-            );
-            return None;
-        };
-        let number = u64::from_str_radix(digits, radix)
-            .ok()
-            .filter(|number| range.contains(number) || (zero && *number == 0))
-            .and_then(|number| T::try_from(number).ok());
-        if number.is_none() {
-            let (low, high) = range.into_inner();
-            let zero = if zero && low > 0 { "0, " } else { "" };
-            let kind = ConfigErrorKind::OutOfRange {
-                value: shown(digits),
-                allowed: format!("{zero}{low}-{high}"),
-            };
-            let or_zero = if zero.is_empty() { "" } else { ", or 0" };
-            self.fail(kind, format!("use a number from {low} to {high}{or_zero}"));
-        }
-        number
-    }
-
-    /// One word of a closed set.
-    pub(super) fn keyword<K: Keyword>(&self) -> Option<K> {
-        let word = self.text()?;
-        let found = K::from_word(word);
-        if found.is_none() {
-            let words = || K::ALL.iter().map(|value| value.word());
-            let kind = ConfigErrorKind::UnknownWord {
-                value: shown(word),
-                allowed: words().collect::<Vec<_>>().join(", "),
-            };
-            self.fail(kind, suggestion(word, words()));
-        }
-        found
-    }
-
-    /// A text that `T` can be parsed from; `what` names it, `example` shows one.
-    pub(super) fn parsed<T: std::str::FromStr>(&self, what: &str, example: &str) -> Option<T> {
-        let text = self.text()?;
-        let parsed = text.trim().parse().ok();
-        if parsed.is_none() {
-            self.invalid(
-                text,
-                format_args!("is no {what}"),
-                format!("write it as \"{example}\""),
-            );
-        }
-        parsed
-    }
-
-    /// The path of a file; relative ones are taken from where the configuration is.
-    pub(super) fn path(&self) -> Option<PathBuf> {
-        let text = self.text()?;
-        if text.contains("-----BEGIN") {
-            // Not shown: it may be a key.
-            let kind = ConfigErrorKind::Conflict {
-                reason: "holds a PEM text where a path belongs".to_owned(),
-            };
-            self.fail(kind, "put the PEM text into a file and name it here");
-            return None;
-        }
-        if text.is_empty() || text.contains(['\0', '\u{fffd}']) {
-            self.invalid(text, "is no path", "write the path of a file");
-            return None;
-        }
-        Some(PathBuf::from(text))
-    }
-
-    /// The text as a path, without complaint if it is none.
-    pub(super) fn path_quietly(&self) -> Option<PathBuf> {
-        match self.node {
-            Node::Toml(value) => value.as_str().map(PathBuf::from),
-            Node::Text(text) => Some(PathBuf::from(text)),
-        }
-    }
-
-    /// A name for logs and references.
-    pub(super) fn name(&self) -> Option<String> {
-        const MAX: usize = 64;
-        let text = self.text()?;
-        let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | ':');
-        if text.is_empty() || text.len() > MAX || !text.chars().all(fits) {
-            self.invalid(
-                text,
-                "is no name",
-                "use 1 to 64 letters, digits, '-', '_', '.' or ':'",
-            );
-            return None;
-        }
-        Some(text.to_owned())
-    }
-
-    /// The elements of an array of at most `max`; anything else counts as a list of one.
-    pub(super) fn items(&self, max: usize) -> Vec<Value<'d>> {
-        let Node::Toml(DeValue::Array(array)) = self.node else {
-            return vec![Value {
-                doc: self.doc,
-                path: self.path.clone(),
-                node: self.node,
-            }];
-        };
-        if array.len() > max {
-            let kind = ConfigErrorKind::OutOfRange {
-                value: format!("a list of {}", array.len()),
-                allowed: format!("0-{max} entries"),
-            };
-            self.fail(kind, format!("list at most {max}"));
-        }
-        array
-            .iter()
-            .take(max)
-            .enumerate()
-            .map(|(index, value)| Value {
-                doc: self.doc,
-                path: self.path.index(index),
-                node: Node::Toml(value.get_ref()),
-            })
-            .collect()
-    }
-
-    /// The value as a table.
-    pub(super) fn section(&self) -> Option<Section<'d>> {
-        if let Node::Toml(DeValue::Table(table)) = self.node {
-            return Some(Section {
-                doc: self.doc,
-                path: self.path.clone(),
-                table: Some(table),
-                known: RefCell::default(),
-            });
-        }
-        self.wrong_type("a table", &format!("[[{}]]", self.path));
-        None
-    }
-
-    /// Whether the value is a table.
-    pub(super) fn is_table(&self) -> bool {
-        matches!(self.node, Node::Toml(DeValue::Table(_)))
-    }
-}
-
-fn type_name(value: &DeValue<'_>) -> &'static str {
-    match value {
-        DeValue::String(_) => "a text",
-        DeValue::Integer(_) => "a whole number",
-        DeValue::Float(_) => "a number with a fraction",
-        DeValue::Boolean(_) => "true or false",
-        DeValue::Datetime(_) => "a date or time",
-        DeValue::Array(_) => "a list",
-        DeValue::Table(_) => "a table",
     }
 }

@@ -3,10 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::document::Value;
 use super::error::ConfigErrorKind;
 use super::source::{Environment, Overrides, PemRef, read_text};
 use super::tokens::{MAX_TOKEN_FILE, TokenTable};
+use super::value::Value;
 
 /// Prefix of paths that name a systemd credential (`LoadCredential=`).
 const CREDENTIAL: &str = "credential:";

@@ -32,11 +32,12 @@ mod read_interface;
 mod source;
 mod tls;
 mod tokens;
+mod value;
 
 pub use error::{ConfigError, ConfigErrorKind, ConfigErrors, Place};
 pub use load::DEFAULT_CONFIG;
 pub(crate) use load::{SYSTEM_KEYS, variable};
-pub(crate) use model::Keyword;
+
 pub use model::{
     Alternate, AssignedServices, Authentication, Config, DtlsBackend, InterfaceConfig,
     InterfaceLimits, LogFormat, LogLevel, MAX_ADDRESSES, MAX_POOL_ADDRESSES, MAX_TUNNELS,

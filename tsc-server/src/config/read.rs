@@ -5,12 +5,13 @@ use std::time::Duration;
 
 use ipnet::{IpNet, Ipv4Net};
 
-use super::document::{Section, Value};
+use super::document::Section;
 use super::error::ConfigErrorKind;
 use super::files::Files;
 use super::model::{MAX_TUNNELS, PoolConfig, SystemConfig, Timers, TlsProfile};
 use super::range::AddressRange;
 use super::source::PemRef;
+use super::value::Value;
 
 /// Most entries of a list of addresses or ranges.
 const MAX_RANGES: usize = 1024;

@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::document::{Section, Value, suggestion};
+use super::document::Section;
 use super::error::{ConfigErrorKind, shown};
 use super::files::Files;
 use super::model::{
@@ -14,6 +14,7 @@ use super::model::{
 };
 use super::read::{seconds, timers};
 use super::tokens::TokenTable;
+use super::value::{Value, suggestion};
 
 /// Most ports of an interface.
 const MAX_PORTS: usize = 64;
