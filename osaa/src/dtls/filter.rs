@@ -1,0 +1,96 @@
+//! What may reach a library while a handshake is in progress.
+
+use super::record::{ALERT, CHANGE_CIPHER_SPEC, HANDSHAKE, Record, fragments, records};
+
+/// Lets through what can belong to a handshake in progress and drops what anyone could throw in.
+///
+/// Before keys are agreed on nothing is authenticated, and both libraries give a handshake up over a malformed message
+/// in the clear. So records that cannot be part of any handshake are taken out first. A forger who knows the
+/// state of the handshake can still disturb it; that is so with every DTLS 1.2.
+#[derive(Default)]
+pub(super) struct Filter {
+    /// Bytes let through so far.
+    passed: usize,
+}
+
+/// What is left of a datagram.
+pub(super) enum Filtered {
+    /// All of it.
+    All,
+    /// These records.
+    Some(Vec<u8>),
+    /// Nothing.
+    None,
+}
+
+impl Filter {
+    /// Bytes of one handshake that are let through, retransmissions included: some forty times an ordinary one. It
+    /// bounds what the libraries may buffer for an unfinished handshake.
+    const LIMIT: usize = 256 * 1_024;
+
+    pub(super) fn apply(&mut self, datagram: &[u8]) -> Filtered {
+        if self.passed + datagram.len() > Self::LIMIT {
+            return Filtered::None;
+        }
+        let mut kept = Vec::new();
+        let mut whole = 0;
+        let mut is_whole = true;
+        for record in records(datagram) {
+            if is_plausible(&record) {
+                if !is_whole {
+                    kept.extend_from_slice(record.bytes);
+                }
+                whole += record.bytes.len();
+            } else if is_whole {
+                is_whole = false;
+                kept.extend_from_slice(datagram.get(..whole).unwrap_or_default());
+            }
+        }
+        self.passed += whole;
+        if is_whole && whole == datagram.len() {
+            Filtered::All
+        } else if whole == 0 {
+            Filtered::None
+        } else if is_whole {
+            Filtered::Some(datagram.get(..whole).unwrap_or_default().to_vec())
+        } else {
+            Filtered::Some(kept)
+        }
+    }
+}
+
+/// Whether a record can be part of a first handshake.
+fn is_plausible(record: &Record<'_>) -> bool {
+    /// Shortest protected fragment of the suites we allow: an AEAD tag (CHACHA20-POLY1305 has no nonce).
+    const SHORTEST_SEALED: usize = 16;
+    /// Longest message: a chain of certificates.
+    const LONGEST_MESSAGE: usize = 128 * 1_024;
+    /// A full handshake has messages 0 to 9.
+    const MESSAGES: u16 = 16;
+
+    match (record.epoch, record.content_type) {
+        (0, CHANGE_CIPHER_SPEC) => record.fragment == [1],
+        (0, ALERT) => matches!(record.fragment, [1 | 2, _]),
+        (0, HANDSHAKE) => {
+            for header in fragments(record) {
+                let Ok(header) = header else {
+                    return false;
+                };
+                let is_known = matches!(header.kind, 1..=4 | 11..=16 | 21 | 22);
+                let end = header.offset + header.length;
+                if !is_known
+                    || header.message_sequence >= MESSAGES
+                    || header.total > LONGEST_MESSAGE
+                    || end > header.total
+                    || (header.length == 0 && header.total != 0)
+                {
+                    return false;
+                }
+            }
+            !record.fragment.is_empty()
+        }
+        (0, _) => false,
+        (1, _) => record.fragment.len() >= SHORTEST_SEALED,
+        (_, _) => false,
+    }
+}

@@ -1,0 +1,115 @@
+//! DTLS 1.2 without I/O, by one of several libraries.
+//!
+//! ```text
+//!  datagrams in/out             DtlsServerEndpoint            by peer address: stateless cookie,
+//!  (one UDP socket)  <------->  (many associations)           caps, deadlines, takeover
+//!                                     | one each
+//!  (connected socket) <------->  DtlsSession (trait)          one association, client or server
+//!                               /                 \
+//!                       openssl                    webrtc
+//!            C state machine over memory      tokio tasks over channels
+//! ```
+//!
+//! Both backends verify certificates by [`crate::cert`], as TLS does, so that the same mistake is the same
+//! error over every transport, and both keep the rules of the specification: mutual authentication where
+//! configured, ALPN `tscf` offered, its absence accepted, another one refused (spec 8.4).
+//!
+//! Which backends exist is decided at build time by the features `dtls-openssl` and `dtls-webrtc`, which one is
+//! used at run time by [`DtlsBackendKind`]. With neither feature all of this still compiles and
+//! every use reports [`DtlsConfigError::Unavailable`].
+//!
+//! | | `openssl` | `webrtc` |
+//! | --- | --- | --- |
+//! | certificates | RSA, ECDSA, Ed25519 | own: ECDSA P-256 and Ed25519 only |
+//! | state before the address is proved | none | one session, bounded by caps and rate limits |
+//! | ALPN | negotiated | neither sent nor seen by the library; a foreign offer is refused by the endpoint |
+//! | needs a tokio runtime | no | yes |
+
+mod config;
+mod cookie;
+mod endpoint;
+mod error;
+#[cfg(any(feature = "dtls-openssl", feature = "dtls-webrtc"))]
+mod filter;
+mod limits;
+#[cfg(feature = "dtls-openssl")]
+mod openssl;
+#[cfg(any(feature = "dtls-openssl", feature = "dtls-webrtc"))]
+mod queue;
+mod record;
+mod session;
+#[cfg(feature = "dtls-webrtc")]
+mod webrtc;
+
+use std::fmt;
+use std::str::FromStr;
+
+pub use self::config::{DtlsClientConfig, DtlsOptions, DtlsServerConfig};
+pub use self::endpoint::{
+    AssociationKey, DtlsEndpointEvent, DtlsEndpointStats, DtlsServerEndpoint, DtlsTransmit,
+};
+pub use self::error::{Alert, DtlsConfigError, DtlsError, DtlsSendError};
+pub use self::limits::DtlsEndpointLimits;
+pub use self::session::{
+    DtlsEvent, DtlsInfo, DtlsSession, DtlsState, MAX_PLAINTEXT, QUEUE_LIMIT, RECORD_OVERHEAD,
+};
+
+/// The library that does DTLS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum DtlsBackendKind {
+    /// The system's OpenSSL; cargo feature `dtls-openssl`.
+    OpenSsl,
+    /// The `webrtc-dtls` crate; cargo feature `dtls-webrtc`.
+    WebRtc,
+}
+
+impl DtlsBackendKind {
+    /// All kinds, whether part of this build or not, the preferred one first.
+    pub const ALL: [Self; 2] = [Self::OpenSsl, Self::WebRtc];
+
+    /// Whether this build contains the backend.
+    #[must_use]
+    pub const fn is_available(self) -> bool {
+        match self {
+            Self::OpenSsl => cfg!(feature = "dtls-openssl"),
+            Self::WebRtc => cfg!(feature = "dtls-webrtc"),
+        }
+    }
+
+    /// The preferred backend of this build; `None` when DTLS was left out.
+    #[must_use]
+    pub fn preferred() -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.is_available())
+    }
+
+    /// The name used in configuration files: `openssl` or `webrtc`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::OpenSsl => "openssl",
+            Self::WebRtc => "webrtc",
+        }
+    }
+}
+
+impl fmt::Display for DtlsBackendKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for DtlsBackendKind {
+    type Err = UnknownDtlsBackend;
+
+    fn from_str(name: &str) -> Result<Self, Self::Err> {
+        Self::ALL
+            .into_iter()
+            .find(|kind| kind.name() == name)
+            .ok_or(UnknownDtlsBackend)
+    }
+}
+
+/// The name is none of [`DtlsBackendKind::ALL`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("unknown DTLS backend, expected openssl or webrtc")]
+pub struct UnknownDtlsBackend;

@@ -1,0 +1,366 @@
+//! What all sessions of one configuration share, and what each carries for the callbacks.
+
+use std::net::SocketAddr;
+use std::sync::{Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+use openssl::error::ErrorStack;
+use openssl::ex_data::Index;
+use openssl::pkey::PKey;
+use openssl::ssl::{
+    AlpnError, Ssl, SslContext, SslContextBuilder, SslMethod, SslMode, SslOptions, SslRef,
+    SslSessionCacheMode, SslVerifyMode, SslVersion,
+};
+use openssl::stack::{Stack, StackRef};
+use openssl::x509::{X509, X509Name};
+use openssl_sys::{
+    X509_V_ERR_APPLICATION_VERIFICATION, X509_V_ERR_CERT_HAS_EXPIRED,
+    X509_V_ERR_CERT_NOT_YET_VALID, X509_V_ERR_CERT_REJECTED, X509_V_ERR_CERT_REVOKED,
+    X509_V_ERR_CERT_SIGNATURE_FAILURE, X509_V_ERR_HOSTNAME_MISMATCH, X509_V_ERR_INVALID_CA,
+    X509_V_ERR_INVALID_PURPOSE, X509_V_ERR_UNABLE_TO_GET_ISSUER_CERT_LOCALLY, X509_V_OK,
+};
+use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+
+use crate::cert::{
+    ALPN, CertificateError, ClientAuth, ClientSecurity, Identity, PeerIdentity, ServerSecurity,
+};
+use crate::dtls::config::{ClientBackend, ServerBackend};
+use crate::dtls::{DtlsConfigError, DtlsError, DtlsOptions, DtlsSession};
+
+use super::ffi;
+use super::session::OpenSslSession;
+
+/// `tscf` as a list of one protocol, RFC 7301 section 3.1.
+const ALPN_LIST: &[u8] = b"\x04tscf";
+
+/// ECDHE with AEAD, which is all that spec and practice need; the key exchange makes past traffic safe.
+const CIPHERS: &str = "ECDHE+AESGCM:ECDHE+CHACHA20";
+const GROUPS: &str = "X25519:P-256:P-384";
+
+/// Bound of the doubling of retransmission intervals, in microseconds.
+const LONGEST_INTERVAL: u32 = 3_200_000;
+
+/// Makes client sessions.
+pub(in crate::dtls) struct Client {
+    ctx: SslContext,
+    security: ClientSecurity,
+    options: DtlsOptions,
+}
+
+/// Makes server sessions.
+pub(in crate::dtls) struct Server {
+    ctx: SslContext,
+    security: ServerSecurity,
+    options: DtlsOptions,
+}
+
+impl Client {
+    pub(in crate::dtls) fn new(
+        security: &ClientSecurity,
+        options: &DtlsOptions,
+    ) -> Result<Self, DtlsConfigError> {
+        let mut ctx = context().map_err(backend)?;
+        ctx.set_verify(SslVerifyMode::PEER);
+        ctx.set_alpn_protos(ALPN_LIST).map_err(backend)?;
+        if let Some(identity) = security.identity() {
+            present(&mut ctx, identity)?;
+        }
+        Ok(Self {
+            ctx: ctx.build(),
+            security: security.clone(),
+            options: options.clone(),
+        })
+    }
+
+    fn start(
+        &self,
+        now: Instant,
+        name: &ServerName<'static>,
+    ) -> Result<OpenSslSession, ErrorStack> {
+        let role = Role::Client {
+            security: self.security.clone(),
+            name: name.clone(),
+        };
+        let mut ssl = new_ssl(
+            &self.ctx,
+            &self.options,
+            SessionData::new(role, &self.options, &[]),
+        )?;
+        // SNI carries names only, RFC 6066 section 3.
+        if let ServerName::DnsName(name) = name {
+            ssl.set_hostname(name.as_ref())?;
+        }
+        ssl.set_connect_state();
+        OpenSslSession::new(ssl, now, self.options.handshake_timeout)
+    }
+}
+
+impl ClientBackend for Client {
+    fn connect(
+        &self,
+        now: Instant,
+        name: &ServerName<'static>,
+    ) -> Result<Box<dyn DtlsSession>, DtlsConfigError> {
+        let mut session = self.start(now, name).map_err(backend)?;
+        session.advance(now);
+        Ok(Box::new(session))
+    }
+}
+
+impl Server {
+    pub(in crate::dtls) fn new(
+        security: &ServerSecurity,
+        options: &DtlsOptions,
+    ) -> Result<Self, DtlsConfigError> {
+        let mut ctx = context().map_err(backend)?;
+        present(&mut ctx, security.identity())?;
+        ctx.set_options(SslOptions::COOKIE_EXCHANGE | SslOptions::CIPHER_SERVER_PREFERENCE);
+        ctx.set_cookie_verify_cb(|ssl, cookie| {
+            data(ssl).is_some_and(|data| !cookie.is_empty() && *data.cookie == *cookie)
+        });
+        ctx.set_alpn_select_callback(|_, offered| {
+            select_alpn(offered).ok_or(AlpnError::ALERT_FATAL)
+        });
+        let (mode, roots) = match security.client_auth() {
+            ClientAuth::None => (SslVerifyMode::NONE, None),
+            ClientAuth::Optional(roots) => (SslVerifyMode::PEER, Some(roots)),
+            ClientAuth::Required(roots) => (
+                SslVerifyMode::PEER | SslVerifyMode::FAIL_IF_NO_PEER_CERT,
+                Some(roots),
+            ),
+        };
+        ctx.set_verify(mode);
+        if let Some(roots) = roots {
+            let mut names = Stack::new().map_err(backend)?;
+            for subject in roots.subjects() {
+                let name = X509Name::from_der(&subject).map_err(backend)?;
+                names.push(name).map_err(backend)?;
+            }
+            ctx.set_client_ca_list(names);
+        }
+        Ok(Self {
+            ctx: ctx.build(),
+            security: security.clone(),
+            options: options.clone(),
+        })
+    }
+
+    fn start(&self, now: Instant, cookie: &[u8]) -> Result<OpenSslSession, ErrorStack> {
+        let role = Role::Server {
+            security: self.security.clone(),
+        };
+        let data = SessionData::new(role, &self.options, cookie);
+        let mut ssl = new_ssl(&self.ctx, &self.options, data)?;
+        ssl.set_accept_state();
+        OpenSslSession::new(ssl, now, self.options.handshake_timeout)
+    }
+}
+
+impl ServerBackend for Server {
+    fn takes_proved_hello(&self) -> bool {
+        true
+    }
+
+    fn accept(
+        &self,
+        now: Instant,
+        _peer: SocketAddr,
+        hello: &[u8],
+        cookie: &[u8],
+    ) -> Result<Box<dyn DtlsSession>, DtlsError> {
+        let mut session = self
+            .start(now, cookie)
+            .map_err(|error| DtlsError::Backend(error.to_string()))?;
+        session.listen(now, hello)?;
+        Ok(Box::new(session))
+    }
+}
+
+/// What both ends have in common.
+fn context() -> Result<SslContextBuilder, ErrorStack> {
+    let mut ctx = SslContext::builder(SslMethod::dtls())?;
+    ctx.set_min_proto_version(Some(SslVersion::DTLS1_2))?;
+    ctx.set_max_proto_version(Some(SslVersion::DTLS1_2))?;
+    ctx.set_cipher_list(CIPHERS)?;
+    ctx.set_groups_list(GROUPS)?;
+    ctx.set_options(
+        SslOptions::NO_RENEGOTIATION
+            | SslOptions::NO_TICKET
+            | SslOptions::NO_COMPRESSION
+            | SslOptions::NO_QUERY_MTU,
+    );
+    ctx.set_session_cache_mode(SslSessionCacheMode::OFF);
+    // An idle association gives its record buffers (some 35 KiB) back.
+    ctx.set_mode(SslMode::RELEASE_BUFFERS);
+    ffi::set_verifier::<OurVerifier>(&mut ctx);
+    Ok(ctx)
+}
+
+fn present(ctx: &mut SslContextBuilder, identity: &Identity) -> Result<(), DtlsConfigError> {
+    let load = |ctx: &mut SslContextBuilder| -> Result<(), ErrorStack> {
+        for (index, certificate) in identity.chain().iter().enumerate() {
+            let certificate = X509::from_der(certificate)?;
+            if index == 0 {
+                ctx.set_certificate(&certificate)?;
+            } else {
+                ctx.add_extra_chain_cert(certificate)?;
+            }
+        }
+        let key = PKey::private_key_from_der(identity.key().secret_der())?;
+        ctx.set_private_key(&key)?;
+        ctx.check_private_key()
+    };
+    load(ctx).map_err(|error| DtlsConfigError::Identity(error.to_string()))
+}
+
+fn new_ssl(ctx: &SslContext, options: &DtlsOptions, data: SessionData) -> Result<Ssl, ErrorStack> {
+    let mut ssl = Ssl::new(ctx)?;
+    ssl.set_ex_data(index()?, data);
+    ssl.set_mtu(u32::from(options.mtu))?;
+    ffi::set_timer::<OurTimer>(&ssl);
+    Ok(ssl)
+}
+
+/// Finds `tscf` in a client's list, RFC 7301 section 3.1.
+fn select_alpn(mut offered: &[u8]) -> Option<&[u8]> {
+    while let Some((&length, rest)) = offered.split_first() {
+        let (name, rest) = rest.split_at_checked(usize::from(length))?;
+        if name == ALPN {
+            return Some(name);
+        }
+        offered = rest;
+    }
+    None
+}
+
+/// What a session carries for the callbacks, inside its `SSL`.
+pub(super) struct SessionData {
+    role: Role,
+    /// The cookie that the endpoint has checked; the hello must still carry it.
+    cookie: Box<[u8]>,
+    first_interval: u32,
+    verdict: Mutex<Option<Verdict>>,
+}
+
+enum Role {
+    Client {
+        security: ClientSecurity,
+        name: ServerName<'static>,
+    },
+    Server {
+        security: ServerSecurity,
+    },
+}
+
+type Verdict = Result<Option<PeerIdentity>, CertificateError>;
+
+impl SessionData {
+    fn new(role: Role, options: &DtlsOptions, cookie: &[u8]) -> Self {
+        Self {
+            role,
+            cookie: cookie.into(),
+            first_interval: micros(options.first_retransmission),
+            verdict: Mutex::new(None),
+        }
+    }
+
+    fn judge(&self, chain: &[CertificateDer<'_>]) -> Verdict {
+        match &self.role {
+            Role::Client { security, name } => security
+                .verify_server_chain(chain, name, UnixTime::now())
+                .map(Some),
+            Role::Server { security } => security.verify_client_chain(chain, UnixTime::now()),
+        }
+    }
+
+    /// Takes the verdict on the peer. A handshake in which nothing was presented is judged now: that is an error
+    /// wherever a certificate is required.
+    pub(super) fn take_verdict(&self) -> Verdict {
+        self.take_refusal_or_verdict()
+            .unwrap_or_else(|| self.judge(&[]))
+    }
+
+    /// Takes the verdict if a chain was presented and judged.
+    pub(super) fn take_refusal_or_verdict(&self) -> Option<Verdict> {
+        self.verdict
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take()
+    }
+}
+
+/// The data of a session.
+pub(super) fn data(ssl: &SslRef) -> Option<&SessionData> {
+    ssl.ex_data(index().ok()?)
+}
+
+fn index() -> Result<Index<Ssl, SessionData>, ErrorStack> {
+    static INDEX: OnceLock<Index<Ssl, SessionData>> = OnceLock::new();
+    if let Some(index) = INDEX.get() {
+        return Ok(*index);
+    }
+    let new = Ssl::new_ex_index()?;
+    Ok(*INDEX.get_or_init(|| new))
+}
+
+struct OurVerifier;
+
+impl ffi::Verifier for OurVerifier {
+    fn verify(ssl: &SslRef, presented: &StackRef<X509>) -> i32 {
+        let Some(data) = data(ssl) else {
+            return X509_V_ERR_APPLICATION_VERIFICATION;
+        };
+        let chain: Result<Vec<_>, ErrorStack> = presented
+            .iter()
+            .map(|certificate| certificate.to_der().map(CertificateDer::from))
+            .collect();
+        let verdict = match chain {
+            Ok(chain) => data.judge(&chain),
+            Err(_) => Err(CertificateError::Malformed),
+        };
+        let result = match &verdict {
+            Ok(_) => X509_V_OK,
+            Err(error) => alert_for(error),
+        };
+        *data.verdict.lock().unwrap_or_else(PoisonError::into_inner) = Some(verdict);
+        result
+    }
+}
+
+/// The reason that makes OpenSSL send the alert that fits.
+fn alert_for(error: &CertificateError) -> i32 {
+    match error {
+        CertificateError::Expired { .. } => X509_V_ERR_CERT_HAS_EXPIRED,
+        CertificateError::NotYetValid { .. } => X509_V_ERR_CERT_NOT_YET_VALID,
+        CertificateError::UnknownIssuer => X509_V_ERR_UNABLE_TO_GET_ISSUER_CERT_LOCALLY,
+        CertificateError::NameMismatch { .. } => X509_V_ERR_HOSTNAME_MISMATCH,
+        CertificateError::WrongPurpose { .. } => X509_V_ERR_INVALID_PURPOSE,
+        CertificateError::CaAsEndEntity => X509_V_ERR_INVALID_CA,
+        CertificateError::BadSignature => X509_V_ERR_CERT_SIGNATURE_FAILURE,
+        CertificateError::Revoked => X509_V_ERR_CERT_REVOKED,
+        CertificateError::Missing
+        | CertificateError::UnsupportedAlgorithm
+        | CertificateError::Malformed
+        | CertificateError::Other(_) => X509_V_ERR_CERT_REJECTED,
+    }
+}
+
+struct OurTimer;
+
+impl ffi::Timer for OurTimer {
+    fn next(ssl: &SslRef, last: u32) -> u32 {
+        if last == 0 {
+            data(ssl).map_or(1_000_000, |data| data.first_interval)
+        } else {
+            last.saturating_mul(2).min(LONGEST_INTERVAL.max(last))
+        }
+    }
+}
+
+fn micros(duration: Duration) -> u32 {
+    u32::try_from(duration.as_micros()).unwrap_or(u32::MAX)
+}
+
+fn backend(error: ErrorStack) -> DtlsConfigError {
+    DtlsConfigError::Backend(error.to_string())
+}

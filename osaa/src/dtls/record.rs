@@ -1,0 +1,307 @@
+//! The little of the DTLS wire format that is needed in front of the libraries: record headers, the
+//! ClientHello, HelloVerifyRequest and plaintext alerts (RFC 6347 sections 4.1 to 4.3).
+//!
+//! ```text
+//! record     type 1 | version 2 | epoch 2 | sequence 6 | length 2 | fragment
+//! handshake  type 1 | length 3 | message_seq 2 | fragment_offset 3 | fragment_length 3 | body
+//! ```
+
+use crate::cert::ALPN;
+
+use super::Alert;
+
+/// Content types, RFC 5246 section 6.2.1.
+pub(super) const CHANGE_CIPHER_SPEC: u8 = 20;
+pub(super) const ALERT: u8 = 21;
+pub(super) const HANDSHAKE: u8 = 22;
+pub(super) const APPLICATION_DATA: u8 = 23;
+
+/// Handshake types, RFC 6347 section 4.3.2.
+pub(super) const CLIENT_HELLO: u8 = 1;
+pub(super) const HELLO_VERIFY_REQUEST: u8 = 3;
+
+/// Bytes of a record's header.
+pub(super) const RECORD_HEADER: usize = 13;
+
+/// DTLS 1.0 on the wire. A HelloVerifyRequest carries it whatever is negotiated (RFC 6347 section 4.2.1).
+const DTLS_1_0: u16 = 0xFEFF;
+const DTLS_1_2: u16 = 0xFEFD;
+
+const EXTENSION_ALPN: u16 = 16;
+
+/// One record of a datagram; the fragment is ciphertext unless the epoch is 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Record<'a> {
+    pub(super) content_type: u8,
+    pub(super) epoch: u16,
+    /// 48 bits.
+    pub(super) sequence: u64,
+    pub(super) fragment: &'a [u8],
+    /// Header and fragment.
+    pub(super) bytes: &'a [u8],
+}
+
+/// The records of a datagram, in order; ends at the first byte that is no whole record of a version we know.
+pub(super) fn records(datagram: &[u8]) -> impl Iterator<Item = Record<'_>> {
+    let mut rest = Reader(datagram);
+    std::iter::from_fn(move || rest.record())
+}
+
+/// The fields of a ClientHello that are looked at before a library sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct ClientHello<'a> {
+    /// Record sequence number, which the answer repeats.
+    pub(super) record_sequence: u64,
+    /// 0 for the first, 1 for the one that repeats a cookie.
+    pub(super) message_sequence: u16,
+    pub(super) random: &'a [u8; 32],
+    pub(super) has_session_id: bool,
+    /// Empty in the first ClientHello.
+    pub(super) cookie: &'a [u8],
+    pub(super) alpn: AlpnOffer,
+}
+
+/// What a ClientHello says about the application protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum AlpnOffer {
+    Absent,
+    Tscf,
+    Other,
+}
+
+/// Whether the datagram starts with a record that carries the start of a ClientHello. Nothing else is
+/// checked.
+pub(super) fn is_client_hello(record: &Record<'_>) -> bool {
+    record.content_type == HANDSHAKE
+        && record.epoch == 0
+        && record.fragment.first() == Some(&CLIENT_HELLO)
+}
+
+impl<'a> ClientHello<'a> {
+    /// Parses a ClientHello that is complete in one record. `None` when it is malformed, fragmented, or of a
+    /// version below DTLS 1.2: in front of a stateless cookie fragments cannot be collected.
+    pub(super) fn parse(record: &Record<'a>) -> Option<Self> {
+        let mut message = Reader(record.fragment);
+        if message.u8()? != CLIENT_HELLO {
+            return None;
+        }
+        let length = message.u24()?;
+        let message_sequence = message.u16()?;
+        let offset = message.u24()?;
+        let fragment_length = message.u24()?;
+        if offset != 0 || fragment_length != length {
+            return None;
+        }
+        let mut body = Reader(message.take(length)?);
+        if !message.0.is_empty() || body.u16()? != DTLS_1_2 {
+            return None;
+        }
+        let random = body.array()?;
+        let session_id = body.prefixed8()?;
+        let cookie = body.prefixed8()?;
+        let suites = body.prefixed16()?;
+        let compressions = body.prefixed8()?;
+        if session_id.len() > 32
+            || suites.is_empty()
+            || !suites.len().is_multiple_of(2)
+            || compressions.is_empty()
+        {
+            return None;
+        }
+        let alpn = if body.0.is_empty() {
+            AlpnOffer::Absent
+        } else {
+            let extensions = Reader(body.prefixed16()?);
+            if !body.0.is_empty() {
+                return None;
+            }
+            alpn_offer(extensions)?
+        };
+        Some(Self {
+            record_sequence: record.sequence,
+            message_sequence,
+            random,
+            has_session_id: !session_id.is_empty(),
+            cookie,
+            alpn,
+        })
+    }
+}
+
+/// Walks the extensions (all must be well formed) for the offered application protocols.
+fn alpn_offer(mut extensions: Reader<'_>) -> Option<AlpnOffer> {
+    let mut offer = AlpnOffer::Absent;
+    while !extensions.0.is_empty() {
+        let kind = extensions.u16()?;
+        let mut value = Reader(extensions.prefixed16()?);
+        if kind != EXTENSION_ALPN {
+            continue;
+        }
+        let mut names = Reader(value.prefixed16()?);
+        if !value.0.is_empty() || offer != AlpnOffer::Absent {
+            return None;
+        }
+        offer = AlpnOffer::Other;
+        while !names.0.is_empty() {
+            if names.prefixed8()? == ALPN {
+                offer = AlpnOffer::Tscf;
+            }
+        }
+    }
+    Some(offer)
+}
+
+/// The HelloVerifyRequest that answers a ClientHello: 28 bytes and the cookie, always shorter than what it
+/// answers. It needs no state: sequence numbers repeat the client's or are 0.
+pub(super) fn hello_verify_request(hello: &ClientHello<'_>, cookie: &[u8; 32]) -> Vec<u8> {
+    const BODY: u8 = 3 + 32;
+    const HANDSHAKE_LENGTH: u8 = 12 + BODY;
+    let mut out = Vec::with_capacity(RECORD_HEADER + usize::from(HANDSHAKE_LENGTH));
+    record_header(&mut out, HANDSHAKE, hello.record_sequence, HANDSHAKE_LENGTH);
+    // type, length, message_seq, fragment_offset, fragment_length
+    out.extend_from_slice(&[HELLO_VERIFY_REQUEST, 0, 0, BODY, 0, 0, 0, 0, 0, 0, 0, BODY]);
+    out.extend_from_slice(&DTLS_1_0.to_be_bytes());
+    out.push(32);
+    out.extend_from_slice(cookie);
+    out
+}
+
+/// The cookie of a HelloVerifyRequest.
+#[cfg(feature = "dtls-webrtc")]
+pub(super) fn cookie_of_verify_request<'a>(record: &Record<'a>) -> Option<&'a [u8]> {
+    let mut message = Reader(record.fragment);
+    if record.content_type != HANDSHAKE
+        || record.epoch != 0
+        || message.u8()? != HELLO_VERIFY_REQUEST
+    {
+        return None;
+    }
+    // The rest of the fragment's header, and the version.
+    message.take(11 + 2)?;
+    message.prefixed8()
+}
+
+/// A fatal alert in the clear that refuses a ClientHello without any state.
+pub(super) fn plain_alert(hello: &ClientHello<'_>, alert: Alert) -> Vec<u8> {
+    const FATAL: u8 = 2;
+    let mut out = Vec::with_capacity(RECORD_HEADER + 2);
+    record_header(&mut out, ALERT, hello.record_sequence, 2);
+    out.extend_from_slice(&[FATAL, alert.0]);
+    out
+}
+
+fn record_header(out: &mut Vec<u8>, content_type: u8, sequence: u64, length: u8) {
+    out.push(content_type);
+    out.extend_from_slice(&DTLS_1_0.to_be_bytes());
+    out.extend_from_slice(&[0, 0]);
+    let [_, _, sequence @ ..] = sequence.to_be_bytes();
+    out.extend_from_slice(&sequence);
+    out.extend_from_slice(&[0, length]);
+}
+
+/// Header of a handshake fragment.
+#[cfg(any(feature = "dtls-openssl", feature = "dtls-webrtc"))]
+pub(super) struct FragmentHeader {
+    pub(super) kind: u8,
+    /// Length of the whole message.
+    pub(super) total: usize,
+    pub(super) message_sequence: u16,
+    pub(super) offset: usize,
+    pub(super) length: usize,
+}
+
+/// The handshake fragments of a record in the clear. An error is a fragment that is cut short.
+#[cfg(any(feature = "dtls-openssl", feature = "dtls-webrtc"))]
+pub(super) fn fragments<'a>(
+    record: &Record<'a>,
+) -> impl Iterator<Item = Result<FragmentHeader, CutShort>> + use<'a> {
+    let mut rest = Reader(record.fragment);
+    std::iter::from_fn(move || {
+        (!rest.0.is_empty()).then(|| {
+            let header = rest.fragment().ok_or(CutShort);
+            if header.is_err() {
+                rest = Reader(&[]);
+            }
+            header
+        })
+    })
+}
+
+/// A handshake fragment is longer than its record.
+#[cfg(any(feature = "dtls-openssl", feature = "dtls-webrtc"))]
+pub(super) struct CutShort;
+
+/// Cursor whose every read may fail.
+struct Reader<'a>(&'a [u8]);
+
+impl<'a> Reader<'a> {
+    fn take(&mut self, count: usize) -> Option<&'a [u8]> {
+        let (head, tail) = self.0.split_at_checked(count)?;
+        self.0 = tail;
+        Some(head)
+    }
+
+    fn array<const N: usize>(&mut self) -> Option<&'a [u8; N]> {
+        let (head, tail) = self.0.split_first_chunk()?;
+        self.0 = tail;
+        Some(head)
+    }
+
+    fn u8(&mut self) -> Option<u8> {
+        self.array().map(|&[byte]| byte)
+    }
+
+    fn u16(&mut self) -> Option<u16> {
+        self.array().copied().map(u16::from_be_bytes)
+    }
+
+    fn u24(&mut self) -> Option<usize> {
+        let &[a, b, c] = self.array()?;
+        Some(usize::from(a) << 16 | usize::from(b) << 8 | usize::from(c))
+    }
+
+    fn prefixed8(&mut self) -> Option<&'a [u8]> {
+        let length = self.u8()?;
+        self.take(usize::from(length))
+    }
+
+    fn prefixed16(&mut self) -> Option<&'a [u8]> {
+        let length = self.u16()?;
+        self.take(usize::from(length))
+    }
+
+    /// Reads a handshake fragment's header and passes over its body.
+    #[cfg(any(feature = "dtls-openssl", feature = "dtls-webrtc"))]
+    fn fragment(&mut self) -> Option<FragmentHeader> {
+        let header = FragmentHeader {
+            kind: self.u8()?,
+            total: self.u24()?,
+            message_sequence: self.u16()?,
+            offset: self.u24()?,
+            length: self.u24()?,
+        };
+        self.take(header.length)?;
+        Some(header)
+    }
+
+    fn record(&mut self) -> Option<Record<'a>> {
+        let start = self.0;
+        let content_type = self.u8()?;
+        let version = self.u16()?;
+        let epoch = self.u16()?;
+        let &[a, b, c, d, e, f] = self.array()?;
+        let fragment = self.prefixed16()?;
+        if !matches!(content_type, CHANGE_CIPHER_SPEC..=APPLICATION_DATA)
+            || !matches!(version, DTLS_1_0 | DTLS_1_2)
+        {
+            return None;
+        }
+        Some(Record {
+            content_type,
+            epoch,
+            sequence: u64::from_be_bytes([0, 0, a, b, c, d, e, f]),
+            fragment,
+            bytes: start.get(..RECORD_HEADER + fragment.len())?,
+        })
+    }
+}
