@@ -1,0 +1,182 @@
+//! The one shape.
+
+use std::{
+    future::poll_fn,
+    io::{self, IoSlice},
+    net::SocketAddr,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use tokio::time::timeout;
+
+use super::{DatagramTransport, TransportError, TransportKind};
+use crate::{
+    cert::PeerIdentity,
+    socket::Dscp,
+    stream::{self, StreamTransport},
+};
+
+/// Length of the buffer for [`ClientTransport::poll_recv`] that suits every kind: any datagram fits.
+pub const RECV_BUFFER: usize = stream::RECV_BUFFER;
+
+/// A transport to a server, ready for units.
+///
+/// One task drives it: it polls [`poll_recv`](Self::poll_recv) always (record layers run their timers there) and sends
+/// with [`poll_send_batch`](Self::poll_send_batch) followed by [`poll_flush`](Self::poll_flush).
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum ClientTransport {
+    /// TCP or TLS.
+    Stream(StreamTransport),
+    /// UDP or DTLS.
+    Datagram(DatagramTransport),
+}
+
+impl ClientTransport {
+    /// Which of the four it is.
+    #[must_use]
+    pub fn kind(&self) -> TransportKind {
+        match self {
+            Self::Stream(stream) if stream.tls_info().is_some() => TransportKind::Tls,
+            Self::Stream(_) => TransportKind::Tcp,
+            Self::Datagram(datagram) if datagram.dtls_info().is_some() => TransportKind::Dtls,
+            Self::Datagram(_) => TransportKind::Udp,
+        }
+    }
+
+    /// Our outer address.
+    #[must_use]
+    pub fn local_addr(&self) -> SocketAddr {
+        match self {
+            Self::Stream(stream) => stream.local_addr(),
+            Self::Datagram(datagram) => datagram.local_addr(),
+        }
+    }
+
+    /// The server's outer address.
+    #[must_use]
+    pub fn peer_addr(&self) -> SocketAddr {
+        match self {
+            Self::Stream(stream) => stream.peer_addr(),
+            Self::Datagram(datagram) => datagram.peer_addr(),
+        }
+    }
+
+    /// The server's certificate, on protected transports.
+    #[must_use]
+    pub fn peer_identity(&self) -> Option<&PeerIdentity> {
+        match self {
+            Self::Stream(stream) => stream.peer_identity().map(AsRef::as_ref),
+            Self::Datagram(datagram) => datagram.peer_identity(),
+        }
+    }
+
+    /// Marks what is sent from now on (spec 7, *DSCP*).
+    ///
+    /// # Errors
+    /// The operating system does not allow it.
+    pub fn set_dscp(&mut self, dscp: Dscp) -> io::Result<()> {
+        match self {
+            Self::Stream(stream) => stream.set_dscp(dscp),
+            Self::Datagram(datagram) => datagram.set_dscp(dscp),
+        }
+    }
+
+    /// Writes what has arrived to the front of `buf` ([`RECV_BUFFER`] bytes) and returns its length, never 0: some
+    /// bytes of a stream, or exactly one datagram.
+    ///
+    /// # Errors
+    /// How the transport ended.
+    pub fn poll_recv(
+        &mut self,
+        cx: &mut Context<'_>,
+        buf: &mut [u8],
+    ) -> Poll<Result<usize, TransportError>> {
+        match self {
+            Self::Stream(stream) => stream.poll_recv(cx, buf).map_err(Into::into),
+            Self::Datagram(datagram) => datagram.poll_recv(cx, buf),
+        }
+    }
+
+    /// Takes whole units from the front of `units` and returns how many: all of a turn on a stream become one vectored
+    /// write, or one record sequence under TLS; on datagram transports each becomes one datagram. `Pending`, with `cx`
+    /// registered for writing, if the buffers are full.
+    ///
+    /// What was taken leaves at the latest with [`Self::poll_flush`].
+    ///
+    /// # Errors
+    /// How the transport ended.
+    pub fn poll_send_batch(
+        &mut self,
+        cx: &mut Context<'_>,
+        units: &[IoSlice<'_>],
+    ) -> Poll<Result<usize, TransportError>> {
+        let stream = match self {
+            Self::Datagram(datagram) => return datagram.poll_send_batch(cx, units),
+            Self::Stream(stream) => stream,
+        };
+        loop {
+            let taken = stream.send_vectored(units)?;
+            // Flushing makes room, or registers for it.
+            let flushed = stream.poll_flush(cx)?;
+            if taken > 0 || units.is_empty() {
+                return Poll::Ready(Ok(taken));
+            }
+            ready!(flushed);
+        }
+    }
+
+    /// Ready when everything taken is with the operating system; `Pending` registers `cx` for writing.
+    ///
+    /// # Errors
+    /// How the transport ended.
+    pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), TransportError>> {
+        match self {
+            Self::Stream(stream) => stream.poll_flush(cx).map_err(Into::into),
+            Self::Datagram(datagram) => datagram.poll_flush(cx),
+        }
+    }
+
+    /// Ends our direction in order: what was taken, then close_notify, then FIN. The deadline is the caller's.
+    ///
+    /// # Errors
+    /// The transport failed before all was sent.
+    pub fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), TransportError>> {
+        match self {
+            Self::Stream(stream) => stream.poll_shutdown(cx).map_err(Into::into),
+            Self::Datagram(datagram) => datagram.poll_shutdown(cx),
+        }
+    }
+
+    /// [`Self::poll_recv`] as a future; dropping it loses nothing.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn recv(&mut self, buf: &mut [u8]) -> Result<usize, TransportError> {
+        poll_fn(|cx| self.poll_recv(cx, buf)).await
+    }
+
+    /// Sends all units and waits until the operating system has them.
+    ///
+    /// # Errors
+    /// How the transport ended.
+    pub async fn send(&mut self, units: &[IoSlice<'_>]) -> Result<(), TransportError> {
+        let mut left = units;
+        while !left.is_empty() {
+            let taken = poll_fn(|cx| self.poll_send_batch(cx, left)).await?;
+            left = left.get(taken..).unwrap_or_default();
+        }
+        poll_fn(|cx| self.poll_flush(cx)).await
+    }
+
+    /// Ends the transport in order, within `limit`; afterwards it is dropped in any case.
+    pub async fn close(self, limit: Duration) {
+        match self {
+            Self::Stream(stream) => stream.close(limit).await,
+            Self::Datagram(mut datagram) => {
+                drop(timeout(limit, poll_fn(|cx| datagram.poll_shutdown(cx))).await);
+            }
+        }
+    }
+}

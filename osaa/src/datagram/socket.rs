@@ -1,0 +1,277 @@
+//! The socket.
+
+use std::{
+    fmt, io,
+    net::{IpAddr, SocketAddr},
+    task::{Context, Poll, ready},
+};
+
+use quinn_udp::{Transmit, UdpSocketState};
+use socket2::{SockRef, Type};
+use tokio::{io::Interest, net::UdpSocket};
+use tracing::debug;
+
+use super::{RecvBatch, SendBatch};
+use crate::socket::{BindError, Dscp, bound, set_dscp};
+
+/// Errors in a row after which a socket is reported broken instead of asked again.
+const ERRORS_IN_A_ROW: usize = 64;
+
+/// How UDP sockets are set up.
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
+pub struct DatagramOptions {
+    /// SO_RCVBUF in bytes; the operating system caps it. Servers want megabytes.
+    pub recv_buffer: Option<usize>,
+    /// SO_SNDBUF in bytes; the operating system caps it.
+    pub send_buffer: Option<usize>,
+    /// Several sockets may share the address, for one worker each (SO_REUSEPORT).
+    pub reuse_port: bool,
+    /// Outer mark. A marked socket sends datagrams one by one and, on a wildcard address, from the address that the
+    /// system chooses: quinn-udp writes the traffic class of each packet itself, and only its ECN part.
+    pub dscp: Option<Dscp>,
+}
+
+/// Counters since the start, in datagrams.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct DatagramStats {
+    /// Received.
+    pub received: u64,
+    /// Handed to the operating system.
+    pub sent: u64,
+    /// Not sent: longer than the path or the interface takes.
+    pub too_big: u64,
+    /// Not sent, for other reasons.
+    pub send_errors: u64,
+    /// Errors reported when receiving: mostly ICMP answers to what was sent.
+    pub recv_errors: u64,
+    /// Of all errors, those that say "nobody listens there" (ECONNREFUSED). Anyone can forge one.
+    pub refused: u64,
+}
+
+/// A UDP socket within a tokio runtime.
+pub struct DatagramSocket {
+    socket: UdpSocket,
+    state: UdpSocketState,
+    local: SocketAddr,
+    /// Set for connected sockets.
+    peer: Option<SocketAddr>,
+    marked: bool,
+    stats: DatagramStats,
+}
+
+impl DatagramSocket {
+    /// Opens a port for many peers. IPv6 sockets take IPv6 only.
+    ///
+    /// # Errors
+    /// The address cannot be used.
+    pub fn bind(address: SocketAddr, options: &DatagramOptions) -> Result<Self, BindError> {
+        Self::open(address, None, options).map_err(|e| BindError::new(address, e))
+    }
+
+    /// Opens a socket from `local` (or any address) to one peer; others are not heard.
+    ///
+    /// # Errors
+    /// The local address cannot be used, or there is no route to the peer.
+    pub fn connect(
+        peer: SocketAddr,
+        local: Option<SocketAddr>,
+        options: &DatagramOptions,
+    ) -> io::Result<Self> {
+        let any: IpAddr = match peer {
+            SocketAddr::V4(_) => std::net::Ipv4Addr::UNSPECIFIED.into(),
+            SocketAddr::V6(_) => std::net::Ipv6Addr::UNSPECIFIED.into(),
+        };
+        let local = local.unwrap_or_else(|| SocketAddr::new(any, 0));
+        Self::open(local, Some(peer), options)
+    }
+
+    fn open(
+        local: SocketAddr,
+        peer: Option<SocketAddr>,
+        options: &DatagramOptions,
+    ) -> io::Result<Self> {
+        let socket = bound(Type::DGRAM, local, options.reuse_port)?;
+        if let Some(size) = options.recv_buffer {
+            socket.set_recv_buffer_size(size)?;
+        }
+        if let Some(size) = options.send_buffer {
+            socket.set_send_buffer_size(size)?;
+        }
+        if let Some(dscp) = options.dscp {
+            set_dscp(&SockRef::from(&socket), local, dscp)?;
+        }
+        if let Some(peer) = peer {
+            socket.connect(&peer.into())?;
+        }
+        // Sets DF, GRO, and the reporting of local addresses.
+        let state = UdpSocketState::new((&socket).into())?;
+        if state.may_fragment() {
+            debug!(%local, "this system may fragment outer packets");
+        }
+        let socket = UdpSocket::from_std(socket.into())?;
+        Ok(Self {
+            local: socket.local_addr()?,
+            socket,
+            state,
+            peer,
+            marked: options.dscp.is_some(),
+            stats: DatagramStats::default(),
+        })
+    }
+
+    /// Our address, with the port that the system chose if 0 was asked for.
+    #[must_use]
+    pub fn local_addr(&self) -> SocketAddr {
+        self.local
+    }
+
+    /// The only peer, for connected sockets.
+    #[must_use]
+    pub fn peer_addr(&self) -> Option<SocketAddr> {
+        self.peer
+    }
+
+    /// Counters since the start.
+    #[must_use]
+    pub fn stats(&self) -> DatagramStats {
+        self.stats
+    }
+
+    /// Marks what is sent from now on; see [`DatagramOptions::dscp`].
+    ///
+    /// # Errors
+    /// The operating system does not allow it.
+    pub fn set_dscp(&mut self, dscp: Dscp) -> io::Result<()> {
+        set_dscp(&SockRef::from(&self.socket), self.local, dscp)?;
+        self.marked = dscp != Dscp::default();
+        Ok(())
+    }
+
+    /// Fills `batch` anew with what has arrived and returns the number of datagrams, never 0.
+    ///
+    /// # Errors
+    /// Only if the socket itself is broken: nothing but errors, many times in a row.
+    pub fn poll_recv(
+        &mut self,
+        cx: &mut Context<'_>,
+        batch: &mut RecvBatch,
+    ) -> Poll<io::Result<usize>> {
+        batch.clear();
+        let mut errors = 0;
+        loop {
+            ready!(self.socket.poll_recv_ready(cx))?;
+            let received = self.socket.try_io(Interest::READABLE, || {
+                batch.fill(|buffers, metas| self.state.recv((&self.socket).into(), buffers, metas))
+            });
+            match received {
+                // Only empty datagrams; they count as noise.
+                Ok(0) => {}
+                Ok(count) => {
+                    self.stats.received += u64::try_from(count).unwrap_or(u64::MAX);
+                    return Poll::Ready(Ok(count));
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => {
+                    self.stats.recv_errors += 1;
+                    self.note(&error);
+                    errors += 1;
+                    if errors == ERRORS_IN_A_ROW {
+                        return Poll::Ready(Err(error));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Sends what is in `batch`, from the front. Ready when it is empty; datagrams that cannot be sent are
+    /// dropped and counted. `Pending` registers `cx` for writing and leaves the rest in `batch`, where it may also be
+    /// cleared: with UDP that is as good as sending it.
+    ///
+    /// # Errors
+    /// Only if the runtime shuts down.
+    pub fn poll_send(
+        &mut self,
+        cx: &mut Context<'_>,
+        batch: &mut SendBatch,
+    ) -> Poll<io::Result<()>> {
+        let mut single = false;
+        let mut retried = false;
+        loop {
+            let most = if single || self.marked {
+                1
+            } else {
+                self.state.max_gso_segments()
+            };
+            let Some((count, entry, bytes)) = batch.run(most) else {
+                return Poll::Ready(Ok(()));
+            };
+            let sent = self.socket.try_io(Interest::WRITABLE, || {
+                if self.marked {
+                    return match self.peer {
+                        Some(_) => SockRef::from(&self.socket).send(bytes),
+                        None => SockRef::from(&self.socket).send_to(bytes, &entry.peer.into()),
+                    }
+                    .map(drop);
+                }
+                let transmit = Transmit {
+                    destination: entry.peer,
+                    ecn: None,
+                    contents: bytes,
+                    segment_size: (count > 1).then_some(entry.len),
+                    src_ip: entry.source,
+                };
+                self.state.try_send((&self.socket).into(), &transmit)
+            });
+            match sent {
+                Ok(()) => {
+                    self.stats.sent += u64::try_from(count).unwrap_or(u64::MAX);
+                    batch.advance(count);
+                    (single, retried) = (false, false);
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    ready!(self.socket.poll_send_ready(cx))?;
+                }
+                // A connected socket reports what an earlier datagram met; this one was not tried.
+                Err(error) if self.is_refusal(&error) && !retried => {
+                    self.note(&error);
+                    retried = true;
+                }
+                // Without segmentation some, or all, may pass.
+                Err(_) if count > 1 => single = true,
+                Err(error) => {
+                    if quinn_udp::is_msg_size_err(&error) {
+                        self.stats.too_big += 1;
+                    } else {
+                        self.stats.send_errors += 1;
+                        self.note(&error);
+                    }
+                    batch.advance(1);
+                    retried = false;
+                }
+            }
+        }
+    }
+
+    fn is_refusal(&self, error: &io::Error) -> bool {
+        self.peer.is_some() && error.kind() == io::ErrorKind::ConnectionRefused
+    }
+
+    fn note(&mut self, error: &io::Error) {
+        if error.kind() == io::ErrorKind::ConnectionRefused {
+            self.stats.refused += 1;
+        }
+        debug!(local = %self.local, %error, "datagram socket");
+    }
+}
+
+impl fmt::Debug for DatagramSocket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DatagramSocket")
+            .field("local", &self.local)
+            .field("peer", &self.peer)
+            .field("stats", &self.stats)
+            .finish_non_exhaustive()
+    }
+}

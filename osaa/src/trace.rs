@@ -1,0 +1,368 @@
+//! Capture files: inner packets and control messages as pcapng, for Wireshark.
+//!
+//! A [`CaptureWriter`] owns a thread that writes; [`Capture`] handles copy packets into a bounded queue and never wait: what
+//! does not fit is dropped and counted. The file has two interfaces, both with nanosecond timestamps and directions:
+//!
+//! | interface | link type | contents |
+//! | --- | --- | --- |
+//! | `inner` | 101 (RAW) | inner IP packets |
+//! | `control` | 147 (USER0) | control messages and data frames, as units |
+//!
+//! **A capture holds the plaintext of protected tunnels, with their resume keys and tokens.** The file is readable by
+//! its owner only, and nothing is captured unless asked for.
+
+use std::{
+    fmt,
+    fs::{File, OpenOptions},
+    io::{self, BufWriter, Write},
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+        mpsc::{Receiver, SyncSender, TryRecvError, sync_channel},
+    },
+    thread::{self, JoinHandle},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use pcap_file::{
+    DataLink, PcapError,
+    pcapng::{
+        PcapNgBlock, PcapNgWriter,
+        blocks::{
+            enhanced_packet::{EnhancedPacketBlock, EnhancedPacketOption},
+            interface_description::{InterfaceDescriptionBlock, InterfaceDescriptionOption},
+        },
+    },
+};
+use tracing::warn;
+
+/// Packets that wait for the writer, at most.
+const QUEUE_PACKETS: usize = 4096;
+
+/// Bytes that wait for the writer, at most.
+const QUEUE_BYTES: usize = 8 * 1024 * 1024;
+
+/// Default bound of a capture file, in bytes; afterwards packets are dropped.
+pub const DEFAULT_FILE_LIMIT: u64 = 1 << 30;
+
+/// What an enhanced packet block adds to its packet: fixed fields, flags, padding, both lengths.
+const BLOCK_OVERHEAD: u64 = 12 + 20 + 12 + 3;
+
+/// What is captured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Interface {
+    /// Inner IP packets.
+    Inner,
+    /// Control messages and data frames.
+    Control,
+}
+
+/// Which way it went, as this end sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Direction {
+    /// Received.
+    Inbound,
+    /// Sent.
+    Outbound,
+}
+
+/// Why there is no (complete) capture file.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CaptureError {
+    /// The file cannot be created.
+    #[error("cannot create the capture file {path}: {source}")]
+    Create {
+        /// The file.
+        path: PathBuf,
+        /// The system's report.
+        #[source]
+        source: io::Error,
+    },
+    /// The file could not be written; what came before is in it.
+    #[error("cannot write the capture file {path}: {source}")]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// The system's report.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// What became of what was captured.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct CaptureStats {
+    /// Packets in the file.
+    pub written: u64,
+    /// Packets lost: the queue was full, the file too long or not writable.
+    pub dropped: u64,
+}
+
+/// A capture file being written. Dropping it ends it as [`Self::close`] does, without a report.
+#[derive(Debug)]
+pub struct CaptureWriter {
+    capture: Capture,
+    path: PathBuf,
+    thread: Option<JoinHandle<io::Result<()>>>,
+}
+
+/// Captures into a [`CaptureWriter`]'s file; cheap to clone, for each task one.
+#[derive(Clone)]
+pub struct Capture {
+    queue: SyncSender<Order>,
+    shared: Arc<Shared>,
+}
+
+#[derive(Default)]
+struct Shared {
+    queued_bytes: AtomicUsize,
+    written: AtomicU64,
+    dropped: AtomicU64,
+    closed: AtomicBool,
+}
+
+enum Order {
+    Packet(Packet),
+    Close,
+}
+
+struct Packet {
+    interface: Interface,
+    direction: Direction,
+    /// Since 1970.
+    at: Duration,
+    bytes: Box<[u8]>,
+}
+
+impl CaptureWriter {
+    /// Creates (or empties) the file and starts the thread. `limit` bounds the file, in bytes.
+    ///
+    /// # Errors
+    /// The file cannot be created or written.
+    pub fn create(path: &Path, limit: u64) -> Result<Self, CaptureError> {
+        let fail = |source| CaptureError::Create {
+            path: path.to_owned(),
+            source,
+        };
+        let mut options = OpenOptions::new();
+        options.write(true).create(true).truncate(true);
+        #[cfg(unix)]
+        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+        let file = options.open(path).map_err(fail)?;
+        let file = start_file(file).map_err(|e| fail(io_error(e)))?;
+        let (queue, orders) = sync_channel(QUEUE_PACKETS);
+        let shared = Arc::new(Shared::default());
+        let writer = Writer {
+            file,
+            left: limit,
+            shared: Arc::clone(&shared),
+        };
+        let thread = thread::Builder::new()
+            .name("capture".to_owned())
+            .spawn(move || writer.run(&orders))
+            .map_err(fail)?;
+        Ok(Self {
+            capture: Capture { queue, shared },
+            path: path.to_owned(),
+            thread: Some(thread),
+        })
+    }
+
+    /// A handle to capture with.
+    #[must_use]
+    pub fn handle(&self) -> Capture {
+        self.capture.clone()
+    }
+
+    /// What became of the packets so far.
+    #[must_use]
+    pub fn stats(&self) -> CaptureStats {
+        self.capture.stats()
+    }
+
+    /// Writes what waits and closes the file; handles capture nothing from then on. Blocks for as long as the disk
+    /// takes for [8 MiB](self) at most.
+    ///
+    /// # Errors
+    /// Something could not be written.
+    pub fn close(mut self) -> Result<CaptureStats, CaptureError> {
+        self.finish()?;
+        Ok(self.stats())
+    }
+
+    fn finish(&mut self) -> Result<(), CaptureError> {
+        let Some(thread) = self.thread.take() else {
+            return Ok(());
+        };
+        self.capture.shared.closed.store(true, Ordering::Release);
+        // Waits for room; if the thread is gone there is nothing to close.
+        let _gone = self.capture.queue.send(Order::Close);
+        let result = thread
+            .join()
+            .unwrap_or_else(|_| Err(io::Error::other("the writer panicked")));
+        result.map_err(|source| CaptureError::Write {
+            path: self.path.clone(),
+            source,
+        })
+    }
+}
+
+impl Drop for CaptureWriter {
+    fn drop(&mut self) {
+        if let Err(error) = self.finish() {
+            warn!(%error, "capture file incomplete");
+        }
+    }
+}
+
+impl Capture {
+    /// Captures `bytes` with the time of now. Copies them, never waits.
+    pub fn record(&self, interface: Interface, direction: Direction, bytes: &[u8]) {
+        if !self.offer(interface, direction, bytes) {
+            self.shared.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn offer(&self, interface: Interface, direction: Direction, bytes: &[u8]) -> bool {
+        if self.shared.closed.load(Ordering::Acquire) {
+            return false;
+        }
+        let queued = &self.shared.queued_bytes;
+        let before = queued.fetch_add(bytes.len(), Ordering::Relaxed);
+        let packet = Packet {
+            interface,
+            direction,
+            at: SystemTime::now()
+                .duration_since(UNIX_EPOCH)
+                .unwrap_or_default(),
+            bytes: bytes.into(),
+        };
+        let fits = before.saturating_add(bytes.len()) <= QUEUE_BYTES
+            && self.queue.try_send(Order::Packet(packet)).is_ok();
+        if !fits {
+            queued.fetch_sub(bytes.len(), Ordering::Relaxed);
+        }
+        fits
+    }
+
+    /// What became of the packets so far, of all handles.
+    #[must_use]
+    pub fn stats(&self) -> CaptureStats {
+        CaptureStats {
+            written: self.shared.written.load(Ordering::Relaxed),
+            dropped: self.shared.dropped.load(Ordering::Relaxed),
+        }
+    }
+}
+
+impl fmt::Debug for Capture {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Capture")
+            .field("stats", &self.stats())
+            .finish_non_exhaustive()
+    }
+}
+
+/// The thread.
+struct Writer {
+    file: PcapNgWriter<BufWriter<File>>,
+    /// Bytes that the file may still grow by.
+    left: u64,
+    shared: Arc<Shared>,
+}
+
+impl Writer {
+    fn run(mut self, orders: &Receiver<Order>) -> io::Result<()> {
+        let mut result = Ok(());
+        loop {
+            // Flushed whenever there is nothing to do, so that the file can be watched while it grows.
+            let order = match orders.try_recv() {
+                Ok(order) => Ok(order),
+                Err(TryRecvError::Empty) => {
+                    if result.is_ok() {
+                        result = self.file.get_mut().flush();
+                    }
+                    orders.recv()
+                }
+                Err(TryRecvError::Disconnected) => break,
+            };
+            let Ok(Order::Packet(packet)) = order else {
+                break;
+            };
+            let len = packet.bytes.len();
+            self.shared.queued_bytes.fetch_sub(len, Ordering::Relaxed);
+            let cost = u64::try_from(len).unwrap_or(u64::MAX) + BLOCK_OVERHEAD;
+            if result.is_err() || cost > self.left {
+                self.shared.dropped.fetch_add(1, Ordering::Relaxed);
+                continue;
+            }
+            self.left -= cost;
+            match self.file.write_pcapng_block(block(&packet)) {
+                Ok(_) => {
+                    self.shared.written.fetch_add(1, Ordering::Relaxed);
+                }
+                Err(error) => {
+                    self.shared.dropped.fetch_add(1, Ordering::Relaxed);
+                    let error = io_error(error);
+                    warn!(%error, "cannot write the capture file, capturing stops");
+                    result = Err(error);
+                }
+            }
+        }
+        result.and_then(|()| self.file.get_mut().flush())
+    }
+}
+
+fn block(packet: &Packet) -> EnhancedPacketBlock<'_> {
+    EnhancedPacketBlock {
+        interface_id: match packet.interface {
+            Interface::Inner => 0,
+            Interface::Control => 1,
+        },
+        timestamp: packet.at,
+        original_len: u32::try_from(packet.bytes.len()).unwrap_or(u32::MAX),
+        data: packet.bytes.as_ref().into(),
+        // epb_flags, bits 0 and 1.
+        options: vec![EnhancedPacketOption::Flags(match packet.direction {
+            Direction::Inbound => 1,
+            Direction::Outbound => 2,
+        })],
+    }
+}
+
+/// Section header and both interfaces, in the order of their numbers.
+fn start_file(file: File) -> Result<PcapNgWriter<BufWriter<File>>, PcapError> {
+    let mut writer = PcapNgWriter::new(BufWriter::new(file))?;
+    let interfaces = [
+        ("inner", "inner IP packets", DataLink::RAW),
+        (
+            "control",
+            "TSCF control messages and data frames",
+            DataLink::USER0,
+        ),
+    ];
+    for (name, description, linktype) in interfaces {
+        let block = InterfaceDescriptionBlock {
+            linktype,
+            snaplen: 0,
+            options: vec![
+                InterfaceDescriptionOption::IfName(name.into()),
+                InterfaceDescriptionOption::IfDescription(description.into()),
+                // Nanoseconds: what the crate writes whatever this says.
+                InterfaceDescriptionOption::IfTsResol(9),
+            ],
+        };
+        writer.write_block(&block.into_block())?;
+    }
+    Ok(writer)
+}
+
+fn io_error(error: PcapError) -> io::Error {
+    match error {
+        PcapError::IoError(error) => error,
+        other => io::Error::other(other.to_string()),
+    }
+}
