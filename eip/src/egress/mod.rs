@@ -1,0 +1,336 @@
+//! The way out: datagrams become packets of at most the path MTU on a bounded queue.
+
+mod identification;
+mod path_mtu;
+mod pool;
+
+use std::collections::VecDeque;
+use std::time::Instant;
+
+use identification::Identification;
+pub(crate) use path_mtu::PathMtus;
+use pool::Pool;
+
+use crate::config::StackConfig;
+use crate::ip::{Pair, checksum, v4, v6};
+
+/// Largest IP payload that the length fields can express: IPv4's counts the header.
+const MAX_PAYLOAD_V4: usize = 65_535 - v4::HEADER_LEN;
+const MAX_PAYLOAD_V6: usize = 65_535;
+
+/// A message of the upper layer and how it is to travel.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Outgoing<'a> {
+    pub(crate) pair: Pair,
+    pub(crate) protocol: u8,
+    pub(crate) traffic_class: u8,
+    pub(crate) hop_limit: u8,
+    pub(crate) dont_fragment: bool,
+    /// The upper layer's header, which for UDP and ICMP is 8 bytes; its checksum field is zero.
+    pub(crate) head: [u8; 8],
+    /// Where the checksum belongs in `head`.
+    pub(crate) checksum_at: usize,
+    pub(crate) body: &'a [u8],
+}
+
+/// Where a message goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Route {
+    /// Through the tunnel.
+    Tunnel,
+    /// To the stack itself, in one piece.
+    Local,
+}
+
+/// The message does not fit; `max` is the largest body that does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct TooLong {
+    pub(crate) max: usize,
+}
+
+/// What egress counts.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Counters {
+    pub(crate) packets: u64,
+    pub(crate) local: u64,
+    pub(crate) fragmented: u64,
+    pub(crate) dropped: u64,
+}
+
+/// Buffers, queues and path MTUs.
+#[derive(Debug)]
+pub(crate) struct Egress {
+    mtu: u16,
+    pool: Pool,
+    queue: VecDeque<Vec<u8>>,
+    queue_limit: usize,
+    /// Packets of the stack to itself. Each is taken out before control returns to the caller, and causes at
+    /// most one other (an ICMP error about it), so this never holds more than one.
+    local: VecDeque<Vec<u8>>,
+    identification: Identification,
+    pub(crate) paths: PathMtus,
+    pub(crate) counters: Counters,
+}
+
+impl Egress {
+    pub(crate) fn new(config: &StackConfig, seed: u64) -> Self {
+        Self {
+            mtu: config.mtu,
+            pool: Pool::new(config.pool_buffers),
+            queue: VecDeque::new(),
+            queue_limit: config.transmit_packets,
+            local: VecDeque::new(),
+            identification: Identification::new(seed),
+            paths: PathMtus::new(config.path_mtus),
+            counters: Counters::default(),
+        }
+    }
+
+    pub(crate) const fn mtu(&self) -> u16 {
+        self.mtu
+    }
+
+    /// Packets already queued keep their size.
+    pub(crate) const fn set_mtu(&mut self, mtu: u16) {
+        self.mtu = mtu;
+    }
+
+    pub(crate) fn poll_transmit(&mut self) -> Option<Vec<u8>> {
+        self.queue.pop_front()
+    }
+
+    pub(crate) fn poll_local(&mut self) -> Option<Vec<u8>> {
+        self.local.pop_front()
+    }
+
+    pub(crate) fn recycle(&mut self, buffer: Vec<u8>) {
+        self.pool.put(buffer);
+    }
+
+    pub(crate) fn queued(&self) -> usize {
+        self.queue.len()
+    }
+
+    pub(crate) const fn pooled(&self) -> usize {
+        self.pool.len()
+    }
+
+    /// Makes packets of `message` and queues them.
+    pub(crate) fn send(
+        &mut self,
+        now: Instant,
+        route: Route,
+        message: &Outgoing<'_>,
+    ) -> Result<(), TooLong> {
+        let head_len = message.head.len();
+        let len = head_len.saturating_add(message.body.len());
+        let (ip_header, max_payload) = match message.pair {
+            Pair::V4 { .. } => (v4::HEADER_LEN, MAX_PAYLOAD_V4),
+            Pair::V6 { .. } => (v6::HEADER_LEN, MAX_PAYLOAD_V6),
+        };
+        if len > max_payload {
+            return Err(TooLong {
+                max: max_payload.saturating_sub(head_len),
+            });
+        }
+        let room = match route {
+            // A packet to ourselves meets no link, and no receiver that fragments would protect.
+            Route::Local => max_payload,
+            Route::Tunnel => {
+                let path = self.paths.lookup(now, message.pair.destination(), self.mtu);
+                usize::from(path).saturating_sub(ip_header)
+            }
+        };
+        let mut head = message.head;
+        let sum = checksum::of_message(&message.pair, message.protocol, &head, message.body);
+        if let Some(field) = head
+            .get_mut(message.checksum_at..)
+            .and_then(<[u8]>::first_chunk_mut)
+        {
+            *field = sum.to_be_bytes();
+        }
+        if len <= room {
+            let packet = self.whole(message, &head, len);
+            self.push(route, packet);
+            Ok(())
+        } else if message.dont_fragment {
+            Err(TooLong {
+                max: room.saturating_sub(head_len),
+            })
+        } else {
+            self.fragments(message, &head, len, room);
+            Ok(())
+        }
+    }
+
+    fn whole(&mut self, message: &Outgoing<'_>, head: &[u8], len: usize) -> Vec<u8> {
+        let payload_len = u16::try_from(len).unwrap_or(u16::MAX);
+        let mut packet;
+        match message.pair {
+            Pair::V4 {
+                source,
+                destination,
+            } => {
+                // RFC 6864: without DF a router may cut the packet, so it needs an identification.
+                let identification = if message.dont_fragment {
+                    0
+                } else {
+                    self.next_identification_v4(&message.pair)
+                };
+                let header = v4::Header {
+                    source,
+                    destination,
+                    traffic_class: message.traffic_class,
+                    hop_limit: message.hop_limit,
+                    protocol: message.protocol,
+                    dont_fragment: message.dont_fragment,
+                    identification,
+                    offset: 0,
+                    more: false,
+                    payload_len,
+                };
+                packet = self.buffer(v4::HEADER_LEN + len);
+                packet.extend_from_slice(&header.to_bytes());
+            }
+            Pair::V6 {
+                source,
+                destination,
+            } => {
+                let header = v6::Header {
+                    source,
+                    destination,
+                    traffic_class: message.traffic_class,
+                    hop_limit: message.hop_limit,
+                    protocol: message.protocol,
+                    payload_len,
+                };
+                packet = self.buffer(v6::HEADER_LEN + len);
+                packet.extend_from_slice(&header.to_bytes());
+            }
+        }
+        packet.extend_from_slice(head);
+        packet.extend_from_slice(message.body);
+        packet
+    }
+
+    /// Cuts a message of `len` bytes into packets with `room` bytes after the IP header (RFC 791, section 3.2;
+    /// RFC 8200, section 4.5).
+    fn fragments(&mut self, message: &Outgoing<'_>, head: &[u8], len: usize, room: usize) {
+        let identification = match message.pair {
+            Pair::V4 { .. } => u32::from(self.next_identification_v4(&message.pair)),
+            Pair::V6 { .. } => self.identification.next(&message.pair),
+        };
+        let room = match message.pair {
+            Pair::V4 { .. } => room,
+            Pair::V6 { .. } => room.saturating_sub(v6::FRAGMENT_HEADER_LEN),
+        };
+        // The MTU's lower bound makes this at least 528.
+        let step = (room & !7).max(8);
+        self.counters.fragmented += 1;
+        let mut start = 0;
+        while start < len {
+            let end = len.min(start.saturating_add(step));
+            let piece = Piece {
+                identification,
+                offset: u16::try_from(start).unwrap_or(u16::MAX),
+                more: end < len,
+                len: u16::try_from(end.saturating_sub(start)).unwrap_or(u16::MAX),
+            };
+            let mut packet = self.piece_header(message, piece);
+            // The message is head and body, one after the other.
+            let split = head.len();
+            packet.extend_from_slice(head.get(start.min(split)..end.min(split)).unwrap_or(&[]));
+            let body = start.saturating_sub(split)..end.saturating_sub(split);
+            packet.extend_from_slice(message.body.get(body).unwrap_or(&[]));
+            self.push(Route::Tunnel, packet);
+            start = end;
+        }
+    }
+
+    fn piece_header(&mut self, message: &Outgoing<'_>, piece: Piece) -> Vec<u8> {
+        let mut packet = self.buffer(usize::from(self.mtu));
+        match message.pair {
+            Pair::V4 {
+                source,
+                destination,
+            } => {
+                let header = v4::Header {
+                    source,
+                    destination,
+                    traffic_class: message.traffic_class,
+                    hop_limit: message.hop_limit,
+                    protocol: message.protocol,
+                    dont_fragment: false,
+                    identification: lower_half(piece.identification),
+                    offset: piece.offset,
+                    more: piece.more,
+                    payload_len: piece.len,
+                };
+                packet.extend_from_slice(&header.to_bytes());
+            }
+            Pair::V6 {
+                source,
+                destination,
+            } => {
+                let header = v6::Header {
+                    source,
+                    destination,
+                    traffic_class: message.traffic_class,
+                    hop_limit: message.hop_limit,
+                    protocol: crate::ip::protocol::FRAGMENT,
+                    payload_len: piece.len.saturating_add(8),
+                };
+                packet.extend_from_slice(&header.to_bytes());
+                packet.extend_from_slice(&v6::fragment_header(
+                    message.protocol,
+                    piece.identification,
+                    piece.offset,
+                    piece.more,
+                ));
+            }
+        }
+        packet
+    }
+
+    /// A buffer with room for `len` bytes, and for any other packet of the tunnel when it is used again.
+    fn buffer(&mut self, len: usize) -> Vec<u8> {
+        self.pool.take(len.max(usize::from(self.mtu)))
+    }
+
+    fn next_identification_v4(&mut self, pair: &Pair) -> u16 {
+        lower_half(self.identification.next(pair))
+    }
+
+    fn push(&mut self, route: Route, packet: Vec<u8>) {
+        match route {
+            Route::Local => {
+                self.counters.local += 1;
+                self.local.push_back(packet);
+            }
+            Route::Tunnel => {
+                if self.queue.len() >= self.queue_limit {
+                    if let Some(oldest) = self.queue.pop_front() {
+                        self.pool.put(oldest);
+                    }
+                    self.counters.dropped += 1;
+                }
+                self.counters.packets += 1;
+                self.queue.push_back(packet);
+            }
+        }
+    }
+}
+
+/// One fragment's place. Lengths fit 16 bits because a whole message does.
+#[derive(Clone, Copy, Debug)]
+struct Piece {
+    identification: u32,
+    offset: u16,
+    more: bool,
+    len: u16,
+}
+
+fn lower_half(value: u32) -> u16 {
+    let [.., high, low] = value.to_be_bytes();
+    u16::from_be_bytes([high, low])
+}

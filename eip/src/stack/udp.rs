@@ -1,0 +1,201 @@
+//! The verbs of UDP sockets.
+
+use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU8;
+use std::time::Instant;
+
+use smoltcp::wire::UdpPacket;
+
+use super::Stack;
+use crate::addresses::{is_any, is_unicast};
+use crate::egress::{Outgoing, Route};
+use crate::error::{BindError, ConnectError, RecvError, SendError};
+use crate::ip::{HOP_LIMIT, Pair, protocol};
+use crate::udp::{MAX_UDP_PAYLOAD, Received, SendOptions, UdpHandle, UdpStats};
+
+/// Offset of the checksum in the UDP header.
+const CHECKSUM_AT: usize = 6;
+
+impl Stack {
+    /// Opens a socket on `local`: one of the stack's addresses, or the wildcard (`0.0.0.0`, `::`) for all addresses of
+    /// that IP version, present and future. Port 0 picks a random free port of
+    /// [`StackConfig::ephemeral_ports`](crate::StackConfig::ephemeral_ports) (RFC 6056). A socket speaks one IP
+    /// version; `::` does not take IPv4.
+    ///
+    /// # Errors
+    ///
+    /// [`BindError`] if the port is taken, the address is not ours, or a limit is reached.
+    pub fn udp_bind(&mut self, local: SocketAddr) -> Result<UdpHandle, BindError> {
+        self.udp.bind(&self.addresses, local)
+    }
+
+    /// Closes a socket and drops what it had not read. Returns whether it was open.
+    pub fn udp_close(&mut self, handle: UdpHandle) -> bool {
+        self.udp.close(handle)
+    }
+
+    /// Fixes the peer: [`udp_send`](Self::udp_send) sends to it, datagrams from others are refused, and ICMP errors about
+    /// datagrams to it are reported by [`udp_recv`](Self::udp_recv). Datagrams already queued stay. May be called again.
+    ///
+    /// # Errors
+    ///
+    /// [`ConnectError`] if `peer` cannot be reached from this socket in principle.
+    pub fn udp_connect(&mut self, handle: UdpHandle, peer: SocketAddr) -> Result<(), ConnectError> {
+        self.udp.connect(handle, peer)
+    }
+
+    /// Forgets the peer. Returns whether there was one.
+    pub fn udp_disconnect(&mut self, handle: UdpHandle) -> bool {
+        self.udp
+            .get_mut(handle)
+            .is_some_and(|socket| socket.peer.take().is_some())
+    }
+
+    /// The address and port that the socket is bound to, its ephemeral port included. `None` once it is closed.
+    #[must_use]
+    pub fn udp_local_addr(&self, handle: UdpHandle) -> Option<SocketAddr> {
+        self.udp.get(handle).map(|socket| socket.local)
+    }
+
+    /// The peer that the socket is connected to.
+    #[must_use]
+    pub fn udp_peer_addr(&self, handle: UdpHandle) -> Option<SocketAddr> {
+        self.udp.get(handle)?.peer
+    }
+
+    /// The socket's counters. `None` once it is closed.
+    #[must_use]
+    pub fn udp_stats(&self, handle: UdpHandle) -> Option<UdpStats> {
+        self.udp.get(handle).map(|socket| socket.stats)
+    }
+
+    /// Sends a datagram to the connected peer; otherwise as [`udp_send_to`](Self::udp_send_to).
+    ///
+    /// # Errors
+    ///
+    /// [`SendError::NotConnected`] without a peer, and those of [`udp_send_to`](Self::udp_send_to).
+    pub fn udp_send(
+        &mut self,
+        now: Instant,
+        handle: UdpHandle,
+        payload: &[u8],
+        options: &SendOptions,
+    ) -> Result<(), SendError> {
+        let socket = self.udp.get(handle).ok_or(SendError::Closed)?;
+        let peer = socket.peer.ok_or(SendError::NotConnected)?;
+        self.udp_send_to(now, handle, peer, payload, options)
+    }
+
+    /// Sends a datagram: its packets are on the transmit queue when this returns, or in a receive queue if
+    /// `destination` is one of the stack's own addresses. Never waits: a full transmit queue drops its oldest packets.
+    ///
+    /// # Errors
+    ///
+    /// [`SendError`]; nothing was sent then.
+    pub fn udp_send_to(
+        &mut self,
+        now: Instant,
+        handle: UdpHandle,
+        destination: SocketAddr,
+        payload: &[u8],
+        options: &SendOptions,
+    ) -> Result<(), SendError> {
+        let local = self.udp.get(handle).ok_or(SendError::Closed)?.local;
+        let pair = self.pair_for(local, destination, options.source)?;
+        if payload.len() > MAX_UDP_PAYLOAD {
+            return Err(SendError::MessageTooLong {
+                max: MAX_UDP_PAYLOAD,
+            });
+        }
+        let message = Outgoing {
+            pair,
+            protocol: protocol::UDP,
+            traffic_class: options.dscp.traffic_class(),
+            hop_limit: options.hop_limit.map_or(HOP_LIMIT, NonZeroU8::get),
+            dont_fragment: options.dont_fragment,
+            head: udp_head(local.port(), destination.port(), payload.len()),
+            checksum_at: CHECKSUM_AT,
+            body: payload,
+        };
+        let route = self.route(pair.destination());
+        self.egress
+            .send(now, route, &message)
+            .map_err(|too_long| SendError::MessageTooLong { max: too_long.max })?;
+        self.counted.datagrams_out += 1;
+        if let Some(socket) = self.udp.get_mut(handle) {
+            socket.stats.sent += 1;
+        }
+        self.deliver_local(now);
+        Ok(())
+    }
+
+    /// Takes the oldest datagram, or an error that was reported about the connected peer. `None` if nothing waits; the
+    /// socket's next event comes after that.
+    pub fn udp_recv(
+        &mut self,
+        handle: UdpHandle,
+        buffer: &mut [u8],
+    ) -> Option<Result<Received, RecvError>> {
+        self.udp.recv(handle, buffer)
+    }
+
+    /// As [`udp_recv`](Self::udp_recv), but leaves the datagram or error where it is.
+    pub fn udp_peek(
+        &self,
+        handle: UdpHandle,
+        buffer: &mut [u8],
+    ) -> Option<Result<Received, RecvError>> {
+        self.udp.peek(handle, buffer)
+    }
+
+    /// Source and destination of a datagram from a socket bound to `local`.
+    fn pair_for(
+        &self,
+        local: SocketAddr,
+        destination: SocketAddr,
+        wanted: Option<IpAddr>,
+    ) -> Result<Pair, SendError> {
+        let to = destination.ip();
+        if destination.port() == 0 || !is_unicast(to) {
+            return Err(SendError::InvalidDestination(destination));
+        }
+        if local.is_ipv4() != to.is_ipv4() {
+            return Err(SendError::FamilyMismatch(destination));
+        }
+        let bound = (!is_any(local.ip())).then(|| local.ip());
+        let source = match (bound, wanted) {
+            (Some(bound), Some(wanted)) if bound != wanted => {
+                return Err(SendError::SourceNotAvailable(wanted));
+            }
+            (Some(source), _) | (None, Some(source)) => {
+                if !self.addresses.contains(source) {
+                    return Err(SendError::SourceNotAvailable(source));
+                }
+                source
+            }
+            (None, None) => self
+                .addresses
+                .source_for(to)
+                .ok_or(SendError::NoSourceAddress(to))?,
+        };
+        Pair::new(source, to).ok_or(SendError::SourceNotAvailable(source))
+    }
+
+    /// Packets to one of our own addresses never enter the tunnel.
+    pub(super) fn route(&self, destination: IpAddr) -> Route {
+        if self.addresses.contains(destination) {
+            Route::Local
+        } else {
+            Route::Tunnel
+        }
+    }
+}
+
+/// UDP header with a zero checksum.
+fn udp_head(source: u16, destination: u16, payload_len: usize) -> [u8; 8] {
+    let mut view = UdpPacket::new_unchecked([0; 8]);
+    view.set_src_port(source);
+    view.set_dst_port(destination);
+    view.set_len(u16::try_from(payload_len.saturating_add(8)).unwrap_or(u16::MAX));
+    view.into_inner()
+}

@@ -1,0 +1,167 @@
+//! From a local port to the socket that is bound to it: one hash lookup, however many sockets there are.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
+use std::net::{IpAddr, SocketAddr};
+
+use super::slots::Key;
+use crate::addresses::is_any;
+
+/// Bound sockets by IP version and port.
+#[derive(Debug, Default)]
+pub(crate) struct Demux {
+    ports: HashMap<u32, Port, BuildHasherDefault<PortHasher>>,
+}
+
+/// Who has a port. The list is as short as the stack's own addresses are few; it can hold former ones.
+#[derive(Debug)]
+enum Port {
+    Any(Key),
+    Addresses(Vec<(IpAddr, Key)>),
+}
+
+impl Demux {
+    /// Whether nobody has `port` in the IP version of `address`, on whatever address.
+    pub(crate) fn is_port_free(&self, address: IpAddr, port: u16) -> bool {
+        !self.ports.contains_key(&index(address, port))
+    }
+
+    /// Whether a socket may be bound to `local`.
+    pub(crate) fn is_free(&self, local: SocketAddr) -> bool {
+        match self.ports.get(&index(local.ip(), local.port())) {
+            None => true,
+            Some(Port::Any(_)) => false,
+            Some(Port::Addresses(list)) => {
+                !is_any(local.ip()) && list.iter().all(|(address, _)| *address != local.ip())
+            }
+        }
+    }
+
+    /// Enters a socket; the caller has asked [`is_free`](Self::is_free).
+    pub(crate) fn insert(&mut self, local: SocketAddr, key: Key) {
+        let index = index(local.ip(), local.port());
+        if is_any(local.ip()) {
+            self.ports.insert(index, Port::Any(key));
+            return;
+        }
+        match self.ports.get_mut(&index) {
+            Some(Port::Addresses(list)) => list.push((local.ip(), key)),
+            Some(Port::Any(_)) | None => {
+                self.ports
+                    .insert(index, Port::Addresses(vec![(local.ip(), key)]));
+            }
+        }
+    }
+
+    pub(crate) fn remove(&mut self, local: SocketAddr) {
+        let index = index(local.ip(), local.port());
+        let empty = match self.ports.get_mut(&index) {
+            Some(Port::Addresses(list)) => {
+                list.retain(|(address, _)| *address != local.ip());
+                list.is_empty()
+            }
+            Some(Port::Any(_)) => true,
+            None => false,
+        };
+        if empty {
+            self.ports.remove(&index);
+        }
+    }
+
+    /// The socket for packets to `local`.
+    pub(crate) fn lookup(&self, local: SocketAddr) -> Option<Key> {
+        match self.ports.get(&index(local.ip(), local.port()))? {
+            Port::Any(key) => Some(*key),
+            Port::Addresses(list) => list
+                .iter()
+                .find(|(address, _)| *address == local.ip())
+                .map(|(_, key)| *key),
+        }
+    }
+}
+
+fn index(address: IpAddr, port: u16) -> u32 {
+    (u32::from(address.is_ipv6()) << 16) | u32::from(port)
+}
+
+/// Multiplicative hash. Only the application puts keys into the table, so that nobody outside can make them collide.
+#[derive(Debug, Default)]
+struct PortHasher(u64);
+
+impl Hasher for PortHasher {
+    fn finish(&self) -> u64 {
+        // The table takes its bits from both ends.
+        self.0 ^ (self.0 >> 32)
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.write_u32(u32::from(*byte));
+        }
+    }
+
+    fn write_u32(&mut self, value: u32) {
+        self.0 = (self.0 ^ u64::from(value)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::slots::Slots;
+    use super::*;
+
+    fn addr(text: &str) -> SocketAddr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn wildcard_and_specific_exclude_each_other_within_a_family() {
+        let mut slots = Slots::new(9);
+        let mut demux = Demux::default();
+        demux.insert(addr("10.0.0.1:5060"), slots.insert(()).unwrap());
+        assert!(!demux.is_free(addr("10.0.0.1:5060")));
+        assert!(!demux.is_free(addr("0.0.0.0:5060")));
+        assert!(demux.is_free(addr("10.0.0.2:5060")));
+        assert!(demux.is_free(addr("[::]:5060")));
+        demux.insert(addr("[::]:5060"), slots.insert(()).unwrap());
+        assert!(!demux.is_free(addr("[2001:db8::1]:5060")));
+        demux.remove(addr("[::]:5060"));
+        assert!(demux.is_free(addr("[2001:db8::1]:5060")));
+    }
+
+    #[test]
+    fn lookup_finds_the_bound_address_only() {
+        let mut slots = Slots::new(9);
+        let mut demux = Demux::default();
+        let one = slots.insert(()).unwrap();
+        let two = slots.insert(()).unwrap();
+        let any = slots.insert(()).unwrap();
+        demux.insert(addr("10.0.0.1:5060"), one);
+        demux.insert(addr("10.0.0.2:5060"), two);
+        demux.insert(addr("0.0.0.0:5061"), any);
+        assert_eq!(demux.lookup(addr("10.0.0.1:5060")), Some(one));
+        assert_eq!(demux.lookup(addr("10.0.0.2:5060")), Some(two));
+        assert_eq!(demux.lookup(addr("10.0.0.3:5060")), None);
+        assert_eq!(demux.lookup(addr("10.0.0.3:5061")), Some(any));
+        demux.remove(addr("10.0.0.1:5060"));
+        assert_eq!(demux.lookup(addr("10.0.0.1:5060")), None);
+        assert_eq!(demux.lookup(addr("10.0.0.2:5060")), Some(two));
+        demux.remove(addr("10.0.0.2:5060"));
+        assert!(demux.is_port_free(addr("10.0.0.2:5060").ip(), 5060));
+    }
+
+    #[test]
+    fn consecutive_ports_spread_over_the_table() {
+        let mut low = [0u32; 256];
+        let mut high = [0u32; 128];
+        for port in 0..=u16::MAX {
+            let mut hasher = PortHasher::default();
+            hasher.write_u32(port.into());
+            let hash = hasher.finish();
+            low[(hash & 255) as usize] += 1;
+            high[(hash >> 57) as usize] += 1;
+        }
+        assert!(low.iter().all(|n| (128..=512).contains(n)), "{low:?}");
+        assert!(high.iter().all(|n| (256..=1024).contains(n)), "{high:?}");
+    }
+}

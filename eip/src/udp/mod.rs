@@ -1,0 +1,341 @@
+//! UDP sockets: binding, connecting, demultiplexing, receive queues (RFC 768).
+
+mod demux;
+mod queue;
+mod signals;
+mod slots;
+
+use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU8;
+use std::ops::RangeInclusive;
+
+use demux::Demux;
+use queue::{Budget, Meta, QueueLimits, ReceiveQueue};
+use signals::Signals;
+use slots::{Key, Slots};
+
+use crate::addresses::{Addresses, is_any, is_unicast};
+use crate::config::StackConfig;
+use crate::error::{BindError, ConnectError, RecvError};
+use crate::ip::{Dscp, Pair};
+use crate::random::Prf;
+
+/// Largest payload of one datagram in bytes: what IPv4's length field leaves. The same for IPv6, so that a
+/// program need not know which it talks.
+pub const MAX_UDP_PAYLOAD: usize = 65_507;
+
+/// Random tries for an ephemeral port before all are searched in order.
+const RANDOM_TRIES: usize = 16;
+
+/// Names one UDP socket of one stack. It goes stale when the socket is closed: verbs then answer `Closed`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct UdpHandle(Key);
+
+/// How one datagram is sent; [`Default`] is best effort, 64 hops, fragmented where needed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SendOptions {
+    /// Own address to send from; `None` lets the stack choose: the address that the socket is bound to, else the
+    /// destination if it is an own one, else the first own address of the IP version.
+    pub source: Option<IpAddr>,
+    /// Code point of the inner packet.
+    pub dscp: Dscp,
+    /// Time to live or hop limit; `None` is 64.
+    pub hop_limit: Option<NonZeroU8>,
+    /// Never fragment, neither here (the send fails) nor on the way (DF of IPv4).
+    pub dont_fragment: bool,
+}
+
+/// A datagram taken from a receive queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Received {
+    /// Bytes written to the buffer.
+    pub len: usize,
+    /// Length of the payload. If it is above [`len`](Self::len) the buffer was too short and the rest is lost.
+    pub payload_len: usize,
+    /// Sender.
+    pub from: SocketAddr,
+    /// The own address that it was sent to.
+    pub to: IpAddr,
+    /// Code point that the packet carried.
+    pub dscp: Dscp,
+}
+
+/// Counters of one socket.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct UdpStats {
+    /// Datagrams sent.
+    pub sent: u64,
+    /// Datagrams put into the receive queue.
+    pub received: u64,
+    /// Datagrams dropped from, or not put into, the full receive queue.
+    pub dropped: u64,
+    /// ICMP errors that concerned the socket, whether it was connected or not.
+    pub icmp_errors: u64,
+}
+
+/// One socket.
+#[derive(Debug)]
+pub(crate) struct UdpSocket {
+    pub(crate) local: SocketAddr,
+    pub(crate) peer: Option<SocketAddr>,
+    queue: ReceiveQueue,
+    error: Option<RecvError>,
+    pub(crate) stats: UdpStats,
+}
+
+impl UdpSocket {
+    fn is_readable(&self) -> bool {
+        self.error.is_some() || !self.queue.is_empty()
+    }
+
+    fn accepts(&self, peer: SocketAddr) -> bool {
+        self.peer.is_none_or(|expected| expected == peer)
+    }
+}
+
+/// All UDP sockets of a stack.
+#[derive(Debug)]
+pub(crate) struct UdpSockets {
+    slots: Slots<UdpSocket>,
+    demux: Demux,
+    signals: Signals,
+    budget: Budget,
+    limits: QueueLimits,
+    ephemeral: RangeInclusive<u16>,
+    random: Prf,
+}
+
+impl UdpSockets {
+    pub(crate) fn new(config: &StackConfig, seed: u64) -> Self {
+        Self {
+            slots: Slots::new(config.sockets),
+            demux: Demux::default(),
+            signals: Signals::default(),
+            budget: Budget::new(config.receive_total_bytes),
+            limits: QueueLimits {
+                packets: config.receive_packets,
+                bytes: config.receive_bytes,
+            },
+            ephemeral: config.ephemeral_ports.clone(),
+            random: Prf::new(seed, 1),
+        }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.slots.len()
+    }
+
+    pub(crate) const fn held(&self) -> usize {
+        self.budget.held()
+    }
+
+    pub(crate) fn get(&self, handle: UdpHandle) -> Option<&UdpSocket> {
+        self.slots.get(handle.0)
+    }
+
+    pub(crate) fn get_mut(&mut self, handle: UdpHandle) -> Option<&mut UdpSocket> {
+        self.slots.get_mut(handle.0)
+    }
+
+    pub(crate) fn bind(
+        &mut self,
+        own: &Addresses,
+        local: SocketAddr,
+    ) -> Result<UdpHandle, BindError> {
+        let address = local.ip();
+        if !is_any(address) && !own.contains(address) {
+            return Err(BindError::AddressNotAvailable(address));
+        }
+        if self.slots.is_full() {
+            return Err(BindError::TooManySockets);
+        }
+        // Flow information and scope mean nothing here, and must not make equal addresses differ.
+        let local = match local.port() {
+            0 => SocketAddr::new(
+                address,
+                self.ephemeral_port(address)
+                    .ok_or(BindError::PortsExhausted)?,
+            ),
+            port => SocketAddr::new(address, port),
+        };
+        if !self.demux.is_free(local) {
+            return Err(BindError::AddressInUse(local));
+        }
+        let socket = UdpSocket {
+            local,
+            peer: None,
+            queue: ReceiveQueue::default(),
+            error: None,
+            stats: UdpStats::default(),
+        };
+        let key = self.slots.insert(socket).ok_or(BindError::TooManySockets)?;
+        self.demux.insert(local, key);
+        self.signals.reset(key.index());
+        Ok(UdpHandle(key))
+    }
+
+    /// RFC 6056, section 3.3.2 (algorithm 2): random tries, then all ports in order from a random one.
+    fn ephemeral_port(&mut self, address: IpAddr) -> Option<u16> {
+        let (first, last) = (*self.ephemeral.start(), *self.ephemeral.end());
+        let count = u64::from(last.saturating_sub(first)) + 1;
+        let port_at = |n: u64| u16::try_from(u64::from(first) + n % count).unwrap_or(last);
+        for _ in 0..RANDOM_TRIES {
+            let port = port_at(self.random.next());
+            if self.demux.is_port_free(address, port) {
+                return Some(port);
+            }
+        }
+        let start = self.random.next() % count;
+        (start..start + count)
+            .map(port_at)
+            .find(|port| self.demux.is_port_free(address, *port))
+    }
+
+    /// Whether there was such a socket.
+    pub(crate) fn close(&mut self, handle: UdpHandle) -> bool {
+        let Some(mut socket) = self.slots.remove(handle.0) else {
+            return false;
+        };
+        socket.queue.release(&mut self.budget);
+        self.demux.remove(socket.local);
+        true
+    }
+
+    pub(crate) fn connect(
+        &mut self,
+        handle: UdpHandle,
+        peer: SocketAddr,
+    ) -> Result<(), ConnectError> {
+        let socket = self.slots.get_mut(handle.0).ok_or(ConnectError::Closed)?;
+        if peer.port() == 0 || !is_unicast(peer.ip()) {
+            return Err(ConnectError::InvalidPeer(peer));
+        }
+        if socket.local.is_ipv4() != peer.is_ipv4() {
+            return Err(ConnectError::FamilyMismatch(peer));
+        }
+        socket.peer = Some(SocketAddr::new(peer.ip(), peer.port()));
+        Ok(())
+    }
+
+    /// The socket for a datagram from `peer` to `local`.
+    pub(crate) fn lookup(&self, local: SocketAddr, peer: SocketAddr) -> Option<UdpHandle> {
+        let key = self.demux.lookup(local)?;
+        self.slots.get(key)?.accepts(peer).then_some(UdpHandle(key))
+    }
+
+    /// Appends a datagram to a socket's queue. Returns whether it was taken, and how many were dropped.
+    pub(crate) fn deliver(
+        &mut self,
+        handle: UdpHandle,
+        pair: &Pair,
+        from: SocketAddr,
+        traffic_class: u8,
+        payload: &[u8],
+    ) -> (bool, u64) {
+        let Some(socket) = self.slots.get_mut(handle.0) else {
+            return (false, 0);
+        };
+        let meta = Meta {
+            from,
+            to: pair.destination(),
+            traffic_class,
+            len: payload.len(),
+        };
+        let pushed = socket
+            .queue
+            .push(meta, payload, self.limits, &mut self.budget);
+        socket.stats.dropped += pushed.dropped;
+        if pushed.accepted {
+            socket.stats.received += 1;
+        }
+        if socket.is_readable() {
+            self.signals.raise(handle.0.index());
+        }
+        (pushed.accepted, pushed.dropped)
+    }
+
+    /// Tells the socket at `local` of an ICMP error about a datagram that it sent to `peer`. Only a connected one can
+    /// know which peer is meant (RFC 1122, section 4.1.3.3; POSIX practice). Returns whether there is such a socket.
+    pub(crate) fn deliver_error(
+        &mut self,
+        local: SocketAddr,
+        peer: SocketAddr,
+        error: RecvError,
+    ) -> bool {
+        let Some(handle) = self.lookup(local, peer) else {
+            return false;
+        };
+        let Some(socket) = self.slots.get_mut(handle.0) else {
+            return false;
+        };
+        socket.stats.icmp_errors += 1;
+        if socket.peer.is_some() {
+            socket.error = Some(error);
+            self.signals.raise(handle.0.index());
+        }
+        true
+    }
+
+    pub(crate) fn recv(
+        &mut self,
+        handle: UdpHandle,
+        buffer: &mut [u8],
+    ) -> Option<Result<Received, RecvError>> {
+        let Some(socket) = self.slots.get_mut(handle.0) else {
+            return Some(Err(RecvError::Closed));
+        };
+        let result = match socket.error.take() {
+            Some(error) => Some(Err(error)),
+            None => socket
+                .queue
+                .peek(buffer)
+                .map(|meta| Ok(received(meta, buffer.len()))),
+        };
+        if let Some(Ok(_)) = result {
+            socket.queue.pop();
+        }
+        if !socket.is_readable() {
+            socket.queue.relax(&mut self.budget);
+            self.signals.drained(handle.0.index());
+        }
+        result
+    }
+
+    pub(crate) fn peek(
+        &self,
+        handle: UdpHandle,
+        buffer: &mut [u8],
+    ) -> Option<Result<Received, RecvError>> {
+        let Some(socket) = self.slots.get(handle.0) else {
+            return Some(Err(RecvError::Closed));
+        };
+        match socket.error {
+            Some(error) => Some(Err(error)),
+            None => socket
+                .queue
+                .peek(buffer)
+                .map(|meta| Ok(received(meta, buffer.len()))),
+        }
+    }
+
+    pub(crate) fn poll_event(&mut self) -> Option<UdpHandle> {
+        let slots = &self.slots;
+        let index = self.signals.poll(|index| {
+            let socket = slots.key_at(index).and_then(|key| slots.get(key));
+            socket.is_some_and(UdpSocket::is_readable)
+        })?;
+        self.slots.key_at(index).map(UdpHandle)
+    }
+}
+
+fn received(meta: Meta, room: usize) -> Received {
+    Received {
+        len: meta.len.min(room),
+        payload_len: meta.len,
+        from: meta.from,
+        to: meta.to,
+        dscp: Dscp::from_traffic_class(meta.traffic_class),
+    }
+}
