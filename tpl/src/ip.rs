@@ -106,12 +106,7 @@ impl<'a> IpPacket<'a> {
             }
             _ => return Err(UnitError::FirstByte(first)),
         };
-        if len > usize::from(limits.inner_mtu) {
-            return Err(UnitError::InnerMtu {
-                len,
-                mtu: limits.inner_mtu,
-            });
-        }
+        limits.check(len)?;
         Ok(Extent::of(len, bytes.len()))
     }
 

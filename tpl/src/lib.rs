@@ -59,12 +59,13 @@
 mod control;
 mod cursor;
 mod error;
-mod frame;
 mod ids;
 mod ip;
 mod limits;
 mod message;
+mod redundancy;
 pub mod registry;
+mod reserved;
 mod room;
 mod stream;
 mod tlv;
@@ -74,14 +75,15 @@ pub use self::control::{ControlMessage, Header, RawTlv};
 pub use self::error::{
     DatagramError, EncodeError, FramingError, MessageError, UnitError, ValueError,
 };
-pub use self::frame::{RedundancyEntries, RedundancyEntry, RedundancyFrame, ReservedFrame};
 pub use self::ids::{Sequence, Tsid};
 pub use self::ip::{IpPacket, IpVersion};
 pub use self::limits::Limits;
 pub use self::message::{AssignedAddress, Flow, Message, MessageBuilder};
+pub use self::redundancy::{RedundancyEntries, RedundancyEntry, RedundancyFrame};
 pub use self::registry::{
     CmType, FirstByte, RedundancyMethod, ResponseCode, ServiceType, TlvType, TransportCode,
 };
+pub use self::reserved::{ReservedFrame, ReservedKind};
 pub use self::stream::{Feed, StreamDecoder};
 pub use self::tlv::{
     AddressRequest, AuthToken, CertificateFingerprint, ConnectionInfo, Cookie, Dscp, Family,

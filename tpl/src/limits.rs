@@ -1,5 +1,6 @@
 //! What a decoder is told about its tunnel.
 
+use crate::error::UnitError;
 use crate::registry::{DEFAULT_INNER_MTU, MAX_INNER_MTU};
 
 /// Limits of one tunnel that the wire format itself does not fix.
@@ -20,6 +21,16 @@ impl Limits {
     #[must_use]
     pub const fn new(inner_mtu: u16) -> Self {
         Self { inner_mtu }
+    }
+
+    /// Holds the length of an inner packet against the inner MTU.
+    pub(crate) fn check(&self, len: usize) -> Result<(), UnitError> {
+        let mtu = self.inner_mtu;
+        if len > usize::from(mtu) {
+            Err(UnitError::InnerMtu { len, mtu })
+        } else {
+            Ok(())
+        }
     }
 }
 

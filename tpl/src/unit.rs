@@ -4,10 +4,11 @@ use core::fmt;
 
 use crate::control::ControlMessage;
 use crate::error::{DatagramError, UnitError};
-use crate::frame::{RedundancyFrame, ReservedFrame};
 use crate::ip::IpPacket;
 use crate::limits::{Carrier, Extent, Limits};
+use crate::redundancy::RedundancyFrame;
 use crate::registry::FirstByte;
+use crate::reserved::ReservedFrame;
 
 /// One unit, borrowed from the bytes it was decoded from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,6 +46,17 @@ impl<'a> Unit<'a> {
                 Err(DatagramError::Trailing(datagram.len() - len))
             }
             Extent::Complete(_) => Ok(Self::framed(datagram)?),
+        }
+    }
+
+    /// The unit as it stands on the wire.
+    #[must_use]
+    pub const fn as_bytes(&self) -> &'a [u8] {
+        match self {
+            Self::Control(message) => message.as_bytes(),
+            Self::Ip(packet) => packet.as_bytes(),
+            Self::Redundancy(frame) => frame.as_bytes(),
+            Self::Reserved(frame) => frame.as_bytes(),
         }
     }
 

@@ -109,6 +109,12 @@ impl<'a> MessageBuilder<'a> {
         self.tlv(Tlv::Padding(Padding::saturating(zeros)))
     }
 
+    /// The TLVs so far.
+    #[must_use]
+    pub fn tlv_list(&self) -> &[Tlv<'a>] {
+        &self.tlvs
+    }
+
     /// Length of the message in bytes.
     #[must_use]
     pub fn encoded_len(&self) -> usize {

@@ -1,4 +1,4 @@
-//! Data frames (spec 6): redundancy, and the reserved ones.
+//! Redundancy frames (spec 6).
 
 use core::fmt;
 
@@ -9,10 +9,7 @@ use crate::error::{EncodeError, UnitError};
 use crate::ids::Sequence;
 use crate::ip::IpPacket;
 use crate::limits::{Carrier, Extent, Limits};
-use crate::registry::{
-    FIRST_COMPRESSED_LONG, FIRST_COMPRESSED_SHORT, FIRST_EXTENSION, FIRST_REDUNDANCY,
-    MAX_REDUNDANCY_ENTRIES,
-};
+use crate::registry::{FIRST_REDUNDANCY, MAX_REDUNDANCY_ENTRIES};
 use crate::room;
 
 const REDUNDANCY_HEADER: usize = 2;
@@ -179,7 +176,7 @@ fn encode(
     let mut order = FallingSequences::default();
     for entry in entries {
         order.check(entry.sequence)?;
-        check_mtu(entry.packet.len(), limits)?;
+        limits.check(entry.packet.len())?;
     }
     room::check(RedundancyFrame::encoded_len(entries), out)?;
     out.put_u8(FIRST_REDUNDANCY);
@@ -200,15 +197,6 @@ fn check_count(count: usize, carrier: Carrier) -> Result<(), UnitError> {
         Ok(())
     } else {
         Err(UnitError::RedundancyCount(saturate(count)))
-    }
-}
-
-fn check_mtu(len: usize, limits: &Limits) -> Result<(), UnitError> {
-    let mtu = limits.inner_mtu;
-    if len > usize::from(mtu) {
-        Err(UnitError::InnerMtu { len, mtu })
-    } else {
-        Ok(())
     }
 }
 
@@ -289,163 +277,5 @@ impl fmt::Display for RedundancyFrame<'_> {
             write!(f, "{separator} {}: {}", entry.sequence, entry.packet)?;
         }
         Ok(())
-    }
-}
-
-/// A data frame whose service is not described yet: decoded here, refused above (spec 6).
-///
-/// ```text
-/// |0x1D | index | length, 1 byte  | payload     compressed, short
-/// |0x1E | index | length, 2 bytes | payload     compressed, long
-/// |0x1F | subtype | length, 2 bytes | value     extension
-/// ```
-///
-/// Ours: payload and value are at most the inner MTU long, since a compressed packet is not longer than
-/// the packet, and since an unlimited one would let a stranger make a stream decoder hold 64 KiB.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub enum ReservedFrame<'a> {
-    /// `0x1D`: a compressed packet of at most 255 bytes.
-    CompressedShort {
-        /// Compression context.
-        index: u8,
-        /// The compressed packet.
-        payload: &'a [u8],
-    },
-    /// `0x1E`: a compressed packet.
-    CompressedLong {
-        /// Compression context.
-        index: u8,
-        /// The compressed packet.
-        payload: &'a [u8],
-    },
-    /// `0x1F`: an extension.
-    Extension {
-        /// Its kind.
-        subtype: u8,
-        /// Its value.
-        value: &'a [u8],
-    },
-}
-
-impl<'a> ReservedFrame<'a> {
-    /// How long the frame at the front of `bytes` is.
-    pub(crate) fn measure(bytes: &[u8], limits: &Limits) -> Result<Extent, UnitError> {
-        let mut reader = Reader::new(bytes);
-        let first = reader.u8().unwrap_or_default();
-        let short = first == FIRST_COMPRESSED_SHORT;
-        let header = if short { 3 } else { 4 };
-        let announced = reader.u8().and_then(|_index| {
-            if short {
-                reader.u8().map(usize::from)
-            } else {
-                reader.u16().map(usize::from)
-            }
-        });
-        let Some(payload) = announced else {
-            return Ok(Extent::AtLeast(header));
-        };
-        check_mtu(payload, limits)?;
-        Ok(Extent::of(header + payload, bytes.len()))
-    }
-
-    /// Views `bytes`, whose length [`measure`](Self::measure) gave.
-    pub(crate) fn framed(bytes: &'a [u8]) -> Result<Self, UnitError> {
-        match *bytes {
-            [FIRST_COMPRESSED_SHORT, index, _, ref payload @ ..] => {
-                Ok(Self::CompressedShort { index, payload })
-            }
-            [FIRST_COMPRESSED_LONG, index, _, _, ref payload @ ..] => {
-                Ok(Self::CompressedLong { index, payload })
-            }
-            [FIRST_EXTENSION, subtype, _, _, ref value @ ..] => {
-                Ok(Self::Extension { subtype, value })
-            }
-            [first, ..] => Err(UnitError::FirstByte(first)),
-            [] => Err(UnitError::FirstByte(0)),
-        }
-    }
-
-    /// The payload or value.
-    #[must_use]
-    pub const fn payload(&self) -> &'a [u8] {
-        match *self {
-            Self::CompressedShort { payload, .. } | Self::CompressedLong { payload, .. } => payload,
-            Self::Extension { value, .. } => value,
-        }
-    }
-
-    /// Appends the frame.
-    ///
-    /// # Errors
-    ///
-    /// A payload beyond the inner MTU (or 255 bytes in the short form), no room.
-    pub fn encode(&self, limits: &Limits, out: &mut impl BufMut) -> Result<(), EncodeError> {
-        let payload = self.payload();
-        check_mtu(payload.len(), limits)?;
-        let too_long = |mtu| {
-            EncodeError::Unit(UnitError::InnerMtu {
-                len: payload.len(),
-                mtu,
-            })
-        };
-        match *self {
-            Self::CompressedShort { index, .. } => {
-                let len = u8::try_from(payload.len()).map_err(|_| too_long(u16::from(u8::MAX)))?;
-                room::check(3 + payload.len(), out)?;
-                out.put_slice(&[FIRST_COMPRESSED_SHORT, index, len]);
-            }
-            Self::CompressedLong { index: second, .. }
-            | Self::Extension {
-                subtype: second, ..
-            } => {
-                let len = u16::try_from(payload.len()).map_err(|_| too_long(u16::MAX))?;
-                room::check(4 + payload.len(), out)?;
-                let first = match self {
-                    Self::Extension { .. } => FIRST_EXTENSION,
-                    Self::CompressedShort { .. } | Self::CompressedLong { .. } => {
-                        FIRST_COMPRESSED_LONG
-                    }
-                };
-                out.put_slice(&[first, second]);
-                out.put_u16(len);
-            }
-        }
-        out.put_slice(payload);
-        Ok(())
-    }
-}
-
-impl fmt::Debug for ReservedFrame<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "ReservedFrame({self})")
-    }
-}
-
-/// Kind, number and length; never the payload.
-impl fmt::Display for ReservedFrame<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::CompressedShort { index, payload } => {
-                write!(
-                    f,
-                    "compressed (short, reserved) index {index}: {} bytes",
-                    payload.len()
-                )
-            }
-            Self::CompressedLong { index, payload } => {
-                write!(
-                    f,
-                    "compressed (long, reserved) index {index}: {} bytes",
-                    payload.len()
-                )
-            }
-            Self::Extension { subtype, value } => {
-                write!(
-                    f,
-                    "extension (reserved) subtype {subtype}: {} bytes",
-                    value.len()
-                )
-            }
-        }
     }
 }
