@@ -8,8 +8,8 @@ use ipnet::IpNet;
 use super::document::{Document, KeyPath};
 use super::error::ConfigErrorKind;
 use super::model::{
-    Authentication, Config, InterfaceConfig, MAX_ADDRESSES, MAX_POOL_ADDRESSES, PoolConfig,
-    TlsProfile,
+    Authentication, Config, DtlsBackend, InterfaceConfig, MAX_ADDRESSES, MAX_POOL_ADDRESSES,
+    PoolConfig, TlsProfile,
 };
 use super::range::AddressRange;
 use super::source::PemRef;
@@ -412,6 +412,13 @@ impl Checker<'_> {
             if port.transports.iter().next().is_none() {
                 self.missing(transports, "a transport", "list tcp, tls, udp or dtls");
                 continue;
+            }
+            if port.transports.dtls && DtlsBackend::preferred().is_none() {
+                self.conflict(
+                    transports,
+                    "needs DTLS, and this build contains no DTLS backend",
+                    "build with --features dtls-openssl, or remove \"dtls\"",
+                );
             }
             let named = at.key("tls-profile");
             match (&port.tls_profile, port.transports.protected()) {

@@ -79,7 +79,9 @@ pub(super) struct Document<'t> {
     text: &'t str,
     root: DeTable<'t>,
     overrides: BTreeMap<String, KeyOverride>,
-    errors: RefCell<Vec<(KeyPath, ConfigError)>>,
+    errors: RefCell<Vec<ConfigError>>,
+    /// Paths whose value is wrong, so that it was replaced by the default.
+    refused: RefCell<Vec<KeyPath>>,
 }
 
 impl<'t> Document<'t> {
@@ -93,6 +95,7 @@ impl<'t> Document<'t> {
                 root: root.into_inner(),
                 overrides: BTreeMap::new(),
                 errors: RefCell::default(),
+                refused: RefCell::default(),
             });
         }
         Err(errors
@@ -132,34 +135,36 @@ impl<'t> Document<'t> {
         Section::new(self, path, value.and_then(DeValue::as_table))
     }
 
-    /// Notes an error of a cross check, unless reading already failed there: it would be a mere consequence.
+    /// Notes an error of a single value.
+    pub(super) fn fail(&self, path: &KeyPath, aim: Aim, kind: ConfigErrorKind, help: String) {
+        self.refused.borrow_mut().push(path.clone());
+        self.note(path, aim, kind, help);
+    }
+
+    /// Notes an error of a cross check, unless a value that it looks at was refused already: then it would
+    /// be a mere consequence.
     pub(super) fn consequence(&self, path: &KeyPath, kind: ConfigErrorKind, help: String) {
-        // An element that failed shifts those behind it, so the list counts as a whole.
-        let mut cause = path.clone();
-        cause.0.pop_if(|step| matches!(step, Step::Index(_)));
-        let known = self.errors.borrow().iter().any(|(at, _)| cause.covers(at));
-        if !known {
-            self.fail(path, Aim::Value, kind, help);
+        // An element that was refused shifts those behind it, so a list counts as a whole.
+        let mut whole = path.clone();
+        whole.0.pop_if(|step| matches!(step, Step::Index(_)));
+        let refused = |at: &KeyPath| whole.covers(at) || at.covers(path);
+        if !self.refused.borrow().iter().any(refused) {
+            self.note(path, Aim::Value, kind, help);
         }
     }
 
-    /// All errors noted.
-    pub(super) fn into_errors(self) -> Vec<ConfigError> {
-        self.errors
-            .into_inner()
-            .into_iter()
-            .map(|(_, error)| error)
-            .collect()
-    }
-
-    pub(super) fn fail(&self, path: &KeyPath, aim: Aim, kind: ConfigErrorKind, help: String) {
-        let error = ConfigError {
+    fn note(&self, path: &KeyPath, aim: Aim, kind: ConfigErrorKind, help: String) {
+        self.errors.borrow_mut().push(ConfigError {
             place: self.locate(path, aim),
             key: path.to_string(),
             kind,
             help,
-        };
-        self.errors.borrow_mut().push((path.clone(), error));
+        });
+    }
+
+    /// All errors noted.
+    pub(super) fn into_errors(self) -> Vec<ConfigError> {
+        self.errors.into_inner()
     }
 
     fn overridden(&self, path: &KeyPath) -> Option<&KeyOverride> {
@@ -254,12 +259,17 @@ impl<'d> Section<'d> {
         let value = self.value(key);
         // A section that is no table was refused already; what it lacks is a mere consequence.
         if value.is_none() && self.table.is_some() {
-            let missing = ConfigErrorKind::Missing {
-                what: format!("\"{key}\""),
-            };
-            self.fail(missing, format!("add {what}"));
+            self.lacks(key, format!("add {what}"));
         }
         value
+    }
+
+    /// Notes that a key is missing.
+    pub(super) fn lacks(&self, key: &'static str, help: impl Into<String>) {
+        self.doc.refused.borrow_mut().push(self.path.key(key));
+        let what = format!("\"{key}\"");
+        let kind = ConfigErrorKind::Missing { what };
+        self.doc.note(&self.path, Aim::Key, kind, help.into());
     }
 
     /// The tables of `[[key]]`; one plain table counts as a list of one.
@@ -274,11 +284,6 @@ impl<'d> Section<'d> {
             item.section().unwrap_or_else(empty)
         };
         items.iter().map(section).collect()
-    }
-
-    /// Notes an error of the table as a whole.
-    pub(super) fn fail(&self, kind: ConfigErrorKind, help: impl Into<String>) {
-        self.doc.fail(&self.path, Aim::Key, kind, help.into());
     }
 
     /// Refuses the keys that nobody asked for. `foreign` explains keys of the vendor's that have no

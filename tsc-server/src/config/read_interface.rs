@@ -189,10 +189,8 @@ fn authentication(section: &Section<'_>, files: &Files<'_>) -> Authentication {
     match kind {
         Some(AuthenticationKind::Token) => {
             if token_file.is_none() {
-                section.fail(
-                    ConfigErrorKind::Missing {
-                        what: "\"token-file\"".to_owned(),
-                    },
+                section.lacks(
+                    "token-file",
                     "add token-file = \"…\", a file with a line IDENTITY:SHA256 for each client",
                 );
             }
@@ -327,16 +325,7 @@ fn transports(value: &Value<'_>) -> Transports {
 fn dtls_backend(section: &Section<'_>, transports: Transports) -> Option<DtlsBackend> {
     let value = section.value("dtls-backend");
     let Some(value) = value else {
-        let preferred = DtlsBackend::preferred().filter(|_| transports.dtls);
-        if transports.dtls && preferred.is_none() {
-            section.fail(
-                ConfigErrorKind::Conflict {
-                    reason: "this build contains no DTLS backend".to_owned(),
-                },
-                "build with --features dtls-openssl, or remove \"dtls\"",
-            );
-        }
-        return preferred;
+        return DtlsBackend::preferred().filter(|_| transports.dtls);
     };
     let backend = value.keyword::<DtlsBackend>()?;
     let (reason, help) = if !transports.dtls {
