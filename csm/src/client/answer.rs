@@ -1,0 +1,336 @@
+//! Answers to the requests that make or move the tunnel.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Instant;
+
+use tsc_tpl::{CmType, ControlMessage, Message, ResponseCode, TlvType, Tsid};
+
+use super::config::{Endpoint, Target};
+use super::event::{
+    AttemptFailure, CloseReason, DownReason, DropReason, Epoch, Event, Inbound, Refusal,
+};
+use super::tunnel::{Link, Seeker, Tunnel};
+use super::{Client, State};
+use crate::assignment::{Alternate, Assignment, InnerAddress};
+use crate::secret::Key32;
+use crate::server::pool::is_assignable;
+use crate::transaction::{Answers, Received, Schedule};
+use crate::transport::Transport;
+use crate::wire;
+
+/// Most cookies asked for in one attempt: the first may cross the change of a slot or key.
+const MAX_COOKIES: u8 = 3;
+/// Most redirects followed in a row (spec 5).
+const MAX_REDIRECTS: u8 = 4;
+
+impl Client {
+    /// A message on the transport of the attempt under way.
+    pub(super) fn attempt_control<'a>(
+        &mut self,
+        now: Instant,
+        epoch: Epoch,
+        raw: &ControlMessage<'a>,
+    ) -> Inbound<'a> {
+        let header = raw.header();
+        let Some((target, waiting)) = self
+            .attempt(epoch)
+            .map(|attempt| (attempt.target, &attempt.request))
+        else {
+            return self.drop_unit(DropReason::StaleEpoch);
+        };
+        if !waiting
+            .as_ref()
+            .is_some_and(|request| request.matches(header.cm_type, header.sequence))
+        {
+            return self.drop_unit(DropReason::Unmatched);
+        }
+        if header.cm_type == CmType::CONFIGURATION_RESUME_RESPONSE
+            && Some(header.tsid) != self.tsid()
+        {
+            return self.drop_unit(DropReason::WrongTsid);
+        }
+        let message = match raw.parse() {
+            Ok(message) => message,
+            Err(error) => {
+                self.stats.message_errors += 1;
+                self.reject_answer(now, epoch, raw, AttemptFailure::BadAnswer(error));
+                return Inbound::Dropped(DropReason::Message(error));
+            }
+        };
+        match message.response_code() {
+            Some(ResponseCode::SUCCESS) => {
+                let assignment = self.read_assignment(&message, target);
+                let used = match &self.state {
+                    State::Up(_) => assignment
+                        .and_then(|assignment| self.resumed(now, epoch, target, assignment)),
+                    State::Idle | State::Connecting(_) | State::Down => {
+                        assignment.and_then(|assignment| {
+                            self.configured(now, epoch, target, assignment, &message)
+                        })
+                    }
+                };
+                if let Err(reason) = used {
+                    self.reject_answer(now, epoch, raw, AttemptFailure::Unusable(reason));
+                }
+            }
+            code => self.refused(
+                now,
+                code.unwrap_or(ResponseCode::MALFORMED),
+                target,
+                &message,
+            ),
+        }
+        Inbound::Consumed
+    }
+
+    fn tsid(&self) -> Option<Tsid> {
+        self.assignment().map(|assignment| assignment.tsid)
+    }
+
+    /// An answer that cannot be used fails the transaction; if it made a tunnel, that is released (spec 3.3).
+    fn reject_answer(
+        &mut self,
+        now: Instant,
+        epoch: Epoch,
+        raw: &ControlMessage<'_>,
+        failure: AttemptFailure,
+    ) {
+        let header = raw.header();
+        let success = raw.raw_value(TlvType::RESPONSE_CODE)
+            == Some(&ResponseCode::SUCCESS.0.to_be_bytes()[..]);
+        if success
+            && header.cm_type == CmType::CONFIGURATION_RESPONSE
+            && header.tsid.is_assignable()
+        {
+            let sequence = self.next_sequence;
+            self.next_sequence = sequence.next();
+            // Once: the server closes an unconfirmed tunnel by itself if this is lost.
+            if let Some(bytes) = wire::release_request(header.tsid, sequence, None) {
+                self.transmit(epoch, bytes);
+            }
+        }
+        self.attempt_failed(now, failure, true);
+    }
+
+    fn configured(
+        &mut self,
+        now: Instant,
+        epoch: Epoch,
+        target: Target,
+        assignment: Assignment,
+        message: &Message<'_>,
+    ) -> Result<(), &'static str> {
+        let resume_key = message
+            .resume_key()
+            .map(|key| Key32::new(*key.expose()))
+            .ok_or("no resume key")?;
+        self.plan.begin(None);
+        self.add_alternates(&assignment.alternates, target, false);
+        self.events
+            .push_back(Event::Configured(Box::new(assignment.clone())));
+        let link = Link::new(now, epoch, target, assignment.keepalive, &mut self.random);
+        self.state = State::Up(Box::new(Tunnel {
+            assignment,
+            resume_key,
+            resume_counter: 0,
+            protected: target.transport.is_protected(),
+            received: Received::default(),
+            answers: Answers::default(),
+            requests: Vec::new(),
+            last_keepalive: None,
+            link: Some(link),
+            seeker: None,
+            // Never read before the first loss replaces it.
+            cause: super::SuspendReason::KeepaliveFailure,
+            release_until: None,
+        }));
+        // Ours: an unconfirmed tunnel is closed after 30 s, and the first packet may come later than that.
+        self.send_keepalive(now);
+        Ok(())
+    }
+
+    fn resumed(
+        &mut self,
+        now: Instant,
+        epoch: Epoch,
+        target: Target,
+        assignment: Assignment,
+    ) -> Result<(), &'static str> {
+        let State::Up(tunnel) = &mut self.state else {
+            return Err("no tunnel to resume");
+        };
+        if assignment.addresses != tunnel.assignment.addresses {
+            return Err("a resume that changes inner addresses");
+        }
+        if let Some(old) = tunnel.link.take() {
+            self.events.push_back(Event::Close {
+                epoch: old.epoch,
+                reason: CloseReason::Superseded,
+            });
+        }
+        self.stats.resumes += 1;
+        tunnel.seeker = None;
+        tunnel.last_keepalive = None;
+        let mut link = Link::new(now, epoch, target, assignment.keepalive, &mut self.random);
+        // Outstanding requests are repeated with their sequence (spec 5, "Epochs").
+        let schedule = Schedule::request(target.transport.is_stream());
+        let repeats: Vec<_> = tunnel
+            .requests
+            .iter_mut()
+            .map(|request| request.restart(now, schedule))
+            .collect();
+        if !repeats.is_empty() {
+            link.note_sent(now);
+        }
+        tunnel.link = Some(link);
+        tunnel.assignment = assignment.clone();
+        self.plan.begin(None);
+        self.add_alternates(&assignment.alternates, target, false);
+        self.events.push_back(Event::Resumed(Box::new(assignment)));
+        for bytes in repeats {
+            self.stats.retransmissions += 1;
+            self.transmit(epoch, bytes);
+        }
+        Ok(())
+    }
+
+    fn refused(&mut self, now: Instant, code: ResponseCode, target: Target, message: &Message<'_>) {
+        match code {
+            ResponseCode::COOKIE_REQUIRED if target.transport == Transport::Udp => {
+                return self.repeat_with_cookie(now, message);
+            }
+            ResponseCode::REDIRECT => return self.redirected(now, target, message),
+            ResponseCode::RESUME_REJECTED => {
+                if let State::Up(tunnel) = &self.state {
+                    let cause = tunnel.cause;
+                    return self.down(DownReason::ResumeRejected { cause });
+                }
+            }
+            _ => {}
+        }
+        let refusal = Refusal {
+            code,
+            retry_after: message.retry_after().map(|seconds| seconds.duration()),
+            text: message.reason_text().map(|text| text.as_str().to_owned()),
+        };
+        self.attempt_failed(now, AttemptFailure::Refused(refusal), true);
+    }
+
+    fn repeat_with_cookie(&mut self, now: Instant, message: &Message<'_>) {
+        let cookie = message.cookie().map(|cookie| cookie.expose());
+        let attempt = self.seeker_mut().and_then(Seeker::attempt_mut);
+        match (attempt, cookie) {
+            (Some(attempt), Some(cookie)) if attempt.cookies < MAX_COOKIES => {
+                attempt.cookies += 1;
+                self.send_request(now, Some(cookie));
+            }
+            _ => self.attempt_failed(now, AttemptFailure::Unusable("cookie after cookie"), true),
+        }
+    }
+
+    fn redirected(&mut self, now: Instant, target: Target, message: &Message<'_>) {
+        let alternates = self.permitted(wire::alternates(message), target.transport);
+        let redirects = self
+            .seeker()
+            .map_or(MAX_REDIRECTS, |seeker| seeker.redirects);
+        if redirects >= MAX_REDIRECTS {
+            return self.attempt_failed(now, AttemptFailure::TooManyRedirects, true);
+        }
+        if alternates.is_empty() {
+            return self.attempt_failed(now, AttemptFailure::ForbiddenRedirect, true);
+        }
+        self.abandon_attempt(now, true);
+        if let Some(seeker) = self.seeker_mut() {
+            seeker.redirects = redirects + 1;
+        }
+        // The one who sent us away is asked again after the others only.
+        self.plan.failed(
+            now,
+            target,
+            &AttemptFailure::ForbiddenRedirect,
+            &mut self.random,
+        );
+        self.add_alternates(&alternates, target, true);
+        self.next_attempt(now);
+    }
+
+    fn add_alternates(&mut self, alternates: &[Alternate], from: Target, first: bool) {
+        let origin = from.endpoint.origin();
+        let target = |alternate: &Alternate| Target {
+            transport: alternate.transport,
+            endpoint: Endpoint::Address {
+                address: alternate.address,
+                origin,
+            },
+        };
+        let targets: Vec<_> = alternates.iter().map(target).collect();
+        self.plan.add(&targets, first);
+    }
+
+    /// Alternates that may be followed (spec 5, "No downgrade" and "Redirect").
+    fn permitted(&self, mut alternates: Vec<Alternate>, from: Transport) -> Vec<Alternate> {
+        let protected = match &self.state {
+            State::Up(tunnel) => tunnel.protected,
+            State::Idle | State::Connecting(_) | State::Down => false,
+        };
+        let known = |address: SocketAddr| self.known_hosts.contains(&address.ip().to_canonical());
+        alternates.retain(|alternate| {
+            let downgrade =
+                (from.is_protected() || protected) && !alternate.transport.is_protected();
+            let trusted = from.is_protected()
+                || self.config.follow_clear_redirects
+                || known(alternate.address);
+            !downgrade && trusted && alternate.address.port() != 0
+        });
+        alternates
+    }
+
+    fn read_assignment(
+        &self,
+        message: &Message<'_>,
+        target: Target,
+    ) -> Result<Assignment, &'static str> {
+        let addresses: Vec<InnerAddress> = message
+            .addresses()
+            .map(|assigned| InnerAddress {
+                address: assigned.addr,
+                prefix_len: assigned.prefix_len,
+            })
+            .collect();
+        if addresses.iter().any(|inner| !is_assignable(inner.address)) {
+            return Err("an inner address that no client can have");
+        }
+        if message.protocol_revision() != Some(tsc_tpl::registry::PROTOCOL_REVISION) {
+            return Err("another protocol revision than was offered");
+        }
+        Ok(Assignment {
+            tsid: message.tsid(),
+            transport: target.transport,
+            addresses,
+            sip_servers: message.sip_servers().collect::<Vec<SocketAddr>>(),
+            dns_servers: message.dns_servers().collect::<Vec<IpAddr>>(),
+            nat_view: message.nat_info().next(),
+            inner_mtu: message.inner_mtu().ok_or("no inner MTU")?,
+            keepalive: message
+                .keepalive_interval()
+                .ok_or("no keepalive interval")?
+                .duration(),
+            persistence: message
+                .persistence_time()
+                .ok_or("no persistence time")?
+                .duration(),
+            dscp: message.dscp().map(tsc_tpl::Dscp::value),
+            services: message
+                .supported_services()
+                .iter()
+                .flat_map(tsc_tpl::ServiceList::iter)
+                .collect(),
+            active_services: message
+                .active_services()
+                .iter()
+                .flat_map(tsc_tpl::ServiceList::iter)
+                .collect(),
+            alternates: self.permitted(wire::alternates(message), target.transport),
+        })
+    }
+}

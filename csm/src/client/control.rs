@@ -1,0 +1,249 @@
+//! Control messages on the transport that carries the tunnel.
+
+use std::time::Instant;
+
+use tsc_tpl::{CmType, ControlMessage, Message, MessageError, ResponseCode, Tsid};
+
+use super::event::{
+    CloseReason, DownReason, DropReason, Epoch, Event, Inbound, ServiceOutcome, SuspendReason,
+};
+use super::tunnel::Asked;
+use super::{Client, State};
+use crate::server::MESSAGE_ERROR_LIMIT;
+use crate::transaction::Seen;
+use crate::transport::Transport;
+use crate::wire;
+
+impl Client {
+    pub(super) fn handle_control<'a>(
+        &mut self,
+        now: Instant,
+        epoch: Epoch,
+        message: &ControlMessage<'a>,
+    ) -> Inbound<'a> {
+        if self.attempt(epoch).is_some() {
+            return self.attempt_control(now, epoch, message);
+        }
+        let Some(transport) = self.link(epoch).map(|link| link.target.transport) else {
+            return self.drop_unit(DropReason::StaleEpoch);
+        };
+        let header = message.header();
+        let State::Up(tunnel) = &self.state else {
+            return self.drop_unit(DropReason::StaleEpoch);
+        };
+        if header.tsid != tunnel.assignment.tsid {
+            // A late refusal of an earlier request bears no TSID of ours, as it must.
+            if header.cm_type == CmType::CONFIGURATION_RESPONSE && header.tsid == Tsid::UNASSIGNED {
+                return self.drop_unit(DropReason::Unmatched);
+            }
+            return self.wrong_tsid(transport);
+        }
+        if header.cm_type.response().is_none() {
+            return self.handle_response(now, transport, message);
+        }
+        self.heard();
+        match header.cm_type {
+            CmType::KEEPALIVE | CmType::CONFIGURATION_RELEASE_REQUEST => {
+                self.idempotent(now, epoch, message)
+            }
+            CmType::SERVICE_REQUEST | CmType::CLIENT_SERVICE_REQUEST => {
+                self.service_request(now, epoch, message)
+            }
+            // Requests that only a server answers.
+            CmType::CONFIGURATION_REQUEST | CmType::CONFIGURATION_RESUME_REQUEST => {
+                self.drop_unit(DropReason::Unexpected)
+            }
+            _ => {
+                if let Err(error) = message.parse()
+                    && let Some(bytes) = wire::refuse_message(&header, &error)
+                {
+                    self.transmit(epoch, bytes);
+                }
+                self.drop_unit(DropReason::Unexpected)
+            }
+        }
+    }
+
+    /// An authentic unit came over the binding: whatever was asked of the transport is answered (spec 5).
+    pub(super) fn heard(&mut self) {
+        if let State::Up(tunnel) = &mut self.state {
+            if let Some(link) = &mut tunnel.link {
+                link.unanswered_since = None;
+            }
+            if !tunnel.requests.is_empty() {
+                tunnel
+                    .requests
+                    .retain(|request| request.what != Asked::Keepalive);
+            }
+        }
+    }
+
+    /// Spec 4, "Wrong TSID".
+    fn wrong_tsid<'a>(&mut self, transport: Transport) -> Inbound<'a> {
+        let dropped = self.drop_unit(DropReason::WrongTsid);
+        if transport != Transport::Udp {
+            self.down(DownReason::WrongTsid);
+        }
+        dropped
+    }
+
+    fn handle_response<'a>(
+        &mut self,
+        now: Instant,
+        transport: Transport,
+        raw: &ControlMessage<'a>,
+    ) -> Inbound<'a> {
+        let header = raw.header();
+        let State::Up(tunnel) = &mut self.state else {
+            return self.drop_unit(DropReason::StaleEpoch);
+        };
+        let place = tunnel
+            .requests
+            .iter()
+            .position(|request| request.matches(header.cm_type, header.sequence));
+        let asked = place.map(|place| tunnel.requests.swap_remove(place).what);
+        let keepalive = header.cm_type == CmType::KEEPALIVE_RESPONSE
+            && tunnel.last_keepalive == Some(header.sequence);
+        if asked.is_none() && !keepalive {
+            self.heard();
+            return self.drop_unit(DropReason::Unmatched);
+        }
+        let parsed = raw.parse();
+        let code = parsed.as_ref().ok().and_then(Message::response_code);
+        if keepalive && code == Some(ResponseCode::UNKNOWN_TUNNEL) && transport == Transport::Udp {
+            self.lose_link(
+                now,
+                SuspendReason::UnknownTunnel,
+                Some(CloseReason::UnknownTunnel),
+            );
+            return Inbound::Consumed;
+        }
+        self.heard();
+        match asked {
+            Some(Asked::Service(request, service)) => {
+                // A response with wrong content fails its transaction (spec 2).
+                let outcome = code.map_or(ServiceOutcome::NoAnswer, ServiceOutcome::Answered);
+                self.events.push_back(Event::Service {
+                    request,
+                    service,
+                    outcome,
+                });
+            }
+            Some(Asked::Release) => self.down(DownReason::Released { confirmed: true }),
+            Some(Asked::Keepalive) | None => {
+                let seen = parsed
+                    .as_ref()
+                    .ok()
+                    .and_then(|message| message.nat_info().next());
+                if let (State::Up(tunnel), Some(seen)) = (&mut self.state, seen) {
+                    tunnel.assignment.nat_view = Some(seen);
+                }
+            }
+        }
+        match parsed {
+            Ok(_) => Inbound::Consumed,
+            Err(error) => self.message_error(now, error),
+        }
+    }
+
+    fn idempotent<'a>(
+        &mut self,
+        now: Instant,
+        epoch: Epoch,
+        raw: &ControlMessage<'a>,
+    ) -> Inbound<'a> {
+        let header = raw.header();
+        let message = match raw.parse() {
+            Ok(message) => message,
+            Err(error) => {
+                if let Some(bytes) = wire::refuse_message(&header, &error) {
+                    self.transmit(epoch, bytes);
+                }
+                return self.message_error(now, error);
+            }
+        };
+        if let Some(bytes) = wire::success(&header, None) {
+            self.transmit(epoch, bytes);
+        }
+        if header.cm_type == CmType::CONFIGURATION_RELEASE_REQUEST {
+            let releasing =
+                matches!(&self.state, State::Up(tunnel) if tunnel.release_until.is_some());
+            let text = message.reason_text().map(|text| text.as_str().to_owned());
+            // A release that crosses ours ends ours too (spec 5).
+            self.down(if releasing {
+                DownReason::Released { confirmed: true }
+            } else {
+                DownReason::ReleasedByServer { text }
+            });
+        }
+        Inbound::Consumed
+    }
+
+    /// Services come with their own modules; until then each is refused in the way that its type asks for.
+    fn service_request<'a>(
+        &mut self,
+        now: Instant,
+        epoch: Epoch,
+        raw: &ControlMessage<'a>,
+    ) -> Inbound<'a> {
+        let header = raw.header();
+        let State::Up(tunnel) = &mut self.state else {
+            return self.drop_unit(DropReason::StaleEpoch);
+        };
+        let Some(answer) = header.cm_type.response() else {
+            return self.drop_unit(DropReason::Unexpected);
+        };
+        match tunnel.received.see(header.sequence) {
+            Seen::New => {}
+            Seen::Repeat => {
+                return match tunnel.answers.recall(now, header.sequence, answer) {
+                    Some(bytes) => {
+                        self.transmit(epoch, bytes);
+                        Inbound::Consumed
+                    }
+                    None => self.drop_unit(DropReason::Repeat),
+                };
+            }
+            Seen::TooOld => return self.drop_unit(DropReason::Repeat),
+        }
+        let parsed = raw.parse();
+        let bytes = match &parsed {
+            Ok(message) => wire::service_refusal(message),
+            Err(error) => wire::refuse_message(&header, error),
+        };
+        if let Some(bytes) = bytes {
+            tunnel
+                .answers
+                .remember(now, header.sequence, answer, bytes.clone());
+            self.transmit(epoch, bytes);
+        }
+        match parsed {
+            Ok(_) => Inbound::Consumed,
+            Err(error) => self.message_error(now, error),
+        }
+    }
+
+    /// A message with wrong content; the 8th on one transport closes it (spec 2).
+    fn message_error<'a>(&mut self, now: Instant, error: MessageError) -> Inbound<'a> {
+        let dropped = self.drop_unit(DropReason::Message(error));
+        // What a newer server may say in good faith does not count against it.
+        if error.response_code() != ResponseCode::MALFORMED {
+            return dropped;
+        }
+        let State::Up(tunnel) = &mut self.state else {
+            return dropped;
+        };
+        let Some(link) = &mut tunnel.link else {
+            return dropped;
+        };
+        link.message_errors = link.message_errors.saturating_add(1);
+        if link.message_errors >= MESSAGE_ERROR_LIMIT {
+            self.lose_link(
+                now,
+                SuspendReason::MessageErrors,
+                Some(CloseReason::MessageErrors),
+            );
+        }
+        dropped
+    }
+}

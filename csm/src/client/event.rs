@@ -1,0 +1,325 @@
+//! What a client tells its owner, and why things end.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use tsc_tpl::{DatagramError, FramingError, IpPacket, MessageError, ResponseCode, ServiceType};
+
+use super::config::Target;
+use crate::assignment::Assignment;
+
+/// Names one attempt at a transport. Inputs that carry an epoch which is over are ignored (spec 5, "Epochs").
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Epoch(pub u32);
+
+/// Names one service request of this client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct RequestId(pub(crate) u32);
+
+/// What the machine tells its owner; drained with [`Client::poll_event`](super::Client::poll_event).
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Event {
+    /// Open a transport to `target` and report with `transport_opened` or `transport_failed`.
+    Open {
+        /// Name of the attempt.
+        epoch: Epoch,
+        /// Where to.
+        target: Target,
+    },
+    /// Send what `poll_transmit` still holds for this epoch, then close its transport, or stop opening it.
+    /// No `transport_lost` is needed afterwards, and one does no harm.
+    Close {
+        /// The transport.
+        epoch: Epoch,
+        /// Why it is not wanted any more.
+        reason: CloseReason,
+    },
+    /// The tunnel is up for the first time.
+    Configured(Box<Assignment>),
+    /// The tunnel has no transport; the machine is trying to resume it. Inner sockets stay.
+    Suspended(SuspendReason),
+    /// The tunnel is bound again. Addresses are unchanged; the rest of the assignment may differ.
+    Resumed(Box<Assignment>),
+    /// A request made with [`Client::request_service`](super::Client::request_service) is over.
+    Service {
+        /// Which one.
+        request: RequestId,
+        /// What was asked for.
+        service: ServiceType,
+        /// How it ended.
+        outcome: ServiceOutcome,
+    },
+    /// The tunnel is over. The last event.
+    Down(DownReason),
+}
+
+/// How a service request ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ServiceOutcome {
+    /// The server answered.
+    Answered(ResponseCode),
+    /// No answer came.
+    NoAnswer,
+}
+
+/// Bytes for a transport.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Transmit {
+    /// Which transport. Bytes for one that is gone are dropped.
+    pub epoch: Epoch,
+    /// One control message: one datagram, or a piece of the stream.
+    pub bytes: Bytes,
+}
+
+/// What became of a unit that was handed in.
+#[derive(Debug)]
+pub enum Inbound<'a> {
+    /// An inner packet for this client: give it to the inner stack.
+    Deliver(IpPacket<'a>),
+    /// The machine used it.
+    Consumed,
+    /// It was dropped, and counted in [`Stats`].
+    Dropped(DropReason),
+}
+
+/// Why a unit was dropped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum DropReason {
+    /// It came on a transport that does not belong to the tunnel (any more).
+    StaleEpoch,
+    /// Its inner destination is none of the assigned addresses (spec 8.1).
+    Destination,
+    /// Its TSID is not the tunnel's.
+    WrongTsid,
+    /// A response to no outstanding request.
+    Unmatched,
+    /// Well framed, but its content is wrong (spec 2, "Message error").
+    Message(MessageError),
+    /// A data frame of a service that is not in force (spec 6).
+    UnexpectedFrame,
+    /// A repeat of a request whose answer is not known any more.
+    Repeat,
+    /// A message that has no meaning in this state.
+    Unexpected,
+}
+
+/// What a transport delivered instead of a unit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BadUnit {
+    /// A stream that cannot go on.
+    #[error(transparent)]
+    Framing(#[from] FramingError),
+    /// A datagram that holds no unit.
+    #[error(transparent)]
+    Datagram(#[from] DatagramError),
+}
+
+/// Why a transport is closed by the machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum CloseReason {
+    /// A later transport took the tunnel over.
+    Superseded,
+    /// The attempt took too long or was refused.
+    AttemptFailed,
+    /// The transport does not carry answers any more.
+    KeepaliveFailure,
+    /// The server does not know this outer address; the tunnel moves to a new transport.
+    UnknownTunnel,
+    /// The stream broke the framing rules.
+    Framing(FramingError),
+    /// A data frame of a service that is not in force, on a stream (spec 6).
+    UnexpectedFrame,
+    /// Eight message errors on one transport (spec 2).
+    MessageErrors,
+    /// The tunnel is over.
+    TunnelDown,
+}
+
+/// Why a transport could not be opened. Reported by the driver, which keeps the details for people.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum TransportFailure {
+    /// The server's name could not be resolved.
+    #[error("the server's name could not be resolved")]
+    Resolve,
+    /// Refused, unreachable, reset, or no answer at the transport's own level.
+    #[error("the server could not be reached")]
+    Unreachable,
+    /// The handshake of TLS or DTLS failed, other than by a certificate.
+    #[error("the secure handshake failed")]
+    Handshake,
+    /// The server's certificate was rejected. This target is not tried again.
+    #[error("the server's certificate was rejected")]
+    Certificate,
+    /// A proxy on the way refused. This target is not tried again.
+    #[error("a proxy refused the connection")]
+    Proxy,
+    /// The transport does not exist in this build or on this system. This target is not tried again.
+    #[error("this transport is not supported here")]
+    Unsupported,
+}
+
+impl TransportFailure {
+    /// Whether trying the same target again is pointless.
+    #[must_use]
+    pub const fn is_final(self) -> bool {
+        matches!(self, Self::Certificate | Self::Proxy | Self::Unsupported)
+    }
+}
+
+/// How a working transport ended, as the driver sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TransportLoss {
+    /// The server closed it in order. The first attempt to resume waits a random 0-2 s, so that all clients
+    /// of a restarted server do not come at once (spec 5).
+    ClosedByServer,
+    /// Reset, time-out, network gone. The first attempt follows at once.
+    Failed,
+}
+
+/// Why a tunnel lost its transport.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum SuspendReason {
+    /// The driver reported it.
+    Lost(TransportLoss),
+    /// Nothing was heard after all keepalives.
+    KeepaliveFailure,
+    /// The server does not know this outer address any more: a NAT on the way forgot us.
+    UnknownTunnel,
+    /// The stream broke the framing rules.
+    Framing(FramingError),
+    /// A data frame of a service that is not in force, on a stream.
+    UnexpectedFrame,
+    /// Eight message errors on one transport.
+    MessageErrors,
+}
+
+/// A refusal by the server.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("refused by the server: {code}")]
+pub struct Refusal {
+    /// The server's code.
+    pub code: ResponseCode,
+    /// When to come back.
+    pub retry_after: Option<Duration>,
+    /// The server's explanation, peer-controlled text of at most 128 bytes.
+    pub text: Option<String>,
+}
+
+/// Why one attempt failed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum AttemptFailure {
+    /// The transport could not be opened.
+    #[error(transparent)]
+    Transport(#[from] TransportFailure),
+    /// The transport was lost before the answer.
+    #[error("the connection ended before the server answered")]
+    Lost,
+    /// The transport did not open, or the server did not answer, in time.
+    #[error("no answer from the server")]
+    NoAnswer,
+    /// The server answered and said no.
+    #[error(transparent)]
+    Refused(Refusal),
+    /// The server's answer breaks the protocol.
+    #[error("the server's answer is wrong: {0}")]
+    BadAnswer(MessageError),
+    /// The server's answer is well formed, but cannot be used.
+    #[error("the server's answer cannot be used: {0}")]
+    Unusable(&'static str),
+    /// The stream broke the framing rules.
+    #[error(transparent)]
+    Framing(FramingError),
+    /// More than four redirects in a row (spec 5).
+    #[error("too many redirects")]
+    TooManyRedirects,
+    /// A redirect to nowhere that this client may go: to a clear transport from a protected one, or from a
+    /// clear one to an unknown host.
+    #[error("a redirect that must not be followed")]
+    ForbiddenRedirect,
+}
+
+/// Why a tunnel is over.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum DownReason {
+    /// It never came up: the time for connecting is over, or there is nothing left to try.
+    #[error("cannot connect: {0}")]
+    CannotConnect(AttemptFailure),
+    /// It was lost and could not be resumed in time.
+    #[error("the tunnel was lost and not resumed")]
+    Lost {
+        /// Why it was lost.
+        cause: SuspendReason,
+        /// Why the last attempt failed, if there was one.
+        last: Option<AttemptFailure>,
+    },
+    /// It was lost, and the server does not accept the proof (any more). Start anew.
+    #[error("the server does not resume the tunnel")]
+    ResumeRejected {
+        /// Why it was lost.
+        cause: SuspendReason,
+    },
+    /// The server released it. It cannot be resumed.
+    #[error("released by the server")]
+    ReleasedByServer {
+        /// The server's explanation, peer-controlled text of at most 128 bytes.
+        text: Option<String>,
+    },
+    /// The application released it.
+    #[error("released")]
+    Released {
+        /// Whether the server confirmed it.
+        confirmed: bool,
+    },
+    /// A message for another tunnel on this tunnel's own transport (spec 4, "Wrong TSID").
+    #[error("the server sent a message for another tunnel")]
+    WrongTsid,
+}
+
+/// Why a verb of the application could not be carried out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum RequestError {
+    /// The tunnel was not configured yet, or is over.
+    #[error("the tunnel is not up")]
+    NotUp,
+    /// Too many requests are waiting for their answers (spec 4).
+    #[error("too many requests are outstanding")]
+    TooMany,
+}
+
+/// Counters of one client since it was made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Stats {
+    /// Transports asked for.
+    pub attempts: u64,
+    /// Successful resumes.
+    pub resumes: u64,
+    /// Inner packets delivered.
+    pub delivered: u64,
+    /// Units dropped because of their transport.
+    pub stale: u64,
+    /// Inner packets for addresses not assigned.
+    pub wrong_destination: u64,
+    /// Control messages with another tunnel's TSID.
+    pub wrong_tsid: u64,
+    /// Responses to nothing.
+    pub unmatched: u64,
+    /// Messages with wrong content.
+    pub message_errors: u64,
+    /// Datagrams that hold no unit, and streams that broke framing.
+    pub bad_units: u64,
+    /// All other drops.
+    pub other_drops: u64,
+    /// Keepalives sent, without repetitions.
+    pub keepalives: u64,
+    /// Retransmissions of any request.
+    pub retransmissions: u64,
+}

@@ -1,0 +1,557 @@
+//! The client's end: one tunnel, from the first attempt to the last.
+//!
+//! The machine decides where to connect, when to try again, and when to give up; it asks its owner for
+//! transports by [`Event::Open`] and names each by an [`Epoch`]. The owner feeds it the units that `tpl` has
+//! decoded, and drains [`poll_transmit`](Client::poll_transmit), [`poll_event`](Client::poll_event) and
+//! [`poll_timeout`](Client::poll_timeout) after each input. Inner packets that the owner sends do not pass
+//! through the machine: [`can_send`](Client::can_send) says where they go, and
+//! [`note_sent`](Client::note_sent) tells the machine that some went.
+
+mod answer;
+mod config;
+mod control;
+mod event;
+mod plan;
+mod seek;
+mod tunnel;
+
+use std::collections::VecDeque;
+use std::net::IpAddr;
+use std::time::Instant;
+
+use bytes::Bytes;
+use tsc_tpl::{CmType, FramingError, IpPacket, Sequence, ServiceType, Unit};
+
+pub use self::config::{
+    AddressWish, ClientConfig, ClientConfigError, Endpoint, MAX_TARGETS, RetryPolicy, Target,
+};
+pub use self::event::{
+    AttemptFailure, BadUnit, CloseReason, DownReason, DropReason, Epoch, Event, Inbound, Refusal,
+    RequestError, RequestId, ServiceOutcome, Stats, SuspendReason, Transmit, TransportFailure,
+    TransportLoss,
+};
+pub use self::plan::MAX_GIVEN_TARGETS;
+use self::plan::Plan;
+pub use self::tunnel::PROBE_AFTER;
+use self::tunnel::{Asked, Link, Seeker, Tunnel};
+use crate::assignment::Assignment;
+use crate::random::{BoxedRandom, Random as _};
+use crate::transaction::{Request, Schedule, Step};
+use crate::wire;
+
+/// Most messages that wait for [`Client::poll_transmit`]; further ones are dropped, as a network would drop
+/// them. Owners drain after each input and never come near.
+pub const MAX_QUEUED_TRANSMITS: usize = 64;
+/// Most addresses of configured servers that are remembered for judging redirects.
+pub const MAX_KNOWN_HOSTS: usize = 256;
+
+/// The client's end of one tunnel.
+pub struct Client {
+    config: ClientConfig,
+    random: BoxedRandom,
+    state: State,
+    plan: Plan,
+    known_hosts: Vec<IpAddr>,
+    next_epoch: u32,
+    /// Of our requests; random start, kept across resume (spec 4).
+    next_sequence: Sequence,
+    next_request: u32,
+    transmits: VecDeque<Transmit>,
+    events: VecDeque<Event>,
+    stats: Stats,
+}
+
+#[derive(Debug)]
+enum State {
+    Idle,
+    /// No tunnel yet.
+    Connecting(Seeker),
+    /// The tunnel exists, bound or looking for a transport.
+    Up(Box<Tunnel>),
+    Down,
+}
+
+impl Client {
+    /// Checks the configuration and makes a client that does nothing yet.
+    ///
+    /// # Errors
+    ///
+    /// The first thing in the configuration that cannot be used.
+    pub fn new(config: ClientConfig, mut random: BoxedRandom) -> Result<Self, ClientConfigError> {
+        config.check()?;
+        let mut known_hosts = config.known_hosts.clone();
+        known_hosts.truncate(MAX_KNOWN_HOSTS);
+        Ok(Self {
+            plan: Plan::new(&config.targets, config.retry),
+            known_hosts,
+            state: State::Idle,
+            next_epoch: 0,
+            next_sequence: Sequence(random.u32()),
+            next_request: 0,
+            transmits: VecDeque::new(),
+            events: VecDeque::new(),
+            stats: Stats::default(),
+            random,
+            config,
+        })
+    }
+
+    /// Begins to connect. Harmless when called again.
+    pub fn start(&mut self, now: Instant) {
+        if matches!(self.state, State::Idle) {
+            let deadline = now + self.config.connect_timeout;
+            self.state = State::Connecting(Seeker::new(now, deadline));
+            self.next_attempt(now);
+        }
+    }
+
+    /// Reports that a configured server's name stands for these addresses. Redirects on clear transports are
+    /// followed to them only, unless the configuration says otherwise.
+    pub fn resolved(&mut self, addresses: &[IpAddr]) {
+        for address in addresses.iter().map(IpAddr::to_canonical) {
+            if self.known_hosts.len() < MAX_KNOWN_HOSTS && !self.known_hosts.contains(&address) {
+                self.known_hosts.push(address);
+            }
+        }
+    }
+
+    /// Reports that the transport asked for is open: its handshake is done, bytes can be sent.
+    pub fn transport_opened(&mut self, now: Instant, epoch: Epoch) {
+        if self
+            .attempt(epoch)
+            .is_some_and(|attempt| attempt.request.is_none())
+        {
+            self.send_request(now, None);
+        }
+    }
+
+    /// Reports that the transport asked for could not be opened.
+    pub fn transport_failed(&mut self, now: Instant, epoch: Epoch, failure: TransportFailure) {
+        if self.attempt(epoch).is_some() {
+            self.attempt_failed(now, AttemptFailure::Transport(failure), false);
+        }
+    }
+
+    /// Reports that an open transport is gone.
+    pub fn transport_lost(&mut self, now: Instant, epoch: Epoch, why: TransportLoss) {
+        if self.attempt(epoch).is_some() {
+            self.attempt_failed(now, AttemptFailure::Lost, false);
+        } else if self.link(epoch).is_some() {
+            self.lose_link(now, SuspendReason::Lost(why), None);
+        }
+    }
+
+    /// Feeds one unit that came over a transport.
+    pub fn handle_unit<'a>(&mut self, now: Instant, epoch: Epoch, unit: Unit<'a>) -> Inbound<'a> {
+        match unit {
+            Unit::Ip(packet) => self.handle_packet(epoch, packet),
+            Unit::Control(message) => self.handle_control(now, epoch, &message),
+            Unit::Redundancy(_) | Unit::Reserved(_) => self.unexpected_frame(now, epoch),
+        }
+    }
+
+    /// Reports that a transport delivered something that is no unit: on streams the end of the transport, on
+    /// datagram transports one drop.
+    pub fn handle_bad_unit(&mut self, now: Instant, epoch: Epoch, bad: BadUnit) {
+        if self.attempt(epoch).is_none() && self.link(epoch).is_none() {
+            self.stats.stale += 1;
+            return;
+        }
+        self.stats.bad_units += 1;
+        if let BadUnit::Framing(error) = bad {
+            self.framing_error(now, epoch, error);
+        }
+    }
+
+    /// The transport that inner packets go to; `None` while there is none: drop and count, or hold back.
+    #[must_use]
+    #[inline]
+    pub fn can_send(&self) -> Option<Epoch> {
+        match &self.state {
+            State::Up(tunnel) if tunnel.release_until.is_none() => {
+                tunnel.link.as_ref().map(|link| link.epoch)
+            }
+            State::Up(_) | State::Idle | State::Connecting(_) | State::Down => None,
+        }
+    }
+
+    /// Reports that inner packets were put on the transport. Once for a batch is enough.
+    #[inline]
+    pub fn note_sent(&mut self, now: Instant) {
+        if let State::Up(tunnel) = &mut self.state
+            && let Some(link) = &mut tunnel.link
+        {
+            link.note_sent(now);
+        }
+    }
+
+    /// Reports that the host's network changed: the binding is checked at once, and waits of our own end.
+    pub fn network_changed(&mut self, now: Instant) {
+        self.plan.end_backoff();
+        match &self.state {
+            State::Up(tunnel) if tunnel.seeker.is_none() => self.send_keepalive(now),
+            State::Up(_) | State::Connecting(_) => self.end_wait(now),
+            State::Idle | State::Down => {}
+        }
+    }
+
+    /// Asks the server for a service; the outcome comes as [`Event::Service`]. Without a transport the request
+    /// waits for the next one.
+    ///
+    /// # Errors
+    ///
+    /// There is no tunnel, or too many requests are outstanding.
+    pub fn request_service(
+        &mut self,
+        now: Instant,
+        service: ServiceType,
+    ) -> Result<RequestId, RequestError> {
+        let sequence = self.next_sequence;
+        let State::Up(tunnel) = &mut self.state else {
+            return Err(RequestError::NotUp);
+        };
+        if tunnel.release_until.is_some() {
+            return Err(RequestError::NotUp);
+        }
+        if !tunnel.has_room() {
+            return Err(RequestError::TooMany);
+        }
+        let bytes = wire::service_request(tunnel.assignment.tsid, sequence, service)
+            .ok_or(RequestError::NotUp)?;
+        let id = RequestId(self.next_request);
+        self.next_request = self.next_request.wrapping_add(1);
+        self.ask(
+            now,
+            Asked::Service(id, service),
+            CmType::CLIENT_SERVICE_RESPONSE,
+            bytes,
+            Schedule::request,
+        );
+        Ok(id)
+    }
+
+    /// Releases the tunnel. [`Event::Down`] follows when the server has answered, after the last transmission, or
+    /// at `deadline`, whichever comes first; at once where there is no tunnel or no transport.
+    pub fn release(&mut self, now: Instant, deadline: Instant) {
+        let sequence = self.next_sequence;
+        match &mut self.state {
+            State::Up(tunnel) if tunnel.link.is_some() && deadline > now => {
+                if tunnel.release_until.is_some() {
+                    return;
+                }
+                tunnel.release_until = Some(deadline);
+                tunnel.requests.clear();
+                let bytes = wire::release_request(tunnel.assignment.tsid, sequence, None);
+                let answer = CmType::CONFIGURATION_RELEASE_RESPONSE;
+                match bytes {
+                    Some(bytes) => self.ask(now, Asked::Release, answer, bytes, Schedule::release),
+                    None => self.down(DownReason::Released { confirmed: false }),
+                }
+            }
+            State::Down => {}
+            State::Up(_) | State::Idle | State::Connecting(_) => {
+                self.down(DownReason::Released { confirmed: false });
+            }
+        }
+    }
+
+    /// What the server assigned, once there is a tunnel.
+    #[must_use]
+    pub fn assignment(&self) -> Option<&Assignment> {
+        match &self.state {
+            State::Up(tunnel) => Some(&tunnel.assignment),
+            State::Idle | State::Connecting(_) | State::Down => None,
+        }
+    }
+
+    /// Next bytes for a transport; call until `None`.
+    #[must_use]
+    pub fn poll_transmit(&mut self) -> Option<Transmit> {
+        self.transmits.pop_front()
+    }
+
+    /// Next event; call until `None`. One input adds a handful.
+    #[must_use]
+    pub fn poll_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    /// When [`handle_timeout`](Self::handle_timeout) is due; `None` is never.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        match &self.state {
+            State::Connecting(seeker) => Some(seeker.deadline()),
+            State::Up(tunnel) => tunnel.deadline(),
+            State::Idle | State::Down => None,
+        }
+    }
+
+    /// Advances time. Calling it early or twice is harmless.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        self.seek_timeout(now);
+        self.request_timeout(now);
+        let State::Up(tunnel) = &mut self.state else {
+            return;
+        };
+        tunnel.answers.expire(now);
+        if tunnel.release_until.is_some_and(|until| until <= now) {
+            return self.down(DownReason::Released { confirmed: false });
+        }
+        let due = tunnel
+            .link
+            .as_ref()
+            .and_then(Link::keepalive_due)
+            .is_some_and(|due| due <= now);
+        if due && tunnel.release_until.is_none() {
+            self.send_keepalive(now);
+        }
+    }
+
+    /// Counters.
+    #[must_use]
+    pub const fn stats(&self) -> Stats {
+        self.stats
+    }
+
+    fn handle_packet<'a>(&mut self, epoch: Epoch, packet: IpPacket<'a>) -> Inbound<'a> {
+        // Inner packets may overtake the answer to a resume on the new transport (spec 5).
+        let State::Up(tunnel) = &mut self.state else {
+            return self.drop_unit(DropReason::StaleEpoch);
+        };
+        let bound = tunnel.link.as_ref().is_some_and(|link| link.epoch == epoch);
+        let attempted = tunnel
+            .seeker
+            .as_ref()
+            .and_then(Seeker::attempt)
+            .is_some_and(|attempt| attempt.epoch == epoch);
+        if !bound && !attempted {
+            return self.drop_unit(DropReason::StaleEpoch);
+        }
+        if !tunnel.owns(packet.destination()) {
+            return self.drop_unit(DropReason::Destination);
+        }
+        self.stats.delivered += 1;
+        if bound {
+            self.heard();
+        }
+        Inbound::Deliver(packet)
+    }
+
+    /// Spec 6: a frame of a service that is not in force is an error of section 2.
+    fn unexpected_frame<'a>(&mut self, now: Instant, epoch: Epoch) -> Inbound<'a> {
+        let attempt = self.attempt(epoch).map(|attempt| attempt.target);
+        let Some(target) = attempt.or_else(|| self.link(epoch).map(|link| link.target)) else {
+            return self.drop_unit(DropReason::StaleEpoch);
+        };
+        self.stats.bad_units += 1;
+        if !target.transport.is_stream() {
+            return Inbound::Dropped(DropReason::UnexpectedFrame);
+        }
+        if attempt.is_some() {
+            self.attempt_failed(
+                now,
+                AttemptFailure::Unusable("a data frame before the answer"),
+                true,
+            );
+        } else {
+            self.lose_link(
+                now,
+                SuspendReason::UnexpectedFrame,
+                Some(CloseReason::UnexpectedFrame),
+            );
+        }
+        Inbound::Dropped(DropReason::UnexpectedFrame)
+    }
+
+    fn framing_error(&mut self, now: Instant, epoch: Epoch, error: FramingError) {
+        if self.attempt(epoch).is_some() {
+            self.attempt_failed(now, AttemptFailure::Framing(error), true);
+        } else {
+            self.lose_link(
+                now,
+                SuspendReason::Framing(error),
+                Some(CloseReason::Framing(error)),
+            );
+        }
+    }
+
+    /// Sends a request of the tunnel, or keeps it for the next transport. `bytes` bear `next_sequence`.
+    fn ask(
+        &mut self,
+        now: Instant,
+        what: Asked,
+        answer: CmType,
+        bytes: Bytes,
+        schedule: fn(bool) -> Schedule,
+    ) {
+        let sequence = self.next_sequence;
+        self.next_sequence = sequence.next();
+        let State::Up(tunnel) = &mut self.state else {
+            return;
+        };
+        let link = tunnel.link.as_mut();
+        let stream = link
+            .as_ref()
+            .is_none_or(|link| link.target.transport.is_stream());
+        tunnel.requests.push(Request::sent(
+            now,
+            what,
+            sequence,
+            answer,
+            bytes.clone(),
+            schedule(stream),
+        ));
+        if let Some(link) = link {
+            link.note_sent(now);
+            let epoch = link.epoch;
+            self.transmit(epoch, bytes);
+        }
+    }
+
+    /// Repeats or gives up the tunnel's requests.
+    fn request_timeout(&mut self, now: Instant) {
+        let State::Up(tunnel) = &mut self.state else {
+            return;
+        };
+        let Some(link) = &mut tunnel.link else {
+            return;
+        };
+        let epoch = link.epoch;
+        let mut repeats = Vec::new();
+        let mut failed = Vec::new();
+        tunnel
+            .requests
+            .retain_mut(|request| match request.poll(now) {
+                Step::Wait => true,
+                Step::Retransmit(bytes) => {
+                    repeats.push(bytes);
+                    true
+                }
+                Step::Failed => {
+                    failed.push(request.what);
+                    false
+                }
+            });
+        if !repeats.is_empty() {
+            link.note_sent(now);
+        }
+        for bytes in repeats {
+            self.stats.retransmissions += 1;
+            self.transmit(epoch, bytes);
+        }
+        for what in failed {
+            match what {
+                Asked::Keepalive => {
+                    let close = Some(CloseReason::KeepaliveFailure);
+                    self.lose_link(now, SuspendReason::KeepaliveFailure, close);
+                }
+                Asked::Release => self.down(DownReason::Released { confirmed: false }),
+                Asked::Service(request, service) => {
+                    let outcome = ServiceOutcome::NoAnswer;
+                    self.events.push_back(Event::Service {
+                        request,
+                        service,
+                        outcome,
+                    });
+                }
+            }
+        }
+    }
+
+    /// Sends a Keepalive, unless one is on its way.
+    fn send_keepalive(&mut self, now: Instant) {
+        let sequence = self.next_sequence;
+        let State::Up(tunnel) = &mut self.state else {
+            return;
+        };
+        let interval = tunnel.assignment.keepalive;
+        let Some(link) = tunnel
+            .link
+            .as_mut()
+            .filter(|_| tunnel.release_until.is_none())
+        else {
+            return;
+        };
+        let silence = tunnel::silence(interval, &mut self.random);
+        if tunnel
+            .requests
+            .iter()
+            .any(|request| request.what == Asked::Keepalive)
+        {
+            return;
+        }
+        link.silence = silence;
+        let Some(bytes) = wire::keepalive(tunnel.assignment.tsid, sequence) else {
+            return;
+        };
+        tunnel.last_keepalive = Some(sequence);
+        self.stats.keepalives += 1;
+        self.ask(
+            now,
+            Asked::Keepalive,
+            CmType::KEEPALIVE_RESPONSE,
+            bytes,
+            Schedule::keepalive,
+        );
+    }
+
+    fn transmit(&mut self, epoch: Epoch, bytes: Bytes) {
+        if self.transmits.len() < MAX_QUEUED_TRANSMITS {
+            self.transmits.push_back(Transmit { epoch, bytes });
+        }
+    }
+
+    fn drop_unit<'a>(&mut self, reason: DropReason) -> Inbound<'a> {
+        let counter = match reason {
+            DropReason::StaleEpoch => &mut self.stats.stale,
+            DropReason::Destination => &mut self.stats.wrong_destination,
+            DropReason::WrongTsid => &mut self.stats.wrong_tsid,
+            DropReason::Unmatched => &mut self.stats.unmatched,
+            DropReason::Message(_) => &mut self.stats.message_errors,
+            DropReason::UnexpectedFrame | DropReason::Repeat | DropReason::Unexpected => {
+                &mut self.stats.other_drops
+            }
+        };
+        *counter += 1;
+        Inbound::Dropped(reason)
+    }
+
+    /// The end: closes what is open and says why.
+    fn down(&mut self, reason: DownReason) {
+        let state = std::mem::replace(&mut self.state, State::Down);
+        let (link, seeker) = match state {
+            State::Up(tunnel) => (tunnel.link, tunnel.seeker),
+            State::Connecting(seeker) => (None, Some(seeker)),
+            State::Idle => (None, None),
+            State::Down => return,
+        };
+        let attempt = seeker
+            .as_ref()
+            .and_then(Seeker::attempt)
+            .map(|attempt| attempt.epoch);
+        for epoch in [link.map(|link| link.epoch), attempt].into_iter().flatten() {
+            self.events.push_back(Event::Close {
+                epoch,
+                reason: CloseReason::TunnelDown,
+            });
+        }
+        tracing::debug!(%reason, "tunnel down");
+        self.events.push_back(Event::Down(reason));
+    }
+
+    fn link(&self, epoch: Epoch) -> Option<&Link> {
+        match &self.state {
+            State::Up(tunnel) => tunnel.link.as_ref().filter(|link| link.epoch == epoch),
+            State::Idle | State::Connecting(_) | State::Down => None,
+        }
+    }
+}
+
+impl std::fmt::Debug for Client {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Client")
+            .field("state", &self.state)
+            .field("stats", &self.stats)
+            .finish_non_exhaustive()
+    }
+}

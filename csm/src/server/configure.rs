@@ -1,0 +1,512 @@
+//! Making tunnels: the checks of a Configuration_Request, in order, and what a success gives.
+
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use bytes::Bytes;
+use tsc_tpl::registry::{MIN_INNER_MTU_IPV4, MIN_INNER_MTU_IPV6, PROTOCOL_REVISION};
+use tsc_tpl::{
+    CmType, ControlMessage, Family, Header, Message, MessageError, ResponseCode, Sequence, Tsid,
+};
+
+use super::Server;
+use super::arena::Key;
+use super::binding::{Attachment, Binding};
+use super::config::{AuthPolicy, Identity, RedirectPolicy};
+use super::event::{BindingId, CloseReason, Destination, Event, ListenerId, SessionId};
+use super::pool::Lease;
+use super::rate::SourcePrefix;
+use super::session::{Life, Session};
+use crate::secret::Key32;
+use crate::transaction::{Answers, Received};
+use crate::transport::Transport;
+use crate::wire::{self, Grant, RefusalDetails};
+
+/// How often a TSID is drawn. With 54 random bits a second draw is a rarity, a sixteenth a broken generator.
+const TSID_DRAWS: u32 = 16;
+
+/// Where a request that may make or move a tunnel came from.
+#[derive(Clone, Debug)]
+pub(super) struct Origin {
+    pub(super) interface: usize,
+    pub(super) transport: Transport,
+    pub(super) peer: SocketAddr,
+    pub(super) route: Route,
+    /// Who the transport says the client is.
+    pub(super) identity: Option<Identity>,
+}
+
+/// What will carry the tunnel.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Route {
+    /// A stream or DTLS association that waits for its tunnel.
+    Connection(BindingId),
+    /// An address on a plain UDP socket, proved by a cookie; perhaps one that carries another tunnel so far.
+    Udp(ListenerId),
+}
+
+/// How a request ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// The tunnel is bound to this.
+    Accepted(BindingId),
+    /// The client was told why not.
+    Refused,
+    /// The client was told what is wrong with its message.
+    Malformed(MessageError),
+}
+
+impl Origin {
+    pub(super) fn destination(&self) -> Destination {
+        match self.route {
+            Route::Connection(binding) => Destination::Binding(binding),
+            Route::Udp(listener) => Destination::Stateless {
+                listener,
+                peer: self.peer,
+            },
+        }
+    }
+
+    fn prefix(&self) -> SourcePrefix {
+        SourcePrefix::of(self.peer.ip())
+    }
+}
+
+impl Server {
+    /// Answers a Configuration_Request and, if it can be granted, makes the tunnel.
+    pub(super) fn configure(
+        &mut self,
+        now: Instant,
+        origin: &Origin,
+        raw: &ControlMessage<'_>,
+    ) -> Outcome {
+        let header = raw.header();
+        match self.try_configure(now, origin, raw) {
+            Ok((session, binding)) => {
+                self.stats.configured += 1;
+                self.answer_configured(now, session, binding, header.sequence);
+                Outcome::Accepted(binding)
+            }
+            Err(Denied::Message(error)) => {
+                self.stats.message_errors += 1;
+                self.refuse_message(origin, raw, &error);
+                Outcome::Malformed(error)
+            }
+            Err(Denied::Code(code)) => {
+                self.refuse(origin, &header, code);
+                Outcome::Refused
+            }
+        }
+    }
+
+    fn try_configure(
+        &mut self,
+        now: Instant,
+        origin: &Origin,
+        raw: &ControlMessage<'_>,
+    ) -> Result<(Key, BindingId), Denied> {
+        self.admit(now, origin)?;
+        let message = raw.parse()?;
+        if message.protocol_revision() < Some(PROTOCOL_REVISION) {
+            return Err(Denied::Code(ResponseCode::UNSUPPORTED_VERSION));
+        }
+        let identity = self.authenticate(origin, &message)?;
+        // No companion is ever reserved by this server yet, so every claim fails (spec 8.5).
+        if message.companions().next().is_some() || message.tunnel_tag().is_some() {
+            return Err(Denied::Code(ResponseCode::NOT_AUTHORIZED));
+        }
+        let interface = self
+            .config
+            .interfaces
+            .get(origin.interface)
+            .ok_or(ResponseCode::NO_RESOURCES)?;
+        let redirect = interface.redirect;
+        if redirect == RedirectPolicy::Always {
+            return Err(Denied::Code(ResponseCode::REDIRECT));
+        }
+        let granted = self.grant(now, origin, &message, identity);
+        granted.map_err(|code| match redirect {
+            RedirectPolicy::WhenFull => Denied::Code(ResponseCode::REDIRECT),
+            RedirectPolicy::Never | RedirectPolicy::Always => Denied::Code(code),
+        })
+    }
+
+    /// Overload and stops: said before any work is done.
+    pub(super) fn admit(&mut self, now: Instant, origin: &Origin) -> Result<(), Denied> {
+        if self.stop.is_some() {
+            return Err(Denied::Code(ResponseCode::BUSY));
+        }
+        if !self.rate.admit(now, origin.prefix()) {
+            self.stats.rate_limited += 1;
+            return Err(Denied::Code(ResponseCode::BUSY));
+        }
+        Ok(())
+    }
+
+    /// Who the client is, by the interface's policy (spec 8.4).
+    pub(super) fn authenticate(
+        &self,
+        origin: &Origin,
+        message: &Message<'_>,
+    ) -> Result<Option<Identity>, Denied> {
+        let interface = self
+            .config
+            .interfaces
+            .get(origin.interface)
+            .ok_or(ResponseCode::NOT_AUTHORIZED)?;
+        let identity = match &interface.auth {
+            AuthPolicy::None => return Ok(None),
+            AuthPolicy::Mtls => origin.identity.clone(),
+            AuthPolicy::Token(verifier) => {
+                let usable = origin.transport.is_protected() || interface.token_in_clear;
+                message
+                    .auth_token()
+                    .filter(|_| usable)
+                    .and_then(|token| verifier.verify(token.expose()))
+            }
+        };
+        identity
+            .map(Some)
+            .ok_or(Denied::Code(ResponseCode::NOT_AUTHORIZED))
+    }
+
+    /// Takes what the tunnel needs, or nothing.
+    fn grant(
+        &mut self,
+        now: Instant,
+        origin: &Origin,
+        message: &Message<'_>,
+        identity: Option<Identity>,
+    ) -> Result<(Key, BindingId), ResponseCode> {
+        self.check_limits(origin, identity.as_ref())?;
+        let tsid = self.draw_tsid().ok_or(ResponseCode::NO_RESOURCES)?;
+        let owner = self
+            .sessions
+            .vacant_index()
+            .ok_or(ResponseCode::NO_RESOURCES)?;
+        let leases = self.lease_addresses(now, origin.interface, message, owner);
+        if leases.is_empty() {
+            return Err(ResponseCode::NO_ADDRESS);
+        }
+        let interface = self
+            .config
+            .interfaces
+            .get(origin.interface)
+            .ok_or(ResponseCode::NO_RESOURCES)?;
+        let v6 = leases.iter().any(|lease| lease.address.is_ipv6());
+        let wish = message.inner_mtu().unwrap_or(interface.inner_mtu);
+        let inner_mtu = wish
+            .max(if v6 {
+                MIN_INNER_MTU_IPV6
+            } else {
+                MIN_INNER_MTU_IPV4
+            })
+            .min(interface.inner_mtu);
+        let timers = interface.timers(origin.transport.is_stream());
+        let sequence = message.header().sequence;
+        let mut received = Received::default();
+        received.see(sequence);
+        let resume_key = Key32::random(&mut self.random);
+        let next_sequence = Sequence(self.random.u32());
+        let prefix = origin.prefix();
+        let make = |key| Session {
+            id: SessionId::from_key(key),
+            tsid,
+            interface: origin.interface,
+            protected: origin.transport.is_protected(),
+            identity: identity.clone(),
+            prefix,
+            leases: leases.into(),
+            inner_mtu,
+            resume_key,
+            resume_counter: None,
+            configured_by: sequence,
+            resumed_by: None,
+            received,
+            answers: Answers::default(),
+            next_sequence,
+            binding: None,
+            confirmed: false,
+            created: now,
+            last_activity: now,
+            timers,
+            life: Life::Active,
+            armed: None,
+        };
+        let key = self
+            .sessions
+            .insert_with(make)
+            .ok_or(ResponseCode::NO_RESOURCES)?;
+        self.directory.insert(tsid, key);
+        *self.counts.tunnels_by_prefix.entry(prefix).or_default() += 1;
+        if let Some(identity) = identity {
+            *self.counts.tunnels_by_identity.entry(identity).or_default() += 1;
+        }
+        if let Some(count) = self.counts.tunnels_by_interface.get_mut(origin.interface) {
+            *count += 1;
+        }
+        let Some(binding) = self.attach(now, origin, key) else {
+            self.close_session(now, key, super::DownReason::Unconfirmed);
+            return Err(ResponseCode::NO_RESOURCES);
+        };
+        Ok((key, binding))
+    }
+
+    fn check_limits(
+        &self,
+        origin: &Origin,
+        identity: Option<&Identity>,
+    ) -> Result<(), ResponseCode> {
+        let limits = &self.config.limits;
+        let of_prefix = self
+            .counts
+            .tunnels_by_prefix
+            .get(&origin.prefix())
+            .copied()
+            .unwrap_or_default();
+        let of_identity =
+            identity.and_then(|identity| self.counts.tunnels_by_identity.get(identity));
+        let of_interface = self
+            .counts
+            .tunnels_by_interface
+            .get(origin.interface)
+            .copied()
+            .unwrap_or_default();
+        let most = self
+            .config
+            .interfaces
+            .get(origin.interface)
+            .map_or(0, |interface| interface.max_tunnels);
+        let full = self.sessions.len() >= limits.tunnels
+            || of_interface >= most
+            || of_prefix >= limits.tunnels_per_prefix
+            || of_identity.copied().unwrap_or_default() >= limits.tunnels_per_identity;
+        if full {
+            Err(ResponseCode::NO_RESOURCES)
+        } else {
+            Ok(())
+        }
+    }
+
+    fn draw_tsid(&mut self) -> Option<Tsid> {
+        (0..TSID_DRAWS).find_map(|_| {
+            let tsid = Tsid::assign(self.config.element_id, self.random.u64())?;
+            (!self.directory.contains_key(&tsid)).then_some(tsid)
+        })
+    }
+
+    /// What was wished for, as far as there is; without a wish one address of each family that the interface has.
+    fn lease_addresses(
+        &mut self,
+        now: Instant,
+        interface: usize,
+        message: &Message<'_>,
+        owner: u32,
+    ) -> Vec<Lease> {
+        let Some(interface) = self.config.interfaces.get(interface) else {
+            return Vec::new();
+        };
+        let mut wishes = wire::address_wishes(message);
+        if wishes.is_empty() {
+            wishes = vec![(Family::Ipv4, 1), (Family::Ipv6, 1)];
+        }
+        let mut leases = Vec::new();
+        for (family, count) in wishes {
+            for _ in 0..count {
+                if leases.len() >= usize::from(interface.max_addresses) {
+                    return leases;
+                }
+                let pools = &mut self.pools;
+                let lease = interface
+                    .pools
+                    .iter()
+                    .find_map(|pool| pools.lease(now, *pool, family, owner));
+                let Some(lease) = lease else {
+                    break;
+                };
+                leases.push(lease);
+            }
+        }
+        leases
+    }
+
+    /// Binds a tunnel to where its request came from. What it was bound to before is closed, and a tunnel that
+    /// the address carried before is left without a transport.
+    pub(super) fn attach(&mut self, now: Instant, origin: &Origin, key: Key) -> Option<BindingId> {
+        if let Some(old) = self.sessions.get_mut(key)?.binding.take() {
+            self.remove_binding(old);
+            self.events.push_back(Event::CloseBinding {
+                binding: old,
+                reason: CloseReason::Superseded,
+            });
+        }
+        let id = match origin.route {
+            Route::Connection(id) => {
+                let binding = self.bindings.get_mut(id.key())?;
+                let before = std::mem::replace(&mut binding.attachment, Attachment::Session(key));
+                if let Attachment::Pending { mut armed, .. } = before {
+                    self.deadlines
+                        .arm(super::Waiting::Binding(id.key()), &mut armed, None);
+                    self.no_longer_pending(origin.prefix());
+                }
+                id
+            }
+            Route::Udp(listener) => {
+                if let Some(old) = self.lookup(listener, origin.peer) {
+                    let _ = self.close_binding(now, old, CloseReason::AddressReused);
+                }
+                let make = |_| Binding {
+                    interface: origin.interface,
+                    transport: origin.transport,
+                    peer: origin.peer,
+                    listener: Some(listener),
+                    identity: None,
+                    message_errors: 0,
+                    attachment: Attachment::Session(key),
+                };
+                let id = BindingId::from_key(self.bindings.insert_with(make)?);
+                self.addresses.insert((listener, origin.peer), id);
+                id
+            }
+        };
+        let timers = self
+            .config
+            .interfaces
+            .get(origin.interface)?
+            .timers(origin.transport.is_stream());
+        let session = self.sessions.get_mut(key)?;
+        session.binding = Some(id);
+        session.timers = timers;
+        session.last_activity = now;
+        Some(id)
+    }
+
+    /// The Configuration_Response, remembered for repeats of its request.
+    fn answer_configured(
+        &mut self,
+        now: Instant,
+        key: Key,
+        binding: BindingId,
+        sequence: Sequence,
+    ) {
+        let answer = CmType::CONFIGURATION_RESPONSE;
+        let Some(bytes) = self.describe(key, binding, answer, sequence) else {
+            return;
+        };
+        let Some(session) = self.sessions.get_mut(key) else {
+            return;
+        };
+        session
+            .answers
+            .remember(now, sequence, answer, bytes.clone());
+        self.events.push_back(Event::SessionUp {
+            session: session.id,
+            binding,
+            tsid: session.tsid,
+            addresses: session.leases.iter().map(|lease| lease.address).collect(),
+            identity: session.identity.clone(),
+        });
+        tracing::debug!(tsid = %session.tsid, "tunnel configured");
+        self.transmit(Destination::Binding(binding), bytes);
+        self.arm_session(key);
+    }
+
+    /// A successful response: all that the client is to know about its tunnel.
+    pub(super) fn describe(
+        &self,
+        key: Key,
+        binding: BindingId,
+        answer: CmType,
+        sequence: Sequence,
+    ) -> Option<Bytes> {
+        let session = self.sessions.get(key)?;
+        let binding = self.bindings.get(binding.key())?;
+        let interface = self.config.interfaces.get(session.interface)?;
+        let configured = answer == CmType::CONFIGURATION_RESPONSE;
+        wire::grant(&Grant {
+            answer,
+            tsid: session.tsid,
+            sequence,
+            leases: &session.leases,
+            timers: session.timers,
+            resume_key: configured.then_some(&session.resume_key),
+            active_services: (!configured).then_some(&[]),
+            inner_mtu: session.inner_mtu,
+            interface,
+            peer: binding.peer,
+        })
+    }
+
+    /// Refuses a request that could be read.
+    pub(super) fn refuse(&mut self, origin: &Origin, header: &Header, code: ResponseCode) {
+        self.stats.refused += 1;
+        let retry_after = matches!(code, ResponseCode::BUSY | ResponseCode::NO_RESOURCES)
+            .then_some(self.config.limits.retry_after);
+        let alternates = match (code, self.config.interfaces.get(origin.interface)) {
+            (ResponseCode::REDIRECT, Some(interface)) => interface.alternates.as_slice(),
+            _ => &[],
+        };
+        let details = RefusalDetails {
+            retry_after,
+            alternates,
+            ..RefusalDetails::default()
+        };
+        let bytes = wire::refusal(header, code, &details);
+        self.send_refusal(origin, header.sequence, code, bytes);
+    }
+
+    /// Refuses a request that breaks a rule.
+    pub(super) fn refuse_message(
+        &mut self,
+        origin: &Origin,
+        raw: &ControlMessage<'_>,
+        error: &MessageError,
+    ) {
+        let bytes = wire::refuse_message(&raw.header(), error);
+        self.send_refusal(origin, raw.header().sequence, error.response_code(), bytes);
+    }
+
+    fn send_refusal(
+        &mut self,
+        origin: &Origin,
+        sequence: Sequence,
+        code: ResponseCode,
+        bytes: Option<Bytes>,
+    ) {
+        let Some(bytes) = bytes else {
+            return;
+        };
+        // Streams repeat nothing, and plain UDP keeps nothing for those who have no tunnel.
+        if let Route::Connection(id) = origin.route
+            && !origin.transport.is_stream()
+            && let Some(binding) = self.bindings.get_mut(id.key())
+            && let Attachment::Pending { refused, .. } = &mut binding.attachment
+        {
+            *refused = Some(Box::new((sequence, bytes.clone())));
+        }
+        self.events.push_back(Event::Refused {
+            peer: origin.peer,
+            code,
+        });
+        self.transmit(origin.destination(), bytes);
+    }
+}
+
+/// Why a request is not granted.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Denied {
+    Message(MessageError),
+    Code(ResponseCode),
+}
+
+impl From<MessageError> for Denied {
+    fn from(error: MessageError) -> Self {
+        Self::Message(error)
+    }
+}
+
+impl From<ResponseCode> for Denied {
+    fn from(code: ResponseCode) -> Self {
+        Self::Code(code)
+    }
+}

@@ -1,0 +1,340 @@
+//! What a server tells its owner, and why things end.
+
+use std::net::{IpAddr, SocketAddr};
+
+use bytes::Bytes;
+use tsc_tpl::{DatagramError, FramingError, MessageError, ResponseCode, Tsid};
+
+use super::config::Identity;
+use crate::transport::Transport;
+
+/// Names a binding: a transport that the server knows. Never reused within a server's life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct BindingId {
+    pub(crate) index: u32,
+    pub(crate) generation: u32,
+}
+
+impl BindingId {
+    /// Position in the server's slab: small, dense, and reused with another generation. For tables beside it.
+    #[must_use]
+    pub const fn index(self) -> usize {
+        self.index as usize
+    }
+}
+
+/// Names a tunnel of this server. Never reused within a server's life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SessionId {
+    pub(crate) index: u32,
+    pub(crate) generation: u32,
+}
+
+impl SessionId {
+    /// Position in the server's slab: small, dense, and reused with another generation. For tables beside it.
+    #[must_use]
+    pub const fn index(self) -> usize {
+        self.index as usize
+    }
+}
+
+/// Names a plain UDP socket that the server answers on; made by
+/// [`Server::add_listener`](super::Server::add_listener).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ListenerId(pub(crate) u16);
+
+impl ListenerId {
+    /// Listeners are numbered from 0 in the order of `add_listener`.
+    #[must_use]
+    pub const fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+/// A stream or DTLS association that was accepted.
+#[derive(Clone, Debug)]
+pub struct BindingInfo {
+    /// Index of the interface it came in on.
+    pub interface: usize,
+    /// TCP, TLS or DTLS. Plain UDP has no connections: see
+    /// [`Server::handle_unbound`](super::Server::handle_unbound).
+    pub transport: Transport,
+    /// The client's outer address.
+    pub peer: SocketAddr,
+    /// Who the transport says the client is (a verified client certificate).
+    pub identity: Option<Identity>,
+}
+
+/// Why a transport was not taken. Close it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// No interface with this index.
+    #[error("no such interface")]
+    UnknownInterface,
+    /// Plain UDP is not opened this way.
+    #[error("plain UDP has no connections to open")]
+    NotAConnection,
+    /// Too many transports without a tunnel, in all or from this source prefix (spec 8.3).
+    #[error("too many connections wait for their configuration")]
+    TooManyPending,
+    /// Too many new transports from this source prefix in this second.
+    #[error("too many connections from this source")]
+    RateLimited,
+    /// The server is stopping.
+    #[error("the server is stopping")]
+    Stopping,
+}
+
+/// Where bytes go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Destination {
+    /// To the transport of a binding. It may be one that is just being closed: send, then close.
+    Binding(BindingId),
+    /// To an address that has no binding.
+    Stateless {
+        /// The socket to send from.
+        listener: ListenerId,
+        /// Where to.
+        peer: SocketAddr,
+    },
+}
+
+/// Bytes for a transport: one control message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Transmit {
+    /// Where to.
+    pub to: Destination,
+    /// One datagram, or a piece of the stream.
+    pub bytes: Bytes,
+}
+
+/// What became of a unit that was handed in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Verdict {
+    /// An inner packet of this tunnel, its source checked: forward it.
+    Forward(SessionId),
+    /// The server used it.
+    Consumed,
+    /// It was dropped, and counted in [`Stats`].
+    Dropped(DropReason),
+    /// The binding is gone. Stop reading; send what is still queued for it, then close the transport.
+    /// An [`Event::CloseBinding`] says the same.
+    Close(CloseReason),
+}
+
+/// What became of a datagram from an address without a binding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Unbound {
+    /// A stateless answer was queued; nothing is kept.
+    Answered,
+    /// The address has a binding now: [`Server::lookup`](super::Server::lookup) finds it.
+    Bound(BindingId),
+    /// It was dropped, and counted in [`Stats`].
+    Dropped(DropReason),
+}
+
+/// Why a unit or datagram was dropped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum DropReason {
+    /// The binding does not exist (any more).
+    UnknownBinding,
+    /// A unit that may not come before the configuration.
+    NotConfigured,
+    /// From a stranger, and neither a request of at least 128 bytes nor a Keepalive (spec 8.2).
+    Stranger,
+    /// From a stranger, beyond the rate at which strangers are answered.
+    RateLimited,
+    /// The inner source is not assigned to the tunnel (spec 8.1).
+    Source,
+    /// The TSID is not the tunnel's, on plain UDP, where anyone can send that.
+    WrongTsid,
+    /// A response to no outstanding request.
+    Unmatched,
+    /// Well framed, but its content is wrong; a request was answered.
+    Message(MessageError),
+    /// A datagram that holds no unit.
+    Datagram(DatagramError),
+    /// A data frame of a service that is not in force (spec 6).
+    UnexpectedFrame,
+    /// A repeat of a request whose answer is not known any more.
+    Repeat,
+    /// A message that has no meaning here.
+    Unexpected,
+}
+
+/// What a transport delivered instead of a unit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BadUnit {
+    /// A stream that cannot go on.
+    #[error(transparent)]
+    Framing(#[from] FramingError),
+    /// A datagram that holds no unit.
+    #[error(transparent)]
+    Datagram(#[from] DatagramError),
+}
+
+/// Why the server closes a transport.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum CloseReason {
+    /// The tunnel was resumed on another transport.
+    Superseded,
+    /// Another tunnel took this UDP address over.
+    AddressReused,
+    /// The stream broke the framing rules (spec 2).
+    Framing(FramingError),
+    /// A frame of a service that is not in force, on a stream (spec 6).
+    UnexpectedFrame,
+    /// Eight message errors on one transport (spec 2).
+    MessageErrors,
+    /// No tunnel within 10 s (spec 8.3).
+    ConfigurationTimeout,
+    /// The tunnel is over.
+    SessionDown(DownReason),
+    /// The server is stopping and this transport has no tunnel.
+    Stopping,
+}
+
+/// How a transport ended, as the owner sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BindingLoss {
+    /// The client closed it in order.
+    ClosedByClient,
+    /// Reset, time-out, or an error of the record layer.
+    Failed,
+}
+
+/// Why a tunnel is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum DownReason {
+    /// The client released it.
+    ReleasedByClient,
+    /// The server released it.
+    ReleasedByServer {
+        /// Whether the client answered.
+        confirmed: bool,
+    },
+    /// Idle for the persistence time.
+    Expired,
+    /// Not one unit came after the configuration, within 30 s or before the transport was lost.
+    Unconfirmed,
+    /// A message for another tunnel on this tunnel's own transport (spec 4).
+    WrongTsid,
+}
+
+/// The state of a tunnel (spec 5). Closed ones do not exist.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SessionState {
+    /// In use.
+    Active,
+    /// Idle for the keepalive time, or without a transport.
+    Persistent,
+    /// A release was sent; waiting for the answer.
+    Releasing,
+}
+
+/// What the server tells its owner; drained with [`Server::poll_event`](super::Server::poll_event).
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Event {
+    /// A tunnel was configured.
+    SessionUp {
+        /// The tunnel.
+        session: SessionId,
+        /// Its transport.
+        binding: BindingId,
+        /// Its name on the wire.
+        tsid: Tsid,
+        /// Its inner addresses.
+        addresses: Vec<IpAddr>,
+        /// Who it belongs to, where clients are authenticated.
+        identity: Option<Identity>,
+    },
+    /// A tunnel was resumed: its packets go to this binding from now on.
+    Bound {
+        /// The tunnel.
+        session: SessionId,
+        /// Its new transport.
+        binding: BindingId,
+    },
+    /// A tunnel became active or persistent.
+    StateChanged {
+        /// The tunnel.
+        session: SessionId,
+        /// What it is now.
+        state: SessionState,
+    },
+    /// A tunnel is over; its addresses are in quarantine.
+    SessionDown {
+        /// The tunnel.
+        session: SessionId,
+        /// Its name on the wire.
+        tsid: Tsid,
+        /// Why.
+        reason: DownReason,
+    },
+    /// Send what is still queued for this binding, then close its transport. The binding is gone already; on
+    /// plain UDP there is nothing to close.
+    CloseBinding {
+        /// The binding.
+        binding: BindingId,
+        /// Why.
+        reason: CloseReason,
+    },
+    /// A request for a tunnel, or for resuming one, was refused. For logs; comes at most at the rate of the limits.
+    Refused {
+        /// The client's outer address.
+        peer: SocketAddr,
+        /// What it was told.
+        code: ResponseCode,
+    },
+}
+
+/// Counters of one server since it was made, and gauges.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Stats {
+    /// Gauge: tunnels that exist.
+    pub sessions: usize,
+    /// Gauge: of those, persistent ones.
+    pub persistent: usize,
+    /// Gauge: transports that have no tunnel yet.
+    pub pending: usize,
+    /// Tunnels configured.
+    pub configured: u64,
+    /// Tunnels resumed.
+    pub resumed: u64,
+    /// Requests for a tunnel that were refused, `cookie_required` apart.
+    pub refused: u64,
+    /// Resumes that were rejected.
+    pub resume_rejected: u64,
+    /// `cookie_required` answers.
+    pub cookies: u64,
+    /// `unknown_tunnel` answers.
+    pub unknown_tunnel: u64,
+    /// Inner packets passed on.
+    pub forwarded: u64,
+    /// Inner packets with a source that is not the tunnel's.
+    pub wrong_source: u64,
+    /// Control messages with a TSID that is not the tunnel's.
+    pub wrong_tsid: u64,
+    /// Messages with wrong content.
+    pub message_errors: u64,
+    /// Datagrams that hold no unit, and streams that broke framing.
+    pub bad_units: u64,
+    /// Datagrams from strangers that got no answer.
+    pub strangers: u64,
+    /// Requests and transports beyond a rate limit.
+    pub rate_limited: u64,
+    /// All other drops.
+    pub other_drops: u64,
+    /// Retransmissions of the server's own requests.
+    pub retransmissions: u64,
+    /// Answers that were dropped because the owner did not drain the queue.
+    pub transmit_overflow: u64,
+}

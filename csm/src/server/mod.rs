@@ -1,0 +1,438 @@
+//! The server's end: all tunnels of one worker in one object.
+//!
+//! The owner feeds it units that `tpl` has decoded, tells it when transports come and go, and drains
+//! [`poll_transmit`](Server::poll_transmit), [`poll_event`](Server::poll_event) and
+//! [`poll_timeout`](Server::poll_timeout) after each input or batch of inputs. Streams and DTLS associations
+//! are announced with [`open_binding`](Server::open_binding); on plain UDP the owner looks each source address
+//! up with [`lookup`](Server::lookup) and gives datagrams of strangers to
+//! [`handle_unbound`](Server::handle_unbound).
+//!
+//! The way of a packet, [`handle_unit`](Server::handle_unit) with [`Unit::Ip`], is two slab accesses, a
+//! comparison of the source and one store: no allocation, no hash, no timer.
+
+mod arena;
+mod binding;
+mod config;
+mod configure;
+mod control;
+mod cookie;
+mod deadline;
+mod event;
+mod life;
+pub mod pool;
+mod rate;
+mod resume;
+mod session;
+mod unbound;
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::net::{IpAddr, SocketAddr};
+use std::time::Instant;
+
+use bytes::Bytes;
+use tsc_tpl::{FramingError, IpPacket, Tsid, Unit};
+
+use self::arena::{Arena, Key};
+use self::binding::{Attachment, Binding};
+pub use self::binding::{CONFIGURATION_TIME, MESSAGE_ERROR_LIMIT};
+pub use self::config::{
+    AuthPolicy, Identity, InterfaceConfig, Limits, MAX_ADDRESSES, MAX_LISTED, RedirectPolicy,
+    ServerConfig, ServerConfigError, TokenVerifier, TunnelTimers,
+};
+use self::cookie::CookieJar;
+pub use self::cookie::{COOKIE_LEN, CookieConfig, CookieKey, SLOT as COOKIE_SLOT};
+use self::deadline::DeadlineQueue;
+pub use self::event::{
+    BadUnit, BindingId, BindingInfo, BindingLoss, CloseReason, Destination, DownReason, DropReason,
+    Event, ListenerId, OpenError, SessionId, SessionState, Stats, Transmit, Unbound, Verdict,
+};
+use self::life::Stop;
+use self::pool::{PoolStats, Pools};
+use self::rate::{KeyedHash, RateLimiter, SourcePrefix};
+pub use self::session::UNCONFIRMED_TIME;
+use self::session::{Life, Session};
+use crate::random::BoxedRandom;
+use crate::secret::Key32;
+
+/// Most answers that wait for [`Server::poll_transmit`]; further ones are dropped and counted, as a network
+/// would drop them. Owners drain after each batch of inputs and never come near.
+pub const MAX_QUEUED_TRANSMITS: usize = 8_192;
+/// Most deadlines handled in one call of [`Server::handle_timeout`]; the rest follows in the next.
+pub const TIMEOUTS_PER_TURN: usize = 256;
+
+/// All tunnels of one worker.
+pub struct Server {
+    config: ServerConfig,
+    random: BoxedRandom,
+    pools: Pools,
+    sessions: Arena<Session>,
+    bindings: Arena<Binding>,
+    /// By name on the wire. Bounded by `Limits::tunnels`.
+    directory: BTreeMap<Tsid, Key>,
+    /// Plain UDP: by socket and source. Only looked up, never iterated. One entry per UDP binding.
+    addresses: HashMap<(ListenerId, SocketAddr), BindingId, KeyedHash>,
+    listeners: Vec<Listener>,
+    counts: Counts,
+    jar: CookieJar,
+    rate: RateLimiter,
+    stateless: RateLimiter,
+    /// Takes part in the proof of resumes for tunnels that do not exist, so that all take the same time.
+    decoy_key: Key32,
+    deadlines: DeadlineQueue<Waiting>,
+    transmits: VecDeque<Transmit>,
+    events: VecDeque<Event>,
+    stop: Option<Stop>,
+    stats: Stats,
+}
+
+/// A plain UDP socket.
+#[derive(Clone, Copy, Debug)]
+struct Listener {
+    interface: usize,
+    local: SocketAddr,
+}
+
+/// What limits are counted by. Each map has at most one entry per tunnel or pending transport.
+#[derive(Debug, Default)]
+struct Counts {
+    tunnels_by_prefix: BTreeMap<SourcePrefix, u32>,
+    tunnels_by_identity: BTreeMap<Identity, u32>,
+    tunnels_by_interface: Vec<usize>,
+    pending: usize,
+    pending_by_prefix: BTreeMap<SourcePrefix, u32>,
+    persistent: usize,
+}
+
+/// What the deadline queue holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Waiting {
+    Session(Key),
+    Binding(Key),
+}
+
+impl BindingId {
+    const fn key(self) -> Key {
+        (self.index, self.generation)
+    }
+
+    const fn from_key((index, generation): Key) -> Self {
+        Self { index, generation }
+    }
+}
+
+impl SessionId {
+    const fn key(self) -> Key {
+        (self.index, self.generation)
+    }
+
+    const fn from_key((index, generation): Key) -> Self {
+        Self { index, generation }
+    }
+}
+
+impl Server {
+    /// Checks the configuration and makes a server without tunnels.
+    ///
+    /// # Errors
+    ///
+    /// The first thing in the configuration that cannot be used.
+    pub fn new(
+        config: ServerConfig,
+        now: Instant,
+        mut random: BoxedRandom,
+    ) -> Result<Self, ServerConfigError> {
+        config.check()?;
+        let pools = Pools::new(&config.pools, config.quarantine)?;
+        let hash = KeyedHash::new(&mut random);
+        let cookie = config.cookie.clone().unwrap_or_else(|| CookieConfig {
+            current: CookieKey {
+                id: 0,
+                key: Key32::random(&mut random),
+            },
+            previous: None,
+            unix_seconds: 0,
+        });
+        let limits = config.limits;
+        let counts = Counts {
+            tunnels_by_interface: vec![0; config.interfaces.len()],
+            ..Counts::default()
+        };
+        Ok(Self {
+            pools,
+            sessions: Arena::new(),
+            bindings: Arena::new(),
+            directory: BTreeMap::new(),
+            addresses: HashMap::with_hasher(hash.clone()),
+            listeners: Vec::new(),
+            counts,
+            jar: CookieJar::new(cookie, now),
+            rate: RateLimiter::new(
+                now,
+                limits.requests_per_second,
+                limits.request_burst,
+                hash.clone(),
+            ),
+            stateless: RateLimiter::new(
+                now,
+                limits.stateless_per_second,
+                limits.stateless_per_second,
+                hash,
+            ),
+            decoy_key: Key32::random(&mut random),
+            deadlines: DeadlineQueue::new(),
+            transmits: VecDeque::new(),
+            events: VecDeque::new(),
+            stop: None,
+            stats: Stats::default(),
+            random,
+            config,
+        })
+    }
+
+    /// Announces a plain UDP socket of an interface. `local` takes part in the cookies, so all workers and nodes
+    /// that share cookie keys must give the same one. `None` if there is no such interface, or 65,536 sockets.
+    pub fn add_listener(&mut self, interface: usize, local: SocketAddr) -> Option<ListenerId> {
+        self.config.interfaces.get(interface)?;
+        let id = u16::try_from(self.listeners.len()).ok().map(ListenerId)?;
+        self.listeners.push(Listener { interface, local });
+        Some(id)
+    }
+
+    /// Announces a stream or DTLS association that was accepted.
+    ///
+    /// It has 10 s to configure or resume a tunnel; then an [`Event::CloseBinding`] ends it.
+    ///
+    /// # Errors
+    ///
+    /// The transport is not taken, and nothing is kept of it: close it.
+    pub fn open_binding(
+        &mut self,
+        now: Instant,
+        info: BindingInfo,
+    ) -> Result<BindingId, OpenError> {
+        if !info.transport.is_stream() && !info.transport.is_protected() {
+            return Err(OpenError::NotAConnection);
+        }
+        if info.interface >= self.config.interfaces.len() {
+            return Err(OpenError::UnknownInterface);
+        }
+        if self.stop.is_some() {
+            return Err(OpenError::Stopping);
+        }
+        let prefix = SourcePrefix::of(info.peer.ip());
+        let of_prefix = self
+            .counts
+            .pending_by_prefix
+            .get(&prefix)
+            .copied()
+            .unwrap_or_default();
+        let limits = &self.config.limits;
+        if self.counts.pending >= limits.pending || of_prefix >= limits.pending_per_prefix {
+            return Err(OpenError::TooManyPending);
+        }
+        if !self.rate.admit(now, prefix) {
+            self.stats.rate_limited += 1;
+            return Err(OpenError::RateLimited);
+        }
+        let until = now + CONFIGURATION_TIME;
+        let make = |_| Binding {
+            interface: info.interface,
+            transport: info.transport,
+            peer: info.peer,
+            listener: None,
+            identity: info.identity,
+            message_errors: 0,
+            attachment: Attachment::Pending {
+                armed: None,
+                until,
+                refused: None,
+            },
+        };
+        let key = self
+            .bindings
+            .insert_with(make)
+            .ok_or(OpenError::TooManyPending)?;
+        self.counts.pending += 1;
+        *self.counts.pending_by_prefix.entry(prefix).or_default() += 1;
+        self.arm_binding(key);
+        Ok(BindingId::from_key(key))
+    }
+
+    /// The binding of an outer address on a plain UDP socket: one keyed hash lookup.
+    #[must_use]
+    #[inline]
+    pub fn lookup(&self, listener: ListenerId, peer: SocketAddr) -> Option<BindingId> {
+        self.addresses.get(&(listener, peer)).copied()
+    }
+
+    /// Feeds one unit that came over a binding.
+    #[inline]
+    pub fn handle_unit(&mut self, now: Instant, binding: BindingId, unit: &Unit<'_>) -> Verdict {
+        match unit {
+            Unit::Ip(packet) => self.handle_packet(now, binding, packet),
+            Unit::Control(message) => self.handle_control(now, binding, message),
+            Unit::Redundancy(_) | Unit::Reserved(_) => self.unexpected_frame(now, binding),
+        }
+    }
+
+    /// Reports that a binding delivered something that is no unit: on streams the end of the transport, on
+    /// datagram transports one drop.
+    pub fn handle_bad_unit(&mut self, now: Instant, binding: BindingId, bad: BadUnit) -> Verdict {
+        if self.bindings.get(binding.key()).is_none() {
+            return self.drop_unit(DropReason::UnknownBinding);
+        }
+        self.stats.bad_units += 1;
+        match bad {
+            BadUnit::Datagram(error) => Verdict::Dropped(DropReason::Datagram(error)),
+            BadUnit::Framing(error) => {
+                self.close_binding(now, binding, CloseReason::Framing(error))
+            }
+        }
+    }
+
+    /// Reports that a transport is gone. Harmless for a binding that is gone already.
+    pub fn binding_lost(&mut self, now: Instant, binding: BindingId, why: BindingLoss) {
+        tracing::debug!(?binding, ?why, "transport lost");
+        if let Some(session) = self.remove_binding(binding) {
+            self.session_unbound(now, session);
+        }
+    }
+
+    /// The tunnel that an inner address is assigned to: an array access behind a search of the few ranges.
+    #[must_use]
+    #[inline]
+    pub fn route(&self, destination: IpAddr) -> Option<SessionId> {
+        let index = self.pools.owner(destination)?;
+        self.sessions.key_at(index).map(SessionId::from_key)
+    }
+
+    /// Where a tunnel's packets go; `None` while it has no transport: drop them and count.
+    #[must_use]
+    #[inline]
+    pub fn binding_of(&self, session: SessionId) -> Option<BindingId> {
+        self.sessions.get(session.key())?.binding
+    }
+
+    /// The tunnel of a binding, if it carries one.
+    #[must_use]
+    pub fn session_of(&self, binding: BindingId) -> Option<SessionId> {
+        match self.bindings.get(binding.key())?.attachment {
+            Attachment::Session(key) => Some(SessionId::from_key(key)),
+            Attachment::Pending { .. } => None,
+        }
+    }
+
+    /// The largest inner packet of a tunnel in either direction, in bytes.
+    #[must_use]
+    pub fn inner_mtu(&self, session: SessionId) -> Option<u16> {
+        self.sessions
+            .get(session.key())
+            .map(|session| session.inner_mtu)
+    }
+
+    /// The state of a tunnel.
+    #[must_use]
+    pub fn state(&self, session: SessionId) -> Option<SessionState> {
+        self.sessions.get(session.key()).map(Session::state)
+    }
+
+    /// Next bytes for a transport; call until `None`.
+    #[must_use]
+    pub fn poll_transmit(&mut self) -> Option<Transmit> {
+        self.transmits.pop_front()
+    }
+
+    /// Next event; call until `None`. One input adds a handful; one turn of timeouts a handful for each deadline.
+    #[must_use]
+    pub fn poll_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    /// Counters and gauges.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        Stats {
+            sessions: self.sessions.len(),
+            persistent: self.counts.persistent,
+            pending: self.counts.pending,
+            ..self.stats
+        }
+    }
+
+    /// How full the pools are.
+    #[must_use]
+    pub fn pool_stats(&self) -> Vec<PoolStats> {
+        self.pools.stats()
+    }
+
+    #[inline]
+    fn handle_packet(&mut self, now: Instant, id: BindingId, packet: &IpPacket<'_>) -> Verdict {
+        let Some(binding) = self.bindings.get(id.key()) else {
+            return self.drop_unit(DropReason::UnknownBinding);
+        };
+        let Attachment::Session(key) = binding.attachment else {
+            return self.early_unit(now, id);
+        };
+        let Some(session) = self.sessions.get_mut(key) else {
+            return self.drop_unit(DropReason::UnknownBinding);
+        };
+        if !session.owns(packet.source()) {
+            self.stats.wrong_source += 1;
+            return Verdict::Dropped(DropReason::Source);
+        }
+        session.last_activity = now;
+        let session_id = session.id;
+        if !(session.confirmed && matches!(session.life, Life::Active)) {
+            self.wake(key);
+        }
+        self.stats.forwarded += 1;
+        Verdict::Forward(session_id)
+    }
+
+    /// A unit that may not come before the request: it ends a stream (spec 2); datagrams can be out of order.
+    fn early_unit(&mut self, now: Instant, id: BindingId) -> Verdict {
+        let stream = self
+            .bindings
+            .get(id.key())
+            .is_some_and(|binding| binding.transport.is_stream());
+        if stream {
+            self.stats.bad_units += 1;
+            return self.close_binding(now, id, CloseReason::Framing(FramingError::WrongFirstUnit));
+        }
+        self.drop_unit(DropReason::NotConfigured)
+    }
+
+    /// Spec 6: a frame of a service that is not in force is an error of section 2.
+    fn unexpected_frame(&mut self, now: Instant, id: BindingId) -> Verdict {
+        let Some(binding) = self.bindings.get(id.key()) else {
+            return self.drop_unit(DropReason::UnknownBinding);
+        };
+        self.stats.bad_units += 1;
+        if binding.transport.is_stream() {
+            return self.close_binding(now, id, CloseReason::UnexpectedFrame);
+        }
+        Verdict::Dropped(DropReason::UnexpectedFrame)
+    }
+
+    fn drop_unit(&mut self, reason: DropReason) -> Verdict {
+        self.stats.other_drops += 1;
+        Verdict::Dropped(reason)
+    }
+
+    fn transmit(&mut self, to: Destination, bytes: Bytes) {
+        if self.transmits.len() >= MAX_QUEUED_TRANSMITS {
+            self.stats.transmit_overflow += 1;
+            return;
+        }
+        self.transmits.push_back(Transmit { to, bytes });
+    }
+}
+
+impl std::fmt::Debug for Server {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Server")
+            .field("config", &self.config)
+            .field("stats", &self.stats())
+            .finish_non_exhaustive()
+    }
+}

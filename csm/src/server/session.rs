@@ -1,0 +1,151 @@
+//! One tunnel at the server: its state and what time asks of it.
+
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use tsc_tpl::{Sequence, Tsid};
+
+use super::config::{Identity, TunnelTimers};
+use super::event::{BindingId, SessionId, SessionState};
+use super::pool::Lease;
+use super::rate::SourcePrefix;
+use crate::secret::Key32;
+use crate::transaction::{Answers, Received, Request};
+
+/// An unconfirmed tunnel is closed after this long (spec 5).
+pub const UNCONFIRMED_TIME: Duration = Duration::from_secs(30);
+
+/// A tunnel. Kept small, as most of them are idle: no buffer, and heap memory for the addresses only, once the
+/// answer that configured it is 32 s old.
+#[derive(Debug)]
+pub(crate) struct Session {
+    pub(crate) id: SessionId,
+    pub(crate) tsid: Tsid,
+    pub(crate) interface: usize,
+    /// Configured on a protected transport: never resumed on a clear one (spec 5).
+    pub(crate) protected: bool,
+    pub(crate) identity: Option<Identity>,
+    /// Where it was configured from; counted there for all its life, or limits could be moved away from.
+    pub(crate) prefix: SourcePrefix,
+    pub(crate) leases: Box<[Lease]>,
+    pub(crate) inner_mtu: u16,
+    pub(crate) resume_key: Key32,
+    /// Counter of the last accepted proof.
+    pub(crate) resume_counter: Option<u32>,
+    /// Sequence of the request that made the tunnel.
+    pub(crate) configured_by: Sequence,
+    /// Sequence of the last accepted resume request.
+    pub(crate) resumed_by: Option<Sequence>,
+    pub(crate) received: Received,
+    pub(crate) answers: Answers,
+    /// Of the server's own requests.
+    pub(crate) next_sequence: Sequence,
+    pub(crate) binding: Option<BindingId>,
+    pub(crate) confirmed: bool,
+    pub(crate) created: Instant,
+    /// When the last authentic unit came. All that a data packet writes.
+    pub(crate) last_activity: Instant,
+    pub(crate) timers: TunnelTimers,
+    pub(crate) life: Life,
+    /// Position in the deadline queue.
+    pub(crate) armed: Option<Instant>,
+}
+
+/// The states of spec 5, with what only they need.
+#[derive(Debug)]
+pub(crate) enum Life {
+    Active,
+    Persistent {
+        since: Instant,
+    },
+    /// Boxed: rare, and larger than the rest of the state.
+    Releasing(Box<Request<()>>),
+}
+
+/// What a deadline turned out to be.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Due {
+    /// Nothing yet.
+    Nothing,
+    /// Idle for the keepalive time.
+    Idle,
+    /// Idle for the persistence time.
+    Expired,
+    /// Not one unit since the configuration.
+    Unconfirmed,
+    /// The release has to be looked at.
+    Release,
+}
+
+impl Session {
+    pub(crate) const fn state(&self) -> SessionState {
+        match self.life {
+            Life::Active => SessionState::Active,
+            Life::Persistent { .. } => SessionState::Persistent,
+            Life::Releasing(_) => SessionState::Releasing,
+        }
+    }
+
+    /// Spec 8.1: exactly an assigned address. One comparison for nearly all tunnels.
+    #[inline]
+    pub(crate) fn owns(&self, source: IpAddr) -> bool {
+        self.leases.iter().any(|lease| lease.address == source)
+    }
+
+    /// When this tunnel has to be looked at, if nothing happens before.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        let life = match &self.life {
+            Life::Active => after(self.last_activity, self.timers.keepalive),
+            Life::Persistent { since } => after(*since, self.timers.persistence),
+            Life::Releasing(request) => Some(request.due()),
+        };
+        let unconfirmed = (!self.confirmed).then(|| self.created + UNCONFIRMED_TIME);
+        [life, unconfirmed, self.answers.next_expiry()]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    /// What is due at `now`.
+    pub(crate) fn due(&self, now: Instant) -> Due {
+        let passed = |deadline: Option<Instant>| deadline.is_some_and(|at| at <= now);
+        match &self.life {
+            Life::Releasing(_) => Due::Release,
+            Life::Active | Life::Persistent { .. }
+                if !self.confirmed && self.created + UNCONFIRMED_TIME <= now =>
+            {
+                Due::Unconfirmed
+            }
+            Life::Active if passed(after(self.last_activity, self.timers.keepalive)) => Due::Idle,
+            Life::Persistent { since } if passed(after(*since, self.timers.persistence)) => {
+                Due::Expired
+            }
+            Life::Active | Life::Persistent { .. } => Due::Nothing,
+        }
+    }
+}
+
+/// Zero is never (spec 5).
+fn after(start: Instant, time: Duration) -> Option<Instant> {
+    (!time.is_zero()).then(|| start + time)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The target of the architecture: an idle UDP session under 1 KiB, binding and tables included.
+    #[test]
+    fn an_idle_session_is_small() {
+        let session = size_of::<Session>();
+        let binding = size_of::<super::super::binding::Binding>();
+        // One lease on the heap, an entry each in the TSID directory, the address table, the pool's slots and
+        // the deadline queue; trees and maps counted as twice their entries.
+        let tables = size_of::<Lease>() + 2 * (8 + 4) + 2 * 48 + 8 + 2 * 32;
+        let total = session + binding + tables;
+        assert!(
+            total < 1024,
+            "session {session} + binding {binding} + tables {tables} = {total}"
+        );
+    }
+}

@@ -1,0 +1,304 @@
+//! The messages that the machines send, each made in one place from what the machines know.
+//!
+//! Every function gives `None` where the values cannot be encoded. Configurations are checked for that when a
+//! machine is made, so it does not happen; and if it does, a message that is not sent is a lost message, which
+//! both ends can cope with.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tsc_tpl::registry::{MIN_UNAUTHENTICATED_REQUEST, PROTOCOL_REVISION};
+use tsc_tpl::{
+    AddressRequest, AuthToken, CmType, Cookie, Dscp, Family, Header, Ipv4Netmask, Ipv6PrefixLength,
+    Message, MessageBuilder, MessageError, ResponseCode, ResumeKey, ResumeProof, Seconds, Sequence,
+    ServerEndpoint, ServiceList, ServiceType, Text, Tlv, Tsid,
+};
+
+use crate::assignment::Alternate;
+use crate::client::ClientConfig;
+use crate::resume;
+use crate::secret::Key32;
+use crate::server::pool::Lease;
+use crate::server::{InterfaceConfig, TunnelTimers};
+use crate::transport::Transport;
+
+/// Values of a successful configuration or resume.
+#[derive(Debug)]
+pub(crate) struct Grant<'a> {
+    pub(crate) answer: CmType,
+    pub(crate) tsid: Tsid,
+    pub(crate) sequence: Sequence,
+    pub(crate) leases: &'a [Lease],
+    pub(crate) timers: TunnelTimers,
+    /// In a Configuration_Response.
+    pub(crate) resume_key: Option<&'a Key32>,
+    /// In a Resume_Response.
+    pub(crate) active_services: Option<&'a [ServiceType]>,
+    pub(crate) inner_mtu: u16,
+    pub(crate) interface: &'a InterfaceConfig,
+    /// The client as seen from outside.
+    pub(crate) peer: SocketAddr,
+}
+
+/// What a refusal carries beside its code.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct RefusalDetails<'a> {
+    pub(crate) cookie: Option<&'a [u8]>,
+    pub(crate) retry_after: Option<Duration>,
+    pub(crate) alternates: &'a [Alternate],
+}
+
+/// What a Resume_Request proves.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Claim<'a> {
+    pub(crate) tsid: Tsid,
+    pub(crate) key: &'a Key32,
+    pub(crate) counter: u32,
+}
+
+pub(crate) fn configuration_request(
+    config: &ClientConfig,
+    transport: Transport,
+    sequence: Sequence,
+    cookie: Option<&[u8]>,
+) -> Option<Bytes> {
+    let mut builder =
+        MessageBuilder::new(CmType::CONFIGURATION_REQUEST, Tsid::UNASSIGNED, sequence)
+            .tlv(Tlv::ProtocolRevision(PROTOCOL_REVISION));
+    for wish in &config.addresses {
+        builder = builder.tlv(Tlv::AddressRequest(AddressRequest {
+            family: wish.family,
+            count: wish.count,
+        }));
+    }
+    if let Some(mtu) = config.inner_mtu {
+        builder = builder.tlv(Tlv::InnerMtu(mtu));
+    }
+    if let Some(info) = &config.client_info {
+        builder = builder.tlv(Tlv::ClientInfo(Text::truncated(info)));
+    }
+    if !config.supported_services.is_empty() {
+        builder = builder.tlv(Tlv::SupportedServices(
+            ServiceList::new(&config.supported_services).ok()?,
+        ));
+    }
+    finish_request(builder, config, transport, cookie)
+}
+
+pub(crate) fn resume_request(
+    config: &ClientConfig,
+    transport: Transport,
+    sequence: Sequence,
+    claim: &Claim<'_>,
+    cookie: Option<&[u8]>,
+) -> Option<Bytes> {
+    let mac = resume::proof(
+        claim.key,
+        claim.tsid,
+        claim.counter,
+        cookie.unwrap_or_default(),
+    );
+    let builder = MessageBuilder::new(CmType::CONFIGURATION_RESUME_REQUEST, claim.tsid, sequence)
+        .tlv(Tlv::ProtocolRevision(PROTOCOL_REVISION))
+        .tlv(Tlv::ResumeProof(ResumeProof {
+            counter: claim.counter,
+            mac: &mac,
+        }));
+    finish_request(builder, config, transport, cookie)
+}
+
+/// What both requests end with: token, cookie, and on plain UDP the padding that makes them eligible (spec 8.2).
+fn finish_request<'a>(
+    mut builder: MessageBuilder<'a>,
+    config: &'a ClientConfig,
+    transport: Transport,
+    cookie: Option<&'a [u8]>,
+) -> Option<Bytes> {
+    let token = config
+        .auth_token
+        .as_ref()
+        .filter(|_| transport.is_protected() || config.token_in_clear);
+    if let Some(token) = token {
+        builder = builder.tlv(Tlv::AuthToken(AuthToken::new(token.expose()).ok()?));
+    }
+    if let Some(cookie) = cookie {
+        builder = builder.tlv(Tlv::Cookie(Cookie::new(cookie).ok()?));
+    }
+    if transport == Transport::Udp {
+        builder = builder.pad_to(MIN_UNAUTHENTICATED_REQUEST);
+    }
+    if transport.is_stream() {
+        encode_stream(&builder)
+    } else {
+        encode(&builder)
+    }
+}
+
+pub(crate) fn grant(grant: &Grant<'_>) -> Option<Bytes> {
+    let interface = grant.interface;
+    let mut builder = MessageBuilder::new(grant.answer, grant.tsid, grant.sequence)
+        .tlv(Tlv::ResponseCode(ResponseCode::SUCCESS))
+        .tlv(Tlv::ProtocolRevision(PROTOCOL_REVISION));
+    for lease in grant.leases {
+        builder =
+            match lease.address {
+                std::net::IpAddr::V4(address) => builder
+                    .tlv(Tlv::InternalIpv4Address(address))
+                    .tlv(Tlv::InternalIpv4Netmask(
+                        Ipv4Netmask::new(lease.prefix_len).ok()?,
+                    )),
+                std::net::IpAddr::V6(address) => builder
+                    .tlv(Tlv::InternalIpv6Address(address))
+                    .tlv(Tlv::InternalIpv6PrefixLength(
+                        Ipv6PrefixLength::new(lease.prefix_len).ok()?,
+                    )),
+            };
+    }
+    builder = builder
+        .tlv(Tlv::KeepaliveInterval(seconds(grant.timers.keepalive)))
+        .tlv(Tlv::PersistenceTime(seconds(grant.timers.persistence)))
+        .tlv(Tlv::InnerMtu(grant.inner_mtu));
+    if let Some(key) = grant.resume_key {
+        builder = builder.tlv(Tlv::ResumeKey(ResumeKey::new(key.expose())));
+    }
+    if let Some(services) = grant.active_services {
+        builder = builder.tlv(Tlv::ActiveServices(ServiceList::new(services).ok()?));
+    }
+    builder = builder
+        .tlvs(interface.sip_servers.iter().map(|server| match server {
+            SocketAddr::V4(server) => Tlv::SipServerIpv4(*server),
+            SocketAddr::V6(server) => Tlv::SipServerIpv6(*server),
+        }))
+        .tlvs(interface.dns_servers.iter().map(|server| match server {
+            std::net::IpAddr::V4(server) => Tlv::DnsServerIpv4(*server),
+            std::net::IpAddr::V6(server) => Tlv::DnsServerIpv6(*server),
+        }))
+        .tlv(nat_info(grant.peer))
+        .tlvs(interface.alternates.iter().map(alternate));
+    if !interface.services.is_empty() {
+        builder = builder.tlv(Tlv::SupportedServices(
+            ServiceList::new(&interface.services).ok()?,
+        ));
+    }
+    if let Some(dscp) = interface.dscp {
+        builder = builder.tlv(Tlv::Dscp(Dscp::new(dscp).ok()?));
+    }
+    encode(&builder)
+}
+
+/// A refusal of a request that could be read.
+pub(crate) fn refusal(
+    request: &Header,
+    code: ResponseCode,
+    details: &RefusalDetails<'_>,
+) -> Option<Bytes> {
+    let mut builder =
+        MessageBuilder::response(request, code)?.tlvs(details.alternates.iter().map(alternate));
+    if let Some(cookie) = details.cookie {
+        builder = builder.tlv(Tlv::Cookie(Cookie::new(cookie).ok()?));
+    }
+    if let Some(time) = details.retry_after {
+        builder = builder.tlv(Tlv::RetryAfter(seconds(time)));
+    }
+    encode(&builder)
+}
+
+/// The answer to a request that breaks a rule; `None` for what is not answered.
+pub(crate) fn refuse_message(request: &Header, error: &MessageError) -> Option<Bytes> {
+    encode(&MessageBuilder::refuse(request, error)?)
+}
+
+/// The answer to a request for a service that is not to be had: whether it is known at all tells the code.
+pub(crate) fn service_refusal(request: &Message<'_>) -> Option<Bytes> {
+    let service = request.service_type()?;
+    let code = if service.is_known() {
+        ResponseCode::SERVICE_UNAVAILABLE
+    } else {
+        ResponseCode::UNSUPPORTED_SERVICE
+    };
+    encode(&MessageBuilder::response(&request.header(), code)?.tlv(Tlv::ServiceType(service)))
+}
+
+/// A plain success, for Keepalives with the client's address as seen from here.
+pub(crate) fn success(request: &Header, peer: Option<SocketAddr>) -> Option<Bytes> {
+    encode(&MessageBuilder::response(request, ResponseCode::SUCCESS)?.tlvs(peer.map(nat_info)))
+}
+
+pub(crate) fn keepalive(tsid: Tsid, sequence: Sequence) -> Option<Bytes> {
+    encode(&MessageBuilder::new(CmType::KEEPALIVE, tsid, sequence))
+}
+
+pub(crate) fn release_request(tsid: Tsid, sequence: Sequence, text: Option<&str>) -> Option<Bytes> {
+    let text = text.map(|text| Tlv::ReasonText(Text::truncated(text)));
+    encode(&MessageBuilder::new(CmType::CONFIGURATION_RELEASE_REQUEST, tsid, sequence).tlvs(text))
+}
+
+pub(crate) fn service_request(
+    tsid: Tsid,
+    sequence: Sequence,
+    service: ServiceType,
+) -> Option<Bytes> {
+    let builder = MessageBuilder::new(CmType::CLIENT_SERVICE_REQUEST, tsid, sequence);
+    encode(&builder.tlv(Tlv::ServiceType(service)))
+}
+
+/// Address_Request as wishes.
+pub(crate) fn address_wishes(message: &Message<'_>) -> Vec<(Family, u8)> {
+    message
+        .address_requests()
+        .map(|wish: AddressRequest| (wish.family, wish.count))
+        .collect()
+}
+
+/// Alternate_Server values of transports that are known here.
+pub(crate) fn alternates(message: &Message<'_>) -> Vec<Alternate> {
+    let known = |endpoint: ServerEndpoint| {
+        Transport::from_code(endpoint.transport).map(|transport| Alternate {
+            transport,
+            address: endpoint.addr,
+        })
+    };
+    message.alternate_servers().filter_map(known).collect()
+}
+
+fn alternate<'a>(alternate: &Alternate) -> Tlv<'a> {
+    Tlv::AlternateServer(ServerEndpoint {
+        transport: alternate.transport.code(),
+        addr: alternate.address,
+    })
+}
+
+fn nat_info<'a>(peer: SocketAddr) -> Tlv<'a> {
+    // A dual-stack socket shows IPv4 clients with mapped addresses; the client knows itself by IPv4.
+    match SocketAddr::new(peer.ip().to_canonical(), peer.port()) {
+        SocketAddr::V4(peer) => Tlv::NatInfoIpv4(peer),
+        SocketAddr::V6(peer) => Tlv::NatInfoIpv6(peer),
+    }
+}
+
+fn seconds(time: Duration) -> Seconds {
+    Seconds(u16::try_from(time.as_secs()).unwrap_or(u16::MAX))
+}
+
+/// Everything but the requests of clients on streams is held to what a datagram carries (spec 3.3).
+fn encode(builder: &MessageBuilder<'_>) -> Option<Bytes> {
+    let mut bytes = Vec::with_capacity(builder.encoded_len());
+    let result = builder.encode_datagram(&mut bytes);
+    finish(bytes, result)
+}
+
+fn encode_stream(builder: &MessageBuilder<'_>) -> Option<Bytes> {
+    let mut bytes = Vec::with_capacity(builder.encoded_len());
+    let result = builder.encode(&mut bytes);
+    finish(bytes, result)
+}
+
+fn finish(bytes: Vec<u8>, result: Result<(), tsc_tpl::EncodeError>) -> Option<Bytes> {
+    if let Err(error) = result {
+        tracing::error!(%error, "a message could not be encoded");
+        debug_assert!(false, "a message could not be encoded: {error}");
+        return None;
+    }
+    Some(bytes.into())
+}
