@@ -144,6 +144,7 @@ pub enum BindError {
 }
 
 impl BindError {
+    #[allow(clippy::wildcard_enum_match_arm, reason = "a foreign enum that grows")]
     pub(crate) fn new(address: SocketAddr, source: io::Error) -> Self {
         match source.kind() {
             io::ErrorKind::AddrInUse => Self::InUse { address },

@@ -363,6 +363,10 @@ fn start_file(file: File) -> Result<PcapNgWriter<BufWriter<File>>, PcapError> {
 fn io_error(error: PcapError) -> io::Error {
     match error {
         PcapError::IoError(error) => error,
-        other => io::Error::other(other.to_string()),
+        other @ (PcapError::IncompleteBuffer
+        | PcapError::InvalidField(_)
+        | PcapError::Utf8Error(_)
+        | PcapError::FromUtf8Error(_)
+        | PcapError::InvalidInterfaceId(_)) => io::Error::other(other.to_string()),
     }
 }

@@ -180,7 +180,7 @@ fn text(tag: u8, value: &[u8]) -> String {
     const BMP: u8 = 0x1e;
     let decoded = match tag {
         UTF8 | PRINTABLE | TELETEX | IA5 => String::from_utf8(value.to_vec()).ok(),
-        BMP if value.len() % 2 == 0 => {
+        BMP if value.len().is_multiple_of(2) => {
             let units = value
                 .chunks_exact(2)
                 .map(|pair| pair.iter().fold(0u16, |v, b| (v << 8) | u16::from(*b)));

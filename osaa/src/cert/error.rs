@@ -146,6 +146,7 @@ pub enum CertificateError {
 
 impl CertificateError {
     /// Reads the verifier's answer; errors that are not about certificates become [`Self::Other`].
+    #[allow(clippy::wildcard_enum_match_arm, reason = "a foreign enum that grows")]
     pub(crate) fn from_rustls(error: rustls::Error, role: &'static str) -> Self {
         match error {
             rustls::Error::InvalidCertificate(error) => Self::from_certificate(error, role),
@@ -157,7 +158,8 @@ impl CertificateError {
 
     #[allow(
         deprecated,
-        reason = "the deprecated variant can still be produced by a custom verifier"
+        clippy::wildcard_enum_match_arm,
+        reason = "a foreign enum that grows; verifiers may still produce its deprecated variant"
     )]
     pub(crate) fn from_certificate(error: rustls::CertificateError, role: &'static str) -> Self {
         use rustls::CertificateError as E;

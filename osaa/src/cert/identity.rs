@@ -83,6 +83,7 @@ impl PemSource {
     }
 
     /// The first private key in the text: PKCS#8, SEC1 (EC) or PKCS#1 (RSA).
+    #[allow(clippy::wildcard_enum_match_arm, reason = "a foreign enum that grows")]
     fn private_key(&self) -> Result<PrivateKeyDer<'static>, CredentialError> {
         let text = self.read()?;
         PrivateKeyDer::from_pem_slice(&text).map_err(|error| {
@@ -105,6 +106,7 @@ impl PemSource {
     }
 
     /// The library's own text may quote a line of the file, which may be part of a key.
+    #[allow(clippy::wildcard_enum_match_arm, reason = "a foreign enum that grows")]
     fn syntax(&self, error: &pem::Error) -> CredentialError {
         let reason = match error {
             pem::Error::MissingSectionEnd { .. } => "a section has no END line",

@@ -162,7 +162,7 @@ async fn attempt(
         (TransportKind::Udp, _) => {
             let socket = connect_udp(address, options)?;
             let datagram = DatagramTransport::plain(socket, address);
-            Ok(ClientTransport::Datagram(datagram))
+            Ok(ClientTransport::Datagram(Box::new(datagram)))
         }
         (TransportKind::Dtls, Some(security)) => {
             connect_dtls(target, address, security, options, limit).await
@@ -236,7 +236,7 @@ async fn connect_dtls(
     let socket = connect_udp(address, options)?;
     DatagramTransport::dtls(socket, address, session)
         .await
-        .map(ClientTransport::Datagram)
+        .map(|datagram| ClientTransport::Datagram(Box::new(datagram)))
         .map_err(|error| match error {
             HandshakeError::Dtls(error) => ConnectError::from_dtls(address, limit, error),
             HandshakeError::Refused => ConnectError::Refused { address },

@@ -111,6 +111,7 @@ impl ConnectError {
         }
     }
 
+    #[allow(clippy::wildcard_enum_match_arm, reason = "a foreign enum that grows")]
     pub(super) fn from_io(address: SocketAddr, source: io::Error) -> Self {
         match source.kind() {
             io::ErrorKind::ConnectionRefused => Self::Refused { address },
@@ -128,7 +129,12 @@ impl ConnectError {
             StreamError::Tls(TlsError::Alpn) => Self::Alpn,
             StreamError::Tls(error) => Self::Tls(error),
             StreamError::Io(error) => Self::from_io(address, error),
-            other => Self::from_io(address, io::Error::other(other.to_string())),
+            other @ (StreamError::Closed
+            | StreamError::Truncated
+            | StreamError::Ended
+            | StreamError::BufferTooSmall { .. }) => {
+                Self::from_io(address, io::Error::other(other.to_string()))
+            }
         }
     }
 
@@ -138,7 +144,12 @@ impl ConnectError {
             DtlsError::Alert(alert) => Self::Alert(alert),
             DtlsError::Alpn => Self::Alpn,
             DtlsError::HandshakeTimeout => Self::Timeout { address, limit },
-            other => Self::Dtls(other),
+            other @ (DtlsError::Protocol(_)
+            | DtlsError::PeerClosed
+            | DtlsError::LocalClosed
+            | DtlsError::Evicted
+            | DtlsError::Replaced
+            | DtlsError::Backend(_)) => Self::Dtls(other),
         }
     }
 }

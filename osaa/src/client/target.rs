@@ -150,7 +150,9 @@ impl fmt::Display for Target {
             Host::Address(IpAddr::V6(address)) => {
                 write!(f, "{}://[{address}]:{}", self.transport, self.port)
             }
-            host => write!(f, "{}://{host}:{}", self.transport, self.port),
+            host @ (Host::Name(_) | Host::Address(_)) => {
+                write!(f, "{}://{host}:{}", self.transport, self.port)
+            }
         }
     }
 }

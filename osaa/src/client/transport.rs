@@ -30,7 +30,7 @@ pub enum ClientTransport {
     /// TCP or TLS.
     Stream(StreamTransport),
     /// UDP or DTLS.
-    Datagram(DatagramTransport),
+    Datagram(Box<DatagramTransport>),
 }
 
 impl ClientTransport {

@@ -18,7 +18,7 @@ const SLOT: usize = 65_536;
 /// the operating system gives pages out at the first write.
 pub struct RecvBatch {
     bytes: Vec<u8>,
-    metas: [RecvMeta; MAX_SLOTS],
+    metas: Box<[RecvMeta; MAX_SLOTS]>,
     filled: usize,
 }
 
@@ -28,7 +28,7 @@ impl RecvBatch {
     pub fn new(slots: usize) -> Self {
         Self {
             bytes: vec![0; slots.clamp(1, MAX_SLOTS) * SLOT],
-            metas: [RecvMeta::default(); MAX_SLOTS],
+            metas: Box::new([RecvMeta::default(); MAX_SLOTS]),
             filled: 0,
         }
     }
@@ -37,7 +37,7 @@ impl RecvBatch {
     pub fn datagrams(&mut self) -> impl Iterator<Item = Datagram<'_>> {
         self.bytes
             .chunks_exact_mut(SLOT)
-            .zip(&self.metas)
+            .zip(self.metas.iter())
             .take(self.filled)
             .flat_map(|(slot, meta)| {
                 let bytes = slot.get_mut(..meta.len).unwrap_or_default();
@@ -82,7 +82,7 @@ impl RecvBatch {
         let mut buffers: [IoSliceMut<'_>; MAX_SLOTS] =
             array::from_fn(|_| IoSliceMut::new(chunks.next().unwrap_or_default()));
         let buffers = buffers.get_mut(..slots).unwrap_or_default();
-        let filled = receive(buffers, &mut self.metas)?;
+        let filled = receive(buffers, &mut *self.metas)?;
         self.filled = filled.min(slots);
         Ok(self
             .metas

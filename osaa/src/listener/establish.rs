@@ -95,7 +95,12 @@ async fn establish_inner(
                 .map_err(|error| match error {
                     StreamError::Tls(error) => RefusalReason::Tls(error),
                     StreamError::Io(error) => RefusalReason::Io(error),
-                    other => RefusalReason::Io(io::Error::other(other.to_string())),
+                    other @ (StreamError::Closed
+                    | StreamError::Truncated
+                    | StreamError::Ended
+                    | StreamError::BufferTooSmall { .. }) => {
+                        RefusalReason::Io(io::Error::other(other.to_string()))
+                    }
                 })
         }
         (TLS_HANDSHAKE, None) => Err(RefusalReason::TlsDisabled),

@@ -43,7 +43,9 @@ pub(super) async fn handshake(
                 return Err(error.into());
             }
             (Ok(_), Err(error)) => {
-                return Err(refusal(socket, &mut session, &mut chunk).unwrap_or(error.into()));
+                return Err(
+                    refusal(socket, &mut session, &mut chunk).unwrap_or_else(|| error.into())
+                );
             }
             (Ok(true), Ok(())) => return Ok(session),
             (Ok(false), Ok(())) => {}

@@ -229,10 +229,7 @@ impl StreamTransport {
                     }
                     let input = sealed.get_mut(..kept + read).unwrap_or_default();
                     let opened = tls.session.open(input, plain, &mut tls.wire);
-                    opened.map(|len| {
-                        buf.copy_within(half..half + len, 0);
-                        len
-                    })
+                    opened.inspect(|len| buf.copy_within(half..half + len, 0))
                 }
                 None => {
                     let read = ready!(poll_read(&mut self.socket, cx, plain))?;
