@@ -109,6 +109,18 @@ impl<'a> MessageBuilder<'a> {
         self.tlv(Tlv::Padding(Padding::saturating(zeros)))
     }
 
+    /// The header as it will be written. More TLVs than its field can count show as its largest value.
+    #[must_use]
+    pub fn header(&self) -> Header {
+        let tlv_count = u16::try_from(self.tlvs.len()).unwrap_or(u16::MAX);
+        Header {
+            cm_type: self.cm_type,
+            tlv_count,
+            tsid: self.tsid,
+            sequence: self.sequence,
+        }
+    }
+
     /// The TLVs so far.
     #[must_use]
     pub fn tlv_list(&self) -> &[Tlv<'a>] {
@@ -171,10 +183,11 @@ impl<'a> MessageBuilder<'a> {
     }
 
     fn tlv_count(&self) -> Result<u16, UnitError> {
-        match u16::try_from(self.tlvs.len()) {
-            Ok(count) if self.tlvs.len() <= MAX_TLVS => Ok(count),
-            Ok(count) => Err(UnitError::TooManyTlvs(count)),
-            Err(_) => Err(UnitError::TooManyTlvs(u16::MAX)),
+        let count = self.header().tlv_count;
+        if self.tlvs.len() <= MAX_TLVS {
+            Ok(count)
+        } else {
+            Err(UnitError::TooManyTlvs(count))
         }
     }
 
@@ -187,17 +200,10 @@ impl<'a> MessageBuilder<'a> {
 
     fn write(&self, len: usize, out: &mut impl BufMut) -> Result<(), EncodeError> {
         room::check(len, out)?;
-        let tlv_count = self.tlv_count()?;
         out.put_slice(&[FIRST_CONTROL, self.cm_type.0]);
-        out.put_u16(tlv_count);
+        out.put_u16(self.tlv_count()?);
         out.put_u64(self.tsid.0);
         out.put_u32(self.sequence.0);
-        for tlv in &self.tlvs {
-            out.put_u16(tlv.ty().0);
-            // A message has at most 9020 bytes, as was checked.
-            out.put_u16(u16::try_from(tlv.value_len()).unwrap_or(u16::MAX));
-            tlv.encode_value(out);
-        }
-        Ok(())
+        self.tlvs.iter().try_for_each(|tlv| tlv.encode(out))
     }
 }

@@ -18,9 +18,10 @@ pub use self::types::{
     PayloadType, RedundancyFactor, RoutedPrefix, Seconds, ServerEndpoint,
 };
 use self::value::Value;
-use crate::error::MessageError;
+use crate::error::{EncodeError, MessageError, UnitError};
 use crate::ids::Tsid;
 use crate::registry::{RedundancyMethod, ResponseCode, ServiceType, TLV_HEADER_LEN, TlvType};
+use crate::room;
 
 /// Declares [`Tlv`]: one row per registry entry, so that type, decoder, encoder and text cannot drift apart.
 macro_rules! tlvs {
@@ -56,7 +57,7 @@ macro_rules! tlvs {
             }
 
             /// Length of the value on the wire.
-            pub(crate) fn value_len(&self) -> usize {
+            fn value_len(&self) -> usize {
                 match self {
                     $(Self::$variant(value) => value.encoded_len(),)*
                     Self::Unknown(unknown) => unknown.value().len(),
@@ -64,7 +65,7 @@ macro_rules! tlvs {
             }
 
             /// Appends the value.
-            pub(crate) fn encode_value(&self, out: &mut impl BufMut) {
+            fn encode_value(&self, out: &mut impl BufMut) {
                 match self {
                     $(Self::$variant(value) => value.encode(out),)*
                     Self::Unknown(unknown) => out.put_slice(unknown.value()),
@@ -182,6 +183,23 @@ impl Tlv<'_> {
     #[must_use]
     pub fn encoded_len(&self) -> usize {
         TLV_HEADER_LEN + self.value_len()
+    }
+
+    /// Appends the TLV: type, length, value.
+    ///
+    /// # Errors
+    ///
+    /// No room, or an unknown value beyond 65535 bytes; nothing was written.
+    pub fn encode(&self, out: &mut impl BufMut) -> Result<(), EncodeError> {
+        let len = self.encoded_len();
+        // Only the value of an unknown type can be too long for the field.
+        let value_len =
+            u16::try_from(self.value_len()).map_err(|_| UnitError::MessageTooLong(len))?;
+        room::check(len, out)?;
+        out.put_u16(self.ty().0);
+        out.put_u16(value_len);
+        self.encode_value(out);
+        Ok(())
     }
 
     /// The value as text, without the name. Secrets are hidden, peer-chosen text is escaped.
