@@ -2,6 +2,11 @@
 
 use std::fmt;
 
+use tsc_csm::client::{AttemptFailure, DownReason, Refusal, SuspendReason, TransportFailure};
+use tsc_tpl::ResponseCode;
+
+use crate::error::{CloseError, ConnectError, SocketError};
+
 /// Error codes of the SDK guide ("Error Codes"), for programs that know them and for the C library.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(u8)]
@@ -82,5 +87,96 @@ impl ErrorCode {
 impl fmt::Display for ErrorCode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} ({})", self.name(), self.value())
+    }
+}
+
+/// The table: what a typed error is called in the SDK guide's terms.
+pub trait Coded {
+    /// The guide's code for this value.
+    fn code(&self) -> ErrorCode;
+}
+
+impl Coded for ConnectError {
+    fn code(&self) -> ErrorCode {
+        match self {
+            Self::Parameters(_) | Self::ServerName(_) | Self::Capture(_) | Self::RuntimeGone => {
+                ErrorCode::Error
+            }
+            Self::Credentials(_) => ErrorCode::Authenticate,
+            Self::Transport { .. } if self.is_certificate() => ErrorCode::Authenticate,
+            Self::Transport { .. } => ErrorCode::CannotConnect,
+            Self::Refused(refusal) => refusal.code(),
+            Self::NotConfigured(failure) => failure.code(),
+            Self::Ended(reason) => reason.code(),
+        }
+    }
+}
+
+impl Coded for Refusal {
+    fn code(&self) -> ErrorCode {
+        match self.code {
+            ResponseCode::NOT_AUTHORIZED => ErrorCode::Authenticate,
+            ResponseCode::SERVICE_UNAVAILABLE | ResponseCode::UNSUPPORTED_SERVICE => ErrorCode::ServiceFailure,
+            _ => ErrorCode::CannotConfigure,
+        }
+    }
+}
+
+impl Coded for AttemptFailure {
+    fn code(&self) -> ErrorCode {
+        match self {
+            Self::Transport(TransportFailure::Certificate | TransportFailure::Proxy) => ErrorCode::Authenticate,
+            Self::Transport(_) => ErrorCode::CannotConnect,
+            Self::Refused(refusal) => refusal.code(),
+            _ => ErrorCode::CannotConfigure,
+        }
+    }
+}
+
+impl Coded for DownReason {
+    fn code(&self) -> ErrorCode {
+        match self {
+            Self::CannotConnect(failure) => failure.code(),
+            Self::Lost { cause: SuspendReason::KeepaliveFailure, .. }
+            | Self::ResumeRejected { cause: SuspendReason::KeepaliveFailure } => ErrorCode::KeepaliveFailure,
+            Self::Lost { .. } | Self::ResumeRejected { .. } => ErrorCode::CannotConnect,
+            Self::ReleasedByServer { .. } => ErrorCode::NotLogged,
+            Self::Released { confirmed: true } => ErrorCode::Ok,
+            Self::Released { confirmed: false } => ErrorCode::CannotRelease,
+            _ => ErrorCode::Error,
+        }
+    }
+}
+
+impl Coded for SuspendReason {
+    fn code(&self) -> ErrorCode {
+        match self {
+            Self::KeepaliveFailure => ErrorCode::KeepaliveFailure,
+            _ => ErrorCode::CannotConnect,
+        }
+    }
+}
+
+impl Coded for SocketError {
+    fn code(&self) -> ErrorCode {
+        match self {
+            Self::TunnelDown(_) => ErrorCode::NotLogged,
+            Self::WouldBlock => ErrorCode::NoData,
+            Self::Refused | Self::Unreachable => ErrorCode::CannotRecvData,
+            Self::NotConnected | Self::Family(_) | Self::BadDestination(_) | Self::MessageTooLong { .. } => {
+                ErrorCode::CannotSendData
+            }
+            Self::Exhausted => ErrorCode::QueueOverflow,
+            Self::AddressNotAvailable(_) | Self::AddressInUse(_) => ErrorCode::Error,
+        }
+    }
+}
+
+impl Coded for CloseError {
+    fn code(&self) -> ErrorCode {
+        match self {
+            Self::NotConfirmed => ErrorCode::CannotRelease,
+            Self::AlreadyDown(reason) => reason.code(),
+        }
     }
 }

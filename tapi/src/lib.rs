@@ -1,1 +1,63 @@
 //! Client SDK: tunnels, and sockets that live inside them.
+//!
+//! A [`Tunnel`] carries an application's IP packets to a tunnel server, over TCP, TLS, UDP or DTLS. Its sockets look
+//! like tokio's and need no privileges: the IP stack is part of this library.
+//!
+//! ```no_run
+//! use std::time::Duration;
+//! use tsc_tapi::Tunnel;
+//!
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! let tunnel = Tunnel::builder("tls://sbc.example.com:443".parse()?).connect().await?;
+//! let config = tunnel.config();
+//! let sip_server = *config.sip_servers.first().ok_or("no SIP server assigned")?;
+//!
+//! let socket = tunnel.bind_udp((tunnel.local_address_for(sip_server)?, 5060).into())?;
+//! socket.send_to(b"OPTIONS sip:example.com SIP/2.0\r\n\r\n", sip_server).await?;
+//! let mut buffer = [0; 1500];
+//! let (length, from) = socket.recv_from(&mut buffer).await?;
+//! println!("{length} bytes from {from}");
+//!
+//! tunnel.close(Duration::from_secs(2)).await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! - [`TunnelBuilder`]: servers in order of preference, trust, credentials, time limits.
+//! - [`TunnelConfig`]: what the server assigned.
+//! - [`UdpSocket`]: inner UDP.
+//! - [`Notification`]: what happens to a tunnel, as a stream of typed events.
+//! - [`ErrorCode`] and [`Coded`]: the SDK guide's error codes 0-12 for each typed error.
+//!
+//! Each tunnel has one task, spawned on the runtime in which it was opened, and ends when its [`Tunnel`] is
+//! dropped or closed.
+
+mod builder;
+mod code;
+mod config;
+mod driver;
+mod error;
+mod notification;
+mod server;
+mod shared;
+mod tunnel;
+mod udp;
+
+pub use builder::TunnelBuilder;
+pub use code::{Coded, ErrorCode};
+pub use config::TunnelConfig;
+pub use error::{CloseError, ConnectError, SocketError};
+pub use notification::{NOTIFICATION_BACKLOG, Notification, Notifications};
+pub use server::{DEFAULT_PORT, ParseServerError, Server};
+pub use tsc_csm::{
+    InnerAddress, Transport,
+    client::{AddressWish, AttemptFailure, ClientConfigError, DownReason, Refusal, SuspendReason},
+    server::pool::Family,
+};
+pub use tsc_osaa::{
+    cert::{CertificateError, CredentialError, Identity, PemSource, Roots, Trust},
+    client::ConnectError as TransportConnectError,
+    dtls::DtlsBackendKind,
+};
+pub use tunnel::Tunnel;
+pub use udp::UdpSocket;

@@ -2,7 +2,7 @@
 
 use std::{fmt, str::FromStr};
 
-use tsc_tpl::Transport;
+use tsc_csm::Transport;
 
 /// One way to reach a tunnel server: a host, a port and the outer transport.
 ///
@@ -50,21 +50,12 @@ impl Server {
 
 impl fmt::Display for Server {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let scheme = scheme(self.transport);
+        let scheme = self.transport;
         if self.host.contains(':') {
             write!(f, "{scheme}://[{}]:{}", self.host, self.port)
         } else {
             write!(f, "{scheme}://{}:{}", self.host, self.port)
         }
-    }
-}
-
-const fn scheme(transport: Transport) -> &'static str {
-    match transport {
-        Transport::Tcp => "tcp",
-        Transport::Tls => "tls",
-        Transport::Udp => "udp",
-        Transport::Dtls => "dtls",
     }
 }
 

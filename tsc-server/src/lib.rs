@@ -1,5 +1,34 @@
 //! Tunnel server: ends TSCF tunnels, hands out inner addresses, switches between tunnels.
+//!
+//! The program `tsc-server` is a thin shell around this library, which may be embedded:
+//!
+//! ```no_run
+//! use tsc_server::{Server, config::{Config, Environment, Overrides}};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let config = Config::load("tsc-server.toml".as_ref(), &Environment::from_process(), &Overrides::default())?;
+//! let server = Server::start(&config)?;
+//! for port in server.ports() {
+//!     println!("{} on {}", port.transport, port.address);
+//! }
+//! // ... until it is time to go:
+//! let report = server.stop();
+//! # drop(report);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! - [`config`]: one TOML file, its checks and its errors.
+//! - [`Server`]: starts and stops the worker, which lives on a thread of its own.
+//! - `worker`: the data plane. Listeners feed units to the session core (`tsc_csm::server`), and a switch passes
+//!   inner packets from tunnel to tunnel.
 
 pub mod cli;
 pub mod config;
 pub mod logging;
+mod server;
+mod worker;
+
+pub use server::{Server, StartError};
+pub use tsc_csm::{Transport, server::Stats as SessionStats, server::pool::PoolStats};
+pub use worker::{Bound, Counters, Report};

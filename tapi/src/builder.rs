@@ -1,0 +1,162 @@
+//! How a tunnel is asked for.
+
+use std::{path::PathBuf, time::Duration};
+
+use tsc_csm::{
+    Secret,
+    client::{AddressWish, ClientConfig, Endpoint, Target},
+};
+use tsc_osaa::{
+    cert::{Identity, Trust},
+    dtls::DtlsBackendKind,
+};
+
+use crate::{
+    error::ConnectError,
+    server::Server,
+    tunnel::{self, Tunnel},
+};
+
+/// Parameters of a tunnel; made by [`Tunnel::builder`].
+///
+/// Defaults: the system's certificate authorities are trusted, the certificate must carry the server's host name,
+/// no client certificate and no token are sent, the preferred DTLS back end is used, and a minute may pass until the
+/// tunnel is up.
+#[derive(Debug)]
+#[must_use = "a builder does nothing until `connect`"]
+pub struct TunnelBuilder {
+    pub(crate) servers: Vec<Server>,
+    pub(crate) server_name: Option<String>,
+    pub(crate) trust: Trust,
+    pub(crate) identity: Option<Identity>,
+    pub(crate) dtls_backend: Option<DtlsBackendKind>,
+    pub(crate) trace: Option<PathBuf>,
+    pub(crate) csm: ClientConfig,
+}
+
+impl TunnelBuilder {
+    pub(crate) fn new(server: Server) -> Self {
+        Self {
+            servers: vec![server],
+            server_name: None,
+            trust: Trust::System,
+            identity: None,
+            dtls_backend: None,
+            trace: None,
+            csm: ClientConfig::new(Vec::new()),
+        }
+    }
+
+    /// Adds another way to the server, or another server, tried after those before it. At most 32.
+    pub fn server(mut self, server: Server) -> Self {
+        self.servers.push(server);
+        self
+    }
+
+    /// The name that the server's certificate must carry and that SNI announces, instead of the host of each
+    /// [`Server`].
+    pub fn server_name(mut self, name: impl Into<String>) -> Self {
+        self.server_name = Some(name.into());
+        self
+    }
+
+    /// Which certificate authorities are trusted.
+    pub fn trust(mut self, trust: Trust) -> Self {
+        self.trust = trust;
+        self
+    }
+
+    /// The client's own certificate and key, for servers that ask for one (mutual TLS).
+    pub fn identity(mut self, identity: Identity) -> Self {
+        self.identity = Some(identity);
+        self
+    }
+
+    /// A token that shows the server who this is. Sent over TLS and DTLS only.
+    pub fn auth_token(mut self, token: impl Into<Vec<u8>>) -> Self {
+        self.csm.auth_token = Some(Secret::new(token));
+        self
+    }
+
+    /// Sends the token over TCP and UDP too, **where anyone on the path can read and use it**.
+    pub fn dangerous_token_in_clear(mut self) -> Self {
+        self.csm.token_in_clear = true;
+        self
+    }
+
+    /// The library that does DTLS.
+    pub const fn dtls_backend(mut self, backend: DtlsBackendKind) -> Self {
+        self.dtls_backend = Some(backend);
+        self
+    }
+
+    /// Text about this client for the server's logs, at most 128 bytes.
+    pub fn client_info(mut self, info: impl Into<String>) -> Self {
+        self.csm.client_info = Some(info.into());
+        self
+    }
+
+    /// Asks for inner addresses of certain families; without it the server chooses.
+    pub fn addresses(mut self, wishes: impl IntoIterator<Item = AddressWish>) -> Self {
+        self.csm.addresses.extend(wishes);
+        self
+    }
+
+    /// Asks for a largest inner packet of `bytes`, 576 to 9000; without it the server chooses.
+    pub const fn inner_mtu(mut self, bytes: u16) -> Self {
+        self.csm.inner_mtu = Some(bytes);
+        self
+    }
+
+    /// How long one attempt at one server may take, from name resolution to the assigned address. Default 20 s.
+    pub const fn attempt_timeout(mut self, timeout: Duration) -> Self {
+        self.csm.attempt_timeout = timeout;
+        self
+    }
+
+    /// How long all attempts together may take until the tunnel is up. Default 60 s.
+    pub const fn connect_timeout(mut self, timeout: Duration) -> Self {
+        self.csm.connect_timeout = timeout;
+        self
+    }
+
+    /// How long a tunnel that lost its transport is tried to be resumed. Default: as long as the server keeps it.
+    pub const fn resume_timeout(mut self, timeout: Duration) -> Self {
+        self.csm.resume_timeout = Some(timeout);
+        self
+    }
+
+    /// Follows redirects that came over TCP or UDP, **with which anyone on the path can lead the client away**.
+    pub const fn dangerous_follow_clear_redirects(mut self) -> Self {
+        self.csm.follow_clear_redirects = true;
+        self
+    }
+
+    /// Writes inner packets and control messages to a new pcapng file at `path`. It holds what calls say and who
+    /// makes them.
+    pub fn trace(mut self, path: impl Into<PathBuf>) -> Self {
+        self.trace = Some(path.into());
+        self
+    }
+
+    /// Opens the tunnel: resolves when the inner address is assigned.
+    ///
+    /// Must be called inside a tokio runtime, which then also runs the tunnel's one task. Dropping the future gives
+    /// up.
+    ///
+    /// # Errors
+    ///
+    /// [`ConnectError`]: each variant says what the application can do.
+    pub async fn connect(mut self) -> Result<Tunnel, ConnectError> {
+        self.csm.targets = self
+            .servers
+            .iter()
+            .enumerate()
+            .map(|(index, server)| Target {
+                transport: server.transport(),
+                endpoint: Endpoint::Configured(index),
+            })
+            .collect();
+        tunnel::open(self).await
+    }
+}

@@ -1,0 +1,139 @@
+//! Why the verbs of this API fail.
+
+use std::{io, net::SocketAddr};
+
+use tsc_csm::client::{AttemptFailure, ClientConfigError, DownReason, Refusal};
+
+use crate::server::Server;
+
+/// Why a tunnel could not be opened.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConnectError {
+    /// The builder was given something that cannot be used.
+    #[error("the tunnel's parameters cannot be used: {0}")]
+    Parameters(#[from] ClientConfigError),
+    /// The name for certificate and SNI is neither a host name nor an address.
+    #[error("'{0}' is not a server name that a certificate could carry")]
+    ServerName(String),
+    /// The certificates or the key given cannot be used.
+    #[error("the certificates cannot be used: {0}")]
+    Credentials(#[from] tsc_osaa::cert::CredentialError),
+    /// The capture file could not be made.
+    #[error(transparent)]
+    Capture(#[from] tsc_osaa::trace::CaptureError),
+    /// No transport could be opened: the last one tried says why. Its certificate may have been refused
+    /// ([`ConnectError::is_certificate`]): that is never retried.
+    #[error("cannot reach {server}: {source}")]
+    Transport {
+        /// The server tried last.
+        server: Server,
+        /// What happened.
+        source: tsc_osaa::client::ConnectError,
+    },
+    /// The server answered and said no.
+    #[error("{0}")]
+    Refused(Refusal),
+    /// A server was reached, but no tunnel came of it: no answer, or one that breaks the protocol.
+    #[error("no tunnel: {0}")]
+    NotConfigured(AttemptFailure),
+    /// The tunnel ended before it was up, for another reason.
+    #[error("no tunnel: {0}")]
+    Ended(DownReason),
+    /// The runtime stopped the tunnel's task.
+    #[error("the runtime is shutting down")]
+    RuntimeGone,
+}
+
+impl ConnectError {
+    /// Whether the server's certificate was rejected. Trying again is pointless.
+    #[must_use]
+    pub const fn is_certificate(&self) -> bool {
+        matches!(self, Self::Transport { source: tsc_osaa::client::ConnectError::Certificate(_), .. })
+    }
+}
+
+/// Why something could not be done with a socket. It travels inside [`io::Error`], whose kind fits; get it back
+/// with [`SocketError::of`].
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum SocketError {
+    /// The tunnel is over, so its sockets are.
+    #[error("the tunnel is over: {0}")]
+    TunnelDown(DownReason),
+    /// The address is none of the tunnel's inner addresses.
+    #[error("{0} is not an address of this tunnel")]
+    AddressNotAvailable(SocketAddr),
+    /// The port is taken by another inner socket.
+    #[error("{0} is in use inside this tunnel")]
+    AddressInUse(SocketAddr),
+    /// No ephemeral port or no room for another socket is left.
+    #[error("no inner port or socket is left in this tunnel")]
+    Exhausted,
+    /// The socket was not connected and no destination given.
+    #[error("the socket has no peer")]
+    NotConnected,
+    /// The destination's address family is none of the socket's.
+    #[error("{0} is not of this socket's address family")]
+    Family(SocketAddr),
+    /// The destination cannot be reached from inside a tunnel: unspecified, multicast, broadcast or port 0.
+    #[error("{0} cannot be a destination inside a tunnel")]
+    BadDestination(SocketAddr),
+    /// Longer than UDP can carry, or than the stack fragments.
+    #[error("a datagram of {length} bytes is longer than {limit}")]
+    MessageTooLong {
+        /// Payload bytes given.
+        length: usize,
+        /// The most that can be sent.
+        limit: usize,
+    },
+    /// The peer's end said that nobody listens there (ICMP).
+    #[error("the peer refused: nobody listens at its port")]
+    Refused,
+    /// A router or the peer's host said that it cannot be reached (ICMP).
+    #[error("the peer cannot be reached")]
+    Unreachable,
+    /// Nothing to read, for the `try_` calls.
+    #[error("nothing to read")]
+    WouldBlock,
+}
+
+impl SocketError {
+    /// The socket error inside an [`io::Error`] of this crate.
+    #[must_use]
+    pub fn of(error: &io::Error) -> Option<&Self> {
+        error.get_ref()?.downcast_ref()
+    }
+}
+
+impl From<SocketError> for io::Error {
+    fn from(error: SocketError) -> Self {
+        use io::ErrorKind;
+        let kind = match &error {
+            SocketError::TunnelDown(_) => ErrorKind::ConnectionAborted,
+            SocketError::AddressNotAvailable(_) => ErrorKind::AddrNotAvailable,
+            SocketError::AddressInUse(_) => ErrorKind::AddrInUse,
+            SocketError::Exhausted => ErrorKind::OutOfMemory,
+            SocketError::NotConnected => ErrorKind::NotConnected,
+            SocketError::Family(_) | SocketError::BadDestination(_) | SocketError::MessageTooLong { .. } => {
+                ErrorKind::InvalidInput
+            }
+            SocketError::Refused => ErrorKind::ConnectionRefused,
+            SocketError::Unreachable => ErrorKind::HostUnreachable,
+            SocketError::WouldBlock => ErrorKind::WouldBlock,
+        };
+        Self::new(kind, error)
+    }
+}
+
+/// Why a tunnel did not close cleanly. It is closed all the same.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum CloseError {
+    /// The server did not confirm within the deadline.
+    #[error("the server did not confirm the release")]
+    NotConfirmed,
+    /// The tunnel was over already, for another reason than this release.
+    #[error("the tunnel was over already: {0}")]
+    AlreadyDown(DownReason),
+}

@@ -1,0 +1,67 @@
+//! What a tunnel tells its application.
+
+use std::sync::Arc;
+
+use tokio::sync::broadcast;
+use tsc_csm::client::{DownReason, SuspendReason};
+
+use crate::{TunnelConfig, server::Server};
+
+/// Notifications kept for a slow reader; older ones are replaced by [`Notification::Missed`].
+pub const NOTIFICATION_BACKLOG: usize = 64;
+
+/// An event in the life of a tunnel, in the order in which they happened.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Notification {
+    /// A transport to this server is being opened, first or again.
+    Connecting(Server),
+    /// An attempt failed; the text is for people. Others may follow.
+    AttemptFailed {
+        /// Which server.
+        server: Server,
+        /// What went wrong.
+        reason: String,
+    },
+    /// The tunnel is up for the first time.
+    Up(Arc<TunnelConfig>),
+    /// The transport was lost. Sockets stay; what is sent meanwhile waits within the bounds of their queues.
+    Suspended(SuspendReason),
+    /// The tunnel has a transport again. Inner addresses are unchanged.
+    Resumed(Arc<TunnelConfig>),
+    /// The tunnel is over; the last notification.
+    Down(DownReason),
+    /// This reader was too slow, and so many notifications are lost to it.
+    Missed(u64),
+}
+
+/// A reader of notifications, from [`Tunnel::notifications`](crate::Tunnel::notifications). Each reader sees all that
+/// happens after it was made.
+#[derive(Debug)]
+pub struct Notifications {
+    receiver: broadcast::Receiver<Notification>,
+}
+
+impl Notifications {
+    pub(crate) const fn new(receiver: broadcast::Receiver<Notification>) -> Self {
+        Self { receiver }
+    }
+
+    /// The next notification; `None` after [`Notification::Down`]. Cancel-safe.
+    pub async fn recv(&mut self) -> Option<Notification> {
+        match self.receiver.recv().await {
+            Ok(notification) => Some(notification),
+            Err(broadcast::error::RecvError::Lagged(missed)) => Some(Notification::Missed(missed)),
+            Err(broadcast::error::RecvError::Closed) => None,
+        }
+    }
+
+    /// The next notification if there is one.
+    pub fn try_recv(&mut self) -> Option<Notification> {
+        match self.receiver.try_recv() {
+            Ok(notification) => Some(notification),
+            Err(broadcast::error::TryRecvError::Lagged(missed)) => Some(Notification::Missed(missed)),
+            Err(broadcast::error::TryRecvError::Closed | broadcast::error::TryRecvError::Empty) => None,
+        }
+    }
+}

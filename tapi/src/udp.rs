@@ -1,0 +1,270 @@
+//! UDP inside a tunnel, shaped like tokio's.
+
+use std::{
+    io,
+    net::SocketAddr,
+    sync::{Arc, Mutex, PoisonError},
+    time::Instant,
+};
+
+use tokio::sync::Notify;
+use tsc_eip::{Dscp, SendOptions, UdpHandle};
+
+use crate::{
+    error::SocketError,
+    shared::{Shared, State},
+};
+
+/// A UDP socket whose packets travel inside the tunnel.
+///
+/// It has the methods of `tokio::net::UdpSocket`, so that moving an application into a tunnel is one changed line.
+/// Sending never waits: a datagram goes into the tunnel's transmit queue, and when that is full (the network is
+/// slower than the application) the *oldest* packet is dropped, as media wants it. Receiving does likewise with
+/// datagrams that are not read.
+///
+/// Dropping the socket closes it. It may outlive its [`Tunnel`](crate::Tunnel); its calls then fail with
+/// [`SocketError::TunnelDown`].
+#[derive(Debug)]
+pub struct UdpSocket {
+    shared: Arc<Shared>,
+    handle: UdpHandle,
+    local: SocketAddr,
+    readable: Arc<Notify>,
+    options: Mutex<SendOptions>,
+}
+
+impl UdpSocket {
+    pub(crate) fn bind(shared: &Arc<Shared>, address: SocketAddr) -> io::Result<Self> {
+        let mut state = shared.lock();
+        state.check_up()?;
+        let handle = state.stack.udp_bind(address).map_err(|error| bind_error(&error, address))?;
+        let local = state.stack.udp_local_addr(handle).unwrap_or(address);
+        let readable = state.add_reader(handle);
+        drop(state);
+        Ok(Self {
+            shared: Arc::clone(shared),
+            handle,
+            local,
+            readable,
+            options: Mutex::default(),
+        })
+    }
+
+    /// The inner address this socket is bound to, with the port chosen if port 0 was asked for.
+    ///
+    /// # Errors
+    ///
+    /// None today; the signature is tokio's.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        Ok(self.local)
+    }
+
+    /// The peer this socket is connected to.
+    ///
+    /// # Errors
+    ///
+    /// [`SocketError::NotConnected`].
+    pub fn peer_addr(&self) -> io::Result<SocketAddr> {
+        let peer = self.shared.lock().stack.udp_peer_addr(self.handle);
+        peer.ok_or_else(|| SocketError::NotConnected.into())
+    }
+
+    /// Sets the default destination, and from now on receives from it only.
+    ///
+    /// # Errors
+    ///
+    /// The address cannot be a peer, or the tunnel is over.
+    pub async fn connect(&self, peer: SocketAddr) -> io::Result<()> {
+        let mut state = self.shared.lock();
+        state.check_up()?;
+        state.stack.udp_connect(self.handle, peer).map_err(|error| {
+            match error {
+                tsc_eip::ConnectError::InvalidPeer(peer) => SocketError::BadDestination(peer),
+                tsc_eip::ConnectError::FamilyMismatch(peer) => SocketError::Family(peer),
+                _ => SocketError::NotConnected,
+            }
+            .into()
+        })
+    }
+
+    /// Sends one datagram to `target`; returns the payload's length.
+    ///
+    /// # Errors
+    ///
+    /// [`SocketError`] inside: the datagram is too long, the destination cannot be reached from inside a tunnel, or
+    /// the tunnel is over.
+    pub async fn send_to(&self, payload: &[u8], target: SocketAddr) -> io::Result<usize> {
+        self.try_send_to(payload, target)
+    }
+
+    /// Sends one datagram to the connected peer; returns the payload's length.
+    ///
+    /// # Errors
+    ///
+    /// As [`UdpSocket::send_to`], and [`SocketError::NotConnected`].
+    pub async fn send(&self, payload: &[u8]) -> io::Result<usize> {
+        self.try_send(payload)
+    }
+
+    /// [`UdpSocket::send_to`] for code that is not async: it never waits anyway.
+    ///
+    /// # Errors
+    ///
+    /// As [`UdpSocket::send_to`].
+    pub fn try_send_to(&self, payload: &[u8], target: SocketAddr) -> io::Result<usize> {
+        let options = self.options();
+        self.transmit(payload.len(), |state, handle| {
+            state.stack.udp_send_to(Instant::now(), handle, target, payload, &options)
+        })
+    }
+
+    /// [`UdpSocket::send`] for code that is not async.
+    ///
+    /// # Errors
+    ///
+    /// As [`UdpSocket::send`].
+    pub fn try_send(&self, payload: &[u8]) -> io::Result<usize> {
+        let options = self.options();
+        self.transmit(payload.len(), |state, handle| {
+            state.stack.udp_send(Instant::now(), handle, payload, &options)
+        })
+    }
+
+    fn transmit(
+        &self,
+        length: usize,
+        send: impl FnOnce(&mut State, UdpHandle) -> Result<(), tsc_eip::SendError>,
+    ) -> io::Result<usize> {
+        self.shared.with_driver(|state| {
+            state.check_up()?;
+            send(state, self.handle).map_err(|error| send_error(&error, length))?;
+            state.mark();
+            // A datagram to one of the tunnel's own addresses is delivered at once.
+            state.wake_readers();
+            Ok(length)
+        })
+    }
+
+    /// Receives one datagram; what does not fit `buffer` is cut off. Returns the bytes written and the sender.
+    /// Cancel-safe.
+    ///
+    /// # Errors
+    ///
+    /// [`SocketError::Refused`] or [`SocketError::Unreachable`] on a connected socket whose peer cannot be
+    /// reached (the socket stays usable), [`SocketError::TunnelDown`].
+    pub async fn recv_from(&self, buffer: &mut [u8]) -> io::Result<(usize, SocketAddr)> {
+        loop {
+            let mut notified = std::pin::pin!(self.readable.notified());
+            // Registered before looking, so that nothing arrives unseen in between.
+            notified.as_mut().enable();
+            match self.try_recv_from(buffer) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => notified.await,
+                done => return done,
+            }
+        }
+    }
+
+    /// Receives one datagram from the connected peer. As [`UdpSocket::recv_from`].
+    ///
+    /// # Errors
+    ///
+    /// As [`UdpSocket::recv_from`], and [`SocketError::NotConnected`].
+    pub async fn recv(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.peer_addr()?;
+        Ok(self.recv_from(buffer).await?.0)
+    }
+
+    /// Receives a datagram if one is waiting.
+    ///
+    /// # Errors
+    ///
+    /// As [`UdpSocket::recv_from`], and [`io::ErrorKind::WouldBlock`].
+    pub fn try_recv_from(&self, buffer: &mut [u8]) -> io::Result<(usize, SocketAddr)> {
+        let mut state = self.shared.lock();
+        match state.stack.udp_recv(self.handle, buffer) {
+            Some(Ok(received)) => Ok((received.len, received.from)),
+            Some(Err(error)) => Err(match error {
+                tsc_eip::RecvError::PortUnreachable => SocketError::Refused,
+                _ => SocketError::Unreachable,
+            }
+            .into()),
+            // What arrived before the end can still be read.
+            None => {
+                state.check_up()?;
+                Err(SocketError::WouldBlock.into())
+            }
+        }
+    }
+
+    /// Waits until there is something to read, or the tunnel is over.
+    ///
+    /// # Errors
+    ///
+    /// [`SocketError::TunnelDown`].
+    pub async fn readable(&self) -> io::Result<()> {
+        loop {
+            let mut notified = std::pin::pin!(self.readable.notified());
+            notified.as_mut().enable();
+            {
+                let state = self.shared.lock();
+                if state.stack.udp_peek(self.handle, &mut []).is_some() {
+                    return Ok(());
+                }
+                state.check_up()?;
+            }
+            notified.await;
+        }
+    }
+
+    /// DSCP of the inner packets sent from now on, 0-63 (46 is what voice uses).
+    ///
+    /// # Errors
+    ///
+    /// [`io::ErrorKind::InvalidInput`] above 63.
+    pub fn set_dscp(&self, dscp: u8) -> io::Result<()> {
+        let dscp = Dscp::new(dscp)
+            .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "a DSCP is at most 63"))?;
+        self.options.lock().unwrap_or_else(PoisonError::into_inner).dscp = dscp;
+        Ok(())
+    }
+
+    fn options(&self) -> SendOptions {
+        *self.options.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for UdpSocket {
+    fn drop(&mut self) {
+        self.shared.lock().remove_socket(self.handle);
+    }
+}
+
+impl State {
+    fn check_up(&self) -> Result<(), SocketError> {
+        match &self.down {
+            None => Ok(()),
+            Some(reason) => Err(SocketError::TunnelDown(reason.clone())),
+        }
+    }
+}
+
+fn bind_error(error: &tsc_eip::BindError, address: SocketAddr) -> SocketError {
+    match error {
+        tsc_eip::BindError::AddressInUse(_) => SocketError::AddressInUse(address),
+        tsc_eip::BindError::AddressNotAvailable(_) => SocketError::AddressNotAvailable(address),
+        _ => SocketError::Exhausted,
+    }
+}
+
+fn send_error(error: &tsc_eip::SendError, length: usize) -> SocketError {
+    match *error {
+        tsc_eip::SendError::InvalidDestination(target) => SocketError::BadDestination(target),
+        tsc_eip::SendError::FamilyMismatch(target) => SocketError::Family(target),
+        tsc_eip::SendError::NoSourceAddress(target) => SocketError::BadDestination(SocketAddr::new(target, 0)),
+        tsc_eip::SendError::SourceNotAvailable(source) => {
+            SocketError::AddressNotAvailable(SocketAddr::new(source, 0))
+        }
+        tsc_eip::SendError::MessageTooLong { max } => SocketError::MessageTooLong { length, limit: max },
+        _ => SocketError::NotConnected,
+    }
+}

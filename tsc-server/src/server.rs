@@ -1,0 +1,158 @@
+//! A running server, for the `tsc-server` program and for programs that embed one.
+
+use std::{io, net::SocketAddr, thread, time::Duration};
+
+use tokio::sync::{mpsc, oneshot};
+use tsc_csm::{Transport, server::ServerConfigError};
+use tsc_osaa::{cert::CredentialError, dtls::DtlsConfigError, socket::BindError, trace::CaptureError};
+
+use crate::{
+    config::Config,
+    worker::{self, Bound, ORDERS, Order, Report},
+};
+
+/// Why a server cannot start. Nothing is left open.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// A port cannot be opened: in use, not ours, or not allowed.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// A TLS profile cannot be used.
+    #[error("TLS profile {profile}: {error}")]
+    Credentials {
+        /// Its name.
+        profile: String,
+        /// What is wrong with it.
+        error: CredentialError,
+    },
+    /// DTLS cannot be used as configured, for example with an RSA key and the `webrtc` back end.
+    #[error("DTLS: {0}")]
+    Dtls(#[from] DtlsConfigError),
+    /// The session core does not take the configuration.
+    #[error(transparent)]
+    Sessions(#[from] ServerConfigError),
+    /// The capture file cannot be made.
+    #[error(transparent)]
+    Capture(#[from] CaptureError),
+    /// The operating system gives no random numbers, without which nothing is safe.
+    #[error("{0}")]
+    Random(String),
+    /// The worker's thread or runtime cannot be made.
+    #[error("cannot start a worker: {0}")]
+    Worker(#[from] io::Error),
+}
+
+impl StartError {
+    /// How the process should end.
+    #[must_use]
+    pub const fn exit(&self) -> crate::cli::Exit {
+        use crate::cli::Exit;
+        match self {
+            Self::Bind(_) => Exit::Bind,
+            Self::Credentials { .. } | Self::Dtls(_) => Exit::Credentials,
+            Self::Sessions(_) => Exit::Configuration,
+            Self::Capture(_) | Self::Random(_) | Self::Worker(_) => Exit::Failure,
+        }
+    }
+}
+
+/// A server that serves until it is stopped or dropped.
+///
+/// The worker has a thread with a runtime of its own, so an embedding program may be async or not.
+#[derive(Debug)]
+pub struct Server {
+    ports: Vec<Bound>,
+    orders: mpsc::Sender<Order>,
+    worker: Option<thread::JoinHandle<Report>>,
+    stop_deadline: Duration,
+}
+
+impl Server {
+    /// Opens all ports and begins to serve.
+    ///
+    /// # Errors
+    ///
+    /// [`StartError`]; then no port is left open.
+    pub fn start(config: &Config) -> Result<Self, StartError> {
+        let (orders, received) = mpsc::channel(ORDERS);
+        let (started, is_started) = std::sync::mpsc::sync_channel(1);
+        let stop_deadline = config.system.stop_deadline;
+        let config = config.clone();
+        let worker = thread::Builder::new().name("tsc-worker".to_owned()).spawn(move || serve(&config, received, &started))?;
+        match is_started.recv() {
+            Ok(Ok(ports)) => Ok(Self { ports, orders, worker: Some(worker), stop_deadline }),
+            Ok(Err(error)) => Err(error),
+            Err(_) => Err(StartError::Worker(io::Error::other("the worker ended at once"))),
+        }
+    }
+
+    /// The open ports, in the order of the configuration.
+    #[must_use]
+    pub fn ports(&self) -> &[Bound] {
+        &self.ports
+    }
+
+    /// The first address that speaks `transport`.
+    #[must_use]
+    pub fn address(&self, transport: Transport) -> Option<SocketAddr> {
+        self.ports.iter().find(|port| port.transport == transport).map(|port| port.address)
+    }
+
+    /// Figures of this moment; `None` when the worker has ended.
+    pub async fn report(&self) -> Option<Report> {
+        let (to, report) = oneshot::channel();
+        self.orders.send(Order::Report(to)).await.ok()?;
+        report.await.ok()
+    }
+
+    /// Releases every tunnel and waits until the clients have answered, at most for the configured
+    /// `graceful-stop-deadline`. Returns the last figures, `None` if the worker had failed.
+    #[must_use]
+    pub fn stop(mut self) -> Option<Report> {
+        // A full or closed queue means that a stop is under way or done.
+        let _ = self.orders.try_send(Order::Stop(self.stop_deadline));
+        self.worker.take()?.join().ok()
+    }
+}
+
+/// Ends the server at once, without waiting for clients.
+impl Drop for Server {
+    fn drop(&mut self) {
+        if let Some(worker) = self.worker.take() {
+            let _ = self.orders.try_send(Order::Stop(Duration::ZERO));
+            let _ = worker.join();
+        }
+    }
+}
+
+type Started = std::sync::mpsc::SyncSender<Result<Vec<Bound>, StartError>>;
+
+/// The worker's thread.
+fn serve(config: &Config, orders: mpsc::Receiver<Order>, started: &Started) -> Report {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            let _ = started.send(Err(error.into()));
+            return Report::default();
+        }
+    };
+    runtime.block_on(async {
+        match worker::open(config, orders) {
+            Ok((worker, ports)) => {
+                for port in &ports {
+                    tracing::info!(event = "listening", interface = port.interface, transport = %port.transport, address = %port.address);
+                }
+                let _ = started.send(Ok(ports));
+                let (report, closing) = worker.await;
+                // Each ends within a time of its own.
+                closing.join_all().await;
+                report
+            }
+            Err(error) => {
+                let _ = started.send(Err(error));
+                Report::default()
+            }
+        }
+    })
+}

@@ -1,0 +1,31 @@
+//! What a worker counts besides its session core.
+
+/// Packets and connections that went nowhere, since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Counters {
+    /// Inner packets passed from one tunnel to another.
+    pub switched: u64,
+    /// Inner packets for an address that no tunnel has.
+    pub no_route: u64,
+    /// Inner packets from tunnel to tunnel where `inter-client-block` forbids them.
+    pub blocked: u64,
+    /// Inner packets whose hop count was used up.
+    pub hops_exceeded: u64,
+    /// Inner packets larger than the other tunnel's inner MTU.
+    pub too_big: u64,
+    /// Inner packets for a tunnel that has no transport at the moment.
+    pub no_transport: u64,
+    /// Inner packets for a tunnel whose send queue was full: its path is slower than its traffic.
+    pub queue_full: u64,
+    /// Control messages that could not be sent because the queue was full or the transport just gone.
+    pub control_unsent: u64,
+    /// Datagrams of STUN, and others that are neither plain TSCF nor DTLS, or of a kind that the port does not serve.
+    pub foreign_datagrams: u64,
+    /// Connections and associations that were refused after their handshake, by a limit.
+    pub not_opened: u64,
+    /// Streams closed because a unit stayed incomplete for 30 s.
+    pub stalled: u64,
+    /// Datagrams that the operating system did not take.
+    pub send_errors: u64,
+}

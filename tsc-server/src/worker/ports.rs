@@ -1,0 +1,177 @@
+//! The worker's UDP ports: plain UDP and DTLS on one socket, told apart by the first byte (spec 2).
+
+use std::{
+    net::SocketAddr,
+    task::{Context, Poll},
+    time::Instant,
+};
+
+use tsc_csm::server::{BindingId, ListenerId};
+use tsc_osaa::{
+    datagram::{DatagramSocket, SendBatch},
+    dtls::{AssociationKey, DtlsEndpointEvent, DtlsSendError, DtlsServerEndpoint},
+};
+use tsc_tpl::FirstByte;
+
+/// Bytes of datagrams that one turn may queue on a port before it sends them: several calls of sendmmsg or GSO.
+const SEND_BATCH: usize = 256 * 1024;
+
+/// One UDP port.
+#[derive(Debug)]
+pub(super) struct Port {
+    pub(super) socket: DatagramSocket,
+    pub(super) interface: usize,
+    /// Its number in the session core, if it speaks plain UDP.
+    pub(super) plain: Option<ListenerId>,
+    dtls: Option<Dtls>,
+    out: SendBatch,
+    /// Reused for sealing.
+    sealed: Vec<u8>,
+    /// Datagrams that did not fit the batch even after sending.
+    pub(super) unsent: u64,
+}
+
+#[derive(Debug)]
+struct Dtls {
+    endpoint: DtlsServerEndpoint,
+    /// Bindings by association slot, with the key that must match.
+    bindings: Vec<Option<(AssociationKey, BindingId)>>,
+}
+
+/// What the first byte of a datagram says about it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// A unit, or noise that the decoder refuses.
+    Plain,
+    /// A DTLS record.
+    Dtls,
+    /// Not for this port.
+    Foreign,
+}
+
+impl Port {
+    pub(super) fn new(
+        socket: DatagramSocket,
+        interface: usize,
+        plain: Option<ListenerId>,
+        endpoint: Option<DtlsServerEndpoint>,
+    ) -> Self {
+        Self {
+            socket,
+            interface,
+            plain,
+            dtls: endpoint.map(|endpoint| Dtls { endpoint, bindings: Vec::new() }),
+            out: SendBatch::new(SEND_BATCH),
+            sealed: Vec::new(),
+            unsent: 0,
+        }
+    }
+
+    /// What to do with a datagram, by its first byte and what the port serves.
+    pub(super) fn classify(&self, datagram: &[u8]) -> Kind {
+        match datagram.first().map(|first| FirstByte::classify(*first)) {
+            Some(FirstByte::Dtls) if self.dtls.is_some() => Kind::Dtls,
+            Some(FirstByte::Dtls | FirstByte::Stun) | None => Kind::Foreign,
+            Some(_) if self.plain.is_some() => Kind::Plain,
+            Some(_) => Kind::Foreign,
+        }
+    }
+
+    pub(super) fn endpoint(&mut self) -> Option<&mut DtlsServerEndpoint> {
+        self.dtls.as_mut().map(|dtls| &mut dtls.endpoint)
+    }
+
+    pub(super) fn endpoint_ref(&self) -> Option<&DtlsServerEndpoint> {
+        self.dtls.as_ref().map(|dtls| &dtls.endpoint)
+    }
+
+    pub(super) fn poll_dtls_event(&mut self, cx: &Context<'_>) -> Option<DtlsEndpointEvent> {
+        let endpoint = self.endpoint()?;
+        endpoint.set_waker(cx.waker());
+        endpoint.poll_event()
+    }
+
+    /// The binding of an association.
+    pub(super) fn binding(&self, key: AssociationKey) -> Option<BindingId> {
+        match self.dtls.as_ref()?.bindings.get(key.index())? {
+            Some((owner, binding)) if *owner == key => Some(*binding),
+            _ => None,
+        }
+    }
+
+    pub(super) fn bind(&mut self, key: AssociationKey, binding: BindingId) {
+        if let Some(dtls) = &mut self.dtls {
+            let index = key.index();
+            if index >= dtls.bindings.len() {
+                dtls.bindings.resize(index + 1, None);
+            }
+            if let Some(slot) = dtls.bindings.get_mut(index) {
+                *slot = Some((key, binding));
+            }
+        }
+    }
+
+    pub(super) fn unbind(&mut self, key: AssociationKey) -> Option<BindingId> {
+        let binding = self.binding(key)?;
+        if let Some(slot) = self.dtls.as_mut()?.bindings.get_mut(key.index()) {
+            *slot = None;
+        }
+        Some(binding)
+    }
+
+    /// Queues a datagram; sends what waits first if there is no room. Nothing is kept for a socket that
+    /// does not take more: with UDP dropping is as good as sending.
+    pub(super) fn queue(&mut self, cx: &mut Context<'_>, peer: SocketAddr, payload: &[u8]) {
+        if self.out.push(peer, None, payload) {
+            return;
+        }
+        self.send(cx);
+        if !self.out.push(peer, None, payload) {
+            self.unsent += 1;
+        }
+    }
+
+    /// Seals a unit for an association; it leaves with the next [`Port::flush`].
+    pub(super) fn seal(&mut self, key: AssociationKey, unit: &[u8]) -> Result<(), DtlsSendError> {
+        match &mut self.dtls {
+            Some(dtls) => dtls.endpoint.send(key, unit),
+            None => Err(DtlsSendError::Closed),
+        }
+    }
+
+    /// Sends everything that was queued or sealed, and what the DTLS handshakes want to say.
+    pub(super) fn flush(&mut self, cx: &mut Context<'_>) {
+        while let Some(dtls) = &mut self.dtls {
+            self.sealed.clear();
+            let Some(transmit) = dtls.endpoint.poll_transmit(&mut self.sealed) else {
+                break;
+            };
+            let sealed = std::mem::take(&mut self.sealed);
+            self.queue(cx, transmit.peer, sealed.get(..transmit.len).unwrap_or_default());
+            self.sealed = sealed;
+        }
+        self.send(cx);
+    }
+
+    fn send(&mut self, cx: &mut Context<'_>) {
+        match self.socket.poll_send(cx, &mut self.out) {
+            Poll::Ready(Ok(())) => {}
+            // The rest waits for room in the socket; the waker comes back here.
+            Poll::Pending => {}
+            Poll::Ready(Err(error)) => {
+                tracing::debug!(local = %self.socket.local_addr(), %error, "cannot send");
+                self.out.clear();
+            }
+        }
+    }
+
+    pub(super) fn timeout(&self) -> Option<Instant> {
+        self.endpoint_ref()?.poll_timeout()
+    }
+
+    pub(super) fn handle_timeout(&mut self, now: Instant) {
+        if let Some(endpoint) = self.endpoint() {
+            endpoint.handle_timeout(now);
+        }
+    }
+}

@@ -1,0 +1,206 @@
+//! The worker's TCP and TLS connections.
+
+use std::{
+    collections::VecDeque,
+    sync::Arc,
+    task::{Context, Poll, Waker},
+    time::{Duration, Instant},
+};
+
+use slab::Slab;
+use tokio::task::JoinSet;
+use tsc_csm::server::BindingId;
+use tsc_osaa::stream::{QueueError, StreamError, StreamTransport};
+use tsc_tpl::StreamDecoder;
+
+use super::ready::{ReadyList, Token};
+
+/// A unit must be complete this long after its first byte (spec 2).
+const UNIT_TIME: Duration = Duration::from_secs(30);
+
+/// Room in a stream's send queue that packets leave free for control messages.
+const CONTROL_RESERVE: usize = 8 * 1024;
+
+/// How long a stream that is closed may take to send what is queued.
+const CLOSE_TIME: Duration = Duration::from_secs(2);
+
+/// One connection.
+#[derive(Debug)]
+pub(super) struct Stream {
+    pub(super) transport: StreamTransport,
+    pub(super) decoder: StreamDecoder,
+    pub(super) binding: BindingId,
+    /// Index of the listener it came from.
+    pub(super) listener: usize,
+    token: Arc<Token>,
+    /// The waker made of the token.
+    waker: Waker,
+    /// Ordinal of the incomplete unit that a stall deadline watches.
+    watched: Option<u64>,
+    /// On the list of streams to be flushed.
+    dirty: bool,
+}
+
+/// All connections, found by slot.
+#[derive(Debug)]
+pub(super) struct Streams {
+    slots: Slab<Stream>,
+    ready: Arc<ReadyList>,
+    /// Streams with output queued in this turn; each at most once.
+    dirty: Vec<usize>,
+    /// When incomplete units are too old, in order. At most one for each stream.
+    stalls: VecDeque<(Instant, usize, BindingId)>,
+    send_limit: usize,
+    /// Streams that send the rest of their queues; each ends within [`CLOSE_TIME`].
+    closing: JoinSet<()>,
+}
+
+impl Streams {
+    pub(super) fn new(send_limit: usize) -> Self {
+        Self {
+            slots: Slab::new(),
+            ready: Arc::default(),
+            dirty: Vec::new(),
+            stalls: VecDeque::new(),
+            send_limit,
+            closing: JoinSet::new(),
+        }
+    }
+
+    /// The slot that the next stream will get.
+    pub(super) fn vacant(&self) -> usize {
+        self.slots.vacant_key()
+    }
+
+    pub(super) fn insert(
+        &mut self,
+        transport: StreamTransport,
+        decoder: StreamDecoder,
+        binding: BindingId,
+        listener: usize,
+    ) {
+        let entry = self.slots.vacant_entry();
+        let token = self.ready.token(entry.key());
+        // What it has sent already made no noise.
+        token.mark();
+        entry.insert(Stream {
+            transport,
+            decoder,
+            binding,
+            listener,
+            waker: Waker::from(Arc::clone(&token)),
+            token,
+            watched: None,
+            dirty: false,
+        });
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.slots.len()
+    }
+
+    pub(super) fn take_ready(&self, worker: &Waker, out: &mut Vec<Arc<Token>>) {
+        self.ready.take(worker, out);
+    }
+
+    pub(super) fn get_mut(&mut self, slot: usize) -> Option<&mut Stream> {
+        self.slots.get_mut(slot)
+    }
+
+    /// Queues an inner packet; false when the queue is full.
+    pub(super) fn queue_packet(&mut self, slot: usize, packet: &[u8]) -> bool {
+        let limit = self.send_limit.saturating_sub(CONTROL_RESERVE);
+        let Some(stream) = self.slots.get_mut(slot) else {
+            return false;
+        };
+        stream.transport.unsent() + packet.len() <= limit && self.queue(slot, packet).is_ok()
+    }
+
+    /// Queues a control message.
+    pub(super) fn queue(&mut self, slot: usize, bytes: &[u8]) -> Result<(), QueueError> {
+        let stream = self.slots.get_mut(slot).ok_or(QueueError::Ended)?;
+        stream.transport.queue(bytes)?;
+        if !stream.dirty {
+            stream.dirty = true;
+            self.dirty.push(slot);
+        }
+        Ok(())
+    }
+
+    /// Sends what was queued in this turn. What a socket does not take waits for its waker, which lists the stream as
+    /// ready.
+    pub(super) fn flush(&mut self) {
+        while self.closing.try_join_next().is_some() {}
+        for slot in self.dirty.drain(..) {
+            if let Some(stream) = self.slots.get_mut(slot) {
+                stream.dirty = false;
+                stream.flush();
+            }
+        }
+    }
+
+    /// Forgets a stream; what is queued is still sent, in the background and for a bounded time.
+    pub(super) fn close(&mut self, slot: usize) {
+        if let Some(stream) = self.slots.try_remove(slot) {
+            self.closing.spawn(stream.transport.close(CLOSE_TIME));
+        }
+    }
+
+    /// What still has to be sent by streams that were closed.
+    pub(super) fn take_closing(&mut self) -> JoinSet<()> {
+        std::mem::take(&mut self.closing)
+    }
+
+    /// Watches the unit that the stream in `slot` has begun, if any.
+    pub(super) fn watch(&mut self, slot: usize, now: Instant) {
+        if let Some(stream) = self.slots.get_mut(slot)
+            && stream.watched.is_none()
+            && let Some(unit) = stream.decoder.partial()
+        {
+            stream.watched = Some(unit);
+            self.stalls.push_back((now + UNIT_TIME, slot, stream.binding));
+        }
+    }
+
+    /// When the oldest watched unit is due.
+    pub(super) fn next_stall(&self) -> Option<Instant> {
+        self.stalls.front().map(|(due, ..)| *due)
+    }
+
+    /// A binding whose unit is still incomplete after its time; call until `None`.
+    pub(super) fn pop_stalled(&mut self, now: Instant) -> Option<BindingId> {
+        while self.stalls.front().is_some_and(|(due, ..)| *due <= now) {
+            let (_, slot, binding) = self.stalls.pop_front()?;
+            let Some(stream) = self.slots.get_mut(slot).filter(|stream| stream.binding == binding) else {
+                continue;
+            };
+            let watched = stream.watched.take();
+            if watched.is_some() && stream.decoder.partial() == watched {
+                return Some(binding);
+            }
+            // Another unit is under way by now: it is watched from here, so it gets at most twice the time.
+            self.watch(slot, now);
+        }
+        None
+    }
+}
+
+impl Stream {
+    /// Reads into `buffer`; readiness of this stream lists it for the worker.
+    pub(super) fn poll_recv(&mut self, buffer: &mut [u8]) -> Poll<Result<usize, StreamError>> {
+        self.transport.poll_recv(&mut Context::from_waker(&self.waker), buffer)
+    }
+
+    /// Lists the stream again, for input that was left unread in this turn.
+    pub(super) fn mark(&self) {
+        self.token.mark();
+    }
+
+    /// Sends what is queued, as far as the socket takes it. An error shows when the stream is read next.
+    pub(super) fn flush(&mut self) {
+        let result = self.transport.poll_flush(&mut Context::from_waker(&self.waker));
+        if let Poll::Ready(Err(_)) = result {
+            self.token.mark();
+        }
+    }
+}
