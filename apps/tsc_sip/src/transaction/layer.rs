@@ -498,9 +498,10 @@ impl TransactionLayer {
 
 fn server_key(request: &Request) -> ServerKey {
     let head = &request.head;
-    let method = match request.method {
-        Method::Ack => Method::Invite,
-        ref other => other.clone(),
+    let method = if request.method == Method::Ack {
+        Method::Invite
+    } else {
+        request.method.clone()
     };
     let (branch, sent_by) = match head.via.first() {
         Some(via) if via.branch().starts_with(MAGIC_COOKIE) => (

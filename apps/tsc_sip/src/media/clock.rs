@@ -1,0 +1,225 @@
+//! One 20 ms clock for all calls of a program.
+
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use tokio::{
+    sync::{Notify, mpsc},
+    task::JoinHandle,
+    time::{MissedTickBehavior, interval},
+};
+
+use super::{MediaConfig, MediaReport, MediaSession};
+use crate::{
+    net::{InnerSocket, is_fatal},
+    random::Random,
+    sdp::{Agreed, PACKET_TIME},
+};
+
+/// Streams that may wait to be taken up by the ticker.
+const NEW_STREAMS: usize = 64;
+/// Room for any RTP or RTCP datagram of a voice call; longer ones are cut and then refused.
+const DATAGRAM: usize = 2048;
+
+/// Drives all media sessions of a program: at each tick it first makes the packets of all calls, then sends
+/// them, so that a call's clock does not depend on how many others there are. Ends when dropped.
+#[derive(Debug)]
+pub struct MediaClock<S> {
+    streams: mpsc::Sender<Arc<Shared<S>>>,
+    ticker: JoinHandle<()>,
+}
+
+#[derive(Debug)]
+struct Shared<S> {
+    rtp: S,
+    rtcp: S,
+    // Held for the work on one packet, never across an await.
+    session: Mutex<MediaSession>,
+    played_out: Notify,
+}
+
+impl<S> Shared<S> {
+    fn session(&self) -> MutexGuard<'_, MediaSession> {
+        self.session.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<S: InnerSocket> MediaClock<S> {
+    /// Starts the ticker. It sleeps while there is no call.
+    #[must_use]
+    pub fn start() -> Self {
+        let (streams, new_streams) = mpsc::channel(NEW_STREAMS);
+        let ticker = tokio::spawn(tick_all(new_streams));
+        Self { streams, ticker }
+    }
+
+    /// Starts the media of a call on two sockets.
+    pub async fn open(
+        &self,
+        (rtp, rtcp): (S, S),
+        agreed: Agreed,
+        config: MediaConfig,
+        random: &mut (dyn Random + Sync),
+    ) -> MediaStream<S> {
+        let session = MediaSession::new(Instant::now(), agreed, config, random);
+        let shared = Arc::new(Shared {
+            rtp,
+            rtcp,
+            session: Mutex::new(session),
+            played_out: Notify::new(),
+        });
+        let readers = [
+            tokio::spawn(receive(Arc::clone(&shared), false)),
+            tokio::spawn(receive(Arc::clone(&shared), true)),
+        ];
+        // Fails only when the runtime ends, and then nothing is left to be done.
+        let _ = self.streams.send(Arc::clone(&shared)).await;
+        MediaStream { shared, readers }
+    }
+}
+
+impl<S> Drop for MediaClock<S> {
+    fn drop(&mut self) {
+        self.ticker.abort();
+    }
+}
+
+/// The media of one call. Ends when dropped.
+#[derive(Debug)]
+pub struct MediaStream<S> {
+    shared: Arc<Shared<S>>,
+    readers: [JoinHandle<()>; 2],
+}
+
+impl<S: InnerSocket> MediaStream<S> {
+    /// Waits until the last packet of a limited source was sent.
+    pub async fn played_out(&self) {
+        loop {
+            let mut notified = std::pin::pin!(self.shared.played_out.notified());
+            notified.as_mut().enable();
+            if self.shared.session().is_played_out() {
+                return;
+            }
+            notified.await;
+        }
+    }
+
+    /// Stops sending and says BYE by RTCP. What still arrives is counted.
+    pub async fn stop(&self) {
+        let last = self.shared.session().stop(Instant::now());
+        if let Some(last) = last {
+            let to = self.shared.session().agreed().remote_rtcp;
+            if self.shared.rtcp.send_to(&last, to).await.is_err() {
+                self.shared.session().note_send_error();
+            }
+        }
+    }
+
+    /// Ends the stream after what is still on its way had this long to arrive.
+    pub async fn finish(self, linger: Duration) -> MediaReport {
+        self.stop().await;
+        tokio::time::sleep(linger).await;
+        self.shared.session().report()
+    }
+}
+
+impl<S> Drop for MediaStream<S> {
+    fn drop(&mut self) {
+        // Also makes the ticker forget the stream.
+        let _ = self.shared.session().stop(Instant::now());
+        for reader in &self.readers {
+            reader.abort();
+        }
+    }
+}
+
+async fn receive<S: InnerSocket>(shared: Arc<Shared<S>>, is_rtcp: bool) {
+    let socket = if is_rtcp { &shared.rtcp } else { &shared.rtp };
+    let mut buffer = vec![0; DATAGRAM];
+    loop {
+        match socket.recv_from(&mut buffer).await {
+            Ok((length, from)) => {
+                let datagram = buffer.get(..length).unwrap_or_default();
+                let mut session = shared.session();
+                if is_rtcp {
+                    session.handle_rtcp(Instant::now(), from, datagram);
+                } else {
+                    session.handle_rtp(Instant::now(), from, datagram);
+                }
+            }
+            Err(error) if is_fatal(&error) => {
+                tracing::debug!(%error, "media socket closed");
+                return;
+            }
+            Err(error) => {
+                tracing::debug!(%error, "media socket");
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+}
+
+async fn tick_all<S: InnerSocket>(mut new_streams: mpsc::Receiver<Arc<Shared<S>>>) {
+    // Packets of one turn: stream, whether RTCP, end of the packet in `bytes`.
+    let mut batch: Vec<(usize, bool, usize)> = Vec::new();
+    let mut bytes = Vec::new();
+    while let Some(first) = new_streams.recv().await {
+        let mut streams = vec![first];
+        let mut ticks = interval(PACKET_TIME);
+        // After a stall the missed packets follow at once, so that the stream keeps its rate.
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
+        while !streams.is_empty() {
+            ticks.tick().await;
+            while let Ok(stream) = new_streams.try_recv() {
+                streams.push(stream);
+            }
+            let now = Instant::now();
+            batch.clear();
+            bytes.clear();
+            for (at, stream) in streams.iter().enumerate() {
+                let mut session = stream.session();
+                if session.tick(&mut bytes) {
+                    batch.push((at, false, bytes.len()));
+                }
+                if let Some(report) = session.poll_rtcp(now) {
+                    bytes.extend_from_slice(&report);
+                    batch.push((at, true, bytes.len()));
+                }
+            }
+            send_batch(&streams, &batch, &bytes).await;
+            for stream in &streams {
+                if stream.session().is_played_out() {
+                    stream.played_out.notify_waiters();
+                }
+            }
+            streams.retain(|stream| !stream.session().is_stopped());
+        }
+    }
+}
+
+async fn send_batch<S: InnerSocket>(
+    streams: &[Arc<Shared<S>>],
+    batch: &[(usize, bool, usize)],
+    bytes: &[u8],
+) {
+    let mut start = 0;
+    for (at, is_rtcp, end) in batch {
+        let packet = bytes.get(start..*end).unwrap_or_default();
+        start = *end;
+        let Some(stream) = streams.get(*at) else {
+            continue;
+        };
+        let agreed = *stream.session().agreed();
+        let sent = if *is_rtcp {
+            stream.rtcp.send_to(packet, agreed.remote_rtcp).await
+        } else {
+            stream.rtp.send_to(packet, agreed.remote_rtp).await
+        };
+        if let Err(error) = sent {
+            tracing::debug!(%error, "media not sent");
+            stream.session().note_send_error();
+        }
+    }
+}

@@ -1,0 +1,21 @@
+//! Speech over RTP (RFC 3550, RFC 3551): G.711, WAV files, sending at a 20 ms clock, what arrived, and how good it was.
+//!
+//! [`MediaSession`] is one call's media, sans-IO: [`tick`](MediaSession::tick) gives the next packet,
+//! [`handle_rtp`](MediaSession::handle_rtp) and [`handle_rtcp`](MediaSession::handle_rtcp) take what arrives.
+//! [`MediaClock`] drives all sessions of a program from one ticker.
+
+mod clock;
+mod codec;
+mod emodel;
+mod receive;
+mod rtcp;
+mod session;
+mod wav;
+
+pub use clock::{MediaClock, MediaStream};
+pub use codec::{Codec, SAMPLE_RATE, SAMPLES_PER_PACKET};
+pub use emodel::{Impairments, mos_of_r};
+pub use receive::{ReceiveStats, Receiver, Received};
+pub use rtcp::{RtcpError, RtcpReport, ReceptionReport, SenderInfo};
+pub use session::{MediaConfig, MediaReport, MediaSession, RemoteView, Source};
+pub use wav::{Audio, WavError};

@@ -1,0 +1,103 @@
+//! The one seam between the applications and a network: where UDP sockets are opened.
+//!
+//! A [`Tunnel`](tsc_tapi::Tunnel) opens them inside itself, [`HostNet`] on the host (`--no-tunnel`, for comparison
+//! and for tests). Everything else in this crate is written against the two traits.
+
+mod host;
+
+use std::{
+    future::Future,
+    io,
+    net::{IpAddr, SocketAddr},
+};
+
+pub use host::HostNet;
+
+/// A network to open UDP sockets in.
+pub trait InnerNet: Send + Sync + 'static {
+    /// Its sockets.
+    type Socket: InnerSocket;
+
+    /// Opens a socket. Port 0 lets the network choose.
+    fn bind_udp(&self, local: SocketAddr) -> impl Future<Output = io::Result<Self::Socket>> + Send;
+
+    /// Our addresses in it, preferred ones first; at least one.
+    fn addresses(&self) -> Vec<IpAddr>;
+
+    /// SIP servers that the network names.
+    fn sip_servers(&self) -> Vec<SocketAddr>;
+
+    /// Waits until the network is gone for good; says why.
+    fn lost(&self) -> impl Future<Output = String> + Send;
+}
+
+/// A UDP socket. Shaped like tokio's.
+pub trait InnerSocket: Send + Sync + 'static {
+    /// Sends one datagram.
+    fn send_to(
+        &self,
+        payload: &[u8],
+        to: SocketAddr,
+    ) -> impl Future<Output = io::Result<usize>> + Send;
+
+    /// Receives one datagram. Cancel-safe.
+    fn recv_from(
+        &self,
+        buffer: &mut [u8],
+    ) -> impl Future<Output = io::Result<(usize, SocketAddr)>> + Send;
+
+    /// Its address.
+    ///
+    /// # Errors
+    ///
+    /// What the network says.
+    fn local_addr(&self) -> io::Result<SocketAddr>;
+}
+
+/// Our address in a network for talking to `peer`: the first of its family.
+pub(crate) fn address_for<N: InnerNet>(net: &N, peer: Option<SocketAddr>) -> Option<IpAddr> {
+    let fits = |ip: &IpAddr| peer.is_none_or(|peer| peer.is_ipv4() == ip.is_ipv4());
+    net.addresses().into_iter().find(fits)
+}
+
+/// Pairs of ports that are tried for RTP and RTCP.
+const PAIR_ATTEMPTS: usize = 64;
+
+/// Opens the two sockets of a stream: RTP on an even port, RTCP on the next (RFC 3550 11).
+///
+/// # Errors
+///
+/// What binding says, when no pair of free ports was found.
+pub async fn bind_media_pair<N: InnerNet>(
+    net: &N,
+    ip: IpAddr,
+) -> io::Result<(N::Socket, N::Socket)> {
+    // Odd sockets are kept until the end, so that the network does not offer the same port again.
+    let mut odd = Vec::new();
+    let mut last_error = io::Error::from(io::ErrorKind::AddrInUse);
+    for _ in 0..PAIR_ATTEMPTS {
+        let rtp = net.bind_udp(SocketAddr::new(ip, 0)).await?;
+        let port = rtp.local_addr()?.port();
+        if port % 2 == 0 {
+            match net.bind_udp(SocketAddr::new(ip, port + 1)).await {
+                Ok(rtcp) => return Ok((rtp, rtcp)),
+                Err(error) => last_error = error,
+            }
+        }
+        odd.push(rtp);
+    }
+    Err(last_error)
+}
+
+/// Whether a socket is of no more use after this error. Others (a peer's port that is closed) pass.
+pub(crate) fn is_fatal(error: &io::Error) -> bool {
+    !matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionRefused
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::HostUnreachable
+            | io::ErrorKind::NetworkUnreachable
+            | io::ErrorKind::Interrupted
+            | io::ErrorKind::WouldBlock
+    )
+}
