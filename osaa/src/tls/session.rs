@@ -7,7 +7,9 @@ use rustls::{
     CommonState, Error, ProtocolVersion,
     client::UnbufferedClientConnection,
     server::UnbufferedServerConnection,
-    unbuffered::{ConnectionState, EncodeError, EncryptError, UnbufferedStatus, WriteTraffic},
+    unbuffered::{
+        ConnectionState, EncodeError, EncodeTlsData, EncryptError, UnbufferedStatus, WriteTraffic,
+    },
 };
 use rustls_pki_types::ServerName;
 
@@ -62,6 +64,8 @@ pub(crate) struct TlsSession {
     /// Plaintext that arrived with the end of the handshake.
     early: Vec<u8>,
     peer_closed: bool,
+    /// Set by the first error. The connection must not be stepped any more.
+    failed: bool,
 }
 
 enum Connection {
@@ -113,6 +117,7 @@ impl TlsSession {
             tail: Vec::new(),
             early: Vec::new(),
             peer_closed: false,
+            failed: false,
         })
     }
 
@@ -216,13 +221,17 @@ impl TlsSession {
                 None => early.extend_from_slice(payload),
             }
         };
-        let consumed = self.connection.run(
-            input,
-            wire,
-            &mut sink,
-            &Purpose::Open,
-            &mut self.peer_closed,
-        )?;
+        guard(self.failed)?;
+        let consumed = self
+            .connection
+            .run(
+                input,
+                wire,
+                &mut sink,
+                &Purpose::Open,
+                &mut self.peer_closed,
+            )
+            .inspect_err(|_| self.failed = true)?;
         let rest = input.get(consumed..).unwrap_or_default();
         self.tail.clear();
         if rest.is_empty() {
@@ -259,13 +268,17 @@ impl TlsSession {
     fn run_on_tail(&mut self, wire: &mut BytesMut, purpose: &Purpose<'_>) -> Result<(), TlsError> {
         let early = &mut self.early;
         let mut sink = |payload: &[u8]| early.extend_from_slice(payload);
-        let consumed = self.connection.run(
-            &mut self.tail,
-            wire,
-            &mut sink,
-            purpose,
-            &mut self.peer_closed,
-        )?;
+        guard(self.failed)?;
+        let consumed = self
+            .connection
+            .run(
+                &mut self.tail,
+                wire,
+                &mut sink,
+                purpose,
+                &mut self.peer_closed,
+            )
+            .inspect_err(|_| self.failed = true)?;
         self.tail.drain(..consumed.min(self.tail.len()));
         if self.tail.is_empty() {
             self.tail = Vec::new();
@@ -281,6 +294,13 @@ impl fmt::Debug for TlsSession {
             .field("peer_closed", &self.peer_closed)
             .finish_non_exhaustive()
     }
+}
+
+fn guard(failed: bool) -> Result<(), TlsError> {
+    if failed {
+        return Err(TlsError::Library("used after a failure".to_owned()));
+    }
+    Ok(())
 }
 
 impl Connection {
@@ -312,38 +332,30 @@ fn run<C: Records>(
     peer_closed: &mut bool,
 ) -> Result<usize, Error> {
     let mut consumed = 0usize;
-    let mut failed = None;
     loop {
         let rest = input.get_mut(consumed..).unwrap_or_default();
         let UnbufferedStatus { discard, state } = connection.process(rest);
         let mut discard = discard;
         let state = match state {
             Ok(state) => state,
-            // The alert is encoded by stepping on; the second error is the same or a consequence.
             Err(error) => {
-                if let Some(first) = failed {
-                    return Err(first);
-                }
-                failed = Some(error);
-                consumed = consumed.saturating_add(discard);
-                continue;
+                encode_alert(
+                    connection,
+                    input.get_mut(consumed.saturating_add(discard)..),
+                    wire,
+                );
+                return Err(error);
             }
         };
         let is_final = match state {
             ConnectionState::EncodeTlsData(mut data) => {
-                append(wire, SEAL_OVERHEAD + 256, |room| match data.encode(room) {
-                    Ok(len) => Ok(len),
-                    Err(EncodeError::InsufficientSize(e)) => Err(Some(e.required_size)),
-                    Err(EncodeError::AlreadyEncoded) => Err(None),
-                })?;
+                encode(&mut data, wire)?;
                 false
             }
             ConnectionState::TransmitTlsData(data) => {
                 data.done();
                 false
             }
-            // After an error nothing but its alert matters.
-            _ if failed.is_some() => true,
             ConnectionState::ReadTraffic(mut traffic) => {
                 while let Some(record) = traffic.next_record() {
                     let record = record?;
@@ -370,9 +382,27 @@ fn run<C: Records>(
         };
         consumed = consumed.saturating_add(discard);
         if is_final {
-            return failed.map_or(Ok(consumed), Err);
+            return Ok(consumed);
         }
     }
+}
+
+/// Appends the alert for an error to `wire`, if there is one: it is the first thing that the next step hands out.
+/// There must be no step after that, as it would read on behind the error.
+fn encode_alert<C: Records>(connection: &mut C, rest: Option<&mut [u8]>, wire: &mut BytesMut) {
+    let status = connection.process(rest.unwrap_or_default());
+    if let Ok(ConnectionState::EncodeTlsData(mut data)) = status.state {
+        // The connection is over; what is wrong with it is known already.
+        let _unsent = encode(&mut data, wire);
+    }
+}
+
+fn encode<D>(data: &mut EncodeTlsData<'_, D>, wire: &mut BytesMut) -> Result<(), Error> {
+    append(wire, SEAL_OVERHEAD + 256, |room| match data.encode(room) {
+        Ok(len) => Ok(len),
+        Err(EncodeError::InsufficientSize(e)) => Err(Some(e.required_size)),
+        Err(EncodeError::AlreadyEncoded) => Err(None),
+    })
 }
 
 fn finish<D>(
