@@ -1,2 +1,4 @@
-//! wip
+//! What the demo and the end-to-end tests stand on: a server with certificates of its own on this machine.
+
+pub mod lab;
 pub mod pki;
