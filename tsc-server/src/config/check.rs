@@ -42,11 +42,11 @@ impl Checker<'_> {
     /// Notes everything that does not agree.
     pub(super) fn run(&self) {
         let config = self.config;
-        self.present(
+        self.unique_names(
             "tls-profile",
             config.tls_profiles.iter().map(|p| p.name.as_str()),
         );
-        self.present(
+        self.unique_names(
             "tscf-address-pool",
             config.pools.iter().map(|p| p.name.as_str()),
         );
@@ -99,7 +99,7 @@ impl Checker<'_> {
     }
 
     /// Names of one kind of table must differ.
-    fn present<'n>(&self, table: &str, names: impl Iterator<Item = &'n str>) {
+    fn unique_names<'n>(&self, table: &str, names: impl Iterator<Item = &'n str>) {
         let mut seen = Vec::new();
         for (index, name) in names.enumerate() {
             if !name.is_empty() && seen.contains(&name) {
@@ -502,5 +502,19 @@ pub(super) fn credentials(profile: &TlsProfile, path: &KeyPath, document: &Docum
             format!("cannot be used: {error}"),
             "name PEM files of the authorities that sign your clients' certificates",
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A misspelt network would be skipped in silence.
+    #[test]
+    fn every_unusable_network_parses() {
+        for text in UNUSABLE {
+            let network: IpNet = text.parse().unwrap();
+            assert_eq!(network, network.trunc(), "{text}");
+        }
     }
 }
