@@ -56,7 +56,7 @@ struct Dtls {
     session: Box<dyn DtlsSession>,
     info: Option<DtlsInfo>,
     timer: Pin<Box<Sleep>>,
-    /// What `timer` is set to, and whether that is still ahead.
+    /// What `timer` is set to, unless it has expired.
     armed: Option<Instant>,
     scratch: Vec<u8>,
 }
@@ -97,7 +97,10 @@ impl DatagramTransport {
     /// Data cannot come before the handshake has finished, so nothing is lost by looking at events only.
     fn poll_handshake(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), HandshakeError>> {
         loop {
-            self.advance(cx).map_err(HandshakeError::Dtls)?;
+            if let Some(dtls) = &mut self.dtls {
+                dtls.session.set_waker(cx.waker());
+            }
+            self.settle(cx).map_err(HandshakeError::Dtls)?;
             if self.dtls_info().is_some() {
                 return Poll::Ready(Ok(()));
             }
@@ -185,14 +188,12 @@ impl DatagramTransport {
     ) -> Poll<Result<usize, TransportError>> {
         loop {
             if let Some(dtls) = &mut self.dtls {
+                // First of all, so that nothing that becomes ready meanwhile is missed.
+                dtls.session.set_waker(cx.waker());
                 if let Some(len) = dtls.session.recv(buf) {
                     return Poll::Ready(Ok(len));
                 }
-                self.advance(cx)?;
-                // What advanced may have opened records.
-                if let Some(len) = self.dtls.as_mut().and_then(|d| d.session.recv(buf)) {
-                    return Poll::Ready(Ok(len));
-                }
+                self.settle(cx)?;
             } else {
                 while let Some(datagram) = next_datagram(&mut self.inbox, &mut self.next) {
                     if let Some(room) = buf.get_mut(..datagram.len()) {
@@ -220,11 +221,10 @@ impl DatagramTransport {
     }
 
     /// Runs what the DTLS session has to do: timers, events, transmission.
-    fn advance(&mut self, cx: &mut Context<'_>) -> Result<(), DtlsError> {
+    fn settle(&mut self, cx: &mut Context<'_>) -> Result<(), DtlsError> {
         let Some(dtls) = &mut self.dtls else {
             return Ok(());
         };
-        dtls.session.set_waker(cx.waker());
         for _ in 0..EXPIRIES {
             let Some(deadline) = dtls.session.poll_timeout() else {
                 break;

@@ -76,11 +76,16 @@ enum Connection {
 /// Both connection types by one name.
 trait Records {
     type Data;
+    /// Whether the next step hands out bytes to be sent, before it looks at its input.
+    fn has_output(&self) -> bool;
     fn process<'c, 'i>(&'c mut self, input: &'i mut [u8]) -> UnbufferedStatus<'c, 'i, Self::Data>;
 }
 
 impl Records for UnbufferedClientConnection {
     type Data = rustls::client::ClientConnectionData;
+    fn has_output(&self) -> bool {
+        self.wants_write()
+    }
     fn process<'c, 'i>(&'c mut self, input: &'i mut [u8]) -> UnbufferedStatus<'c, 'i, Self::Data> {
         self.process_tls_records(input)
     }
@@ -88,6 +93,9 @@ impl Records for UnbufferedClientConnection {
 
 impl Records for UnbufferedServerConnection {
     type Data = rustls::server::ServerConnectionData;
+    fn has_output(&self) -> bool {
+        self.wants_write()
+    }
     fn process<'c, 'i>(&'c mut self, input: &'i mut [u8]) -> UnbufferedStatus<'c, 'i, Self::Data> {
         self.process_tls_records(input)
     }
@@ -387,11 +395,14 @@ fn run<C: Records>(
     }
 }
 
-/// Appends the alert for an error to `wire`, if there is one: it is the first thing that the next step hands out.
-/// There must be no step after that, as it would read on behind the error.
+/// Appends to `wire` what was to be sent when an error came up: perhaps part of a handshake, then the alert. There must
+/// be no step once that is done, as it would read on behind the error.
 fn encode_alert<C: Records>(connection: &mut C, rest: Option<&mut [u8]>, wire: &mut BytesMut) {
-    let status = connection.process(rest.unwrap_or_default());
-    if let Ok(ConnectionState::EncodeTlsData(mut data)) = status.state {
+    let rest = rest.unwrap_or_default();
+    while connection.has_output() {
+        let Ok(ConnectionState::EncodeTlsData(mut data)) = connection.process(rest).state else {
+            return;
+        };
         // The connection is over; what is wrong with it is known already.
         let _unsent = encode(&mut data, wire);
     }
