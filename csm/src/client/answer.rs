@@ -138,6 +138,7 @@ impl Client {
             answers: Answers::default(),
             requests: Vec::new(),
             last_keepalive: None,
+            confirmed: false,
             link: Some(link),
             seeker: None,
             // Never read before the first loss replaces it.
@@ -171,6 +172,8 @@ impl Client {
         self.stats.resumes += 1;
         tunnel.seeker = None;
         tunnel.last_keepalive = None;
+        // The proof has shown the server that its first answer had arrived.
+        tunnel.confirmed = true;
         let mut link = Link::new(now, epoch, target, assignment.keepalive, &mut self.random);
         // Outstanding requests are repeated with their sequence (spec 5, "Epochs").
         let schedule = Schedule::request(target.transport.is_stream());

@@ -69,8 +69,9 @@ impl Client {
         if let State::Up(tunnel) = &mut self.state {
             if let Some(link) = &mut tunnel.link {
                 link.unanswered_since = None;
+                link.heard = true;
             }
-            if !tunnel.requests.is_empty() {
+            if tunnel.confirmed && !tunnel.requests.is_empty() {
                 tunnel
                     .requests
                     .retain(|request| request.what != Asked::Keepalive);
@@ -108,6 +109,7 @@ impl Client {
             self.heard();
             return self.drop_unit(DropReason::Unmatched);
         }
+        tunnel.confirmed = true;
         let parsed = raw.parse();
         let code = parsed.as_ref().ok().and_then(Message::response_code);
         if keepalive && code == Some(ResponseCode::UNKNOWN_TUNNEL) && transport == Transport::Udp {

@@ -441,6 +441,10 @@ impl Client {
         }
         for what in failed {
             match what {
+                // The transport lives, only the answer is still owed: ask again.
+                Asked::Keepalive if self.link(epoch).is_some_and(|link| link.heard) => {
+                    self.send_keepalive(now);
+                }
                 Asked::Keepalive => {
                     let close = Some(CloseReason::KeepaliveFailure);
                     self.lose_link(now, SuspendReason::KeepaliveFailure, close);
@@ -481,6 +485,7 @@ impl Client {
             return;
         }
         link.silence = silence;
+        link.heard = false;
         let Some(bytes) = wire::keepalive(tunnel.assignment.tsid, sequence) else {
             return;
         };

@@ -61,26 +61,31 @@ impl Plan {
         }
     }
 
-    /// The first target that may be tried now, or when one may.
+    /// Of the targets that may be tried now the first of those with the fewest failures, so that all are tried
+    /// before one is tried again; or when one may be.
     pub(super) fn pick(&self, now: Instant, protected_only: bool) -> Pick {
-        let mut earliest = None;
+        let mut ready: Option<&Entry> = None;
+        let mut earliest: Option<Instant> = None;
         for entry in &self.entries {
             if protected_only && !entry.target.transport.is_protected() {
                 continue;
             }
-            match entry.rest {
-                Rest::None => return Pick::Now(entry.target),
-                Rest::Backoff(until) | Rest::Told(until) if until <= now => {
-                    return Pick::Now(entry.target);
-                }
-                Rest::Backoff(until) | Rest::Told(until) => {
-                    earliest =
-                        Some(earliest.map_or(until, |earliest: Instant| earliest.min(until)));
-                }
-                Rest::Out => {}
+            let until = match entry.rest {
+                Rest::None => now,
+                Rest::Backoff(until) | Rest::Told(until) => until,
+                Rest::Out => continue,
+            };
+            if until > now {
+                earliest = Some(earliest.map_or(until, |earliest| earliest.min(until)));
+            } else if ready.is_none_or(|ready| entry.failures < ready.failures) {
+                ready = Some(entry);
             }
         }
-        earliest.map_or(Pick::Nothing, Pick::At)
+        match (ready, earliest) {
+            (Some(entry), _) => Pick::Now(entry.target),
+            (None, Some(until)) => Pick::At(until),
+            (None, None) => Pick::Nothing,
+        }
     }
 
     /// Begins a new search: what rested by our own choice is rested, and the target that worked last comes first.
@@ -103,6 +108,7 @@ impl Plan {
         for entry in &mut self.entries {
             if let Rest::Backoff(_) = entry.rest {
                 entry.rest = Rest::None;
+                entry.failures = 0;
             }
         }
     }
@@ -162,6 +168,7 @@ impl Plan {
                     let mut entry = self.entries.remove(place);
                     if entry.rest != Rest::Out {
                         entry.rest = Rest::None;
+                        entry.failures = 0;
                     }
                     entry
                 }

@@ -31,6 +31,10 @@ pub(super) struct Tunnel {
     pub(super) requests: Vec<Request<Asked>>,
     /// Answers to this one are expected even after another unit has served as its answer.
     pub(super) last_keepalive: Option<Sequence>,
+    /// Whether the server has shown that it heard something of us since the configuration. Until then only an
+    /// answer to a Keepalive is one: what else comes may have been sent before, and the server closes a tunnel
+    /// that it does not hear of.
+    pub(super) confirmed: bool,
     /// The binding.
     pub(super) link: Option<Link>,
     /// Looking for the next one. Beside a link only while that still works.
@@ -58,6 +62,8 @@ pub(super) struct Link {
     pub(super) last_sent: Instant,
     /// The first thing sent since the last thing heard.
     pub(super) unanswered_since: Option<Instant>,
+    /// Something came since the last Keepalive was begun.
+    pub(super) heard: bool,
     /// How long to stay silent: half the interval, less a random tenth; `None` is for ever.
     pub(super) silence: Option<Duration>,
     pub(super) message_errors: u8,
@@ -156,6 +162,7 @@ impl Link {
             target,
             last_sent: now,
             unanswered_since: None,
+            heard: false,
             silence: silence(interval, random),
             message_errors: 0,
         }

@@ -59,8 +59,8 @@ pub(super) enum Outcome {
 impl Origin {
     pub(super) fn destination(&self) -> Destination {
         match self.route {
-            Route::Connection(binding) => Destination::Binding(binding),
-            Route::Udp(listener) => Destination::Stateless {
+            Route::Connection(binding) => Destination::Connection(binding),
+            Route::Udp(listener) => Destination::Udp {
                 listener,
                 peer: self.peer,
             },
@@ -407,7 +407,7 @@ impl Server {
             identity: session.identity.clone(),
         });
         tracing::debug!(tsid = %session.tsid, "tunnel configured");
-        self.transmit(Destination::Binding(binding), bytes);
+        self.transmit_over(binding, bytes);
         self.arm_session(key);
     }
 

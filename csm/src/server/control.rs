@@ -9,7 +9,7 @@ use super::Server;
 use super::arena::Key;
 use super::binding::{Attachment, MESSAGE_ERROR_LIMIT};
 use super::configure::{Origin, Outcome, Route};
-use super::event::{BindingId, CloseReason, Destination, DownReason, DropReason, Unbound, Verdict};
+use super::event::{BindingId, CloseReason, DownReason, DropReason, Unbound, Verdict};
 use super::session::Life;
 use crate::transaction::Seen;
 use crate::transport::Transport;
@@ -54,7 +54,7 @@ impl Server {
             && refused.0 == header.sequence
         {
             let bytes = refused.1.clone();
-            self.transmit(Destination::Binding(id), bytes);
+            self.transmit_over(id, bytes);
             return Verdict::Consumed;
         }
         let origin = Origin {
@@ -192,7 +192,7 @@ impl Server {
             &wire::RefusalDetails::default(),
         );
         if let Some(bytes) = bytes {
-            self.transmit(Destination::Binding(id), bytes);
+            self.transmit_over(id, bytes);
         }
         self.stats.message_errors += 1;
         self.count_message_error(now, id)
@@ -214,7 +214,7 @@ impl Server {
             .and_then(|session| session.answers.recall(now, sequence, answer));
         match known {
             Some(bytes) => {
-                self.transmit(Destination::Binding(id), bytes);
+                self.transmit_over(id, bytes);
                 Verdict::Consumed
             }
             None => self.drop_unit(DropReason::Repeat),
@@ -276,7 +276,7 @@ impl Server {
             .map(|binding| binding.peer)
             .filter(|_| keepalive);
         if let Some(bytes) = wire::success(&header, peer) {
-            self.transmit(Destination::Binding(id), bytes);
+            self.transmit_over(id, bytes);
         }
         if keepalive {
             return Verdict::Consumed;
@@ -324,7 +324,7 @@ impl Server {
             session
                 .answers
                 .remember(now, header.sequence, answer, bytes.clone());
-            self.transmit(Destination::Binding(id), bytes);
+            self.transmit_over(id, bytes);
             self.arm_session(key);
         }
         match parsed {
@@ -335,7 +335,7 @@ impl Server {
 
     fn answer_error(&mut self, id: BindingId, message: &ControlMessage<'_>, error: &MessageError) {
         if let Some(bytes) = wire::refuse_message(&message.header(), error) {
-            self.transmit(Destination::Binding(id), bytes);
+            self.transmit_over(id, bytes);
         }
     }
 

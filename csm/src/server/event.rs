@@ -89,10 +89,10 @@ pub enum OpenError {
 /// Where bytes go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Destination {
-    /// To the transport of a binding. It may be one that is just being closed: send, then close.
-    Binding(BindingId),
-    /// To an address that has no binding.
-    Stateless {
+    /// Over a stream or DTLS association. It may be one that is just being closed: send, then close.
+    Connection(BindingId),
+    /// To an address on plain UDP, whether it has a binding or not.
+    Udp {
         /// The socket to send from.
         listener: ListenerId,
         /// Where to.

@@ -6,9 +6,7 @@ use tsc_tpl::CmType;
 
 use super::arena::Key;
 use super::binding::Attachment;
-use super::event::{
-    BindingId, CloseReason, Destination, DownReason, Event, SessionId, SessionState, Verdict,
-};
+use super::event::{BindingId, CloseReason, DownReason, Event, SessionId, SessionState, Verdict};
 use super::rate::SourcePrefix;
 use super::session::{Due, Life};
 use super::{Server, TIMEOUTS_PER_TURN, Waiting};
@@ -79,7 +77,7 @@ impl Server {
         if was_persistent {
             self.counts.persistent -= 1;
         }
-        self.transmit(Destination::Binding(binding), bytes);
+        self.transmit_over(binding, bytes);
         self.events.push_back(Event::StateChanged {
             session: SessionId::from_key(key),
             state: SessionState::Releasing,
@@ -179,7 +177,7 @@ impl Server {
                     (Step::Wait, _) => {}
                     (Step::Retransmit(bytes), Some(binding)) => {
                         self.stats.retransmissions += 1;
-                        self.transmit(Destination::Binding(binding), bytes);
+                        self.transmit_over(binding, bytes);
                     }
                     (Step::Failed | Step::Retransmit(_), _) => {
                         let reason = DownReason::ReleasedByServer { confirmed: false };

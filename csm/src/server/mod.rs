@@ -313,6 +313,20 @@ impl Server {
         self.sessions.get(session.key())?.binding
     }
 
+    /// How bytes reach a binding: by its connection, or by its address on plain UDP.
+    #[must_use]
+    #[inline]
+    pub fn destination_of(&self, binding: BindingId) -> Option<Destination> {
+        let found = self.bindings.get(binding.key())?;
+        Some(match found.listener {
+            Some(listener) => Destination::Udp {
+                listener,
+                peer: found.peer,
+            },
+            None => Destination::Connection(binding),
+        })
+    }
+
     /// The tunnel of a binding, if it carries one.
     #[must_use]
     pub fn session_of(&self, binding: BindingId) -> Option<SessionId> {
@@ -417,6 +431,12 @@ impl Server {
     fn drop_unit(&mut self, reason: DropReason) -> Verdict {
         self.stats.other_drops += 1;
         Verdict::Dropped(reason)
+    }
+
+    fn transmit_over(&mut self, binding: BindingId, bytes: Bytes) {
+        if let Some(to) = self.destination_of(binding) {
+            self.transmit(to, bytes);
+        }
     }
 
     fn transmit(&mut self, to: Destination, bytes: Bytes) {

@@ -8,7 +8,7 @@ use tsc_tpl::{CmType, ControlMessage, ResponseCode};
 use super::Server;
 use super::arena::Key;
 use super::configure::{Denied, Origin, Outcome};
-use super::event::{BindingId, Destination, Event, SessionId};
+use super::event::{BindingId, Event, SessionId};
 use super::session::Life;
 use crate::resume;
 
@@ -110,7 +110,7 @@ impl Server {
             session
                 .answers
                 .remember(now, sequence, answer, bytes.clone());
-            self.transmit(Destination::Binding(binding), bytes);
+            self.transmit_over(binding, bytes);
         }
         self.wake(key);
     }

@@ -115,7 +115,7 @@ impl Server {
             return self.ignore(DropReason::Stranger);
         };
         self.stats.cookies += 1;
-        self.transmit(Destination::Stateless { listener, peer }, bytes);
+        self.transmit(Destination::Udp { listener, peer }, bytes);
         Unbound::Answered
     }
 
@@ -138,7 +138,7 @@ impl Server {
             return self.ignore(DropReason::Stranger);
         };
         self.stats.unknown_tunnel += 1;
-        self.transmit(Destination::Stateless { listener, peer }, bytes);
+        self.transmit(Destination::Udp { listener, peer }, bytes);
         Unbound::Answered
     }
 

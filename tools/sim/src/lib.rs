@@ -1,1 +1,20 @@
 //! A deterministic world for tests: virtual clock, seeded links, NATs, firewalls.
+mod client;
+mod conn;
+mod link;
+mod nat;
+pub mod packet;
+mod path;
+mod presets;
+mod rng;
+mod server;
+mod watch;
+mod world;
+pub use link::{Link, LinkConfig};
+pub use nat::Nat;
+pub use path::{Firewall, NatId, Path, PathConfig};
+pub use presets::{client_config, server_config};
+pub use rng::Rng;
+pub use server::Setup;
+pub use watch::Watch;
+pub use world::{ClientId, ServerId, World};

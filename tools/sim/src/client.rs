@@ -1,0 +1,378 @@
+//! A client and its end of the transports.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use tsc_csm::client::{
+    BadUnit, Client, ClientConfig, DownReason, Endpoint, Epoch, Event, Inbound, RequestError,
+    RequestId, Stats, Target,
+};
+use tsc_csm::{Assignment, Transport};
+use tsc_tpl::{Limits, ServiceType, StreamDecoder, Unit};
+
+use crate::conn::Item;
+use crate::packet;
+use crate::path::Path;
+use crate::rng::Rng;
+use crate::world::{ClientId, ConnId, Pending, World};
+
+/// A client machine and what it has seen.
+#[derive(Debug)]
+pub(crate) struct ClientNode {
+    pub(crate) core: Client,
+    pub(crate) path: Path,
+    pub(crate) conns: BTreeMap<Epoch, ConnId>,
+    pub(crate) events: Vec<(Duration, Event)>,
+    pub(crate) received: Vec<(Duration, Vec<u8>)>,
+}
+
+impl ClientNode {
+    pub(crate) fn new(number: usize, config: ClientConfig, path: Path, rng: Rng) -> Self {
+        let core = Client::new(config, Box::new(rng))
+            .unwrap_or_else(|error| panic!("client {number}: {error}"));
+        Self {
+            core,
+            path,
+            conns: BTreeMap::new(),
+            events: Vec::new(),
+            received: Vec::new(),
+        }
+    }
+}
+
+impl World {
+    /// Lets a client begin.
+    pub fn start(&mut self, client: ClientId) {
+        self.clients[client.0].core.start(self.now);
+        self.drain_client(client.0);
+    }
+
+    /// What a client has told so far, with the time of each event.
+    #[must_use]
+    pub fn events(&self, client: ClientId) -> &[(Duration, Event)] {
+        &self.clients[client.0].events
+    }
+
+    /// The payloads that a client has received so far, with the time of each.
+    #[must_use]
+    pub fn received(&self, client: ClientId) -> &[(Duration, Vec<u8>)] {
+        &self.clients[client.0].received
+    }
+
+    /// What a client is assigned, while its tunnel exists.
+    #[must_use]
+    pub fn assignment(&self, client: ClientId) -> Option<&Assignment> {
+        self.clients[client.0].core.assignment()
+    }
+
+    /// Whether a client's tunnel exists and has a transport.
+    #[must_use]
+    pub fn is_bound(&self, client: ClientId) -> bool {
+        self.clients[client.0].core.can_send().is_some()
+    }
+
+    /// Why a client's tunnel is over, if it is.
+    #[must_use]
+    pub fn down_reason(&self, client: ClientId) -> Option<&DownReason> {
+        match self.clients[client.0].events.last() {
+            Some((_, Event::Down(reason))) => Some(reason),
+            _ => None,
+        }
+    }
+
+    /// The targets that a client has tried so far, with the time of each.
+    #[must_use]
+    pub fn attempts(&self, client: ClientId) -> Vec<(Duration, Target)> {
+        let open = |(at, event): &(Duration, Event)| match event {
+            Event::Open { target, .. } => Some((*at, *target)),
+            _ => None,
+        };
+        self.clients[client.0]
+            .events
+            .iter()
+            .filter_map(open)
+            .collect()
+    }
+
+    /// A client's counters.
+    #[must_use]
+    pub fn client_stats(&self, client: ClientId) -> Stats {
+        self.clients[client.0].core.stats()
+    }
+
+    /// Releases a client's tunnel.
+    pub fn release(&mut self, client: ClientId, patience: Duration) {
+        self.clients[client.0]
+            .core
+            .release(self.now, self.now + patience);
+        self.drain_client(client.0);
+    }
+
+    /// Tells a client that its network changed.
+    pub fn network_changed(&mut self, client: ClientId) {
+        self.clients[client.0].core.network_changed(self.now);
+        self.drain_client(client.0);
+    }
+
+    /// Lets a client ask for a service.
+    ///
+    /// # Errors
+    ///
+    /// Those of the machine.
+    pub fn request_service(
+        &mut self,
+        client: ClientId,
+        service: ServiceType,
+    ) -> Result<RequestId, RequestError> {
+        let result = self.clients[client.0]
+            .core
+            .request_service(self.now, service);
+        self.drain_client(client.0);
+        result
+    }
+
+    /// Breaks the transport that a client's tunnel is bound to: both ends see it fail.
+    pub fn break_transport(&mut self, client: ClientId) {
+        let node = &self.clients[client.0];
+        let conn = node
+            .core
+            .can_send()
+            .and_then(|epoch| node.conns.get(&epoch).copied());
+        if let Some(conn) = conn {
+            self.break_conn(conn);
+        }
+    }
+
+    /// Sends an inner packet from a client's first address of the destination's family. `false` if the tunnel has
+    /// no transport or no such address.
+    pub fn send(&mut self, client: ClientId, destination: IpAddr, payload: &[u8]) -> bool {
+        let assigned = self
+            .assignment(client)
+            .map(|assignment| assignment.addresses.as_slice())
+            .unwrap_or_default();
+        let of_family = |address: &IpAddr| address.is_ipv4() == destination.is_ipv4();
+        let Some(source) = assigned.iter().map(|inner| inner.address).find(of_family) else {
+            return false;
+        };
+        self.send_from(client, source, destination, payload)
+    }
+
+    /// Sends an inner packet with any source address, as a client that lies would.
+    pub fn send_from(
+        &mut self,
+        client: ClientId,
+        source: IpAddr,
+        destination: IpAddr,
+        payload: &[u8],
+    ) -> bool {
+        let packet = packet::udp(source, destination, payload);
+        self.send_raw(client, packet)
+    }
+
+    /// Puts any bytes on the transport of a client's tunnel, as a client that breaks the rules would.
+    pub fn send_raw(&mut self, client: ClientId, bytes: Vec<u8>) -> bool {
+        let node = &mut self.clients[client.0];
+        let Some(epoch) = node.core.can_send() else {
+            return false;
+        };
+        node.core.note_sent(self.now);
+        self.client_send(client.0, epoch, bytes.into());
+        true
+    }
+
+    /// Hands a client any unit as if its server had sent it over the transport of its tunnel.
+    pub fn deliver_raw(&mut self, client: ClientId, bytes: &[u8]) {
+        let Some(epoch) = self.clients[client.0].core.can_send() else {
+            return;
+        };
+        self.unit_at_client(client.0, epoch, bytes);
+        self.drain_client(client.0);
+    }
+
+    /// Carries out what a client asks for.
+    pub(crate) fn drain_client(&mut self, client: usize) {
+        loop {
+            while let Some(transmit) = self.clients[client].core.poll_transmit() {
+                self.client_send(client, transmit.epoch, transmit.bytes);
+            }
+            let Some(event) = self.clients[client].core.poll_event() else {
+                return;
+            };
+            self.note(|| format!("client {client}: {event:?}"));
+            match &event {
+                Event::Open { epoch, target } => self.open_for(client, *epoch, *target),
+                Event::Close { epoch, .. } => self.close_for(client, *epoch),
+                _ => {}
+            }
+            let elapsed = self.elapsed();
+            self.clients[client].events.push((elapsed, event));
+        }
+    }
+
+    fn open_for(&mut self, client: usize, epoch: Epoch, target: Target) {
+        let server = match target.endpoint {
+            Endpoint::Configured(number) => {
+                let address = self.servers.get(number).map(|server| server.address);
+                self.clients[client].core.resolved(address.as_slice());
+                Some(number).filter(|number| *number < self.servers.len())
+            }
+            Endpoint::Address { address, .. } => self
+                .servers
+                .iter()
+                .position(|server| server.address == address.ip()),
+        };
+        // Where there is no server there is no answer.
+        if let Some(server) = server {
+            let conn = self.new_conn(client, epoch, target, server);
+            self.clients[client].conns.insert(epoch, conn);
+            self.open(conn);
+        }
+    }
+
+    fn close_for(&mut self, client: usize, epoch: Epoch) {
+        let Some(id) = self.clients[client].conns.remove(&epoch) else {
+            return;
+        };
+        let Some(conn) = self.conns.get(&id) else {
+            return;
+        };
+        match (conn.transport, conn.binding) {
+            (Transport::Tcp | Transport::Tls, Some(_)) => self.push_stream(id, true, Item::End),
+            (Transport::Dtls, Some(_)) => {
+                let now = self.now;
+                let arrivals = self.clients[client].path.up.datagram(now, 50);
+                for at in arrivals.into_iter().take(1) {
+                    self.schedule(at, Pending::Ended(id, true));
+                }
+            }
+            (Transport::Udp, _) | (_, None) => {
+                self.conns.remove(&id);
+            }
+        }
+    }
+
+    /// Bytes from a client onto the network.
+    fn client_send(&mut self, client: usize, epoch: Epoch, bytes: Bytes) {
+        let now = self.now;
+        let Some(id) = self.clients[client].conns.get(&epoch).copied() else {
+            return;
+        };
+        let Some(conn) = self.conns.get(&id) else {
+            return;
+        };
+        let (server, transport, local) = (conn.server, conn.transport, conn.local);
+        self.note(|| {
+            format!(
+                "client {client} > server {server} {transport}: {}",
+                describe(&bytes)
+            )
+        });
+        if transport.is_stream() {
+            return self.push_stream(id, true, Item::Bytes(bytes));
+        }
+        let path = &mut self.clients[client].path;
+        if !path.firewall.passes(transport) {
+            return;
+        }
+        let from = match path.nat {
+            Some(nat) => self.nats[nat.0].outbound(now, local),
+            None => local,
+        };
+        for at in path.up.datagram(now, bytes.len()) {
+            let bytes = bytes.clone();
+            self.schedule(
+                at,
+                Pending::Up {
+                    server,
+                    transport,
+                    conn: id,
+                    from,
+                    bytes,
+                },
+            );
+        }
+    }
+
+    /// A datagram arrives at the outer side of a client's network.
+    pub(crate) fn datagram_at_client(
+        &mut self,
+        server: usize,
+        transport: Transport,
+        to: SocketAddr,
+        bytes: &Bytes,
+    ) {
+        let now: Instant = self.now;
+        let inside = self
+            .nats
+            .iter()
+            .find_map(|nat| nat.inbound(now, to))
+            .unwrap_or(to);
+        let found = self.conns.values().find(|conn| {
+            conn.local == inside && conn.server == server && conn.transport == transport
+        });
+        let Some((client, epoch)) = found.map(|conn| (conn.client, conn.epoch)) else {
+            return;
+        };
+        self.unit_at_client(client, epoch, bytes);
+        self.drain_client(client);
+    }
+
+    fn unit_at_client(&mut self, client: usize, epoch: Epoch, bytes: &[u8]) {
+        let (now, elapsed) = (self.now, self.elapsed());
+        let node = &mut self.clients[client];
+        match Unit::decode_datagram(bytes, &Limits::WIDEST) {
+            Ok(unit) => {
+                if let Inbound::Deliver(packet) = node.core.handle_unit(now, epoch, unit) {
+                    node.received
+                        .push((elapsed, packet::payload(packet.as_bytes()).to_vec()));
+                }
+            }
+            Err(error) => node
+                .core
+                .handle_bad_unit(now, epoch, BadUnit::Datagram(error)),
+        }
+    }
+
+    /// A piece of a stream arrives at its client.
+    pub(crate) fn stream_at_client(&mut self, id: ConnId, bytes: &[u8]) {
+        let (now, elapsed) = (self.now, self.elapsed());
+        let Some(conn) = self.conns.get_mut(&id) else {
+            return;
+        };
+        let (client, epoch) = (conn.client, conn.epoch);
+        let fresh = StreamDecoder::new(Limits::WIDEST);
+        let mut decoder = std::mem::replace(&mut conn.client_decoder, fresh);
+        let mut feed = decoder.feed(bytes);
+        let node = &mut self.clients[client];
+        loop {
+            match feed.next() {
+                Ok(Some(unit)) => {
+                    if let Inbound::Deliver(packet) = node.core.handle_unit(now, epoch, unit) {
+                        node.received
+                            .push((elapsed, packet::payload(packet.as_bytes()).to_vec()));
+                    }
+                }
+                Ok(None) => break,
+                Err(error) => {
+                    node.core
+                        .handle_bad_unit(now, epoch, BadUnit::Framing(error));
+                    break;
+                }
+            }
+        }
+        if let Some(conn) = self.conns.get_mut(&id) {
+            conn.client_decoder = decoder;
+        }
+        self.drain_client(client);
+    }
+}
+
+/// One line about a unit, for traces.
+pub(crate) fn describe(bytes: &[u8]) -> String {
+    match Unit::decode_datagram(bytes, &Limits::WIDEST) {
+        Ok(unit) => unit.to_string(),
+        Err(error) => format!("{} bytes: {error}", bytes.len()),
+    }
+}

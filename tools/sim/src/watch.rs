@@ -1,0 +1,182 @@
+//! The invariants that every world is held to, whatever its links do.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use tsc_csm::server::{Event, SessionId, Verdict};
+use tsc_tpl::{CmType, ControlMessage, Limits, Sequence, TlvType, Tsid, Unit};
+
+/// Answers that are compared; the oldest are forgotten.
+const REMEMBERED_ANSWERS: usize = 4096;
+
+/// Watches one server. Panics, naming the seed, as soon as an invariant is broken.
+#[derive(Debug)]
+pub struct Watch {
+    seed: u64,
+    quarantine: Duration,
+    held: BTreeMap<IpAddr, SessionId>,
+    resting: BTreeMap<IpAddr, Instant>,
+    owners: BTreeMap<SessionId, Vec<IpAddr>>,
+    tsids: BTreeSet<Tsid>,
+    answers: BTreeMap<AnswerKey, (Instant, Bytes)>,
+    order: VecDeque<AnswerKey>,
+}
+
+/// Names an answer: who asked, what, and in which transaction.
+type AnswerKey = (Tsid, u8, u32);
+
+impl Watch {
+    /// A watch over a server with this quarantine.
+    #[must_use]
+    pub const fn new(seed: u64, quarantine: Duration) -> Self {
+        Self {
+            seed,
+            quarantine,
+            held: BTreeMap::new(),
+            resting: BTreeMap::new(),
+            owners: BTreeMap::new(),
+            tsids: BTreeSet::new(),
+            answers: BTreeMap::new(),
+            order: VecDeque::new(),
+        }
+    }
+
+    /// An event of the server.
+    ///
+    /// # Panics
+    ///
+    /// If an address is given to two tunnels at once or before its quarantine is over, or a TSID a second time.
+    pub fn event(&mut self, now: Instant, event: &Event) {
+        let seed = self.seed;
+        match event {
+            Event::SessionUp {
+                session,
+                tsid,
+                addresses,
+                ..
+            } => {
+                assert!(
+                    tsid.is_assignable(),
+                    "seed {seed}: {tsid} must not be assigned"
+                );
+                assert!(
+                    self.tsids.insert(*tsid),
+                    "seed {seed}: {tsid} was assigned twice"
+                );
+                assert!(
+                    !addresses.is_empty(),
+                    "seed {seed}: a tunnel without an address"
+                );
+                for address in addresses {
+                    let other = self.held.insert(*address, *session);
+                    assert_eq!(
+                        other, None,
+                        "seed {seed}: {address} was given to two tunnels"
+                    );
+                    let rested = self
+                        .resting
+                        .remove(address)
+                        .is_none_or(|until| until <= now);
+                    assert!(
+                        rested,
+                        "seed {seed}: {address} was given out during its quarantine"
+                    );
+                }
+                self.owners.insert(*session, addresses.clone());
+            }
+            Event::SessionDown { session, .. } => {
+                let addresses = self.owners.remove(session);
+                assert!(
+                    addresses.is_some(),
+                    "seed {seed}: {session:?} ended twice or never began"
+                );
+                for address in addresses.into_iter().flatten() {
+                    self.held.remove(&address);
+                    self.resting.insert(address, now + self.quarantine);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// A message that the server sends.
+    ///
+    /// # Panics
+    ///
+    /// If it is not a valid message, is too long for a datagram, or if it answers a request that was answered
+    /// differently before.
+    pub fn transmit(&mut self, now: Instant, bytes: &Bytes) {
+        let seed = self.seed;
+        let unit = Unit::decode_datagram(bytes, &Limits::WIDEST);
+        let Ok(Unit::Control(message)) = unit else {
+            panic!("seed {seed}: the server sent what is no control message: {unit:?}");
+        };
+        let header = message.header();
+        assert!(
+            bytes.len() <= 1200,
+            "seed {seed}: {message} has {} bytes",
+            bytes.len()
+        );
+        if header.cm_type.is_known() {
+            assert!(
+                message.parse().is_ok(),
+                "seed {seed}: the server sent {message}"
+            );
+        }
+        // A refusal of a stranger keeps no memory, and a later repeat may be granted; but what was granted once
+        // stays so. Keepalive_Responses carry what the server sees at the time.
+        let granted = message.raw_value(TlvType::RESPONSE_CODE) == Some(&[0, 0]);
+        let service = matches!(
+            header.cm_type,
+            CmType::SERVICE_RESPONSE | CmType::CLIENT_SERVICE_RESPONSE
+        );
+        if header.cm_type == CmType::KEEPALIVE_RESPONSE || !(granted || service) {
+            return;
+        }
+        let key = (header.tsid, header.cm_type.0, header.sequence.0);
+        match self.answers.get(&key) {
+            Some((at, before)) if now - *at <= Duration::from_secs(32) => {
+                assert_eq!(
+                    before, bytes,
+                    "seed {seed}: two answers to one request: {message}"
+                );
+            }
+            _ => {
+                self.answers.insert(key, (now, bytes.clone()));
+                self.order.push_back(key);
+                if self.order.len() > REMEMBERED_ANSWERS
+                    && let Some(oldest) = self.order.pop_front()
+                {
+                    self.answers.remove(&oldest);
+                }
+            }
+        }
+    }
+
+    /// A request was handled: unless it was dropped, its answer must be among `sent`.
+    ///
+    /// # Panics
+    ///
+    /// If a request was accepted and not answered.
+    pub fn answered(
+        &self,
+        request: &ControlMessage<'_>,
+        verdict: Verdict,
+        sent: &[(CmType, Sequence)],
+    ) {
+        let header = request.header();
+        let Some(answer) = header.cm_type.response() else {
+            return;
+        };
+        if verdict == Verdict::Consumed {
+            let found = sent.contains(&(answer, header.sequence));
+            assert!(
+                found,
+                "seed {}: no answer to {request}, only {sent:?}",
+                self.seed
+            );
+        }
+    }
+}
