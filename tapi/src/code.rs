@@ -1,5 +1,7 @@
 //! The SDK guide's error codes 0-12, and the one table that maps our typed errors to them.
 
+#![expect(clippy::wildcard_enum_match_arm, reason = "enums of other crates that may grow")]
+
 use std::fmt;
 
 use tsc_csm::client::{AttemptFailure, DownReason, Refusal, SuspendReason, TransportFailure};
@@ -116,7 +118,9 @@ impl Coded for Refusal {
     fn code(&self) -> ErrorCode {
         match self.code {
             ResponseCode::NOT_AUTHORIZED => ErrorCode::Authenticate,
-            ResponseCode::SERVICE_UNAVAILABLE | ResponseCode::UNSUPPORTED_SERVICE => ErrorCode::ServiceFailure,
+            ResponseCode::SERVICE_UNAVAILABLE | ResponseCode::UNSUPPORTED_SERVICE => {
+                ErrorCode::ServiceFailure
+            }
             _ => ErrorCode::CannotConfigure,
         }
     }
@@ -125,7 +129,9 @@ impl Coded for Refusal {
 impl Coded for AttemptFailure {
     fn code(&self) -> ErrorCode {
         match self {
-            Self::Transport(TransportFailure::Certificate | TransportFailure::Proxy) => ErrorCode::Authenticate,
+            Self::Transport(TransportFailure::Certificate | TransportFailure::Proxy) => {
+                ErrorCode::Authenticate
+            }
             Self::Transport(_) => ErrorCode::CannotConnect,
             Self::Refused(refusal) => refusal.code(),
             _ => ErrorCode::CannotConfigure,
@@ -137,8 +143,13 @@ impl Coded for DownReason {
     fn code(&self) -> ErrorCode {
         match self {
             Self::CannotConnect(failure) => failure.code(),
-            Self::Lost { cause: SuspendReason::KeepaliveFailure, .. }
-            | Self::ResumeRejected { cause: SuspendReason::KeepaliveFailure } => ErrorCode::KeepaliveFailure,
+            Self::Lost {
+                cause: SuspendReason::KeepaliveFailure,
+                ..
+            }
+            | Self::ResumeRejected {
+                cause: SuspendReason::KeepaliveFailure,
+            } => ErrorCode::KeepaliveFailure,
             Self::Lost { .. } | Self::ResumeRejected { .. } => ErrorCode::CannotConnect,
             Self::ReleasedByServer { .. } => ErrorCode::NotLogged,
             Self::Released { confirmed: true } => ErrorCode::Ok,
@@ -163,9 +174,10 @@ impl Coded for SocketError {
             Self::TunnelDown(_) => ErrorCode::NotLogged,
             Self::WouldBlock => ErrorCode::NoData,
             Self::Refused | Self::Unreachable => ErrorCode::CannotRecvData,
-            Self::NotConnected | Self::Family(_) | Self::BadDestination(_) | Self::MessageTooLong { .. } => {
-                ErrorCode::CannotSendData
-            }
+            Self::NotConnected
+            | Self::Family(_)
+            | Self::BadDestination(_)
+            | Self::MessageTooLong { .. } => ErrorCode::CannotSendData,
             Self::Exhausted => ErrorCode::QueueOverflow,
             Self::AddressNotAvailable(_) | Self::AddressInUse(_) => ErrorCode::Error,
         }

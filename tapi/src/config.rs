@@ -47,7 +47,10 @@ impl TunnelConfig {
     }
 
     fn address(&self, family: impl Fn(&IpAddr) -> bool) -> Option<IpAddr> {
-        self.addresses.iter().map(|inner| inner.address).find(family)
+        self.addresses
+            .iter()
+            .map(|inner| inner.address)
+            .find(family)
     }
 }
 

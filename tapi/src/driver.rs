@@ -9,6 +9,8 @@
 //! It does what the control plane tells it (`Open`, `Close`), and decides nothing itself. A turn moves whole batches: a
 //! stream gets the packets of a turn in one write.
 
+#![expect(clippy::wildcard_enum_match_arm, reason = "enums of other crates that may grow")]
+
 use std::{
     collections::VecDeque,
     future::{Future, poll_fn},
@@ -28,8 +30,8 @@ use tokio::{
 use tsc_csm::{
     Assignment, Random, Transport,
     client::{
-        AttemptFailure, BadUnit, Client, DownReason, Endpoint, Epoch, Event, Inbound, Target, TransportFailure,
-        TransportLoss,
+        AttemptFailure, BadUnit, Client, DownReason, Endpoint, Epoch, Event, Inbound, Target,
+        TransportFailure, TransportLoss,
     },
 };
 use tsc_eip::{Stack, StackConfig};
@@ -115,19 +117,31 @@ pub(crate) struct Driver {
 
 impl Driver {
     /// Checks the parameters. Nothing is sent before [`Driver::run`].
-    pub(crate) fn new(builder: TunnelBuilder, when_up: WhenUp) -> Result<(Self, Arc<Shared>), ConnectError> {
+    pub(crate) fn new(
+        builder: TunnelBuilder,
+        when_up: WhenUp,
+    ) -> Result<(Self, Arc<Shared>), ConnectError> {
         let mut random = SystemRandom;
         let seed = random.u64();
         let client = Client::new(builder.csm, Box::new(random))?;
         for server in &builder.servers {
-            let name = builder.server_name.as_deref().unwrap_or(server.host());
+            let name = builder
+                .server_name
+                .as_deref()
+                .unwrap_or_else(|| server.host());
             if name.parse::<transport::Host>().is_err() {
                 return Err(ConnectError::ServerName(name.to_owned()));
             }
         }
-        let protected = builder.servers.iter().any(|server| server.transport().is_protected());
-        let security =
-            if protected { Some(ClientSecurity::new(builder.trust, builder.identity)?) } else { None };
+        let protected = builder
+            .servers
+            .iter()
+            .any(|server| server.transport().is_protected());
+        let security = if protected {
+            Some(ClientSecurity::new(builder.trust, builder.identity)?)
+        } else {
+            None
+        };
         let capture = match builder.trace {
             None => None,
             Some(path) => {
@@ -169,7 +183,7 @@ impl Driver {
         // Whoever waits for the end may end the process: first say goodbye properly.
         std::mem::take(&mut self.closing).join_all().await;
         if let Some((writer, _)) = self.capture.take()
-            && let Err(error) = tokio::task::spawn_blocking(|| writer.close()).await.unwrap_or(Ok(Default::default()))
+            && let Ok(Err(error)) = tokio::task::spawn_blocking(|| writer.close()).await
         {
             tracing::warn!(%error, "capture file incomplete");
         }
@@ -177,17 +191,25 @@ impl Driver {
             // Nobody to tell if the application gave up.
             drop(when_up.send(Err(self.connect_error(&reason))));
         }
-        drop(self.shared.notifications.send(Notification::Down(reason.clone())));
+        drop(
+            self.shared
+                .notifications
+                .send(Notification::Down(reason.clone())),
+        );
         self.shared.end(reason);
     }
 
     fn connect_error(&mut self, reason: &DownReason) -> ConnectError {
         match reason {
-            DownReason::CannotConnect(AttemptFailure::Transport(failure)) => match self.last_failure.take() {
-                Some((server, source)) => ConnectError::Transport { server, source },
-                None => ConnectError::NotConfigured(AttemptFailure::Transport(*failure)),
-            },
-            DownReason::CannotConnect(AttemptFailure::Refused(refusal)) => ConnectError::Refused(refusal.clone()),
+            DownReason::CannotConnect(AttemptFailure::Transport(failure)) => {
+                match self.last_failure.take() {
+                    Some((server, source)) => ConnectError::Transport { server, source },
+                    None => ConnectError::NotConfigured(AttemptFailure::Transport(*failure)),
+                }
+            }
+            DownReason::CannotConnect(AttemptFailure::Refused(refusal)) => {
+                ConnectError::Refused(refusal.clone())
+            }
             DownReason::CannotConnect(failure) => ConnectError::NotConfigured(failure.clone()),
             other => ConnectError::Ended(other.clone()),
         }
@@ -205,10 +227,8 @@ impl Driver {
             if let Some(reason) = self.down.take() {
                 return Poll::Ready(reason);
             }
-            if !progress && !self.arm(cx, now) {
-                if self.shared.lock().sleep(cx.waker()) {
-                    return Poll::Pending;
-                }
+            if !progress && !self.arm(cx, now) && self.shared.lock().sleep(cx.waker()) {
+                return Poll::Pending;
             }
         }
         cx.waker().wake_by_ref();
@@ -231,7 +251,11 @@ impl Driver {
     /// Arms the timer; true if something is due already.
     fn arm(&mut self, cx: &mut Context<'_>, now: Instant) -> bool {
         let stack = self.shared.lock().stack_timeout(now);
-        let Some(due) = [self.client.poll_timeout(), stack].into_iter().flatten().min() else {
+        let Some(due) = [self.client.poll_timeout(), stack]
+            .into_iter()
+            .flatten()
+            .min()
+        else {
             return false;
         };
         let due = tokio::time::Instant::from_std(due);
@@ -321,32 +345,46 @@ impl Driver {
 
     fn open(&mut self, now: Instant, epoch: Epoch, target: Target) {
         let Some(server) = self.server(target) else {
-            return self.client.transport_failed(now, epoch, TransportFailure::Unsupported);
+            return self
+                .client
+                .transport_failed(now, epoch, TransportFailure::Unsupported);
         };
         self.notify(Notification::Connecting(server.clone()));
         let future = self.connect(&server, target.endpoint.origin());
-        self.openings.push(Opening { epoch, server, future });
+        self.openings.push(Opening {
+            epoch,
+            server,
+            future,
+        });
     }
 
     /// Where a target is.
     fn server(&self, target: Target) -> Option<Server> {
         match target.endpoint {
             Endpoint::Configured(index) => self.servers.get(index).cloned(),
-            Endpoint::Address { address, .. } => {
-                Some(Server::new(target.transport, address.ip().to_string(), address.port()))
-            }
+            Endpoint::Address { address, .. } => Some(Server::new(
+                target.transport,
+                address.ip().to_string(),
+                address.port(),
+            )),
         }
     }
 
-    fn connect(&self, server: &Server, origin: usize) -> Pin<Box<dyn Future<Output = Opened> + Send>> {
+    fn connect(
+        &self,
+        server: &Server,
+        origin: usize,
+    ) -> Pin<Box<dyn Future<Output = Opened> + Send>> {
         let kind = kind(server.transport());
         let origin = self.servers.get(origin).unwrap_or(server);
-        let name = self.server_name.as_deref().unwrap_or(origin.host());
+        let name = self.server_name.as_deref().unwrap_or_else(|| origin.host());
         // Names were checked when the driver was made; a redirect brings addresses.
-        let target = match (server.host().parse::<transport::Host>(), name.parse::<transport::Host>()) {
-            (Ok(host), Ok(name)) => {
-                transport::Target::new(kind, host, server.port()).with_server_name(name.server_name())
-            }
+        let target = match (
+            server.host().parse::<transport::Host>(),
+            name.parse::<transport::Host>(),
+        ) {
+            (Ok(host), Ok(name)) => transport::Target::new(kind, host, server.port())
+                .with_server_name(name.server_name()),
             _ => {
                 let host = server.host().to_owned();
                 return Box::pin(async { Err(transport::ConnectError::NoAddress { host }) });
@@ -399,7 +437,9 @@ impl Driver {
         let mut buffer = std::mem::take(&mut self.buffer);
         while index < self.links.len() {
             for _ in 0..READS_PER_TURN {
-                let Some(link) = self.links.get_mut(index) else { break };
+                let Some(link) = self.links.get_mut(index) else {
+                    break;
+                };
                 match link.transport.poll_recv(cx, &mut buffer) {
                     Poll::Pending => break,
                     Poll::Ready(Ok(len)) => {
@@ -424,14 +464,20 @@ impl Driver {
 
     fn lost(&mut self, now: Instant, index: usize, error: &TransportError) {
         let link = self.links.swap_remove(index);
-        let why = if error.is_orderly() { TransportLoss::ClosedByServer } else { TransportLoss::Failed };
+        let why = if error.is_orderly() {
+            TransportLoss::ClosedByServer
+        } else {
+            TransportLoss::Failed
+        };
         tracing::debug!(epoch = ?link.epoch, %error, "transport lost");
         self.client.transport_lost(now, link.epoch, why);
     }
 
     /// Hands in what one read gave: some of a stream, or one datagram.
     fn handle_bytes(&mut self, now: Instant, index: usize, bytes: &[u8]) {
-        let Some(link) = self.links.get_mut(index) else { return };
+        let Some(link) = self.links.get_mut(index) else {
+            return;
+        };
         let epoch = link.epoch;
         let capture = self.capture.as_ref().map(|(_, capture)| capture);
         let mut state = self.shared.lock();
@@ -504,7 +550,11 @@ impl Driver {
     /// Moves control messages to the transports they are for.
     fn take_control(&mut self) {
         while let Some(transmit) = self.client.poll_transmit() {
-            if let Some(link) = self.links.iter_mut().find(|link| link.epoch == transmit.epoch) {
+            if let Some(link) = self
+                .links
+                .iter_mut()
+                .find(|link| link.epoch == transmit.epoch)
+            {
                 link.control.push_back(transmit.bytes);
             }
         }
@@ -517,7 +567,11 @@ impl Driver {
         let Some(index) = self.links.iter().position(|link| link.epoch == epoch) else {
             return;
         };
-        let Link { mut transport, control, .. } = self.links.swap_remove(index);
+        let Link {
+            mut transport,
+            control,
+            ..
+        } = self.links.swap_remove(index);
         if let Some((_, capture)) = &self.capture {
             for message in &control {
                 capture.record(Interface::Control, Direction::Outbound, message);
@@ -534,10 +588,18 @@ impl Driver {
 }
 
 impl Link {
-    fn send_control(&mut self, cx: &mut Context<'_>, capture: Option<&Capture>) -> Result<bool, TransportError> {
+    fn send_control(
+        &mut self,
+        cx: &mut Context<'_>,
+        capture: Option<&Capture>,
+    ) -> Result<bool, TransportError> {
         let mut progress = false;
         while !self.control.is_empty() {
-            let units: Vec<IoSlice<'_>> = self.control.iter().map(|bytes| IoSlice::new(bytes)).collect();
+            let units: Vec<IoSlice<'_>> = self
+                .control
+                .iter()
+                .map(|bytes| IoSlice::new(bytes))
+                .collect();
             let Poll::Ready(taken) = self.transport.poll_send_batch(cx, &units) else {
                 break;
             };
@@ -613,9 +675,10 @@ fn failure(error: &transport::ConnectError) -> TransportFailure {
         ConnectError::Resolve { .. } | ConnectError::NoAddress { .. } => TransportFailure::Resolve,
         ConnectError::Certificate(_) => TransportFailure::Certificate,
         ConnectError::NoSecurity(_) | ConnectError::DtlsConfig(_) => TransportFailure::Unsupported,
-        ConnectError::Alert(_) | ConnectError::Alpn | ConnectError::Tls(_) | ConnectError::Dtls(_) => {
-            TransportFailure::Handshake
-        }
+        ConnectError::Alert(_)
+        | ConnectError::Alpn
+        | ConnectError::Tls(_)
+        | ConnectError::Dtls(_) => TransportFailure::Handshake,
         _ => TransportFailure::Unreachable,
     }
 }

@@ -49,7 +49,13 @@ impl ConnectError {
     /// Whether the server's certificate was rejected. Trying again is pointless.
     #[must_use]
     pub const fn is_certificate(&self) -> bool {
-        matches!(self, Self::Transport { source: tsc_osaa::client::ConnectError::Certificate(_), .. })
+        matches!(
+            self,
+            Self::Transport {
+                source: tsc_osaa::client::ConnectError::Certificate(_),
+                ..
+            }
+        )
     }
 }
 
@@ -115,9 +121,9 @@ impl From<SocketError> for io::Error {
             SocketError::AddressInUse(_) => ErrorKind::AddrInUse,
             SocketError::Exhausted => ErrorKind::OutOfMemory,
             SocketError::NotConnected => ErrorKind::NotConnected,
-            SocketError::Family(_) | SocketError::BadDestination(_) | SocketError::MessageTooLong { .. } => {
-                ErrorKind::InvalidInput
-            }
+            SocketError::Family(_)
+            | SocketError::BadDestination(_)
+            | SocketError::MessageTooLong { .. } => ErrorKind::InvalidInput,
             SocketError::Refused => ErrorKind::ConnectionRefused,
             SocketError::Unreachable => ErrorKind::HostUnreachable,
             SocketError::WouldBlock => ErrorKind::WouldBlock,

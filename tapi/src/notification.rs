@@ -60,8 +60,12 @@ impl Notifications {
     pub fn try_recv(&mut self) -> Option<Notification> {
         match self.receiver.try_recv() {
             Ok(notification) => Some(notification),
-            Err(broadcast::error::TryRecvError::Lagged(missed)) => Some(Notification::Missed(missed)),
-            Err(broadcast::error::TryRecvError::Closed | broadcast::error::TryRecvError::Empty) => None,
+            Err(broadcast::error::TryRecvError::Lagged(missed)) => {
+                Some(Notification::Missed(missed))
+            }
+            Err(broadcast::error::TryRecvError::Closed | broadcast::error::TryRecvError::Empty) => {
+                None
+            }
         }
     }
 }

@@ -76,7 +76,11 @@ impl Shared {
         let (result, waker) = {
             let mut state = self.lock();
             let result = work(&mut state);
-            let waker = if state.has_work() { state.driver.take() } else { None };
+            let waker = if state.has_work() {
+                state.driver.take()
+            } else {
+                None
+            };
             (result, waker)
         };
         if let Some(waker) = waker {
@@ -87,7 +91,13 @@ impl Shared {
 
     /// Waits until the tunnel is over.
     pub(crate) async fn closed(&self) -> DownReason {
-        match self.down.subscribe().wait_for(Option::is_some).await.as_deref() {
+        match self
+            .down
+            .subscribe()
+            .wait_for(Option::is_some)
+            .await
+            .as_deref()
+        {
             Ok(Some(reason)) => reason.clone(),
             // Not reached: the sender lives in `self`, and the predicate asks for a value.
             _ => DownReason::Released { confirmed: false },
@@ -103,7 +113,8 @@ impl Shared {
     /// Gives the driver a command, unless one of its kind waits already.
     pub(crate) fn command(&self, command: Command) {
         self.with_driver(|state| {
-            let same = |other: &Command| std::mem::discriminant(other) == std::mem::discriminant(&command);
+            let same =
+                |other: &Command| std::mem::discriminant(other) == std::mem::discriminant(&command);
             if !state.commands.iter().any(same) {
                 state.commands.push(command);
             }

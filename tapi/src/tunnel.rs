@@ -1,5 +1,7 @@
 //! The handle of a tunnel.
 
+#![expect(clippy::wildcard_enum_match_arm, reason = "enums of other crates that may grow")]
+
 use std::{
     io,
     net::{IpAddr, SocketAddr},
@@ -98,7 +100,11 @@ impl Tunnel {
     /// [`SocketError::Family`] when the tunnel has none of that family.
     pub fn local_address_for(&self, peer: SocketAddr) -> io::Result<IpAddr> {
         let config = self.config();
-        let address = if peer.is_ipv4() { config.ipv4() } else { config.ipv6() };
+        let address = if peer.is_ipv4() {
+            config.ipv4()
+        } else {
+            config.ipv6()
+        };
         address.ok_or_else(|| SocketError::Family(peer).into())
     }
 

@@ -1,5 +1,7 @@
 //! UDP inside a tunnel, shaped like tokio's.
 
+#![expect(clippy::wildcard_enum_match_arm, reason = "enums of other crates that may grow")]
+
 use std::{
     io,
     net::SocketAddr,
@@ -37,7 +39,10 @@ impl UdpSocket {
     pub(crate) fn bind(shared: &Arc<Shared>, address: SocketAddr) -> io::Result<Self> {
         let mut state = shared.lock();
         state.check_up()?;
-        let handle = state.stack.udp_bind(address).map_err(|error| bind_error(&error, address))?;
+        let handle = state
+            .stack
+            .udp_bind(address)
+            .map_err(|error| bind_error(&error, address))?;
         let local = state.stack.udp_local_addr(handle).unwrap_or(address);
         let readable = state.add_reader(handle);
         drop(state);
@@ -114,7 +119,9 @@ impl UdpSocket {
     pub fn try_send_to(&self, payload: &[u8], target: SocketAddr) -> io::Result<usize> {
         let options = self.options();
         self.transmit(payload.len(), |state, handle| {
-            state.stack.udp_send_to(Instant::now(), handle, target, payload, &options)
+            state
+                .stack
+                .udp_send_to(Instant::now(), handle, target, payload, &options)
         })
     }
 
@@ -126,7 +133,9 @@ impl UdpSocket {
     pub fn try_send(&self, payload: &[u8]) -> io::Result<usize> {
         let options = self.options();
         self.transmit(payload.len(), |state, handle| {
-            state.stack.udp_send(Instant::now(), handle, payload, &options)
+            state
+                .stack
+                .udp_send(Instant::now(), handle, payload, &options)
         })
     }
 
@@ -224,7 +233,10 @@ impl UdpSocket {
     pub fn set_dscp(&self, dscp: u8) -> io::Result<()> {
         let dscp = Dscp::new(dscp)
             .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "a DSCP is at most 63"))?;
-        self.options.lock().unwrap_or_else(PoisonError::into_inner).dscp = dscp;
+        self.options
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .dscp = dscp;
         Ok(())
     }
 
@@ -260,11 +272,15 @@ fn send_error(error: &tsc_eip::SendError, length: usize) -> SocketError {
     match *error {
         tsc_eip::SendError::InvalidDestination(target) => SocketError::BadDestination(target),
         tsc_eip::SendError::FamilyMismatch(target) => SocketError::Family(target),
-        tsc_eip::SendError::NoSourceAddress(target) => SocketError::BadDestination(SocketAddr::new(target, 0)),
+        tsc_eip::SendError::NoSourceAddress(target) => {
+            SocketError::BadDestination(SocketAddr::new(target, 0))
+        }
         tsc_eip::SendError::SourceNotAvailable(source) => {
             SocketError::AddressNotAvailable(SocketAddr::new(source, 0))
         }
-        tsc_eip::SendError::MessageTooLong { max } => SocketError::MessageTooLong { length, limit: max },
+        tsc_eip::SendError::MessageTooLong { max } => {
+            SocketError::MessageTooLong { length, limit: max }
+        }
         _ => SocketError::NotConnected,
     }
 }

@@ -25,7 +25,10 @@ fn main() -> ExitCode {
     }
 }
 
-#[expect(clippy::print_stdout, reason = "what was asked for goes to standard output")]
+#[expect(
+    clippy::print_stdout,
+    reason = "what was asked for goes to standard output"
+)]
 fn print(text: &str) {
     print!("{text}");
 }
@@ -38,7 +41,10 @@ fn run(config: &Config, log: &LogOptions) -> Exit {
     for warning in config.warnings() {
         tracing::warn!("{warning}");
     }
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+    let runtime = match tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+    {
         Ok(runtime) => runtime,
         Err(error) => {
             tracing::error!(%error, "cannot start");
@@ -50,7 +56,10 @@ fn run(config: &Config, log: &LogOptions) -> Exit {
 
 /// Serves until SIGINT or SIGTERM; a second one ends at once.
 async fn serve(config: &Config) -> Exit {
-    let (mut terminate, mut interrupt) = match (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
+    let (mut terminate, mut interrupt) = match (
+        signal(SignalKind::terminate()),
+        signal(SignalKind::interrupt()),
+    ) {
         (Ok(terminate), Ok(interrupt)) => (terminate, interrupt),
         (Err(error), _) | (_, Err(error)) => {
             tracing::error!(%error, "cannot watch signals");
@@ -72,7 +81,10 @@ async fn serve(config: &Config) -> Exit {
         }
     };
     signalled().await;
-    tracing::info!(event = "stopping", "releasing all tunnels; a second signal ends at once");
+    tracing::info!(
+        event = "stopping",
+        "releasing all tunnels; a second signal ends at once"
+    );
     let stopped = tokio::task::spawn_blocking(|| server.stop());
     let report = tokio::select! {
         report = stopped => report.ok().flatten(),

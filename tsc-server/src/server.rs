@@ -4,7 +4,9 @@ use std::{io, net::SocketAddr, thread, time::Duration};
 
 use tokio::sync::{mpsc, oneshot};
 use tsc_csm::{Transport, server::ServerConfigError};
-use tsc_osaa::{cert::CredentialError, dtls::DtlsConfigError, socket::BindError, trace::CaptureError};
+use tsc_osaa::{
+    cert::CredentialError, dtls::DtlsConfigError, socket::BindError, trace::CaptureError,
+};
 
 use crate::{
     config::Config,
@@ -79,11 +81,20 @@ impl Server {
         let (started, is_started) = std::sync::mpsc::sync_channel(1);
         let stop_deadline = config.system.stop_deadline;
         let config = config.clone();
-        let worker = thread::Builder::new().name("tsc-worker".to_owned()).spawn(move || serve(&config, received, &started))?;
+        let worker = thread::Builder::new()
+            .name("tsc-worker".to_owned())
+            .spawn(move || serve(&config, received, &started))?;
         match is_started.recv() {
-            Ok(Ok(ports)) => Ok(Self { ports, orders, worker: Some(worker), stop_deadline }),
+            Ok(Ok(ports)) => Ok(Self {
+                ports,
+                orders,
+                worker: Some(worker),
+                stop_deadline,
+            }),
             Ok(Err(error)) => Err(error),
-            Err(_) => Err(StartError::Worker(io::Error::other("the worker ended at once"))),
+            Err(_) => Err(StartError::Worker(io::Error::other(
+                "the worker ended at once",
+            ))),
         }
     }
 
@@ -96,7 +107,10 @@ impl Server {
     /// The first address that speaks `transport`.
     #[must_use]
     pub fn address(&self, transport: Transport) -> Option<SocketAddr> {
-        self.ports.iter().find(|port| port.transport == transport).map(|port| port.address)
+        self.ports
+            .iter()
+            .find(|port| port.transport == transport)
+            .map(|port| port.address)
     }
 
     /// Figures of this moment; `None` when the worker has ended.
@@ -130,7 +144,10 @@ type Started = std::sync::mpsc::SyncSender<Result<Vec<Bound>, StartError>>;
 
 /// The worker's thread.
 fn serve(config: &Config, orders: mpsc::Receiver<Order>, started: &Started) -> Report {
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+    let runtime = match tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+    {
         Ok(runtime) => runtime,
         Err(error) => {
             let _ = started.send(Err(error.into()));

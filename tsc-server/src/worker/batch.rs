@@ -83,7 +83,10 @@ mod tests {
     use super::*;
 
     fn sum(header: &[u8]) -> u16 {
-        let mut sum: u32 = header.chunks(2).map(|w| u32::from(u16::from_be_bytes([w[0], w[1]]))).sum();
+        let mut sum: u32 = header
+            .chunks(2)
+            .map(|w| u32::from(u16::from_be_bytes([w[0], w[1]])))
+            .sum();
         while sum > 0xFFFF {
             sum = (sum & 0xFFFF) + (sum >> 16);
         }
@@ -95,7 +98,9 @@ mod tests {
         for ttl in 2..=255 {
             for id in [0_u16, 1, 0x00FF, 0xFFFF, 0x7EFF] {
                 let [a, b] = id.to_be_bytes();
-                let mut header = [0x45, 0, 0, 20, a, b, 0, 0, ttl, 17, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2];
+                let mut header = [
+                    0x45, 0, 0, 20, a, b, 0, 0, ttl, 17, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2,
+                ];
                 let check = sum(&header).to_be_bytes();
                 header[10..12].copy_from_slice(&check);
                 assert!(decrement_hops(&mut header));
@@ -107,7 +112,9 @@ mod tests {
 
     #[test]
     fn the_last_hop_ends_here() {
-        let mut v4 = [0x45, 0, 0, 20, 0, 0, 0, 0, 1, 17, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2];
+        let mut v4 = [
+            0x45, 0, 0, 20, 0, 0, 0, 0, 1, 17, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2,
+        ];
         assert!(!decrement_hops(&mut v4));
         let mut v6 = [0; 40];
         v6[0] = 0x60;

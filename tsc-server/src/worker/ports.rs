@@ -60,7 +60,10 @@ impl Port {
             socket,
             interface,
             plain,
-            dtls: endpoint.map(|endpoint| Dtls { endpoint, bindings: Vec::new() }),
+            dtls: endpoint.map(|endpoint| Dtls {
+                endpoint,
+                bindings: Vec::new(),
+            }),
             out: SendBatch::new(SEND_BATCH),
             sealed: Vec::new(),
             unsent: 0,
@@ -147,7 +150,11 @@ impl Port {
                 break;
             };
             let sealed = std::mem::take(&mut self.sealed);
-            self.queue(cx, transmit.peer, sealed.get(..transmit.len).unwrap_or_default());
+            self.queue(
+                cx,
+                transmit.peer,
+                sealed.get(..transmit.len).unwrap_or_default(),
+            );
             self.sealed = sealed;
         }
         self.send(cx);

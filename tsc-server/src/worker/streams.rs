@@ -158,7 +158,8 @@ impl Streams {
             && let Some(unit) = stream.decoder.partial()
         {
             stream.watched = Some(unit);
-            self.stalls.push_back((now + UNIT_TIME, slot, stream.binding));
+            self.stalls
+                .push_back((now + UNIT_TIME, slot, stream.binding));
         }
     }
 
@@ -171,7 +172,11 @@ impl Streams {
     pub(super) fn pop_stalled(&mut self, now: Instant) -> Option<BindingId> {
         while self.stalls.front().is_some_and(|(due, ..)| *due <= now) {
             let (_, slot, binding) = self.stalls.pop_front()?;
-            let Some(stream) = self.slots.get_mut(slot).filter(|stream| stream.binding == binding) else {
+            let Some(stream) = self
+                .slots
+                .get_mut(slot)
+                .filter(|stream| stream.binding == binding)
+            else {
                 continue;
             };
             let watched = stream.watched.take();
@@ -188,7 +193,8 @@ impl Streams {
 impl Stream {
     /// Reads into `buffer`; readiness of this stream lists it for the worker.
     pub(super) fn poll_recv(&mut self, buffer: &mut [u8]) -> Poll<Result<usize, StreamError>> {
-        self.transport.poll_recv(&mut Context::from_waker(&self.waker), buffer)
+        self.transport
+            .poll_recv(&mut Context::from_waker(&self.waker), buffer)
     }
 
     /// Lists the stream again, for input that was left unread in this turn.
@@ -198,7 +204,9 @@ impl Stream {
 
     /// Sends what is queued, as far as the socket takes it. An error shows when the stream is read next.
     pub(super) fn flush(&mut self) {
-        let result = self.transport.poll_flush(&mut Context::from_waker(&self.waker));
+        let result = self
+            .transport
+            .poll_flush(&mut Context::from_waker(&self.waker));
         if let Poll::Ready(Err(_)) = result {
             self.token.mark();
         }

@@ -1,0 +1,134 @@
+//! The session core's view of a configuration.
+
+use std::sync::Arc;
+
+use tsc_csm::{
+    self as csm, Transport,
+    server::{
+        self as core, AuthPolicy, Identity, RedirectPolicy, TokenVerifier, TunnelTimers,
+        pool::{self, PoolRange},
+    },
+};
+use tsc_tpl::ServiceType;
+
+use crate::config::{
+    self, AddressRange, Authentication, Config, InterfaceConfig, PoolConfig, TokenTable,
+};
+
+impl TokenVerifier for TokenTable {
+    fn verify(&self, token: &[u8]) -> Option<Identity> {
+        self.identity(token).map(Identity::new)
+    }
+}
+
+/// All of it.
+pub(super) fn core_config(config: &Config) -> core::ServerConfig {
+    let system = &config.system;
+    let mut limits = core::Limits {
+        tunnels: usize::try_from(system.max_tunnels).unwrap_or(usize::MAX),
+        pending: usize::try_from(system.max_half_open).unwrap_or(usize::MAX),
+        ..core::Limits::default()
+    };
+    limits.requests_per_second = config
+        .interfaces
+        .iter()
+        .map(|i| i.limits.requests_per_prefix)
+        .max()
+        .unwrap_or(0);
+    core::ServerConfig {
+        element_id: system.element_id,
+        pools: config.pools.iter().map(core_pool).collect(),
+        interfaces: config
+            .interfaces
+            .iter()
+            .map(|interface| core_interface(config, interface))
+            .collect(),
+        quarantine: system.quarantine,
+        limits,
+        cookie: None,
+    }
+}
+
+fn core_pool(pool: &PoolConfig) -> pool::PoolConfig {
+    let range = |range: &AddressRange| pool::AddressRange {
+        first: range.first(),
+        last: range.last(),
+    };
+    pool::PoolConfig {
+        name: pool.name.clone(),
+        ranges: pool
+            .ranges
+            .iter()
+            .map(|addresses| PoolRange {
+                range: range(addresses),
+                prefix_len: if addresses.is_ipv6() {
+                    pool.prefix_len_v6
+                } else {
+                    pool.prefix_len_v4
+                },
+            })
+            .collect(),
+        exclusions: pool.exclude.iter().map(range).collect(),
+    }
+}
+
+fn core_interface(config: &Config, interface: &InterfaceConfig) -> core::InterfaceConfig {
+    let pools = interface
+        .pools
+        .iter()
+        .filter_map(|name| config.pools.iter().position(|pool| pool.name == *name))
+        .collect();
+    let timers = &interface.timers;
+    let mut core = core::InterfaceConfig::new(interface.name.clone(), pools);
+    core.stream_timers = TunnelTimers {
+        keepalive: timers.keepalive_stream,
+        persistence: timers.persistence,
+    };
+    core.datagram_timers = TunnelTimers {
+        keepalive: timers.keepalive_datagram,
+        persistence: timers.persistence,
+    };
+    if interface.services.sip {
+        core.sip_servers.clone_from(&interface.sip_servers);
+    }
+    core.dns_servers.clone_from(&interface.dns_servers);
+    core.alternates = interface
+        .alternates
+        .iter()
+        .map(|alternate| csm::Alternate {
+            transport: alternate.transport.into(),
+            address: alternate.address,
+        })
+        .collect();
+    core.redirect = if interface.redirect {
+        RedirectPolicy::Always
+    } else {
+        RedirectPolicy::Never
+    };
+    core.services = Vec::<ServiceType>::new();
+    core.inner_mtu = interface.inner_mtu;
+    core.dscp = interface.dscp;
+    core.auth = match &interface.authentication {
+        Authentication::None => AuthPolicy::None,
+        Authentication::Mtls => AuthPolicy::Mtls,
+        Authentication::Token(token) => {
+            core.token_in_clear = token.allow_on_clear;
+            AuthPolicy::Token(Arc::clone(&token.tokens) as Arc<dyn TokenVerifier>)
+        }
+    };
+    if interface.limits.max_tunnels > 0 {
+        core.max_tunnels = usize::try_from(interface.limits.max_tunnels).unwrap_or(usize::MAX);
+    }
+    core
+}
+
+impl From<config::Transport> for Transport {
+    fn from(transport: config::Transport) -> Self {
+        match transport {
+            config::Transport::Tcp => Self::Tcp,
+            config::Transport::Tls => Self::Tls,
+            config::Transport::Udp => Self::Udp,
+            config::Transport::Dtls => Self::Dtls,
+        }
+    }
+}

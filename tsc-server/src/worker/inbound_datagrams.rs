@@ -1,0 +1,290 @@
+//! UDP and DTLS: receiving batches, opening records, decoding.
+
+use std::{
+    net::SocketAddr,
+    task::{Context, Poll},
+    time::Instant,
+};
+
+use tsc_csm::{
+    Transport,
+    server::{BadUnit, BindingId, BindingInfo, BindingLoss, Unbound, Verdict},
+};
+use tsc_osaa::{
+    datagram::RecvBatch,
+    dtls::{AssociationKey, DtlsEndpointEvent, DtlsError},
+    trace::Direction,
+};
+use tsc_tpl::Unit;
+
+use super::{
+    Worker, identity,
+    outbound::route,
+    ports::Kind,
+    record::{trace, trace_bytes},
+    way::Way,
+};
+
+/// Batches of one UDP port in one turn before the others get theirs.
+const BATCHES_PER_PORT: usize = 4;
+
+impl Worker {
+    pub(super) fn read_ports(&mut self, cx: &mut Context<'_>, now: Instant) {
+        let mut receive = std::mem::replace(&mut self.receive, RecvBatch::new(1));
+        for port in 0..self.ports.len() {
+            self.read_port(cx, now, port, &mut receive);
+            self.dtls_events(cx, now, port);
+        }
+        self.receive = receive;
+    }
+
+    pub(super) fn read_port(
+        &mut self,
+        cx: &mut Context<'_>,
+        now: Instant,
+        index: usize,
+        receive: &mut RecvBatch,
+    ) {
+        for turn in 0..=BATCHES_PER_PORT {
+            let Some(port) = self.ports.get_mut(index) else {
+                return;
+            };
+            if turn == BATCHES_PER_PORT {
+                self.again = true;
+                return;
+            }
+            match port.socket.poll_recv(cx, receive) {
+                Poll::Pending => return,
+                Poll::Ready(Err(error)) => {
+                    tracing::warn!(local = %port.socket.local_addr(), %error, "UDP port fails");
+                    return;
+                }
+                Poll::Ready(Ok(_)) => {}
+            }
+            // The binding of the datagram before: one lookup for a run of datagrams from one address.
+            let mut run: Option<(SocketAddr, BindingId)> = None;
+            for datagram in receive.datagrams() {
+                match self
+                    .ports
+                    .get(index)
+                    .map(|port| port.classify(datagram.bytes))
+                {
+                    Some(Kind::Plain) => {
+                        self.plain_datagram(now, index, datagram.peer, datagram.bytes, &mut run)
+                    }
+                    Some(Kind::Dtls) => {
+                        self.dtls_datagram(cx, now, index, datagram.peer, datagram.bytes)
+                    }
+                    Some(Kind::Foreign) | None => self.counters.foreign_datagrams += 1,
+                }
+                if self.batch.is_full() {
+                    self.forward(cx);
+                }
+            }
+            self.forward(cx);
+        }
+    }
+
+    pub(super) fn plain_datagram(
+        &mut self,
+        now: Instant,
+        index: usize,
+        peer: SocketAddr,
+        bytes: &[u8],
+        run: &mut Option<(SocketAddr, BindingId)>,
+    ) {
+        let Some(port) = self.ports.get(index) else {
+            return;
+        };
+        let Some(listener) = port.plain else { return };
+        let known = match *run {
+            Some((last, binding)) if last == peer => Some(binding),
+            _ => self.core.lookup(listener, peer),
+        };
+        let Some(binding) = known else {
+            // An address that has a DTLS tunnel keeps its kind (spec 2).
+            if port
+                .endpoint_ref()
+                .is_some_and(|endpoint| endpoint.find(peer).is_some())
+            {
+                self.counters.foreign_datagrams += 1;
+                return;
+            }
+            if let Unbound::Bound(binding) = self.core.handle_unbound(now, listener, peer, bytes) {
+                self.ways.insert(binding, Way::Udp { port: index, peer });
+                trace_bytes(self.capture.as_ref(), bytes, Direction::Inbound);
+            }
+            return;
+        };
+        *run = Some((peer, binding));
+        let interface = port.interface;
+        if self.datagram_unit(now, interface, binding, bytes) {
+            *run = None;
+        }
+        // A request on a bound address can have made a new tunnel (spec 4): then the binding is another.
+        if let Some(current) = self
+            .core
+            .lookup(listener, peer)
+            .filter(|current| *current != binding)
+        {
+            self.ways.insert(current, Way::Udp { port: index, peer });
+            *run = None;
+        }
+    }
+
+    pub(super) fn dtls_datagram(
+        &mut self,
+        cx: &mut Context<'_>,
+        now: Instant,
+        index: usize,
+        peer: SocketAddr,
+        bytes: &[u8],
+    ) {
+        let Some(port) = self.ports.get_mut(index) else {
+            return;
+        };
+        let plain = port
+            .plain
+            .and_then(|listener| self.core.lookup(listener, peer));
+        let Some(endpoint) = port.endpoint() else {
+            return;
+        };
+        if plain.is_some() {
+            self.counters.foreign_datagrams += 1;
+            return;
+        }
+        if let Some(key) = endpoint.handle_datagram(now, peer, bytes) {
+            self.dtls_received(cx, now, index, key);
+        }
+    }
+
+    /// Hands in what an association has received.
+    pub(super) fn dtls_received(
+        &mut self,
+        cx: &mut Context<'_>,
+        now: Instant,
+        index: usize,
+        key: AssociationKey,
+    ) {
+        // A handshake may have finished with this datagram: then the association is not bound yet.
+        if self
+            .ports
+            .get(index)
+            .is_some_and(|port| port.binding(key).is_none())
+        {
+            return self.dtls_events(cx, now, index);
+        }
+        let mut buffer = std::mem::take(&mut self.read_buffer);
+        while let Some(port) = self.ports.get_mut(index) {
+            let Some(binding) = port.binding(key) else {
+                break;
+            };
+            let interface = port.interface;
+            let Some(len) = port
+                .endpoint()
+                .and_then(|endpoint| endpoint.recv(key, &mut buffer))
+            else {
+                break;
+            };
+            let unit = buffer.get(..len).unwrap_or_default();
+            if self.datagram_unit(now, interface, binding, unit) {
+                break;
+            }
+            if self.batch.is_full() {
+                self.forward(cx);
+            }
+        }
+        self.read_buffer = buffer;
+    }
+
+    /// Hands in one datagram of a binding; true when that closed the binding.
+    pub(super) fn datagram_unit(
+        &mut self,
+        now: Instant,
+        interface: usize,
+        binding: BindingId,
+        bytes: &[u8],
+    ) -> bool {
+        let verdict = match Unit::decode_datagram(bytes, &self.limits(interface)) {
+            Ok(unit) => {
+                trace(self.capture.as_ref(), &unit, Direction::Inbound);
+                let verdict = self.core.handle_unit(now, binding, &unit);
+                if let (Verdict::Forward(_), Unit::Ip(packet)) = (verdict, &unit) {
+                    let interface = self.interfaces.get(interface);
+                    route(
+                        &self.core,
+                        interface,
+                        packet,
+                        &mut self.batch,
+                        &mut self.counters,
+                    );
+                }
+                verdict
+            }
+            Err(error) => self
+                .core
+                .handle_bad_unit(now, binding, BadUnit::Datagram(error)),
+        };
+        matches!(verdict, Verdict::Close(_))
+    }
+
+    pub(super) fn dtls_events(&mut self, cx: &mut Context<'_>, now: Instant, index: usize) {
+        while let Some(event) = self
+            .ports
+            .get_mut(index)
+            .and_then(|port| port.poll_dtls_event(cx))
+        {
+            match event {
+                DtlsEndpointEvent::Connected { key, peer, info } => {
+                    let Some(port) = self.ports.get_mut(index) else {
+                        return;
+                    };
+                    let opened = self.core.open_binding(
+                        now,
+                        BindingInfo {
+                            interface: port.interface,
+                            transport: Transport::Dtls,
+                            peer,
+                            identity: info.peer.as_ref().map(identity),
+                        },
+                    );
+                    match opened {
+                        Ok(binding) => {
+                            port.bind(key, binding);
+                            self.ways.insert(binding, Way::Dtls { port: index, key });
+                            self.dtls_received(cx, now, index, key);
+                        }
+                        Err(error) => {
+                            self.counters.not_opened += 1;
+                            tracing::debug!(%peer, %error, "association not taken");
+                            if let Some(endpoint) = port.endpoint() {
+                                endpoint.close(now, key);
+                            }
+                        }
+                    }
+                }
+                DtlsEndpointEvent::Readable { key } => self.dtls_received(cx, now, index, key),
+                DtlsEndpointEvent::Closed { key, peer, error } => {
+                    let Some(binding) = self.ports.get_mut(index).and_then(|port| port.unbind(key))
+                    else {
+                        continue;
+                    };
+                    tracing::debug!(%peer, ?binding, %error, "association ended");
+                    self.ways.remove(binding);
+                    let why = if matches!(error, DtlsError::PeerClosed) {
+                        BindingLoss::ClosedByClient
+                    } else {
+                        BindingLoss::Failed
+                    };
+                    self.core.binding_lost(now, binding, why);
+                }
+                // Counted by the endpoint.
+                DtlsEndpointEvent::HandshakeFailed { peer, error } => {
+                    tracing::debug!(%peer, %error, "DTLS handshake failed");
+                }
+                _ => {}
+            }
+        }
+        self.forward(cx);
+    }
+}

@@ -1,0 +1,189 @@
+//! TCP and TLS: accepting, reading, decoding.
+
+use std::{
+    task::{Context, Poll},
+    time::Instant,
+};
+
+use tsc_csm::{
+    Transport,
+    server::{BadUnit, BindingId, BindingInfo, BindingLoss, Verdict},
+};
+use tsc_osaa::{
+    listener::ListenerEvent,
+    stream::{StreamError, StreamTransport},
+    trace::Direction,
+};
+use tsc_tpl::{StreamDecoder, Unit};
+
+use super::{Worker, identity, outbound::route, record::trace, way::Way};
+
+/// Reads of one stream in one turn before the others get theirs.
+const READS_PER_STREAM: usize = 4;
+/// Connections accepted in one turn.
+const ACCEPTS_PER_TURN: usize = 64;
+
+impl Worker {
+    pub(super) fn accept(&mut self, cx: &mut Context<'_>, now: Instant) {
+        for index in 0..self.listeners.len() {
+            for turn in 0..=ACCEPTS_PER_TURN {
+                let Some(listener) = self.listeners.get_mut(index) else {
+                    break;
+                };
+                if turn == ACCEPTS_PER_TURN {
+                    self.again = true;
+                    break;
+                }
+                match listener.socket.poll_accept(cx) {
+                    Poll::Ready(ListenerEvent::Ready(stream)) => {
+                        self.add_stream(now, index, stream)
+                    }
+                    // Refusals and failures are counted and logged by the listener.
+                    Poll::Ready(_) => {}
+                    Poll::Pending => break,
+                }
+            }
+        }
+    }
+
+    pub(super) fn add_stream(&mut self, now: Instant, listener: usize, stream: StreamTransport) {
+        let Some(interface) = self
+            .listeners
+            .get(listener)
+            .map(|listener| listener.interface)
+        else {
+            return;
+        };
+        let tls = stream.tls_info().is_some();
+        let info = BindingInfo {
+            interface,
+            transport: if tls { Transport::Tls } else { Transport::Tcp },
+            peer: stream.peer_addr(),
+            identity: stream.peer_identity().map(|peer| identity(peer)),
+        };
+        match self.core.open_binding(now, info) {
+            Ok(binding) => {
+                let decoder = StreamDecoder::expecting_request(self.limits(interface));
+                self.ways
+                    .insert(binding, Way::Stream(self.streams.vacant()));
+                self.streams.insert(stream, decoder, binding, listener);
+            }
+            Err(error) => {
+                self.counters.not_opened += 1;
+                tracing::debug!(peer = %stream.peer_addr(), %error, "connection not taken");
+            }
+        }
+    }
+
+    pub(super) fn read_streams(&mut self, cx: &mut Context<'_>, now: Instant) {
+        let mut ready = std::mem::take(&mut self.ready);
+        self.streams.take_ready(cx.waker(), &mut ready);
+        let mut buffer = std::mem::take(&mut self.read_buffer);
+        for token in ready.drain(..) {
+            self.read_stream(cx, now, token.index(), &mut buffer);
+        }
+        self.read_buffer = buffer;
+        self.ready = ready;
+    }
+
+    pub(super) fn read_stream(
+        &mut self,
+        cx: &mut Context<'_>,
+        now: Instant,
+        slot: usize,
+        buffer: &mut [u8],
+    ) {
+        if let Some(stream) = self.streams.get_mut(slot) {
+            // It may have been listed because its socket takes output again.
+            stream.flush();
+        }
+        for _ in 0..READS_PER_STREAM {
+            let Some(stream) = self.streams.get_mut(slot) else {
+                return;
+            };
+            let binding = stream.binding;
+            match stream.poll_recv(buffer) {
+                Poll::Pending => return self.streams.watch(slot, now),
+                Poll::Ready(Ok(len)) => {
+                    let open =
+                        self.decode(now, slot, binding, buffer.get(..len).unwrap_or_default());
+                    self.forward(cx);
+                    if !open {
+                        return;
+                    }
+                }
+                Poll::Ready(Err(error)) => return self.stream_lost(now, slot, binding, &error),
+            }
+        }
+        if let Some(stream) = self.streams.get_mut(slot) {
+            stream.mark();
+        }
+    }
+
+    /// Hands the units of `bytes` in; false when the stream is closed.
+    pub(super) fn decode(
+        &mut self,
+        now: Instant,
+        slot: usize,
+        binding: BindingId,
+        bytes: &[u8],
+    ) -> bool {
+        let Some(stream) = self.streams.get_mut(slot) else {
+            return false;
+        };
+        let interface = self
+            .listeners
+            .get(stream.listener)
+            .map_or(0, |listener| listener.interface);
+        let mut feed = stream.decoder.feed(bytes);
+        let verdict = loop {
+            let unit = match feed.next() {
+                Ok(Some(unit)) => unit,
+                Ok(None) => return true,
+                Err(error) => {
+                    break self
+                        .core
+                        .handle_bad_unit(now, binding, BadUnit::Framing(error));
+                }
+            };
+            trace(self.capture.as_ref(), &unit, Direction::Inbound);
+            match self.core.handle_unit(now, binding, &unit) {
+                Verdict::Forward(_) => {
+                    if let Unit::Ip(packet) = &unit {
+                        let interface = self.interfaces.get(interface);
+                        route(
+                            &self.core,
+                            interface,
+                            packet,
+                            &mut self.batch,
+                            &mut self.counters,
+                        );
+                    }
+                }
+                Verdict::Consumed | Verdict::Dropped(_) => {}
+                close @ Verdict::Close(_) => break close,
+            }
+        };
+        // The event that goes with it closes the stream, behind the answers that are still queued.
+        tracing::debug!(?binding, ?verdict, "stream ends");
+        false
+    }
+
+    pub(super) fn stream_lost(
+        &mut self,
+        now: Instant,
+        slot: usize,
+        binding: BindingId,
+        error: &StreamError,
+    ) {
+        let why = if matches!(error, StreamError::Closed) {
+            BindingLoss::ClosedByClient
+        } else {
+            BindingLoss::Failed
+        };
+        tracing::debug!(?binding, %error, "connection ended");
+        self.core.binding_lost(now, binding, why);
+        self.ways.remove(binding);
+        self.streams.close(slot);
+    }
+}

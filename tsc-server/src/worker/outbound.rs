@@ -1,0 +1,142 @@
+//! From the session core and the switch to the transports.
+
+use std::{task::Context, time::Instant};
+
+use tsc_csm::server::{BindingId, Destination, Event, Server as Core};
+use tsc_osaa::trace::{Direction, Interface as Side};
+use tsc_tpl::IpPacket;
+
+use super::{
+    Counters, Interface, Worker,
+    batch::Batch,
+    record::{log, trace_bytes},
+    way::Way,
+};
+
+impl Worker {
+    /// Moves the packets of the batch to the send queues of their tunnels.
+    pub(super) fn forward(&mut self, cx: &mut Context<'_>) {
+        if self.batch.is_empty() {
+            return;
+        }
+        let mut batch = std::mem::take(&mut self.batch);
+        for (to, packet) in batch.iter() {
+            let way = self
+                .core
+                .binding_of(to)
+                .and_then(|binding| self.ways.find(binding));
+            let sent = match way {
+                None => {
+                    self.counters.no_transport += 1;
+                    continue;
+                }
+                Some(Way::Stream(slot)) => self.streams.queue_packet(slot, packet),
+                Some(Way::Udp { port, peer }) => {
+                    if let Some(port) = self.ports.get_mut(port) {
+                        port.queue(cx, peer, packet);
+                    }
+                    true
+                }
+                Some(Way::Dtls { port, key }) => self
+                    .ports
+                    .get_mut(port)
+                    .is_some_and(|port| port.seal(key, packet).is_ok()),
+            };
+            if sent {
+                self.counters.switched += 1;
+                if let Some((_, capture)) = &self.capture {
+                    capture.record(Side::Inner, Direction::Outbound, packet);
+                }
+            } else {
+                self.counters.queue_full += 1;
+            }
+        }
+        batch.clear();
+        self.batch = batch;
+    }
+
+    /// Sends what the session core wants to say, and acts on what it tells.
+    pub(super) fn settle(&mut self, cx: &mut Context<'_>, now: Instant) {
+        for index in 0..self.ports.len() {
+            self.dtls_events(cx, now, index);
+        }
+        while let Some(transmit) = self.core.poll_transmit() {
+            trace_bytes(self.capture.as_ref(), &transmit.bytes, Direction::Outbound);
+            let way = match transmit.to {
+                Destination::Connection(binding) => self.ways.find(binding),
+                Destination::Udp { listener, peer } => {
+                    let port = self.plain_ports.get(listener.index());
+                    port.map(|port| Way::Udp { port: *port, peer })
+                }
+            };
+            let sent = match way {
+                None => false,
+                Some(Way::Stream(slot)) => self.streams.queue(slot, &transmit.bytes).is_ok(),
+                Some(Way::Udp { port, peer }) => self.ports.get_mut(port).is_some_and(|port| {
+                    port.queue(cx, peer, &transmit.bytes);
+                    true
+                }),
+                Some(Way::Dtls { port, key }) => self
+                    .ports
+                    .get_mut(port)
+                    .is_some_and(|port| port.seal(key, &transmit.bytes).is_ok()),
+            };
+            if !sent {
+                self.counters.control_unsent += 1;
+            }
+        }
+        while let Some(event) = self.core.poll_event() {
+            log(&event);
+            if let Event::CloseBinding { binding, .. } = event {
+                self.close(now, binding);
+            }
+        }
+    }
+
+    /// Ends the transport of a binding that the session core has given up.
+    pub(super) fn close(&mut self, now: Instant, binding: BindingId) {
+        match self.ways.remove(binding) {
+            Some(Way::Stream(slot)) => self.streams.close(slot),
+            Some(Way::Dtls { port, key }) => {
+                if let Some(port) = self.ports.get_mut(port) {
+                    port.unbind(key);
+                    if let Some(endpoint) = port.endpoint() {
+                        endpoint.close(now, key);
+                    }
+                }
+            }
+            Some(Way::Udp { .. }) | None => {}
+        }
+    }
+
+    pub(super) fn flush(&mut self, cx: &mut Context<'_>) {
+        self.streams.flush();
+        for port in &mut self.ports {
+            port.flush(cx);
+        }
+    }
+}
+
+/// Finds where a packet goes, and takes it into the batch.
+pub(super) fn route(
+    core: &Core,
+    interface: Option<&Interface>,
+    packet: &IpPacket<'_>,
+    batch: &mut Batch,
+    counters: &mut Counters,
+) {
+    let Some(to) = core.route(packet.destination()) else {
+        counters.no_route += 1;
+        return;
+    };
+    if interface.is_some_and(|interface| interface.inter_client_block) {
+        counters.blocked += 1;
+    } else if core
+        .inner_mtu(to)
+        .is_some_and(|mtu| packet.len() > usize::from(mtu))
+    {
+        counters.too_big += 1;
+    } else if !batch.push(to, packet) {
+        counters.hops_exceeded += 1;
+    }
+}
