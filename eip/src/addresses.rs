@@ -7,7 +7,8 @@ use crate::error::AddressError;
 /// Addresses a stack may hold at a time.
 pub const MAX_ADDRESSES: usize = 16;
 
-/// Own addresses in order of preference. Looking one up is a scan over at most [`MAX_ADDRESSES`] entries.
+/// Own addresses in order of preference. Looking one up is a scan over at most [`MAX_ADDRESSES`]
+/// entries.
 #[derive(Debug, Default)]
 pub(crate) struct Addresses(Vec<IpAddr>);
 
@@ -32,7 +33,8 @@ impl Addresses {
         self.0.contains(&address)
     }
 
-    /// The address to send from: the destination itself if it is ours, else the first of its family.
+    /// The address to send from: the destination itself if it is ours, else the first of its
+    /// family.
     pub(crate) fn source_for(&self, destination: IpAddr) -> Option<IpAddr> {
         if self.contains(destination) {
             return Some(destination);
@@ -44,8 +46,9 @@ impl Addresses {
     }
 }
 
-/// Whether packets to and from `address` may travel in a tunnel: section 7 of the specification drops link-local,
-/// multicast and broadcast; loopback, unspecified, reserved and IPv4-mapped addresses never belong on a wire.
+/// Whether packets to and from `address` may travel in a tunnel: section 7 of the specification
+/// drops link-local, multicast and broadcast; loopback, unspecified, reserved and IPv4-mapped
+/// addresses never belong on a wire.
 pub(crate) fn is_unicast(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(v4) => {

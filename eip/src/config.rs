@@ -9,51 +9,64 @@ pub const MIN_MTU: u16 = 576;
 /// Largest inner MTU in bytes (specification, section 7).
 pub const MAX_MTU: u16 = 9000;
 
-/// Settings and limits of a [`Stack`](crate::Stack); [`Default`] suits a client with a few thousand sockets.
+/// Settings and limits of a [`Stack`](crate::Stack); [`Default`] suits a client with a few thousand
+/// sockets.
 ///
-/// Values that make no sense are brought into their stated range by [`Stack::new`](crate::Stack::new).
+/// Values that make no sense are brought into their stated range by
+/// [`Stack::new`](crate::Stack::new).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StackConfig {
-    /// Inner MTU in bytes: the largest IP packet that [`Stack::poll_transmit`](crate::Stack::poll_transmit) gives.
-    /// Kept within [`MIN_MTU`]`..=`[`MAX_MTU`].
+    /// Inner MTU in bytes: the largest IP packet that
+    /// [`Stack::poll_transmit`](crate::Stack::poll_transmit) gives. Kept within
+    /// [`MIN_MTU`]`..=`[`MAX_MTU`].
     pub mtu: u16,
     /// Sockets open at a time; at most 65,536.
     pub sockets: usize,
-    /// Ports for sockets bound to port 0 (RFC 6056). An empty range, or one with port 0, becomes the default.
+    /// Ports for sockets bound to port 0 (RFC 6056). An empty range, or one with port 0, becomes
+    /// the default.
     pub ephemeral_ports: RangeInclusive<u16>,
-    /// Datagrams in one socket's receive queue. When full, the oldest is dropped and counted. At least 1.
+    /// Datagrams in one socket's receive queue. When full, the oldest is dropped and counted. At
+    /// least 1.
     pub receive_packets: usize,
-    /// Payload bytes in one socket's receive queue. When full, the oldest datagrams are dropped and counted;
-    /// a datagram larger than the whole queue is dropped itself.
+    /// Payload bytes in one socket's receive queue. When full, the oldest datagrams are dropped
+    /// and counted; a datagram larger than the whole queue is dropped itself.
     pub receive_bytes: usize,
-    /// Bytes of memory that the receive queues of all sockets hold together, bookkeeping included. When
-    /// exhausted, a socket drops its own oldest datagrams, or the new one if it has none.
+    /// Bytes of memory that the receive queues of all sockets hold together, bookkeeping included.
+    /// When exhausted, a socket drops its own oldest datagrams, or the new one if it has none.
     pub receive_total_bytes: usize,
-    /// Packets waiting in the transmit queue, each at most [`mtu`](Self::mtu) long. When full, the oldest is dropped and
-    /// counted. At least 128, so that one fragmented datagram of any size fits.
+    /// Packets waiting in the transmit queue, each at most [`mtu`](Self::mtu) long. When full, the
+    /// oldest is dropped and counted. At least 128, so that one fragmented datagram of any
+    /// size fits.
     pub transmit_packets: usize,
     /// Free buffers kept for outgoing packets.
     pub pool_buffers: usize,
-    /// Datagrams in reassembly at a time. When full, the oldest is given up and counted. 0 refuses all fragments.
+    /// Datagrams in reassembly at a time. When full, the oldest is given up and counted. 0 refuses
+    /// all fragments.
     pub reassembly_datagrams: usize,
-    /// Payload bytes held in reassembly. When exhausted, the oldest datagrams are given up and counted.
+    /// Payload bytes held in reassembly. When exhausted, the oldest datagrams are given up and
+    /// counted.
     pub reassembly_bytes: usize,
     /// Time to complete an IPv4 datagram from its first-seen fragment.
     pub reassembly_timeout_v4: Duration,
-    /// Time to complete an IPv6 datagram from its first-seen fragment (RFC 8200, section 4.5: 60 s).
+    /// Time to complete an IPv6 datagram from its first-seen fragment (RFC 8200, section 4.5: 60
+    /// s).
     pub reassembly_timeout_v6: Duration,
-    /// Destinations whose path MTU is remembered. When full, the one that expires first is forgotten.
+    /// Destinations whose path MTU is remembered. When full, the one that expires first is
+    /// forgotten.
     pub path_mtus: usize,
-    /// ICMP errors (port unreachable and the like) sent per second, and as many in a burst. 0 sends none.
+    /// ICMP errors (port unreachable and the like) sent per second, and as many in a burst. 0
+    /// sends none.
     pub icmp_errors_per_second: u32,
     /// ICMP echo requests answered per second, and as many in a burst. 0 answers none.
     pub echo_replies_per_second: u32,
 }
 
-/// RFC 6056, section 3.2 asks for a range as large as possible; this one stays clear of registered service ports.
+/// RFC 6056, section 3.2 asks for a range as large as possible; this one stays clear of registered
+/// service ports.
 const EPHEMERAL_PORTS: RangeInclusive<u16> = 32_768..=65_535;
 
-/// Fragments of the largest datagram at the smallest MTU: 65,515 / 552 = 119, rounded up to a power of two.
+/// Fragments of the largest datagram at the smallest MTU: 65,515 / 552 = 119, rounded up to a power
+/// of two.
 const MIN_TRANSMIT_PACKETS: usize = 128;
 
 /// One socket per port and family is the most that wildcard addresses allow.

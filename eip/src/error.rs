@@ -9,7 +9,8 @@ pub enum AddressError {
     /// More than [`MAX_ADDRESSES`](crate::MAX_ADDRESSES).
     #[error("more than {} addresses", crate::MAX_ADDRESSES)]
     TooMany,
-    /// The address is unspecified, loopback, link-local, multicast, broadcast, reserved or IPv4-mapped.
+    /// The address is unspecified, loopback, link-local, multicast, broadcast, reserved or
+    /// IPv4-mapped.
     #[error("{0} is no unicast address")]
     NotUnicast(IpAddr),
 }
@@ -66,12 +67,12 @@ pub enum SendError {
     /// The stack has no address of the destination's IP version.
     #[error("no own address to reach {0} from")]
     NoSourceAddress(IpAddr),
-    /// The source asked for, or the address the socket is bound to, is not (or no longer) one of the stack's, or the
-    /// two differ.
+    /// The source asked for, or the address the socket is bound to, is not (or no longer) one of
+    /// the stack's, or the two differ.
     #[error("{0} cannot be the source")]
     SourceNotAvailable(IpAddr),
-    /// The payload is larger than a datagram can carry, or than the path carries in one packet if fragmentation
-    /// was forbidden.
+    /// The payload is larger than a datagram can carry, or than the path carries in one packet if
+    /// fragmentation was forbidden.
     #[error("the message is too long: at most {max} bytes")]
     MessageTooLong {
         /// Largest payload in bytes that can be sent now with the same options.

@@ -6,7 +6,7 @@ use crate::udp::UdpHandle;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Event {
-    /// Datagrams or an error wait at the socket: call [`Stack::udp_recv`](crate::Stack::udp_recv) until it
-    /// returns `None`. Until then no further event comes for this socket.
+    /// Datagrams or an error wait at the socket: call [`Stack::udp_recv`](crate::Stack::udp_recv)
+    /// until it returns `None`. Until then no further event comes for this socket.
     UdpReadable(UdpHandle),
 }

@@ -2,9 +2,9 @@
 //!
 //! A [`Stack`] is a host without a kernel. It sees whole IP packets of the tunnel on one side
 //! ([`Stack::handle_packet`], [`Stack::poll_transmit`]) and typed socket handles on the other
-//! ([`Stack::udp_bind`], [`Stack::udp_send_to`], [`Stack::udp_recv`], [`Stack::poll_event`]). It owns no socket of the
-//! operating system, no clock, no task, no lock and no source of randomness: time comes with each call,
-//! randomness from the seed given to [`Stack::new`].
+//! ([`Stack::udp_bind`], [`Stack::udp_send_to`], [`Stack::udp_recv`], [`Stack::poll_event`]). It
+//! owns no socket of the operating system, no clock, no task, no lock and no source of randomness:
+//! time comes with each call, randomness from the seed given to [`Stack::new`].
 //!
 //! ```text
 //!   udp_send_to ──► egress: source, path MTU, fragmentation ──► transmit queue ──► poll_transmit
@@ -15,21 +15,21 @@
 //!                                                          └─► anything else: protocol unreachable
 //! ```
 //!
-//! It speaks UDP, ICMP and ICMPv6 over IPv4 and IPv6, with fragmentation and reassembly. Headers are read and written
-//! through smoltcp's wire types; the demultiplexer is our own, so that the cost of a packet does not depend on the
-//! number of sockets.
+//! It speaks UDP, ICMP and ICMPv6 over IPv4 and IPv6, with fragmentation and reassembly. Headers
+//! are read and written through smoltcp's wire types; the demultiplexer is our own, so that the
+//! cost of a packet does not depend on the number of sockets.
 //!
 //! # What it promises
 //!
-//! - **Noise is not an error.** Nothing that [`Stack::handle_packet`] is given fails or panics; what is refused is
-//!   counted in [`Stats`].
-//! - **Bounded.** Every queue and table has a limit in [`StackConfig`] and a rule for when it is full: media wants
-//!   fresh packets, so the oldest goes first.
-//! - **Quiet steady state.** Sending and receiving datagrams that fit the MTU does not allocate once buffers have
-//!   grown to the traffic, provided that packets taken from [`Stack::poll_transmit`] come back through
-//!   [`Stack::recycle`].
-//! - **Coalesced events.** A socket has at most one event waiting, and gets the next one only after it was
-//!   read until empty: one wake-up serves a batch.
+//! - **Noise is not an error.** Nothing that [`Stack::handle_packet`] is given fails or panics;
+//!   what is refused is counted in [`Stats`].
+//! - **Bounded.** Every queue and table has a limit in [`StackConfig`] and a rule for when it is
+//!   full: media wants fresh packets, so the oldest goes first.
+//! - **Quiet steady state.** Sending and receiving datagrams that fit the MTU does not allocate
+//!   once buffers have grown to the traffic, provided that packets taken from
+//!   [`Stack::poll_transmit`] come back through [`Stack::recycle`].
+//! - **Coalesced events.** A socket has at most one event waiting, and gets the next one only after
+//!   it was read until empty: one wake-up serves a batch.
 //!
 //! # The smallest driving loop
 //!
@@ -81,6 +81,7 @@ mod icmp;
 mod ip;
 mod random;
 mod reassembly;
+mod slots;
 mod stack;
 mod stats;
 mod udp;

@@ -4,8 +4,9 @@ use siphasher::sip::SipHasher24;
 
 use crate::ip::Pair;
 
-/// A keyed pseudo-random function. Ports (RFC 6056) and fragment identifications (RFC 7739) must not be
-/// guessable from outside, which a statistical generator would not give; and one seed must replay a run.
+/// A keyed pseudo-random function. Ports (RFC 6056) and fragment identifications (RFC 7739) must
+/// not be guessable from outside, which a statistical generator would not give; and one seed must
+/// replay a run.
 #[derive(Debug)]
 pub(crate) struct Prf {
     hasher: Keyed,

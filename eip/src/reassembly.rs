@@ -1,20 +1,23 @@
 //! Datagrams from fragments (RFC 791, section 3.2; RFC 8200, section 4.5), within limits.
 //!
-//! One policy for both IP versions: fragments that overlap or contradict each other spoil their datagram for good
-//! (RFC 5722), exact duplicates are ignored, and when memory is short the oldest datagram is given up.
-//! Fragments are stored back to back as they come, so a datagram holds as many bytes as were received: a lone
-//! fragment with a high offset costs no more than itself.
+//! One policy for both IP versions: fragments that overlap or contradict each other spoil their
+//! datagram for good (RFC 5722), exact duplicates are ignored, and when memory is short the oldest
+//! datagram is given up. Fragments are stored back to back as they come, so a datagram holds as
+//! many bytes as were received: a lone fragment with a high offset costs no more than itself.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use crate::config::StackConfig;
 use crate::ip::{Fragment, Packet, Pair};
 
-/// Fragments of one datagram: enough for 64 KiB at the smallest MTU, and a bound on what tiny fragments cost.
+/// Fragments of one datagram: enough for 64 KiB at the smallest MTU, and a bound on what tiny
+/// fragments cost.
 const MAX_FRAGMENTS: usize = 128;
 
-/// Longest payload that can be put together: the length field of IPv4 counts its header, that of IPv6 does not.
+/// Longest payload that can be put together: the length field of IPv4 counts its header, that of
+/// IPv6 does not.
 const MAX_PAYLOAD_V4: usize = 65_515;
 const MAX_PAYLOAD_V6: usize = 65_535;
 
@@ -107,6 +110,10 @@ struct Piece {
 impl Piece {
     const fn end(&self) -> usize {
         self.start.saturating_add(self.len)
+    }
+
+    const fn in_data(&self) -> Range<usize> {
+        self.at..self.at.saturating_add(self.len)
     }
 }
 
@@ -210,30 +217,38 @@ impl Reassembly {
         {
             return Outcome::Malformed;
         }
+        if len > self.limits.bytes {
+            self.counters.evicted += 1;
+            return Outcome::Pending;
+        }
         let id = Id::of(packet, fragment);
         if !self.entries.contains_key(&id) && !self.open(now, id) {
             return Outcome::Pending;
         }
+        // Only what will be stored may push others out.
+        match self
+            .collecting(id)
+            .map(|collecting| collecting.judge(packet, fragment))
+        {
+            None | Some(Effect::Duplicate) => return Outcome::Pending,
+            Some(Effect::Spoilt) => {
+                self.spoil(id);
+                return Outcome::Pending;
+            }
+            Some(Effect::Stored) => {}
+        }
         if !self.make_room(id, len) {
             return Outcome::Pending;
         }
-        let Some(entry) = self.entries.get_mut(&id) else {
+        let Some(collecting) = self.collecting(id) else {
             return Outcome::Pending;
         };
-        let State::Collecting(collecting) = &mut entry.state else {
-            return Outcome::Pending;
-        };
-        match collecting.store(packet, fragment) {
-            Effect::Duplicate => Outcome::Pending,
-            Effect::Spoilt => {
-                self.spoil(id);
-                Outcome::Pending
-            }
-            Effect::Stored => {
-                self.held = self.held.saturating_add(len);
-                let Some(first) = collecting.complete(whole) else {
-                    return Outcome::Pending;
-                };
+        collecting.store(packet, fragment);
+        let complete = collecting.complete(whole);
+        self.held = self.held.saturating_add(len);
+        match complete {
+            None => Outcome::Pending,
+            Some(first) => {
                 self.remove(id);
                 self.counters.completed += 1;
                 Outcome::Complete(first)
@@ -241,7 +256,16 @@ impl Reassembly {
         }
     }
 
-    /// Spoils the datagram that `packet` is a fragment of, because it is known that nobody can use it.
+    /// The datagram `id`, unless it is spoilt.
+    fn collecting(&mut self, id: Id) -> Option<&mut Collecting> {
+        match &mut self.entries.get_mut(&id)?.state {
+            State::Collecting(collecting) => Some(collecting),
+            State::Refused => None,
+        }
+    }
+
+    /// Spoils the datagram that `packet` is a fragment of, because it is known that nobody can use
+    /// it.
     pub(crate) fn refuse(&mut self, now: Instant, packet: &Packet<'_>, fragment: Fragment) {
         self.handle_timeout(now);
         let id = Id::of(packet, fragment);
@@ -329,40 +353,46 @@ impl Reassembly {
 }
 
 impl Collecting {
-    fn store(&mut self, packet: &Packet<'_>, fragment: Fragment) -> Effect {
-        let new = Piece {
-            start: fragment.offset,
-            len: packet.payload.len(),
-            at: self.data.len(),
-        };
-        let position = self.pieces.partition_point(|piece| piece.start < new.start);
+    /// What the fragment would do here.
+    fn judge(&self, packet: &Packet<'_>, fragment: Fragment) -> Effect {
+        let start = fragment.offset;
+        let end = start.saturating_add(packet.payload.len());
+        let position = self.position(start);
         let before = position
             .checked_sub(1)
             .and_then(|index| self.pieces.get(index));
         let after = self.pieces.get(position);
-        if let Some(same) = after.filter(|piece| piece.start == new.start && piece.len == new.len) {
-            let is_last = self.total == Some(new.end());
-            let stored = self.data.get(same.at..same.at.saturating_add(same.len));
+        if let Some(same) = after.filter(|piece| piece.start == start && piece.end() == end) {
+            let is_last = self.total == Some(end);
             // An exact duplicate, as networks make them, is one in every respect.
-            return if stored == Some(packet.payload) && is_last != fragment.more {
+            return if self.data.get(same.in_data()) == Some(packet.payload)
+                && is_last != fragment.more
+            {
                 Effect::Duplicate
             } else {
                 Effect::Spoilt
             };
         }
-        let overlaps = before.is_some_and(|piece| piece.end() > new.start)
-            || after.is_some_and(|piece| piece.start < new.end());
-        let beyond_end = self.total.is_some_and(|total| new.end() > total);
+        let overlaps = before.is_some_and(|piece| piece.end() > start)
+            || after.is_some_and(|piece| piece.start < end);
+        let beyond_end = self.total.is_some_and(|total| end > total);
         // A second end, or one before what is there already.
         let wrong_end = !fragment.more
-            && (self.total.is_some()
-                || self
-                    .pieces
-                    .last()
-                    .is_some_and(|piece| piece.end() > new.end()));
+            && (self.total.is_some() || self.pieces.last().is_some_and(|piece| piece.end() > end));
         if overlaps || beyond_end || wrong_end || self.pieces.len() >= MAX_FRAGMENTS {
-            return Effect::Spoilt;
+            Effect::Spoilt
+        } else {
+            Effect::Stored
         }
+    }
+
+    /// Stores a fragment that was judged so.
+    fn store(&mut self, packet: &Packet<'_>, fragment: Fragment) {
+        let new = Piece {
+            start: fragment.offset,
+            len: packet.payload.len(),
+            at: self.data.len(),
+        };
         if !fragment.more {
             self.total = Some(new.end());
         }
@@ -373,11 +403,16 @@ impl Collecting {
             });
         }
         self.data.extend_from_slice(packet.payload);
-        self.pieces.insert(position, new);
-        Effect::Stored
+        self.pieces.insert(self.position(new.start), new);
     }
 
-    /// Writes the payload in order if nothing is missing. As pieces do not overlap, their bytes tell.
+    /// Where a piece that starts at `start` belongs.
+    fn position(&self, start: usize) -> usize {
+        self.pieces.partition_point(|piece| piece.start < start)
+    }
+
+    /// Writes the payload in order if nothing is missing. As pieces do not overlap, their bytes
+    /// tell.
     fn complete(&self, whole: &mut Vec<u8>) -> Option<First> {
         if self.total != Some(self.data.len()) {
             return None;
@@ -385,14 +420,8 @@ impl Collecting {
         whole.clear();
         whole.reserve_exact(self.data.len());
         for piece in &self.pieces {
-            whole.extend_from_slice(self.data.get(piece.at..piece.end_in_data()).unwrap_or(&[]));
+            whole.extend_from_slice(self.data.get(piece.in_data()).unwrap_or(&[]));
         }
         self.first
-    }
-}
-
-impl Piece {
-    const fn end_in_data(&self) -> usize {
-        self.at.saturating_add(self.len)
     }
 }

@@ -1,6 +1,7 @@
 //! Counters and gauges, by value.
 
-/// What a stack has done and holds; see [`Stack::stats`](crate::Stack::stats). Counters count from the stack's creation.
+/// What a stack has done and holds; see [`Stack::stats`](crate::Stack::stats). Counters count from
+/// the stack's creation.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Stats {
@@ -58,8 +59,8 @@ pub struct Drops {
     pub receive_full: u64,
     /// Packets dropped from the full transmit queue.
     pub transmit_full: u64,
-    /// Datagrams refused because fragments overlap, contradict each other or are too many, or because the first lacks
-    /// headers (RFC 5722, RFC 7112).
+    /// Datagrams refused because fragments overlap, contradict each other or are too many, or
+    /// because the first lacks headers (RFC 5722, RFC 7112).
     pub fragments_refused: u64,
     /// Datagrams given up because a reassembly limit was reached.
     pub reassembly_full: u64,

@@ -1,4 +1,5 @@
-//! The steady state allocates nothing: sending, receiving, events, answers. And what is allocated stays bounded.
+//! The steady state allocates nothing: sending, receiving, events, answers. And what is allocated
+//! stays bounded.
 #![allow(unsafe_code, clippy::unwrap_used, clippy::indexing_slicing)]
 
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -22,8 +23,8 @@ fn count(allocations: u64, bytes: isize) {
     let _ = LIVE_BYTES.try_with(|live| live.set(live.get() + bytes));
 }
 
-// SAFETY: every call is passed on unchanged to the system's allocator, which fulfils the contract; counting touches
-// only constant-initialised thread locals, which neither allocate nor unwind.
+// SAFETY: every call is passed on unchanged to the system's allocator, which fulfils the contract;
+// counting touches only constant-initialised thread locals, which neither allocate nor unwind.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         count(1, layout.size().cast_signed());
@@ -188,7 +189,8 @@ fn memory_under_attack_stays_within_what_the_configuration_says() {
     let socket = sender.udp_bind("10.0.0.1:0".parse().unwrap()).unwrap();
     for round in 0..200_u16 {
         for n in 0..200_u16 {
-            // A flood of fragments at the far end of datagrams, tiny and large, and datagrams nobody reads.
+            // A flood of fragments at the far end of datagrams, tiny and large, and datagrams
+            // nobody reads.
             bob.handle_packet(now, &fragment(round.wrapping_mul(200) + n, 8000, 8));
             bob.handle_packet(now, &fragment(n, round, 1024));
         }
@@ -205,8 +207,8 @@ fn memory_under_attack_stays_within_what_the_configuration_says() {
     }
     drop(sender);
     let held = LIVE_BYTES.with(Cell::get) - before;
-    // Receive queues, twice the reassembly bytes as vectors grow by doubling, bookkeeping of 64 datagrams of up to 128
-    // fragments and 100 sockets.
+    // Receive queues, twice the reassembly bytes as vectors grow by doubling, bookkeeping of 64
+    // datagrams of up to 128 fragments and 100 sockets.
     let allowed = 256 * 1024 + 2 * 256 * 1024 + 64 * 128 * 32 + 100 * 1024;
     assert!(held < allowed, "{held} bytes");
     assert!(bob.stats().drops.reassembly_full > 0 && bob.stats().drops.receive_full > 0);

@@ -6,8 +6,9 @@ use crate::random::Prf;
 /// Counters; destinations share them, so that memory does not grow with the number of destinations.
 const COUNTERS: usize = 64;
 
-/// RFC 7739, section 5.3: a secret offset for each pair of addresses plus a counter shared by few pairs. Values
-/// of one pair do not repeat before the counter wraps, and say nothing about those of other pairs.
+/// RFC 7739, section 5.3: a secret offset for each pair of addresses plus a counter shared by few
+/// pairs. Values of one pair do not repeat before the counter wraps, and say nothing about those of
+/// other pairs.
 #[derive(Debug)]
 pub(crate) struct Identification {
     prf: Prf,

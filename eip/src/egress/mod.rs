@@ -64,8 +64,8 @@ pub(crate) struct Egress {
     pool: Pool,
     queue: VecDeque<Vec<u8>>,
     queue_limit: usize,
-    /// Packets of the stack to itself. Each is taken out before control returns to the caller, and causes at
-    /// most one other (an ICMP error about it), so this never holds more than one.
+    /// Packets of the stack to itself. Each is taken out before control returns to the caller, and
+    /// causes at most one other (an ICMP error about it), so this never holds more than one.
     local: VecDeque<Vec<u8>>,
     identification: Identification,
     pub(crate) paths: PathMtus,
@@ -213,8 +213,8 @@ impl Egress {
         packet
     }
 
-    /// Cuts a message of `len` bytes into packets with `room` bytes after the IP header (RFC 791, section 3.2;
-    /// RFC 8200, section 4.5).
+    /// Cuts a message of `len` bytes into packets with `room` bytes after the IP header (RFC 791,
+    /// section 3.2; RFC 8200, section 4.5).
     fn fragments(&mut self, message: &Outgoing<'_>, head: &[u8], len: usize, room: usize) {
         let identification = match message.pair {
             Pair::V4 { .. } => u32::from(self.next_identification_v4(&message.pair)),
@@ -292,7 +292,8 @@ impl Egress {
         packet
     }
 
-    /// A buffer with room for `len` bytes, and for any other packet of the tunnel when it is used again.
+    /// A buffer with room for `len` bytes, and for any other packet of the tunnel when it is used
+    /// again.
     fn buffer(&mut self, len: usize) -> Vec<u8> {
         self.pool.take(len.max(usize::from(self.mtu)))
     }

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use crate::config::MIN_MTU;
 
-/// How long a lowered path MTU is believed (RFC 1191, section 6.3; RFC 8201, section 4: about ten minutes).
+/// How long a lowered path MTU is believed (RFC 1191, section 6.3; RFC 8201, section 4: about ten
+/// minutes).
 const LIFETIME: Duration = Duration::from_secs(600);
 
 /// Smallest path MTU believed for IPv6 (RFC 8201, section 4: smaller ones are discarded).
@@ -53,11 +54,11 @@ impl PathMtus {
         }
     }
 
-    /// Takes a report that only packets of `reported` bytes pass; `mtu` is the tunnel's. Returns whether it
-    /// changed anything.
+    /// Takes a report that only packets of `reported` bytes pass; `mtu` is the tunnel's. Returns
+    /// whether it changed anything.
     ///
-    /// A report can only lower the value, and not below what each path must carry: 1280 for IPv6, and for IPv4
-    /// [`MIN_MTU`], since fragments of that size may be cut further on the way.
+    /// A report can only lower the value, and not below what each path must carry: 1280 for IPv6,
+    /// and for IPv4 [`MIN_MTU`], since fragments of that size may be cut further on the way.
     pub(crate) fn report(
         &mut self,
         now: Instant,

@@ -1,6 +1,7 @@
 //! Free list of packet buffers.
 
-/// Buffers with more room than this are not kept: they come from packets that the stack sent to itself.
+/// Buffers with more room than this are not kept: they come from packets that the stack sent to
+/// itself.
 const MAX_KEPT_CAPACITY: usize = 2 * crate::config::MAX_MTU as usize;
 
 /// At most `limit` empty buffers, each with room for a packet of the MTU.

@@ -1,8 +1,10 @@
-//! Rate limit for answers that anybody can provoke (RFC 4443, section 2.4 f; RFC 1812, section 4.3.2.8).
+//! Rate limit for answers that anybody can provoke (RFC 4443, section 2.4 f; RFC 1812, section
+//! 4.3.2.8).
 
 use std::time::{Duration, Instant};
 
-/// Token bucket as a single time (generic cell rate algorithm): `per_second` answers, up to as many in a burst.
+/// Token bucket as a single time (generic cell rate algorithm): `per_second` answers, up to as many
+/// in a burst.
 #[derive(Debug)]
 pub(crate) struct RateLimit {
     /// Time one answer costs; `None` allows none.

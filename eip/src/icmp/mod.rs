@@ -59,7 +59,8 @@ pub(crate) fn parse<'a>(pair: &Pair, bytes: &'a [u8]) -> Option<Message<'a>> {
                 Icmpv4Message::DstUnreachable => {
                     match Icmpv4DstUnreachable::from(view.msg_code()) {
                         Icmpv4DstUnreachable::FragRequired => {
-                            // RFC 1191, section 4: the MTU is in the last two bytes, 0 in old routers.
+                            // RFC 1191, section 4: the MTU is in the last two bytes, 0 in old
+                            // routers.
                             let [.., high, low] = rest;
                             Message::TooBig {
                                 mtu: u32::from(u16::from_be_bytes([high, low])),
@@ -145,7 +146,8 @@ pub(crate) enum Complaint {
     ParameterProblem { code: u8, pointer: usize },
 }
 
-/// Type, code and the rest of the header of an error message, checksum zero. `None` if `pair`'s IP version has no such message.
+/// Type, code and the rest of the header of an error message, checksum zero. `None` if `pair`'s IP
+/// version has no such message.
 pub(crate) fn error_head(pair: &Pair, complaint: Complaint) -> Option<[u8; HEADER_LEN]> {
     Some(match pair {
         Pair::V4 { .. } => {
@@ -202,8 +204,8 @@ pub(crate) fn echo_head(pair: &Pair, identifier: [u8; 4]) -> [u8; HEADER_LEN] {
     [kind, 0, 0, 0, a, b, c, d]
 }
 
-/// Whether the IPv6 packet carries an ICMPv6 error, or may do so: then it must not be answered with one (RFC 4443,
-/// section 2.4 e).
+/// Whether the IPv6 packet carries an ICMPv6 error, or may do so: then it must not be answered with
+/// one (RFC 4443, section 2.4 e).
 pub(crate) fn may_be_error_v6(packet: &[u8]) -> bool {
     match upper_layer(packet) {
         Some((protocol::ICMPV6, message)) => message.first().is_none_or(|kind| kind & 0x80 == 0),

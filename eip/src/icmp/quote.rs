@@ -18,8 +18,9 @@ pub(crate) struct Quoted {
 }
 
 impl Quoted {
-    /// Reads the front of a packet that may be cut short, which is why smoltcp's checked views do not serve. `None` unless
-    /// it is UDP with both ports, as the stack writes it: IPv6 without extension headers except a first fragment's.
+    /// Reads the front of a packet that may be cut short, which is why smoltcp's checked views do
+    /// not serve. `None` unless it is UDP with both ports, as the stack writes it: IPv6 without
+    /// extension headers except a first fragment's.
     pub(crate) fn parse(quote: &[u8]) -> Option<Self> {
         match quote.first()? >> 4 {
             4 => Self::parse_v4(quote),

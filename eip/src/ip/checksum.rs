@@ -1,13 +1,14 @@
 //! The Internet checksum (RFC 1071) over what UDP and ICMP cover.
 //!
-//! Sums come from smoltcp; the decisions are ours, because smoltcp's `verify_checksum` takes everything when built
-//! for fuzzing and takes a zero UDP checksum over IPv6.
+//! Sums come from smoltcp; the decisions are ours, because smoltcp's `verify_checksum` takes
+//! everything when built for fuzzing and takes a zero UDP checksum over IPv6.
 
 use smoltcp::wire::{IpProtocol, checksum};
 
 use super::{Pair, protocol};
 
-/// Checksum field of a UDP or ICMP message made of `head` (whose checksum field is zero) and `body`.
+/// Checksum field of a UDP or ICMP message made of `head` (whose checksum field is zero) and
+/// `body`.
 ///
 /// `head` has an even length, so that the two sums add up.
 pub(crate) fn of_message(pair: &Pair, proto: u8, head: &[u8; 8], body: &[u8]) -> u16 {

@@ -4,8 +4,9 @@ use smoltcp::wire::{Ipv6ExtHeader, Ipv6FragmentHeader};
 
 use super::{Fragment, Pair, ParameterProblem, Refusal, protocol};
 
-/// Extension headers accepted in one packet. RFC 8200 gives four kinds that may occur, one of them twice; a longer
-/// chain serves only to make receivers work (RFC 8504, section 5.3 allows the limit).
+/// Extension headers accepted in one packet. RFC 8200 gives four kinds that may occur, one of them
+/// twice; a longer chain serves only to make receivers work (RFC 8504, section 5.3 allows the
+/// limit).
 pub(crate) const MAX_EXTENSION_HEADERS: usize = 8;
 
 /// Where a walk starts.
@@ -16,8 +17,8 @@ pub(crate) enum Start {
         next_header_at: usize,
         chain_at: usize,
     },
-    /// In a datagram put together from fragments, or in its first fragment: no second fragment header and no
-    /// hop-by-hop options may follow.
+    /// In a datagram put together from fragments, or in its first fragment: no second fragment
+    /// header and no hop-by-hop options may follow.
     Reassembled,
 }
 
@@ -95,7 +96,8 @@ pub(crate) fn walk(start: Start, next_header: u8, chain: &[u8]) -> Result<Upper<
                         payload,
                     });
                 }
-                // RFC 6946: a lone fragment is a whole datagram, whatever else carries its identification.
+                // RFC 6946: a lone fragment is a whole datagram, whatever else carries its
+                // identification.
                 super::v6::FRAGMENT_HEADER_LEN
             }
             _ => {
@@ -129,7 +131,8 @@ fn options(at: usize, rest: &[u8]) -> Result<usize, ChainRefusal> {
             }
         };
         options = options.get(skip..).ok_or(ChainRefusal::Malformed)?;
-        // Pad1, PadN and the router alert ask nothing of a host. The two highest bits of others say what to do.
+        // Pad1, PadN and the router alert ask nothing of a host. The two highest bits of others say
+        // what to do.
         if !matches!(kind, 0 | 1 | 5) {
             match kind >> 6 {
                 0b00 => {}
@@ -147,7 +150,8 @@ fn options(at: usize, rest: &[u8]) -> Result<usize, ChainRefusal> {
     Ok(extension_len(&header))
 }
 
-/// Length of a routing header at `at`, if its route ends here (RFC 8200, section 4.4; type 0 is dead, RFC 5095).
+/// Length of a routing header at `at`, if its route ends here (RFC 8200, section 4.4; type 0 is
+/// dead, RFC 5095).
 fn routing(at: usize, rest: &[u8]) -> Result<usize, ChainRefusal> {
     let header = Ipv6ExtHeader::new_checked(rest).map_err(|_| ChainRefusal::Malformed)?;
     match header.payload() {
@@ -179,8 +183,8 @@ fn fragment(rest: &[u8]) -> Result<(u8, Fragment, &[u8]), ChainRefusal> {
     Ok((*next_header, fragment, payload))
 }
 
-/// Protocol and payload of the upper layer behind a chain that may be faulty: extension headers are skipped by their
-/// lengths alone. `None` if it cannot be told.
+/// Protocol and payload of the upper layer behind a chain that may be faulty: extension headers are
+/// skipped by their lengths alone. `None` if it cannot be told.
 pub(crate) fn upper_layer(packet: &[u8]) -> Option<(u8, &[u8])> {
     let (header, mut rest) = packet.split_at_checked(super::v6::HEADER_LEN)?;
     let mut next_header = *header.get(super::v6::NEXT_HEADER_AT)?;

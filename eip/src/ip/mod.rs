@@ -11,7 +11,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 pub(crate) use extension::{Start, UNRECOGNIZED_NEXT_HEADER, upper_layer, walk};
 pub(crate) use packet::{Fragment, Packet, ParameterProblem, Refusal};
 
-/// Protocol and next-header numbers that the stack tells apart (IANA, "Assigned Internet Protocol Numbers").
+/// Protocol and next-header numbers that the stack tells apart (IANA, "Assigned Internet Protocol
+/// Numbers").
 pub(crate) mod protocol {
     pub(crate) const HOP_BY_HOP: u8 = 0;
     pub(crate) const ICMP: u8 = 1;

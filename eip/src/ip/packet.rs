@@ -8,8 +8,8 @@ pub(crate) struct Packet<'a> {
     pub(crate) pair: Pair,
     /// IPv4 type of service, IPv6 traffic class.
     pub(crate) traffic_class: u8,
-    /// Protocol of `payload`. For an IPv6 fragment: what its fragment header names, which may be a further
-    /// extension header.
+    /// Protocol of `payload`. For an IPv6 fragment: what its fragment header names, which may be a
+    /// further extension header.
     pub(crate) protocol: u8,
     /// Offset of the byte that named `protocol`, for the pointer of an ICMPv6 parameter problem.
     pub(crate) protocol_at: usize,
@@ -51,7 +51,8 @@ pub(crate) struct ParameterProblem {
 }
 
 impl<'a> Packet<'a> {
-    /// Checks the IP header, and the chain of extension headers up to a fragment header or the upper layer.
+    /// Checks the IP header, and the chain of extension headers up to a fragment header or the
+    /// upper layer.
     pub(crate) fn parse(bytes: &'a [u8]) -> Result<Self, Refusal> {
         match bytes.first().map(|first| first >> 4) {
             Some(4) => v4::parse(bytes),

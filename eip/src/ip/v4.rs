@@ -9,7 +9,8 @@ use super::{Fragment, Packet, Pair, Refusal, checksum};
 /// Length of the header that the stack writes: no options.
 pub(crate) const HEADER_LEN: usize = IPV4_HEADER_LEN;
 
-/// Checks an IPv4 packet. Options are skipped: none of them concerns a host that is the destination.
+/// Checks an IPv4 packet. Options are skipped: none of them concerns a host that is the
+/// destination.
 pub(crate) fn parse(bytes: &[u8]) -> Result<Packet<'_>, Refusal> {
     let view = Ipv4Packet::new_checked(bytes).map_err(|_| Refusal::Malformed)?;
     let header_len = usize::from(view.header_len());

@@ -29,8 +29,9 @@ struct Datagram<'a> {
     traffic_class: u8,
     protocol: u8,
     payload: &'a [u8],
-    /// The packet that it came in, for an ICMP error to quote, and where in it the protocol is named. `None`
-    /// if it came in fragments: the first one was judged when it arrived, others must not be answered.
+    /// The packet that it came in, for an ICMP error to quote, and where in it the protocol is
+    /// named. `None` if it came in fragments: the first one was judged when it arrived, others
+    /// must not be answered.
     packet: Option<(&'a [u8], usize)>,
 }
 
@@ -38,7 +39,8 @@ struct Datagram<'a> {
 type Judgement = Result<(), Option<Complaint>>;
 
 impl Stack {
-    /// Packets that the stack sent to itself. Each can cause one more, an ICMP error, which causes none.
+    /// Packets that the stack sent to itself. Each can cause one more, an ICMP error, which causes
+    /// none.
     pub(super) fn deliver_local(&mut self, now: Instant) {
         while let Some(packet) = self.egress.poll_local() {
             self.input(now, Origin::Local, &packet);
@@ -106,7 +108,8 @@ impl Stack {
         if fragment.offset == 0
             && let Err(complaint) = self.judge_first_fragment(packet)
         {
-            // Nobody will read the datagram: do not store it, and answer now, as only the first fragment can be quoted.
+            // Nobody will read the datagram: do not store it, and answer now, as only the first
+            // fragment can be quoted.
             self.reassembly.refuse(now, packet, fragment);
             if let Some(complaint) = complaint {
                 self.complain(now, &packet.pair, complaint, packet.bytes);
@@ -122,7 +125,8 @@ impl Stack {
         self.assembled = whole;
     }
 
-    /// RFC 7112: a first fragment holds all headers up to the upper layer's. And who would get the datagram?
+    /// RFC 7112: a first fragment holds all headers up to the upper layer's. And who would get the
+    /// datagram?
     fn judge_first_fragment(&mut self, packet: &Packet<'_>) -> Judgement {
         let (upper, payload) = match packet.pair {
             Pair::V4 { .. } => (packet.protocol, packet.payload),
@@ -276,8 +280,9 @@ impl Stack {
         }
     }
 
-    /// The quoted datagram, if it is of the error's IP version and one of our sockets may have sent it from the address
-    /// that the error came to. Anybody can forge more than that; what a forger gains is bounded.
+    /// The quoted datagram, if it is of the error's IP version and one of our sockets may have sent
+    /// it from the address that the error came to. Anybody can forge more than that; what a
+    /// forger gains is bounded.
     fn quoted(&self, pair: &Pair, quote: &[u8]) -> Option<Quoted> {
         let quoted = Quoted::parse(quote)?;
         (quoted.local.ip() == pair.destination()).then_some(quoted)
@@ -313,8 +318,9 @@ impl Stack {
         self.counted.echo_replies += 1;
     }
 
-    /// Answers `packet` with an ICMP error. The caller knows that it is a first or only fragment to and from a unicast
-    /// address and carries no ICMP error (RFC 1122, section 3.2.2; RFC 4443, section 2.4 e).
+    /// Answers `packet` with an ICMP error. The caller knows that it is a first or only fragment to
+    /// and from a unicast address and carries no ICMP error (RFC 1122, section 3.2.2; RFC 4443,
+    /// section 2.4 e).
     fn complain(&mut self, now: Instant, pair: &Pair, complaint: Complaint, packet: &[u8]) {
         let Some(head) = icmp::error_head(pair, complaint) else {
             return;

@@ -1,4 +1,5 @@
-//! The stack as its owner sees it: packets on one side, socket verbs on the other, timers and events between.
+//! The stack as its owner sees it: packets on one side, socket verbs on the other, timers and
+//! events between.
 
 mod input;
 mod udp;
@@ -18,8 +19,8 @@ use crate::udp::UdpSockets;
 
 /// A host inside a tunnel. See the [crate documentation](crate) for the driving loop.
 ///
-/// All verbs are synchronous and short: one input does a bounded amount of work. The owner puts the stack behind a
-/// lock if a driver and socket handles share it.
+/// All verbs are synchronous and short: one input does a bounded amount of work. The owner puts the
+/// stack behind a lock if a driver and socket handles share it.
 #[derive(Debug)]
 pub struct Stack {
     addresses: Addresses,
@@ -35,8 +36,8 @@ pub struct Stack {
 }
 
 impl Stack {
-    /// A stack without addresses. `seed` makes ports and identifications unguessable: take it from the operating
-    /// system's generator, or from a simulation.
+    /// A stack without addresses. `seed` makes ports and identifications unguessable: take it from
+    /// the operating system's generator, or from a simulation.
     #[must_use]
     pub fn new(config: StackConfig, seed: u64) -> Self {
         let config = config.normalised();
@@ -52,8 +53,9 @@ impl Stack {
         }
     }
 
-    /// Replaces the stack's own addresses, in order of preference as sources. Sockets stay open; one bound to an address
-    /// that is gone receives nothing and cannot send until the address is back.
+    /// Replaces the stack's own addresses, in order of preference as sources. Sockets stay open;
+    /// one bound to an address that is gone receives nothing and cannot send until the address
+    /// is back.
     ///
     /// # Errors
     ///
@@ -68,7 +70,8 @@ impl Stack {
         self.addresses.as_slice()
     }
 
-    /// Changes the inner MTU (bytes, brought into [`MIN_MTU`]`..=`[`MAX_MTU`]). Packets already queued keep their size.
+    /// Changes the inner MTU (bytes, brought into [`MIN_MTU`]`..=`[`MAX_MTU`]). Packets already
+    /// queued keep their size.
     pub fn set_mtu(&mut self, mtu: u16) {
         self.egress.set_mtu(mtu.clamp(MIN_MTU, MAX_MTU));
     }
@@ -79,35 +82,38 @@ impl Stack {
         self.egress.mtu()
     }
 
-    /// The largest packet in bytes known to pass to `destination`: the inner MTU, or less if a router said so.
+    /// The largest packet in bytes known to pass to `destination`: the inner MTU, or less if a
+    /// router said so.
     #[must_use]
     pub fn path_mtu(&mut self, now: Instant, destination: IpAddr) -> u16 {
         let mtu = self.egress.mtu();
         self.egress.paths.lookup(now, destination, mtu)
     }
 
-    /// The own address from which datagrams to `destination` leave unless the socket or a send option says
-    /// otherwise. `None` without an address of that IP version.
+    /// The own address from which datagrams to `destination` leave unless the socket or a send
+    /// option says otherwise. `None` without an address of that IP version.
     #[must_use]
     pub fn source_for(&self, destination: IpAddr) -> Option<IpAddr> {
         self.addresses.source_for(destination)
     }
 
-    /// Takes an IP packet from the tunnel. Whatever is wrong with it is counted in [`Stats::drops`].
+    /// Takes an IP packet from the tunnel. Whatever is wrong with it is counted in
+    /// [`Stats::drops`].
     pub fn handle_packet(&mut self, now: Instant, packet: &[u8]) {
         self.counted.packets_in += 1;
         self.input(now, input::Origin::Tunnel, packet);
         self.deliver_local(now);
     }
 
-    /// The next IP packet for the tunnel, at most [`mtu`](Self::mtu) bytes as it was when the packet was made; call
-    /// until `None`. Give the buffer back by [`recycle`](Self::recycle).
+    /// The next IP packet for the tunnel, at most [`mtu`](Self::mtu) bytes as it was when the
+    /// packet was made; call until `None`. Give the buffer back by [`recycle`](Self::recycle).
     #[must_use]
     pub fn poll_transmit(&mut self) -> Option<Vec<u8>> {
         self.egress.poll_transmit()
     }
 
-    /// Gives back a buffer from [`poll_transmit`](Self::poll_transmit). Any other buffer is welcome too.
+    /// Gives back a buffer from [`poll_transmit`](Self::poll_transmit). Any other buffer is welcome
+    /// too.
     pub fn recycle(&mut self, buffer: Vec<u8>) {
         self.egress.recycle(buffer);
     }

@@ -17,10 +17,10 @@ use crate::udp::{MAX_UDP_PAYLOAD, Received, SendOptions, UdpHandle, UdpStats};
 const CHECKSUM_AT: usize = 6;
 
 impl Stack {
-    /// Opens a socket on `local`: one of the stack's addresses, or the wildcard (`0.0.0.0`, `::`) for all addresses of
-    /// that IP version, present and future. Port 0 picks a random free port of
-    /// [`StackConfig::ephemeral_ports`](crate::StackConfig::ephemeral_ports) (RFC 6056). A socket speaks one IP
-    /// version; `::` does not take IPv4.
+    /// Opens a socket on `local`: one of the stack's addresses, or the wildcard (`0.0.0.0`, `::`)
+    /// for all addresses of that IP version, present and future. Port 0 picks a random free
+    /// port of [`StackConfig::ephemeral_ports`](crate::StackConfig::ephemeral_ports) (RFC
+    /// 6056). A socket speaks one IP version; `::` does not take IPv4.
     ///
     /// # Errors
     ///
@@ -34,8 +34,10 @@ impl Stack {
         self.udp.close(handle)
     }
 
-    /// Fixes the peer: [`udp_send`](Self::udp_send) sends to it, datagrams from others are refused, and ICMP errors about
-    /// datagrams to it are reported by [`udp_recv`](Self::udp_recv). Datagrams already queued stay. May be called again.
+    /// Fixes the peer: [`udp_send`](Self::udp_send) sends to it, datagrams from others are refused,
+    /// and ICMP errors about datagrams to it are reported by [`udp_recv`](Self::udp_recv).
+    /// Datagrams already queued stay, an error about the former peer is forgotten. May be
+    /// called again.
     ///
     /// # Errors
     ///
@@ -44,14 +46,13 @@ impl Stack {
         self.udp.connect(handle, peer)
     }
 
-    /// Forgets the peer. Returns whether there was one.
+    /// Forgets the peer and errors about it. Returns whether there was one.
     pub fn udp_disconnect(&mut self, handle: UdpHandle) -> bool {
-        self.udp
-            .get_mut(handle)
-            .is_some_and(|socket| socket.peer.take().is_some())
+        self.udp.disconnect(handle)
     }
 
-    /// The address and port that the socket is bound to, its ephemeral port included. `None` once it is closed.
+    /// The address and port that the socket is bound to, its ephemeral port included. `None` once
+    /// it is closed.
     #[must_use]
     pub fn udp_local_addr(&self, handle: UdpHandle) -> Option<SocketAddr> {
         self.udp.get(handle).map(|socket| socket.local)
@@ -86,8 +87,9 @@ impl Stack {
         self.udp_send_to(now, handle, peer, payload, options)
     }
 
-    /// Sends a datagram: its packets are on the transmit queue when this returns, or in a receive queue if
-    /// `destination` is one of the stack's own addresses. Never waits: a full transmit queue drops its oldest packets.
+    /// Sends a datagram: its packets are on the transmit queue when this returns, or in a receive
+    /// queue if `destination` is one of the stack's own addresses. Never waits: a full transmit
+    /// queue drops its oldest packets.
     ///
     /// # Errors
     ///
@@ -129,8 +131,9 @@ impl Stack {
         Ok(())
     }
 
-    /// Takes the oldest datagram, or an error that was reported about the connected peer. `None` if nothing waits; the
-    /// socket's next event comes after that.
+    /// Takes the oldest datagram, or an error that was reported about the connected peer. `None` if
+    /// nothing waits; the socket's next event comes after that. A closed socket answers
+    /// [`RecvError::Closed`] for ever.
     pub fn udp_recv(
         &mut self,
         handle: UdpHandle,

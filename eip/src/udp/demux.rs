@@ -1,11 +1,12 @@
-//! From a local port to the socket that is bound to it: one hash lookup, however many sockets there are.
+//! From a local port to the socket that is bound to it: one hash lookup, however many sockets there
+//! are.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::net::{IpAddr, SocketAddr};
 
-use super::slots::Key;
 use crate::addresses::is_any;
+use crate::slots::Key;
 
 /// Bound sockets by IP version and port.
 #[derive(Debug, Default)]
@@ -13,7 +14,8 @@ pub(crate) struct Demux {
     ports: HashMap<u32, Port, BuildHasherDefault<PortHasher>>,
 }
 
-/// Who has a port. The list is as short as the stack's own addresses are few; it can hold former ones.
+/// Who has a port. The list is as short as the stack's own addresses are few; it can hold former
+/// ones.
 #[derive(Debug)]
 enum Port {
     Any(Key),
@@ -84,7 +86,8 @@ fn index(address: IpAddr, port: u16) -> u32 {
     (u32::from(address.is_ipv6()) << 16) | u32::from(port)
 }
 
-/// Multiplicative hash. Only the application puts keys into the table, so that nobody outside can make them collide.
+/// Multiplicative hash. Only the application puts keys into the table, so that nobody outside can
+/// make them collide.
 #[derive(Debug, Default)]
 struct PortHasher(u64);
 
@@ -107,8 +110,8 @@ impl Hasher for PortHasher {
 
 #[cfg(test)]
 mod tests {
-    use super::super::slots::Slots;
     use super::*;
+    use crate::slots::Slots;
 
     fn addr(text: &str) -> SocketAddr {
         text.parse().unwrap()

@@ -3,7 +3,6 @@
 mod demux;
 mod queue;
 mod signals;
-mod slots;
 
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU8;
@@ -12,30 +11,32 @@ use std::ops::RangeInclusive;
 use demux::Demux;
 use queue::{Budget, Meta, QueueLimits, ReceiveQueue};
 use signals::Signals;
-use slots::{Key, Slots};
 
 use crate::addresses::{Addresses, is_any, is_unicast};
 use crate::config::StackConfig;
 use crate::error::{BindError, ConnectError, RecvError};
 use crate::ip::{Dscp, Pair};
 use crate::random::Prf;
+use crate::slots::{Key, Slots};
 
-/// Largest payload of one datagram in bytes: what IPv4's length field leaves. The same for IPv6, so that a
-/// program need not know which it talks.
+/// Largest payload of one datagram in bytes: what IPv4's length field leaves. The same for IPv6, so
+/// that a program need not know which it talks.
 pub const MAX_UDP_PAYLOAD: usize = 65_507;
 
 /// Random tries for an ephemeral port before all are searched in order.
 const RANDOM_TRIES: usize = 16;
 
-/// Names one UDP socket of one stack. It goes stale when the socket is closed: verbs then answer `Closed`.
+/// Names one UDP socket of one stack. It goes stale when the socket is closed: verbs then answer
+/// `Closed`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct UdpHandle(Key);
 
 /// How one datagram is sent; [`Default`] is best effort, 64 hops, fragmented where needed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SendOptions {
-    /// Own address to send from; `None` lets the stack choose: the address that the socket is bound to, else the
-    /// destination if it is an own one, else the first own address of the IP version.
+    /// Own address to send from; `None` lets the stack choose: the address that the socket is
+    /// bound to, else the destination if it is an own one, else the first own address of the
+    /// IP version.
     pub source: Option<IpAddr>,
     /// Code point of the inner packet.
     pub dscp: Dscp,
@@ -51,7 +52,8 @@ pub struct SendOptions {
 pub struct Received {
     /// Bytes written to the buffer.
     pub len: usize,
-    /// Length of the payload. If it is above [`len`](Self::len) the buffer was too short and the rest is lost.
+    /// Length of the payload. If it is above [`len`](Self::len) the buffer was too short and the
+    /// rest is lost.
     pub payload_len: usize,
     /// Sender.
     pub from: SocketAddr,
@@ -176,7 +178,8 @@ impl UdpSockets {
         Ok(UdpHandle(key))
     }
 
-    /// RFC 6056, section 3.3.2 (algorithm 2): random tries, then all ports in order from a random one.
+    /// RFC 6056, section 3.3.2 (algorithm 2): random tries, then all ports in order from a random
+    /// one.
     fn ephemeral_port(&mut self, address: IpAddr) -> Option<u16> {
         let (first, last) = (*self.ephemeral.start(), *self.ephemeral.end());
         let count = u64::from(last.saturating_sub(first)) + 1;
@@ -216,7 +219,28 @@ impl UdpSockets {
             return Err(ConnectError::FamilyMismatch(peer));
         }
         socket.peer = Some(SocketAddr::new(peer.ip(), peer.port()));
+        self.forget_error(handle);
         Ok(())
+    }
+
+    /// Whether there was a peer.
+    pub(crate) fn disconnect(&mut self, handle: UdpHandle) -> bool {
+        let peer = self
+            .slots
+            .get_mut(handle.0)
+            .and_then(|socket| socket.peer.take());
+        self.forget_error(handle);
+        peer.is_some()
+    }
+
+    /// An error is about the peer that the socket had when it arrived.
+    fn forget_error(&mut self, handle: UdpHandle) {
+        if let Some(socket) = self.slots.get_mut(handle.0) {
+            socket.error = None;
+            if !socket.is_readable() {
+                self.signals.drained(handle.0.index());
+            }
+        }
     }
 
     /// The socket for a datagram from `peer` to `local`.
@@ -225,7 +249,8 @@ impl UdpSockets {
         self.slots.get(key)?.accepts(peer).then_some(UdpHandle(key))
     }
 
-    /// Appends a datagram to a socket's queue. Returns whether it was taken, and how many were dropped.
+    /// Appends a datagram to a socket's queue. Returns whether it was taken, and how many were
+    /// dropped.
     pub(crate) fn deliver(
         &mut self,
         handle: UdpHandle,
@@ -256,8 +281,9 @@ impl UdpSockets {
         (pushed.accepted, pushed.dropped)
     }
 
-    /// Tells the socket at `local` of an ICMP error about a datagram that it sent to `peer`. Only a connected one can
-    /// know which peer is meant (RFC 1122, section 4.1.3.3; POSIX practice). Returns whether there is such a socket.
+    /// Tells the socket at `local` of an ICMP error about a datagram that it sent to `peer`. Only a
+    /// connected one can know which peer is meant (RFC 1122, section 4.1.3.3; POSIX practice).
+    /// Returns whether there is such a socket.
     pub(crate) fn deliver_error(
         &mut self,
         local: SocketAddr,

@@ -1,7 +1,7 @@
 //! Receive queue of one socket: a ring of payload bytes and a ring of descriptions.
 //!
-//! Payloads lie back to back, so a queue takes the memory of its bytes, not of its packets' buffers, and an
-//! established socket receives without allocating.
+//! Payloads lie back to back, so a queue takes the memory of its bytes, not of its packets'
+//! buffers, and an established socket receives without allocating.
 
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
@@ -62,8 +62,8 @@ const MIN_METAS: usize = 4;
 pub(crate) struct ReceiveQueue {
     metas: VecDeque<Meta>,
     bytes: VecDeque<u8>,
-    /// What is booked in the budget. `VecDeque` may allocate more than was asked, but does not do so for
-    /// [`VecDeque::reserve_exact`] in practice.
+    /// What is booked in the budget. `VecDeque` may allocate more than was asked, but does not do
+    /// so for [`VecDeque::reserve_exact`] in practice.
     booked: usize,
 }
 
@@ -117,7 +117,8 @@ impl ReceiveQueue {
         }
     }
 
-    /// Copies the oldest datagram's payload to the front of `buffer`; what does not fit is left out.
+    /// Copies the oldest datagram's payload to the front of `buffer`; what does not fit is left
+    /// out.
     pub(crate) fn peek(&self, buffer: &mut [u8]) -> Option<Meta> {
         let meta = *self.metas.front()?;
         let wanted = meta.len.min(buffer.len());
@@ -137,8 +138,8 @@ impl ReceiveQueue {
         Some(meta)
     }
 
-    /// Gives memory back if the queue is empty and memory is short: a queue that once was long must not keep
-    /// others from growing.
+    /// Gives memory back if the queue is empty and memory is short: a queue that once was long must
+    /// not keep others from growing.
     pub(crate) fn relax(&mut self, budget: &mut Budget) {
         if self.metas.is_empty() && budget.held > budget.limit / 2 {
             self.release(budget);

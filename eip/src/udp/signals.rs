@@ -1,4 +1,5 @@
-//! Coalesced events: at most one per slot waits, and the next comes only after the socket was read empty.
+//! Coalesced events: at most one per slot waits, and the next comes only after the socket was read
+//! empty.
 
 use std::collections::VecDeque;
 
@@ -18,8 +19,8 @@ struct Flags {
 }
 
 impl Signals {
-    /// A new socket has taken slot `index`. An entry of its predecessor may still be queued; it then serves the new
-    /// one.
+    /// A new socket has taken slot `index`. An entry of its predecessor may still be queued; it
+    /// then serves the new one.
     pub(crate) fn reset(&mut self, index: usize) {
         if self.flags.len() <= index {
             self.flags.resize(index + 1, Flags::default());

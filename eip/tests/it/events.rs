@@ -63,6 +63,35 @@ fn each_socket_has_its_own_event_in_order_of_arrival() {
 }
 
 #[test]
+fn an_error_about_a_former_peer_is_forgotten() {
+    let now = Instant::now();
+    let mut alice = alice();
+    let to = addr("10.0.0.1:1000");
+    let socket = alice.udp_bind(to).unwrap();
+    let quote = udp_packet(to, addr("10.0.0.2:9"), b"x");
+    let refused = icmp(B4.into(), A4.into(), [3, 3, 0, 0, 0, 0, 0, 0], &quote);
+    let refused = ipv4(B4, A4, 1, crate::support::Cut::default(), &refused);
+    for reconnect in [true, false] {
+        alice.udp_connect(socket, addr("10.0.0.2:9")).unwrap();
+        alice.handle_packet(now, &refused);
+        assert_eq!(events(&mut alice), [Event::UdpReadable(socket)]);
+        if reconnect {
+            alice.udp_connect(socket, addr("10.0.0.3:9")).unwrap();
+        } else {
+            assert!(alice.udp_disconnect(socket));
+        }
+        assert_eq!(recv(&mut alice, socket), None);
+        alice.handle_packet(now, &udp_packet(addr("10.0.0.3:9"), to, b"y"));
+        assert_eq!(
+            events(&mut alice),
+            [Event::UdpReadable(socket)],
+            "armed again"
+        );
+        assert_eq!(payloads(&mut alice, socket), [b"y"]);
+    }
+}
+
+#[test]
 fn an_error_raises_an_event_and_comes_before_datagrams() {
     let now = Instant::now();
     let mut alice = alice();

@@ -318,6 +318,34 @@ fn bytes_in_reassembly_are_bounded() {
 }
 
 #[test]
+fn only_what_is_stored_pushes_others_out() {
+    let config = StackConfig {
+        reassembly_bytes: 2000,
+        ..StackConfig::default()
+    };
+    for (from, to) in VERSIONS {
+        let mut receiver = Receiver::new(config.clone(), from, to);
+        let message = receiver.message(&[7; 1592]);
+        receiver.give_range(1, &message, 0..1200);
+        let other = receiver.message(&[8; 792]);
+        receiver.give_range(2, &other, 0..400);
+        receiver.give_range(2, &other, 392..792);
+        assert_eq!(receiver.stack.stats().drops.fragments_refused, 1);
+        receiver.give_range(3, &other, 0..800 - 8);
+        for _ in 0..3 {
+            // More of the spoilt one, duplicates, and a piece larger than all memory.
+            receiver.give_range(2, &other, 400..800);
+            receiver.give_range(3, &other, 0..800 - 8);
+            receiver.give(4, 0, true, &receiver.message(&[0; 4000])[..3200]);
+        }
+        assert_eq!(receiver.stack.stats().gauges.reassembly_bytes, 1992);
+        receiver.give_range(3, &other, 792..800);
+        receiver.give_range(1, &message, 1200..1600);
+        assert_eq!(receiver.received(), [vec![8; 792], vec![7; 1592]]);
+    }
+}
+
+#[test]
 fn fragments_can_be_refused_altogether() {
     let config = StackConfig {
         reassembly_datagrams: 0,

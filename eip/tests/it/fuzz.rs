@@ -1,5 +1,6 @@
-//! The assertions of the fuzz targets, as functions of bytes. `fuzz/fuzz_targets` and the replay of the corpus
-//! (`corpus.rs`) share this file, so that what a fuzzer found keeps being checked by the ordinary tests.
+//! The assertions of the fuzz targets, as functions of bytes. `fuzz/fuzz_targets` and the replay of
+//! the corpus (`corpus.rs`) share this file, so that what a fuzzer found keeps being checked by the
+//! ordinary tests.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -88,11 +89,11 @@ impl<'a> Bytes<'a> {
     }
 }
 
-/// Target `packet`: a sequence of packets, raw or repaired so that they get past addresses and checksums, into a
-/// stack with sockets; time passes and sockets are read in between.
+/// Target `packet`: a sequence of packets, raw or repaired so that they get past addresses and
+/// checksums, into a stack with sockets; time passes and sockets are read in between.
 ///
-/// Nothing panics, nothing exceeds its limit, and each packet that the stack sends is well-formed, from one of its own
-/// addresses and not to one.
+/// Nothing panics, nothing exceeds its limit, and each packet that the stack sends is well-formed,
+/// from one of its own addresses and not to one.
 pub(crate) fn packet(data: &[u8]) {
     let mut input = Bytes(data);
     let mut now = Instant::now();
@@ -160,8 +161,8 @@ fn drain(stack: &mut Stack, socket: UdpHandle) {
     assert!(datagrams <= config().receive_packets);
 }
 
-/// Makes a packet look as if it came from the neighbour to us, and its checksums right: of the IP header, and with
-/// `upper` of what follows it directly.
+/// Makes a packet look as if it came from the neighbour to us, and its checksums right: of the IP
+/// header, and with `upper` of what follows it directly.
 fn repair(bytes: &mut [u8], upper: bool) {
     let Some(first) = bytes.first_mut() else {
         return;
@@ -281,10 +282,11 @@ impl End {
 /// Packets under way at a time; more are lost.
 const MAX_IN_FLIGHT: usize = 512;
 
-/// Target `exchange`: two stacks and a network that delays, reorders, duplicates and loses; the input says what happens.
+/// Target `exchange`: two stacks and a network that delays, reorders, duplicates and loses; the
+/// input says what happens.
 ///
-/// A socket receives only payloads that were sent to it, whole, from the address that sent them; events and reads
-/// agree; nothing exceeds its limit.
+/// A socket receives only payloads that were sent to it, whole, from the address that sent them;
+/// events and reads agree; nothing exceeds its limit.
 pub(crate) fn exchange(data: &[u8]) {
     let mut input = Bytes(data);
     let mut now = Instant::now();

@@ -60,6 +60,12 @@ fn datagrams_travel_in_both_versions_and_both_directions() {
 }
 
 #[test]
+fn a_stack_can_live_behind_a_lock_that_threads_share() {
+    fn shared<T: Send + Sync + 'static>() {}
+    shared::<std::sync::Mutex<tsc_eip::Stack>>();
+}
+
+#[test]
 fn an_empty_datagram_is_a_datagram() {
     let now = Instant::now();
     let (mut alice, mut bob) = (alice(), bob());

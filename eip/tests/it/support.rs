@@ -187,7 +187,8 @@ pub(crate) fn fragment_header(next_header: u8, cut: Cut, payload: &[u8]) -> Vec<
     header
 }
 
-/// A packet of either version that holds `payload` whole, or a piece of a datagram if `cut` is given.
+/// A packet of either version that holds `payload` whole, or a piece of a datagram if `cut` is
+/// given.
 pub(crate) fn packet(
     source: IpAddr,
     destination: IpAddr,

@@ -15,9 +15,10 @@ fn hex(text: &str) -> Vec<u8> {
         .collect()
 }
 
-/// RFC 1071, section 3: the sum of 00 01 f2 03 f4 f5 f6 f7 is ddf2, its complement 220d. As UDP payload it makes
-/// a checksum that can be followed by hand: pseudo-header 0a00+0001+0a00+0002+0011+0010, header 1234+0009+0010+0000,
-/// data ddf2; together 1 0463, folded 0464, complement fb9b.
+/// RFC 1071, section 3: the sum of 00 01 f2 03 f4 f5 f6 f7 is ddf2, its complement 220d. As UDP
+/// payload it makes a checksum that can be followed by hand: pseudo-header
+/// 0a00+0001+0a00+0002+0011+0010, header 1234+0009+0010+0000, data ddf2; together 1 0463, folded
+/// 0464, complement fb9b.
 #[test]
 fn rfc_1071_numbers_as_an_ipv4_datagram() {
     let now = Instant::now();
@@ -32,7 +33,8 @@ fn rfc_1071_numbers_as_an_ipv4_datagram() {
     let mut alice = host(StackConfig::default(), 1, &[addr("10.0.0.1:0").ip()]);
     let socket = alice.udp_bind(addr("0.0.0.0:4660")).unwrap();
     let options = SendOptions {
-        // Without fragmentation the identification is zero, so the packet is the same for all seeds.
+        // Without fragmentation the identification is zero, so the packet is the same for all
+        // seeds.
         dont_fragment: true,
         ..SendOptions::default()
     };
@@ -50,8 +52,9 @@ fn rfc_1071_numbers_as_an_ipv4_datagram() {
     assert_eq!(payloads(&mut bob, server), [payload]);
 }
 
-/// RFC 768: a sum whose complement is zero is sent as all ones. RFC 8200, section 8.1: the pseudo-header of IPv6. By hand:
-/// 2001+0db8+0001+2001+0db8+0002+000a+0011 + 1234+0009+000a = 6dd7, so the payload 9228 makes ffff.
+/// RFC 768: a sum whose complement is zero is sent as all ones. RFC 8200, section 8.1: the
+/// pseudo-header of IPv6. By hand: 2001+0db8+0001+2001+0db8+0002+000a+0011 + 1234+0009+000a = 6dd7,
+/// so the payload 9228 makes ffff.
 #[test]
 fn a_zero_checksum_is_sent_as_all_ones_over_ipv6() {
     let now = Instant::now();
@@ -107,7 +110,8 @@ fn a_missing_checksum_is_taken_over_ipv4_only() {
     assert_eq!(bob.stats().drops.checksum, 1);
 }
 
-/// The header that textbooks compute (checksum b861), and smoltcp's own UDP test packet (bf00 0035 000c 124d).
+/// The header that textbooks compute (checksum b861), and smoltcp's own UDP test packet (bf00 0035
+/// 000c 124d).
 #[test]
 fn foreign_packets_are_understood() {
     let now = Instant::now();

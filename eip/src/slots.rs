@@ -1,4 +1,4 @@
-//! Sockets by index and generation.
+//! Sockets of one protocol by index and generation.
 
 /// Names one value of a [`Slots`]; a new value in the same slot has another generation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
