@@ -56,9 +56,9 @@ impl Client {
 
     /// Tries the next target, or waits for one, or gives up.
     pub(super) fn next_attempt(&mut self, now: Instant) {
-        let protected_only = match &self.state {
-            State::Up(tunnel) => tunnel.protected,
-            State::Idle | State::Connecting(_) | State::Down => false,
+        let (resuming, protected_only) = match &self.state {
+            State::Up(tunnel) => (true, tunnel.protected),
+            State::Idle | State::Connecting(_) | State::Down => (false, false),
         };
         let pick = self.plan.pick(now, protected_only);
         let attempt_timeout = self.config.attempt_timeout;
@@ -80,8 +80,10 @@ impl Client {
                 self.stats.attempts += 1;
                 self.events.push_back(Event::Open { epoch, target });
             }
-            // Waiting beyond the end would only put off saying so.
             Pick::At(until) if until < seeker.deadline => seeker.phase = Phase::Waiting { until },
+            // For a first tunnel, waiting beyond the end would only put off saying so; for a lost one, a change of
+            // the network may still come.
+            Pick::At(until) if resuming => seeker.phase = Phase::Waiting { until },
             Pick::Now(_) | Pick::At(_) | Pick::Nothing => self.give_up(),
         }
     }

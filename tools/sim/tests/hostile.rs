@@ -1,0 +1,499 @@
+//! Clients and servers that break the rules, and people on the path.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use tsc_csm::Transport;
+use tsc_csm::client::{DownReason as ClientDown, Event as ClientEvent, SuspendReason};
+use tsc_csm::server::{
+    BindingId, BindingInfo, CloseReason, DownReason, DropReason, Event, Server, Verdict,
+};
+use tsc_sim::{ClientId, PathConfig, Rng, ServerId, World, client_config, packet, server_config};
+use tsc_tpl::{
+    CmType, FramingError, Limits, MessageBuilder, ResponseCode, ResumeProof, Sequence, Tlv,
+    TlvType, Tsid, Unit,
+};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn up(transport: Transport) -> (World, ServerId, ClientId) {
+    let mut world = World::new(13);
+    let server = world.add_server(server_config(9));
+    let client = world.add_client(client_config(&[transport]), PathConfig::CLEAN);
+    world.start(client);
+    world.run(SECOND);
+    assert!(world.is_bound(client));
+    (world, server, client)
+}
+
+fn message(cm_type: CmType, tsid: Tsid, sequence: u32) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    MessageBuilder::new(cm_type, tsid, Sequence(sequence))
+        .encode(&mut bytes)
+        .unwrap();
+    bytes
+}
+
+fn downs(world: &World, server: ServerId) -> Vec<DownReason> {
+    let down = |(_, event): &(Duration, Event)| match event {
+        Event::SessionDown { reason, .. } => Some(*reason),
+        _ => None,
+    };
+    world
+        .server_events(server)
+        .iter()
+        .filter_map(down)
+        .collect()
+}
+
+#[test]
+fn packets_with_another_source_are_dropped_and_counted() {
+    let (mut world, server, client) = up(Transport::Tls);
+    let victim = world.add_client(client_config(&[Transport::Tls]), PathConfig::CLEAN);
+    world.start(victim);
+    world.run(SECOND);
+    let target = world.assignment(victim).unwrap().addresses[0].address;
+    let sources: [IpAddr; 5] = [
+        target,
+        [10, 0, 0, 77].into(),
+        [127, 0, 0, 1].into(),
+        [224, 0, 0, 1].into(),
+        [0, 0, 0, 0].into(),
+    ];
+    for source in sources {
+        world.send_from(client, source, target, b"forged");
+    }
+    world.run(SECOND);
+    assert_eq!(world.server_stats(server).wrong_source, 5);
+    assert!(world.received(victim).is_empty());
+    assert!(world.is_bound(client), "the tunnel goes on");
+}
+
+#[test]
+fn a_client_takes_only_packets_for_its_own_addresses() {
+    let (mut world, _, client) = up(Transport::Udp);
+    let mine = world.assignment(client).unwrap().addresses[0].address;
+    for destination in [
+        [10, 0, 0, 2],
+        [255, 255, 255, 255],
+        [224, 0, 0, 1],
+        [10, 0, 0, 255],
+    ] {
+        world.deliver_raw(
+            client,
+            &packet::udp([10, 0, 0, 9].into(), destination.into(), b"not mine"),
+        );
+    }
+    world.deliver_raw(client, &packet::udp([10, 0, 0, 9].into(), mine, b"mine"));
+    assert_eq!(world.client_stats(client).wrong_destination, 4);
+    assert_eq!(world.received(client).len(), 1);
+}
+
+#[test]
+fn a_wrong_tsid_ends_the_tunnel_of_its_transport_except_on_plain_udp() {
+    for transport in Transport::ALL {
+        let (mut world, server, client) = up(transport);
+        let tsid = world.assignment(client).unwrap().tsid;
+        world.send_raw(client, message(CmType::KEEPALIVE, Tsid(tsid.0 ^ 1), 5));
+        world.run(Duration::from_millis(100));
+        if transport == Transport::Udp {
+            assert!(world.dropped(server, DropReason::WrongTsid));
+            assert_eq!(downs(&world, server), []);
+        } else {
+            assert_eq!(
+                downs(&world, server),
+                [DownReason::WrongTsid],
+                "{transport}"
+            );
+        }
+        assert_eq!(world.server_stats(server).wrong_tsid, 1);
+    }
+}
+
+#[test]
+fn a_server_that_sends_a_wrong_tsid_loses_its_client_except_on_plain_udp() {
+    for transport in Transport::ALL {
+        let (mut world, _, client) = up(transport);
+        let tsid = world.assignment(client).unwrap().tsid;
+        world.deliver_raw(
+            client,
+            &message(CmType::CONFIGURATION_RELEASE_REQUEST, Tsid(tsid.0 ^ 1), 5),
+        );
+        let down = world.down_reason(client);
+        let expected = if transport == Transport::Udp {
+            None
+        } else {
+            Some(&ClientDown::WrongTsid)
+        };
+        assert_eq!(down, expected, "{transport}");
+    }
+}
+
+#[test]
+fn a_forged_release_without_the_tsid_ends_nothing_on_plain_udp() {
+    let (mut world, server, client) = up(Transport::Udp);
+    let outside = world.assignment(client).unwrap().nat_view.unwrap();
+    for guess in 0..100 {
+        let release = message(CmType::CONFIGURATION_RELEASE_REQUEST, Tsid(guess), 5);
+        world.stranger(server, outside, release);
+    }
+    world.run(SECOND);
+    assert_eq!(world.server_stats(server).wrong_tsid, 100);
+    assert_eq!(world.server_stats(server).sessions, 1);
+    assert!(world.is_bound(client));
+}
+
+#[test]
+fn broken_framing_costs_the_stream_and_not_the_tunnel() {
+    let (mut world, server, client) = up(Transport::Tcp);
+    let tsid = world.assignment(client).unwrap().tsid;
+    world.send_raw(client, b"GET / HTTP/1.1\r\n\r\n".to_vec());
+    world.run(Duration::from_secs(5));
+    let framing = |(_, event): &(Duration, Event)| {
+        matches!(
+            event,
+            Event::CloseBinding {
+                reason: CloseReason::Framing(FramingError::Unit(_)),
+                ..
+            }
+        )
+    };
+    assert!(world.server_events(server).iter().any(framing));
+    assert_eq!(world.server_stats(server).resumed, 1);
+    assert_eq!(world.assignment(client).unwrap().tsid, tsid);
+}
+
+#[test]
+fn redundancy_frames_without_a_grant_are_errors() {
+    let inner = packet::udp([10, 0, 0, 1].into(), [10, 0, 0, 2].into(), b"twice");
+    let mut frame = vec![0x1C, 1, 0, 0, 0, 1];
+    frame.extend(&inner);
+    for transport in Transport::ALL {
+        let (mut world, server, client) = up(transport);
+        world.send_raw(client, frame.clone());
+        world.run(Duration::from_secs(3));
+        if transport.is_stream() {
+            let closed = |(_, event): &(Duration, Event)| {
+                matches!(
+                    event,
+                    Event::CloseBinding {
+                        reason: CloseReason::UnexpectedFrame,
+                        ..
+                    }
+                )
+            };
+            assert!(
+                world.server_events(server).iter().any(closed),
+                "{transport}"
+            );
+            assert_eq!(world.server_stats(server).resumed, 1);
+        } else {
+            assert!(
+                world.dropped(server, DropReason::UnexpectedFrame),
+                "{transport}"
+            );
+        }
+        assert_eq!(world.server_stats(server).forwarded, 0);
+        world.deliver_raw(client, &frame);
+        let suspended = |(_, event): &(Duration, ClientEvent)| {
+            *event == ClientEvent::Suspended(SuspendReason::UnexpectedFrame)
+        };
+        assert_eq!(
+            world.events(client).iter().any(suspended),
+            transport.is_stream()
+        );
+        assert!(world.received(client).is_empty());
+    }
+}
+
+#[test]
+fn a_second_configuration_on_a_bound_transport_is_malformed() {
+    let (mut world, server, client) = up(Transport::Dtls);
+    let mut request = Vec::new();
+    MessageBuilder::new(
+        CmType::CONFIGURATION_REQUEST,
+        Tsid::UNASSIGNED,
+        Sequence(0xABCD_EF00),
+    )
+    .tlv(Tlv::ProtocolRevision(1))
+    .encode(&mut request)
+    .unwrap();
+    world.send_raw(client, request);
+    world.run(SECOND);
+    assert_eq!(world.server_stats(server).sessions, 1);
+    assert_eq!(world.server_stats(server).message_errors, 1);
+    assert!(world.is_bound(client));
+}
+
+#[test]
+fn a_udp_port_that_is_reused_makes_a_new_tunnel_and_leaves_the_old_one_without_transport() {
+    let (mut world, server, client) = up(Transport::Udp);
+    let outside = world.assignment(client).unwrap().nat_view.unwrap();
+    let first = world.assignment(client).unwrap().tsid;
+    // A program restarted behind the same port: it gets a cookie (which our client ignores) and uses it.
+    let request = |cookie: Option<&[u8]>| {
+        let mut bytes = Vec::new();
+        MessageBuilder::new(
+            CmType::CONFIGURATION_REQUEST,
+            Tsid::UNASSIGNED,
+            Sequence(0x7777_0000),
+        )
+        .tlv(Tlv::ProtocolRevision(1))
+        .tlvs(cookie.map(|cookie| Tlv::Cookie(tsc_tpl::Cookie::new(cookie).unwrap())))
+        .pad_to(128)
+        .encode_datagram(&mut bytes)
+        .unwrap();
+        bytes
+    };
+    let cookies = world.server_stats(server).cookies;
+    world.stranger(server, outside, request(None));
+    world.run(SECOND);
+    assert_eq!(world.server_stats(server).cookies, cookies + 1);
+    assert!(world.is_bound(client));
+    assert_eq!(world.server_stats(server).sessions, 1);
+    assert!(world.session(server, first).is_some());
+}
+
+/// A server, and connections to it without a client.
+struct Bench {
+    now: Instant,
+    server: Server,
+    next_port: u16,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let now = Instant::now();
+        let server = Server::new(server_config(9), now, Box::new(Rng::new(1))).unwrap();
+        Self {
+            now,
+            server,
+            next_port: 1000,
+        }
+    }
+
+    fn open(&mut self, transport: Transport) -> BindingId {
+        self.next_port += 1;
+        let peer = SocketAddr::from(([192, 0, 2, 1], self.next_port));
+        let info = BindingInfo {
+            interface: 0,
+            transport,
+            peer,
+            identity: None,
+        };
+        self.server.open_binding(self.now, info).unwrap()
+    }
+
+    fn say(&mut self, binding: BindingId, bytes: &[u8]) -> (Verdict, Vec<Bytes>) {
+        let unit = Unit::decode_datagram(bytes, &Limits::WIDEST).unwrap();
+        let verdict = self.server.handle_unit(self.now, binding, &unit);
+        let answers = std::iter::from_fn(|| self.server.poll_transmit())
+            .map(|transmit| transmit.bytes)
+            .collect();
+        (verdict, answers)
+    }
+
+    /// A confirmed tunnel: its name and resume key.
+    fn tunnel(&mut self, transport: Transport) -> (BindingId, Tsid, [u8; 32]) {
+        let binding = self.open(transport);
+        let mut request = Vec::new();
+        MessageBuilder::new(CmType::CONFIGURATION_REQUEST, Tsid::UNASSIGNED, Sequence(1))
+            .tlv(Tlv::ProtocolRevision(1))
+            .encode(&mut request)
+            .unwrap();
+        let (_, answers) = self.say(binding, &request);
+        let Ok(Unit::Control(answer)) = Unit::decode_datagram(&answers[0], &Limits::WIDEST) else {
+            panic!()
+        };
+        let key = answer
+            .raw_value(TlvType::RESUME_KEY)
+            .unwrap()
+            .try_into()
+            .unwrap();
+        let tsid = answer.header().tsid;
+        self.say(binding, &message(CmType::KEEPALIVE, tsid, 2));
+        (binding, tsid, key)
+    }
+}
+
+fn resume_request(tsid: Tsid, counter: u32, mac: &[u8; 32]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    MessageBuilder::new(CmType::CONFIGURATION_RESUME_REQUEST, tsid, Sequence(50))
+        .tlv(Tlv::ProtocolRevision(1))
+        .tlv(Tlv::ResumeProof(ResumeProof { counter, mac }))
+        .encode(&mut bytes)
+        .unwrap();
+    bytes
+}
+
+fn proof(key: &[u8; 32], tsid: Tsid, counter: u32) -> [u8; 32] {
+    use hmac::{Hmac, KeyInit, Mac};
+    let mut mac = Hmac::<sha2::Sha256>::new_from_slice(key).unwrap();
+    mac.update(b"tscf resume 1");
+    mac.update(&tsid.0.to_be_bytes());
+    mac.update(&counter.to_be_bytes());
+    mac.finalize().into_bytes().into()
+}
+
+fn code(answer: &[u8]) -> ResponseCode {
+    let Ok(Unit::Control(answer)) = Unit::decode_datagram(answer, &Limits::WIDEST) else {
+        panic!()
+    };
+    answer.parse().unwrap().response_code().unwrap()
+}
+
+#[test]
+fn every_rejected_resume_looks_the_same() {
+    let mut bench = Bench::new();
+    let (_, tsid, key) = bench.tunnel(Transport::Tls);
+    let good = proof(&key, tsid, 5);
+    let elsewhere = bench.open(Transport::Tls);
+    let (_, answers) = bench.say(elsewhere, &resume_request(tsid, 5, &good));
+    assert_eq!(code(&answers[0]), ResponseCode::SUCCESS);
+    let stranger = Tsid(tsid.0 ^ 2);
+    let cases = [
+        ("bad proof", Transport::Tls, tsid, 6, [0; 32]),
+        ("old counter", Transport::Tls, tsid, 5, good),
+        (
+            "unknown tunnel",
+            Transport::Tls,
+            stranger,
+            6,
+            proof(&key, stranger, 6),
+        ),
+        (
+            "weaker transport",
+            Transport::Tcp,
+            tsid,
+            6,
+            proof(&key, tsid, 6),
+        ),
+    ];
+    for (name, transport, claimed, counter, mac) in cases {
+        let binding = bench.open(transport);
+        let (_, answers) = bench.say(binding, &resume_request(claimed, counter, &mac));
+        assert_eq!(code(&answers[0]), ResponseCode::RESUME_REJECTED, "{name}");
+        // The header repeats what was asked; what follows is the same to the bit.
+        assert_eq!(answers[0][16..], [0, 14, 0, 2, 0, 9], "{name}");
+    }
+}
+
+#[test]
+fn the_proof_is_that_of_the_specification_and_is_used_up() {
+    let mut bench = Bench::new();
+    let (first, tsid, key) = bench.tunnel(Transport::Dtls);
+    let request = resume_request(tsid, 1, &proof(&key, tsid, 1));
+    let second = bench.open(Transport::Dtls);
+    let (_, answers) = bench.say(second, &request);
+    assert_eq!(code(&answers[0]), ResponseCode::SUCCESS);
+    // A retransmission gets the same answer; the proof is worth nothing to anyone else.
+    let (_, again) = bench.say(second, &request);
+    assert_eq!(again, answers);
+    let third = bench.open(Transport::Dtls);
+    let (_, stolen) = bench.say(third, &request);
+    assert_eq!(code(&stolen[0]), ResponseCode::RESUME_REJECTED);
+    // Units of the earlier binding are ignored.
+    let (verdict, answers) = bench.say(first, &message(CmType::KEEPALIVE, tsid, 9));
+    assert_eq!(
+        (verdict, answers.len()),
+        (Verdict::Dropped(DropReason::UnknownBinding), 0)
+    );
+}
+
+#[test]
+fn of_parallel_resumes_the_highest_counter_wins() {
+    let mut bench = Bench::new();
+    let (_, tsid, key) = bench.tunnel(Transport::Tls);
+    let [low, high] = [bench.open(Transport::Tls), bench.open(Transport::Tls)];
+    let (_, won) = bench.say(high, &resume_request(tsid, 9, &proof(&key, tsid, 9)));
+    let (_, lost) = bench.say(low, &resume_request(tsid, 8, &proof(&key, tsid, 8)));
+    assert_eq!(code(&won[0]), ResponseCode::SUCCESS);
+    assert_eq!(code(&lost[0]), ResponseCode::RESUME_REJECTED);
+    let session = bench.server.session_of(high).unwrap();
+    assert_eq!(bench.server.binding_of(session), Some(high));
+}
+
+#[test]
+fn a_wrong_first_unit_closes_a_stream_and_is_dropped_elsewhere() {
+    let mut bench = Bench::new();
+    let keepalive = message(CmType::KEEPALIVE, Tsid(5), 1);
+    let inner = packet::udp([10, 0, 0, 1].into(), [10, 0, 0, 2].into(), b"early");
+    for first in [&keepalive, &inner] {
+        let stream = bench.open(Transport::Tls);
+        let (verdict, _) = bench.say(stream, first);
+        let reason = CloseReason::Framing(FramingError::WrongFirstUnit);
+        assert_eq!(verdict, Verdict::Close(reason));
+        let datagram = bench.open(Transport::Dtls);
+        let (verdict, _) = bench.say(datagram, first);
+        assert_eq!(verdict, Verdict::Dropped(DropReason::NotConfigured));
+    }
+}
+
+#[test]
+fn eight_malformed_requests_close_a_transport_that_has_no_tunnel_yet() {
+    let mut bench = Bench::new();
+    let binding = bench.open(Transport::Tls);
+    for sequence in 0..8 {
+        // No Protocol_Revision.
+        let mut request = message(CmType::KEEPALIVE, Tsid::UNASSIGNED, sequence);
+        request[1] = CmType::CONFIGURATION_REQUEST.0;
+        let (verdict, answers) = bench.say(binding, &request);
+        assert_eq!(code(&answers[0]), ResponseCode::MALFORMED);
+        assert_eq!(
+            matches!(verdict, Verdict::Close(CloseReason::MessageErrors)),
+            sequence == 7,
+            "{sequence}"
+        );
+    }
+}
+
+#[test]
+fn claims_are_not_authorized() {
+    let mut bench = Bench::new();
+    let binding = bench.open(Transport::Tls);
+    let mut request = Vec::new();
+    MessageBuilder::new(CmType::CONFIGURATION_REQUEST, Tsid::UNASSIGNED, Sequence(1))
+        .tlv(Tlv::ProtocolRevision(1))
+        .tlv(Tlv::TunnelSessionId(Tsid(9)))
+        .tlv(Tlv::TunnelTag(tsc_tpl::TunnelTag::new(&[1; 16])))
+        .encode(&mut request)
+        .unwrap();
+    let (_, answers) = bench.say(binding, &request);
+    assert_eq!(code(&answers[0]), ResponseCode::NOT_AUTHORIZED);
+    assert_eq!(bench.server.stats().sessions, 0);
+}
+
+#[test]
+fn a_revision_below_ours_is_unsupported_and_one_above_is_met_with_ours() {
+    let mut bench = Bench::new();
+    for (revision, expected) in [
+        (0, ResponseCode::UNSUPPORTED_VERSION),
+        (1, ResponseCode::SUCCESS),
+        (9, ResponseCode::SUCCESS),
+    ] {
+        let binding = bench.open(Transport::Tls);
+        let mut request = Vec::new();
+        MessageBuilder::new(CmType::CONFIGURATION_REQUEST, Tsid::UNASSIGNED, Sequence(1))
+            .tlv(Tlv::ProtocolRevision(revision))
+            .encode(&mut request)
+            .unwrap();
+        let (_, answers) = bench.say(binding, &request);
+        assert_eq!(code(&answers[0]), expected, "revision {revision}");
+    }
+}
+
+#[test]
+fn the_clients_type_9_is_taken_for_11_and_answered_with_10() {
+    let mut bench = Bench::new();
+    let (binding, tsid, _) = bench.tunnel(Transport::Tls);
+    let mut request = Vec::new();
+    MessageBuilder::new(CmType::SERVICE_REQUEST, tsid, Sequence(3))
+        .tlv(Tlv::ServiceType(tsc_tpl::ServiceType::ENABLE_DDT))
+        .encode(&mut request)
+        .unwrap();
+    let (_, answers) = bench.say(binding, &request);
+    assert_eq!(answers[0][1], CmType::SERVICE_RESPONSE.0);
+    assert_eq!(code(&answers[0]), ResponseCode::SERVICE_UNAVAILABLE);
+}
