@@ -1,16 +1,19 @@
 //! What may reach a library while a handshake is in progress.
 
-use super::record::{ALERT, CHANGE_CIPHER_SPEC, HANDSHAKE, Record, fragments, records};
+use super::record::{
+    ALERT, APPLICATION_DATA, CHANGE_CIPHER_SPEC, HANDSHAKE, Record, fragments, records,
+};
 
 /// Lets through what can belong to a handshake in progress and drops what anyone could throw in.
 ///
 /// Before keys are agreed on nothing is authenticated, and both libraries give a handshake up over a malformed message
 /// in the clear. So records that cannot be part of any handshake are taken out first. A forger who knows the
 /// state of the handshake can still disturb it; that is so with every DTLS 1.2.
-#[derive(Default)]
 pub(super) struct Filter {
     /// Bytes let through so far.
     passed: usize,
+    /// Shortest fragment under keys that the library copes with.
+    shortest_sealed: usize,
 }
 
 /// What is left of a datagram.
@@ -28,6 +31,13 @@ impl Filter {
     /// bounds what the libraries may buffer for an unfinished handshake.
     const LIMIT: usize = 256 * 1_024;
 
+    pub(super) fn new(shortest_sealed: usize) -> Self {
+        Self {
+            passed: 0,
+            shortest_sealed,
+        }
+    }
+
     pub(super) fn apply(&mut self, datagram: &[u8]) -> Filtered {
         if self.passed + datagram.len() > Self::LIMIT {
             return Filtered::None;
@@ -36,7 +46,7 @@ impl Filter {
         let mut whole = 0;
         let mut is_whole = true;
         for record in records(datagram) {
-            if is_plausible(&record) {
+            if is_plausible(&record, self.shortest_sealed) {
                 if !is_whole {
                     kept.extend_from_slice(record.bytes);
                 }
@@ -60,9 +70,7 @@ impl Filter {
 }
 
 /// Whether a record can be part of a first handshake.
-fn is_plausible(record: &Record<'_>) -> bool {
-    /// Shortest protected fragment of the suites we allow: an AEAD tag (CHACHA20-POLY1305 has no nonce).
-    const SHORTEST_SEALED: usize = 16;
+fn is_plausible(record: &Record<'_>, shortest_sealed: usize) -> bool {
     /// Longest message: a chain of certificates.
     const LONGEST_MESSAGE: usize = 128 * 1_024;
     /// A full handshake has messages 0 to 9.
@@ -90,7 +98,8 @@ fn is_plausible(record: &Record<'_>) -> bool {
             !record.fragment.is_empty()
         }
         (0, _) => false,
-        (1, _) => record.fragment.len() >= SHORTEST_SEALED,
+        // ChangeCipherSpec under keys does not exist in a first handshake, and webrtc-dtls would obey it unopened.
+        (1, ALERT | HANDSHAKE | APPLICATION_DATA) => record.fragment.len() >= shortest_sealed,
         (_, _) => false,
     }
 }

@@ -27,8 +27,9 @@ pub const QUEUE_LIMIT: usize = 256 * 1024;
 /// then arm a timer for [`poll_timeout`](Self::poll_timeout). Draining is always safe and early timers are
 /// harmless. Noise from the network is dropped inside and never an error.
 ///
-/// The order is: at most one [`DtlsEvent::Connected`], data, at most one [`DtlsEvent::Closed`]. Data is only
-/// accepted and delivered after the peer's certificate was verified as configured.
+/// The order is: at most one [`DtlsEvent::Connected`], data, at most one [`DtlsEvent::Closed`]. When the peer closes,
+/// the event comes after the data before it was received. Data is only accepted and delivered after the peer's
+/// certificate was verified as configured.
 ///
 /// # Time
 ///

@@ -283,11 +283,12 @@ impl DtlsServerEndpoint {
         }
         while let Some(key) = self.ready.pop() {
             self.settle(key);
-            let is_connected = self
+            // An association that the peer has closed stays until its last data was received.
+            let carries_data = self
                 .table
                 .get(key)
-                .is_some_and(|association| association.session.state() == DtlsState::Connected);
-            if is_connected {
+                .is_some_and(|association| self.table.peer(association.peer).current == Some(key));
+            if carries_data {
                 self.events.push_back(DtlsEndpointEvent::Readable { key });
             }
             if let Some(event) = self.events.pop_front() {

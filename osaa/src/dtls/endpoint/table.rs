@@ -18,6 +18,14 @@ pub struct AssociationKey {
     generation: u32,
 }
 
+impl AssociationKey {
+    /// Position in the endpoint's table: small, dense, and reused with another generation. For tables beside it.
+    #[must_use]
+    pub const fn index(self) -> usize {
+        self.slot as usize
+    }
+}
+
 impl fmt::Debug for AssociationKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "AssociationKey({}.{})", self.slot, self.generation)

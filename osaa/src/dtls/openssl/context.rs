@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use openssl::error::ErrorStack;
 use openssl::ex_data::Index;
-use openssl::pkey::PKey;
+use openssl::pkey::{Id, PKey, Private};
 use openssl::ssl::{
     AlpnError, Ssl, SslContext, SslContextBuilder, SslMethod, SslMode, SslOptions, SslRef,
     SslSessionCacheMode, SslVerifyMode, SslVersion,
@@ -25,7 +25,7 @@ use crate::cert::{
     ALPN, CertificateError, ClientAuth, ClientSecurity, Identity, PeerIdentity, ServerSecurity,
 };
 use crate::dtls::config::{ClientBackend, ServerBackend};
-use crate::dtls::{DtlsConfigError, DtlsError, DtlsOptions, DtlsSession};
+use crate::dtls::{DtlsBackendKind, DtlsConfigError, DtlsError, DtlsOptions, DtlsSession};
 
 use super::ffi;
 use super::session::OpenSslSession;
@@ -113,7 +113,14 @@ impl Server {
         options: &DtlsOptions,
     ) -> Result<Self, DtlsConfigError> {
         let mut ctx = context().map_err(backend)?;
-        present(&mut ctx, security.identity())?;
+        let key = present(&mut ctx, security.identity())?;
+        if key == Id::ED25519 {
+            // It would load and then refuse every client: in DTLS 1.2 no cipher suite is found for it.
+            return Err(DtlsConfigError::UnsupportedKey {
+                backend: DtlsBackendKind::OpenSsl,
+                reason: "a server's must be RSA or ECDSA",
+            });
+        }
         ctx.set_options(SslOptions::COOKIE_EXCHANGE | SslOptions::CIPHER_SERVER_PREFERENCE);
         ctx.set_cookie_verify_cb(|ssl, cookie| {
             data(ssl).is_some_and(|data| !cookie.is_empty() && *data.cookie == *cookie)
@@ -196,8 +203,9 @@ fn context() -> Result<SslContextBuilder, ErrorStack> {
     Ok(ctx)
 }
 
-fn present(ctx: &mut SslContextBuilder, identity: &Identity) -> Result<(), DtlsConfigError> {
-    let load = |ctx: &mut SslContextBuilder| -> Result<(), ErrorStack> {
+/// Loads chain and key, and tells the kind of key.
+fn present(ctx: &mut SslContextBuilder, identity: &Identity) -> Result<Id, DtlsConfigError> {
+    let load = |ctx: &mut SslContextBuilder| -> Result<Id, ErrorStack> {
         for (index, certificate) in identity.chain().iter().enumerate() {
             let certificate = X509::from_der(certificate)?;
             if index == 0 {
@@ -206,11 +214,26 @@ fn present(ctx: &mut SslContextBuilder, identity: &Identity) -> Result<(), DtlsC
                 ctx.add_extra_chain_cert(certificate)?;
             }
         }
-        let key = PKey::private_key_from_der(identity.key().secret_der())?;
+        let key = private_key(identity.key().secret_der())?;
         ctx.set_private_key(&key)?;
-        ctx.check_private_key()
+        ctx.check_private_key()?;
+        Ok(key.id())
     };
     load(ctx).map_err(|error| DtlsConfigError::Identity(error.to_string()))
+}
+
+fn private_key(der: &[u8]) -> Result<PKey<Private>, ErrorStack> {
+    /// RFC 8410: OID 1.3.101.112, then the seed of 32 bytes as an OCTET STRING in an OCTET STRING.
+    const ED25519: &[u8] = &[0x06, 0x03, 0x2B, 0x65, 0x70, 0x04, 0x22, 0x04, 0x20];
+    PKey::private_key_from_der(der).or_else(|error| {
+        // OpenSSL 3.0 does not read PKCS#8 version 2, in which Ed25519 keys often come.
+        let seed = der
+            .windows(ED25519.len() + 32)
+            .find_map(|window| window.strip_prefix(ED25519));
+        seed.map_or(Err(error), |seed| {
+            PKey::private_key_from_raw_bytes(seed, Id::ED25519)
+        })
+    })
 }
 
 fn new_ssl(ctx: &SslContext, options: &DtlsOptions, data: SessionData) -> Result<Ssl, ErrorStack> {

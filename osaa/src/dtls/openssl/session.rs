@@ -20,6 +20,9 @@ use super::context::data;
 use super::ffi;
 use super::pipe::Pipe;
 
+/// The tag of CHACHA20-POLY1305, which sends no nonce.
+const SHORTEST_SEALED: usize = 16;
+
 pub(super) struct OpenSslSession {
     stream: SslStream<Pipe>,
     state: State,
@@ -43,7 +46,7 @@ impl OpenSslSession {
             state: State::Handshaking {
                 deadline: now + timeout,
                 retransmission: None,
-                filter: Filter::default(),
+                filter: Filter::new(SHORTEST_SEALED),
             },
             events: VecDeque::new(),
         })

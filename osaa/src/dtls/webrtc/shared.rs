@@ -96,6 +96,9 @@ impl Shared {
             }
             state.phase = DtlsState::Closed;
             state.last_flight = None;
+            if !matches!(error, DtlsError::PeerClosed) {
+                state.plaintext.clear();
+            }
             state.events.push_back(DtlsEvent::Closed(error));
         });
     }
