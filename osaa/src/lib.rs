@@ -1,4 +1,36 @@
-//! Operating system adaptation: TCP, UDP, TLS and DTLS transports, certificates, clock, randomness, capture files.
+//! Operating system adaptation: everything that OpenTSC takes from the operating system and from TLS libraries.
+//!
+//! ```text
+//!   clients                                     servers
+//!   -------                                     -------
+//!   client::connect(Target) -> ClientTransport  listener::StreamListener   datagram::DatagramSocket
+//!        |                  \                        | yields                   | batches
+//!        v                   v                       v                          v
+//!   stream::StreamTransport  DatagramTransport  stream::StreamTransport   dtls::DtlsServerEndpoint
+//!        |                        |                                             |
+//!        +---- tls (rustls) ------+---- dtls::DtlsSession (OpenSSL, webrtc-dtls)+
+//!                                 |
+//!                        cert: identities, trust, verification, for all of them
+//! ```
+//!
+//! | module | gives |
+//! | --- | --- |
+//! | [`cert`] | certificates and keys from PEM, trust, the one verification path, who the peer is |
+//! | [`client`] | connecting to a target over TCP, TLS, UDP or DTLS; one shape for all four |
+//! | [`stream`], [`tls`] | TCP connections, plain or under TLS, at either end |
+//! | [`listener`] | one TCP port for plain and TLS connections, safe against strangers |
+//! | [`datagram`] | UDP in batches |
+//! | [`dtls`] | DTLS without sockets, by interchangeable libraries |
+//! | [`socket`] | options, marks, addresses, source prefixes |
+//! | [`random`] | the operating system's generator |
+//! | [`trace`] | capture files for Wireshark |
+//!
+//! Nothing here knows what the bytes mean, beyond the first byte by which a listener tells plain connections from TLS, and
+//! the ALPN name. Everything is polled or awaited within a tokio runtime; record layers have no sockets of their own.
+//! Each buffer and table states its bound where it is declared. What strangers cause is counted and logged
+//! sparingly, and is never an error of the caller's.
+//!
+//! Cargo features choose the DTLS libraries: `dtls-openssl` (default) and `dtls-webrtc`.
 
 pub mod cert;
 pub mod client;

@@ -1,5 +1,11 @@
-//! One shape for four transports: connecting, failing to, and echoing.
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic)]
+//! One shape for four transports: connecting, failing to, and echoing. DTLS by every backend of this build.
+#![cfg(any(feature = "dtls-openssl", feature = "dtls-webrtc"))]
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::wildcard_enum_match_arm
+)]
 
 mod common;
 
@@ -94,7 +100,13 @@ fn udp_echo() -> SocketAddr {
 
 /// A DTLS server that echoes; its address, and the identities of the clients it accepts.
 fn dtls_echo(security: &ServerSecurity) -> (SocketAddr, mpsc::Receiver<Option<String>>) {
-    let backend = DtlsBackendKind::preferred().unwrap();
+    dtls_echo_by(DtlsBackendKind::preferred().unwrap(), security)
+}
+
+fn dtls_echo_by(
+    backend: DtlsBackendKind,
+    security: &ServerSecurity,
+) -> (SocketAddr, mpsc::Receiver<Option<String>>) {
     let config = DtlsServerConfig::new(backend, security, &DtlsOptions::default()).unwrap();
     let mut endpoint = DtlsServerEndpoint::new(&config, DtlsEndpointLimits::default(), &[9; 32]);
     let mut socket = DatagramSocket::bind(loopback(), &DatagramOptions::default()).unwrap();
@@ -274,6 +286,32 @@ async fn wrong_servers_are_refused_alike_over_tls_and_dtls() {
             CertificateError::NameMismatch { .. }
         ));
         assert_eq!(check(&stranger).await, CertificateError::UnknownIssuer);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn every_backend_echoes_with_every_backend() {
+    bounded(async {
+        let ca = Ca::new("root");
+        let alice = ca.client_with(ca.identity(&client()));
+        let available = || {
+            DtlsBackendKind::ALL
+                .into_iter()
+                .filter(|b| b.is_available())
+        };
+        for at_server in available() {
+            let (address, mut seen) = dtls_echo_by(at_server, &ca.mutual_server());
+            for at_client in available() {
+                let mut options = ConnectOptions::default();
+                options.dtls_backend = Some(at_client);
+                let target = target(TransportKind::Dtls, address);
+                let mut transport = connect(&target, Some(&alice), &options).await.unwrap();
+                echo(&mut transport).await;
+                assert!(seen.recv().await.unwrap().is_some());
+                transport.close(Duration::from_secs(5)).await;
+            }
+        }
     })
     .await;
 }

@@ -8,6 +8,8 @@
 
 mod error;
 mod session;
+#[cfg(test)]
+mod tests;
 
 pub use error::TlsError;
 pub use session::TlsInfo;

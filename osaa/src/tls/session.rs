@@ -162,6 +162,12 @@ impl TlsSession {
         self.peer_closed
     }
 
+    /// Bytes of memory held for input.
+    #[cfg(test)]
+    pub(super) fn kept(&self) -> usize {
+        self.tail.capacity() + self.early.capacity()
+    }
+
     /// Advances the handshake by `input`, appending what is to be sent to `wire`. True when it has finished;
     /// plaintext that followed at once is kept for [`Self::take_early`].
     pub(crate) fn handshake(
