@@ -107,8 +107,7 @@ impl Dialog {
         let hop = self.route.first().and_then(NameAddr::sip);
         let to = hop.unwrap_or(&self.target).address();
         let (local, remote) = (self.local.clone(), self.remote.clone());
-        let mut request =
-            Request::new(method, uri, local, remote, &self.call_id, self.local_cseq);
+        let mut request = Request::new(method, uri, local, remote, &self.call_id, self.local_cseq);
         request.head.route = route;
         (request, to.unwrap_or(self.fallback))
     }
@@ -184,7 +183,10 @@ mod tests {
         let (bye, to) = callee.request(Method::Bye);
         assert_eq!(to, "192.0.2.10:5060".parse().unwrap());
         assert_eq!(bye.uri, uri("sip:192.0.2.10").into(), "strict router");
-        assert_eq!(bye.head.route, [NameAddr::new(uri("sip:alice@192.0.2.1:5070"))]);
+        assert_eq!(
+            bye.head.route,
+            [NameAddr::new(uri("sip:alice@192.0.2.1:5070"))]
+        );
     }
 
     #[test]

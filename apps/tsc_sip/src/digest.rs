@@ -109,9 +109,13 @@ impl Challenge {
     /// The strongest of the challenges in a message that is understood.
     pub fn strongest<'a>(values: impl Iterator<Item = &'a str>) -> Option<Self> {
         // Of equals, the first: max_by_key would take the last.
-        values
-            .filter_map(Self::parse)
-            .reduce(|best, next| if next.algorithm > best.algorithm { next } else { best })
+        values.filter_map(Self::parse).reduce(|best, next| {
+            if next.algorithm > best.algorithm {
+                next
+            } else {
+                best
+            }
+        })
     }
 }
 
@@ -185,11 +189,14 @@ impl Credentials {
 
     /// The response that belongs to these credentials (RFC 7616 3.4.1).
     fn proof(&self, password: &Secret, method: &str) -> String {
-        let Self { username, realm, .. } = self;
+        let Self {
+            username, realm, ..
+        } = self;
         let password = password.expose();
-        let ha1 = Zeroizing::new(self.algorithm.hash(&Zeroizing::new(format!(
-            "{username}:{realm}:{password}"
-        ))));
+        let ha1 = Zeroizing::new(
+            self.algorithm
+                .hash(&Zeroizing::new(format!("{username}:{realm}:{password}"))),
+        );
         let ha2 = self.algorithm.hash(&format!("{method}:{}", self.uri));
         let middle = match &self.qop {
             Some((cnonce, count)) => format!("{}:{count:08x}:{cnonce}:auth", self.nonce),
@@ -561,7 +568,8 @@ mod tests {
         fn judge(&mut self, authorization: Option<&str>) -> Verdict {
             let values = authorization.into_iter();
             let request = ("REGISTER", "sip:home");
-            self.server.judge(self.now, request, values, &mut self.random)
+            self.server
+                .judge(self.now, request, values, &mut self.random)
         }
 
         fn challenge(&mut self) -> Challenge {
@@ -642,7 +650,10 @@ mod tests {
             assert!(matches!(world.judge(Some(&good)), Verdict::Accepted(_)));
         }
         assert_eq!(world.server.used.len(), Authenticator::MAX_USED);
-        assert!(is_stale(&world.judge(Some(&first))), "no replay by overflow");
+        assert!(
+            is_stale(&world.judge(Some(&first))),
+            "no replay by overflow"
+        );
     }
 
     #[test]

@@ -17,9 +17,7 @@ use crate::{
     net::{InnerSocket, is_fatal},
     random::Random,
     sip::{Request, Response, StatusCode, limits},
-    transaction::{
-        ClientId, Event, Limits, ServerId, Timers, TransactionError, TransactionLayer,
-    },
+    transaction::{ClientId, Event, Limits, ServerId, Timers, TransactionError, TransactionLayer},
 };
 
 /// Commands that may wait for the task; senders then wait too.

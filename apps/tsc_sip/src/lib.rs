@@ -1,5 +1,6 @@
 //! Reference SIP applications that make calls through a tunnel.
 
+pub mod cli;
 pub mod client;
 pub mod dialog;
 pub mod digest;
@@ -11,6 +12,7 @@ pub mod registrar;
 pub mod report;
 pub mod sdp;
 pub mod secret;
+pub mod server;
 pub mod sip;
 pub mod stop;
 pub mod transaction;

@@ -235,7 +235,11 @@ mod tests {
         assert_eq!(registrar.lookup(now, "alice").len(), 1);
         let star = register(3, &["*"], None);
         let response = registrar.register(now, "alice", &star, "t");
-        assert_eq!(response.status, StatusCode::BAD_REQUEST, "* needs Expires: 0");
+        assert_eq!(
+            response.status,
+            StatusCode::BAD_REQUEST,
+            "* needs Expires: 0"
+        );
         let response = registrar.register(now, "alice", &register(3, &["*"], Some(0)), "t");
         assert_eq!(response.status, StatusCode::OK);
         assert!(registrar.is_empty());
@@ -261,7 +265,10 @@ mod tests {
         let contact = response.head.contacts.first().unwrap();
         assert_eq!(contact.params.value("expires"), Some("3600"), "cut");
         // The same CSeq again is an old request.
-        assert_eq!(ask("alice", &good).status, StatusCode::SERVER_INTERNAL_ERROR);
+        assert_eq!(
+            ask("alice", &good).status,
+            StatusCode::SERVER_INTERNAL_ERROR
+        );
         let other = register(1, &["sip:bob@192.0.2.3"], None);
         assert_eq!(ask("bob", &other).status, StatusCode::SERVICE_UNAVAILABLE);
         assert_eq!(registrar.len(), 1);

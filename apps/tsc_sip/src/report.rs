@@ -162,9 +162,9 @@ impl CallReport {
         self.rtt_ms = media.rtt.map(millis);
         self.mos = Some((media.mos * 100.0).round() / 100.0);
         self.remote_lost = media.remote.map(|remote| remote.lost);
-        self.remote_jitter_ms = media.remote.map(|remote| {
-            millis(Duration::from_secs(remote.jitter.into()) / SAMPLE_RATE)
-        });
+        self.remote_jitter_ms = media
+            .remote
+            .map(|remote| millis(Duration::from_secs(remote.jitter.into()) / SAMPLE_RATE));
         self.ignored = media.ignored;
         self.played = media.played;
         self.heard = media.heard;
@@ -183,7 +183,13 @@ impl CallReport {
             return Ok(());
         };
         // The name may hold a peer's text: nothing in it may lead out of the directory.
-        let safe = |c: char| if c.is_ascii_alphanumeric() || c == '-' { c } else { '_' };
+        let safe = |c: char| {
+            if c.is_ascii_alphanumeric() || c == '-' {
+                c
+            } else {
+                '_'
+            }
+        };
         let name: String = name.chars().take(100).map(safe).collect();
         fs::create_dir_all(directory)?;
         let path = directory.join(format!("{name}.wav"));
@@ -238,8 +244,20 @@ pub(crate) async fn record(
 pub fn table(calls: &[CallReport]) -> String {
     let mut out = format!(
         "{:<4} {:<24} {:<6} {:<5} {:>8} {:>6} {:>6} {:>5} {:>5} {:>5} {:>5} {:>9} {:>8} {:>5}\n",
-        "call", "peer", "result", "codec", "setup ms", "sent", "recv", "lost", "late", "dupl",
-        "reord", "jitter ms", "rtt ms", "MOS"
+        "call",
+        "peer",
+        "result",
+        "codec",
+        "setup ms",
+        "sent",
+        "recv",
+        "lost",
+        "late",
+        "dupl",
+        "reord",
+        "jitter ms",
+        "rtt ms",
+        "MOS"
     );
     let number = |value: Option<f64>, digits: usize| {
         value.map_or_else(|| "-".to_owned(), |v| format!("{v:.digits$}"))
@@ -251,7 +269,11 @@ pub fn table(calls: &[CallReport]) -> String {
             "{:<4} {:<24} {:<6} {:<5} {:>8} {:>6} {:>6} {:>5} {:>5} {:>5} {:>5} {:>9.2} {:>8} {:>5}",
             at + 1,
             call.peer.chars().take(24).collect::<String>(),
-            if call.outcome == Outcome::Ok { "ok" } else { "FAILED" },
+            if call.outcome == Outcome::Ok {
+                "ok"
+            } else {
+                "FAILED"
+            },
             call.codec.map_or_else(|| "-".to_owned(), |c| c.to_string()),
             number(call.setup_ms, 1),
             call.sent,
@@ -282,7 +304,16 @@ mod tests {
         let mut report = CallReport::new("id", "sip:a@b", Role::Caller);
         report.setup_ms = Some(millis(Duration::from_micros(1_234_567)));
         let json = serde_json::to_value(&report).unwrap();
-        for name in ["sent", "received", "lost", "late", "duplicated", "jitter_ms", "rtt_ms", "mos"] {
+        for name in [
+            "sent",
+            "received",
+            "lost",
+            "late",
+            "duplicated",
+            "jitter_ms",
+            "rtt_ms",
+            "mos",
+        ] {
             assert!(json.get(name).is_some(), "{name}");
         }
         assert_eq!(json["setup_ms"], 1234.567);
@@ -300,7 +331,10 @@ mod tests {
         let path = report.recording.unwrap();
         assert_eq!(path.parent(), Some(dir.path()));
         assert_eq!(fs::read(path.with_extension("ulaw")).unwrap(), report.heard);
-        assert_eq!(Codec::Pcmu.encode(Audio::read(&path).unwrap().samples()), report.heard);
+        assert_eq!(
+            Codec::Pcmu.encode(Audio::read(&path).unwrap().samples()),
+            report.heard
+        );
     }
 
     #[test]

@@ -200,12 +200,7 @@ impl Description {
         }
     }
 
-    fn stream(
-        rtp: SocketAddr,
-        rtcp: SocketAddr,
-        codecs: &[Codec],
-        direction: Direction,
-    ) -> Media {
+    fn stream(rtp: SocketAddr, rtcp: SocketAddr, codecs: &[Codec], direction: Direction) -> Media {
         Media {
             kind: "audio".to_owned(),
             port: rtp.port(),
@@ -434,8 +429,10 @@ fn set_direction(direction: &mut Direction, value: &str) {
 fn attribute(media: &mut Media, value: &str) -> Result<(), SdpError> {
     match value.split_once(':') {
         Some(("rtpmap", map)) => {
-            let (payload_type, encoding) =
-                map.trim_start().split_once(' ').ok_or(SdpError::Attribute)?;
+            let (payload_type, encoding) = map
+                .trim_start()
+                .split_once(' ')
+                .ok_or(SdpError::Attribute)?;
             let payload_type = payload_type.parse().map_err(|_| SdpError::Attribute)?;
             // As many as formats: what is beyond cannot mean anything.
             if media.rtp_maps.len() < limits::FORMATS {
@@ -466,14 +463,27 @@ impl fmt::Display for Description {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (id, version) = self.id;
         let origin = self.origin;
-        write!(f, "v=0\r\no=- {id} {version} IN {} {origin}\r\ns=-\r\n", family(origin))?;
+        write!(
+            f,
+            "v=0\r\no=- {id} {version} IN {} {origin}\r\ns=-\r\n",
+            family(origin)
+        )?;
         if let Some(ip) = self.connection {
             write!(f, "c=IN {} {ip}\r\n", family(ip))?;
         }
         f.write_str("t=0 0\r\n")?;
         for media in &self.media {
-            let Media { kind, port, protocol, .. } = media;
-            write!(f, "m={kind} {port} {protocol} {}\r\n", media.formats.join(" "))?;
+            let Media {
+                kind,
+                port,
+                protocol,
+                ..
+            } = media;
+            write!(
+                f,
+                "m={kind} {port} {protocol} {}\r\n",
+                media.formats.join(" ")
+            )?;
             if let Some(ip) = media.connection {
                 write!(f, "c=IN {} {ip}\r\n", family(ip))?;
             }
@@ -510,8 +520,17 @@ mod tests {
         Description::offer(1, at("192.0.2.1:4000"), at("192.0.2.1:4001"), codecs)
     }
 
-    fn answer_to(offer: &Description, ours: &[Codec]) -> Result<(Description, Agreed), NegotiationError> {
-        Description::answer(offer, 2, at("[2001:db8::2]:5000"), at("[2001:db8::2]:5009"), ours)
+    fn answer_to(
+        offer: &Description,
+        ours: &[Codec],
+    ) -> Result<(Description, Agreed), NegotiationError> {
+        Description::answer(
+            offer,
+            2,
+            at("[2001:db8::2]:5000"),
+            at("[2001:db8::2]:5009"),
+            ours,
+        )
     }
 
     #[test]
@@ -583,10 +602,19 @@ mod tests {
             (format!("{start}c=IN IP4 1.2.3\r\n"), SdpError::Connection),
             (format!("{start}m=audio x RTP/AVP 0\r\n"), SdpError::Media),
             (format!("{start}m=audio 1 RTP/AVP\r\n"), SdpError::Media),
-            (format!("{start}m=audio 1 RTP/AVP 0\r\na=rtpmap:x\r\n"), SdpError::Attribute),
+            (
+                format!("{start}m=audio 1 RTP/AVP 0\r\na=rtpmap:x\r\n"),
+                SdpError::Attribute,
+            ),
             (format!("{start}nonsense\r\n"), SdpError::Line),
-            (start.to_owned() + &"a=x\r\n".repeat(257), SdpError::TooLarge),
-            (start.to_owned() + &"m=audio 1 RTP/AVP 0\r\n".repeat(17), SdpError::TooLarge),
+            (
+                start.to_owned() + &"a=x\r\n".repeat(257),
+                SdpError::TooLarge,
+            ),
+            (
+                start.to_owned() + &"m=audio 1 RTP/AVP 0\r\n".repeat(17),
+                SdpError::TooLarge,
+            ),
         ] {
             assert_eq!(Description::parse(text.as_bytes()), Err(error), "{text}");
         }

@@ -23,7 +23,9 @@ pub fn screen(request: &Request, tag: &str) -> Option<Response> {
     let required: Vec<&str> = request.head.headers(&HeaderName::Require).collect();
     if !required.is_empty() {
         let mut response = request.response(StatusCode::BAD_EXTENSION, tag);
-        response.head.push(HeaderName::Unsupported, required.join(", "));
+        response
+            .head
+            .push(HeaderName::Unsupported, required.join(", "));
         return Some(response);
     }
     None

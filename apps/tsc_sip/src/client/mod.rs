@@ -154,9 +154,13 @@ pub async fn run_client<N: InnerNet>(
     // can be in the way; port 0 lets the stack choose. From here on nothing shows that this is a tunnel.
     let local = SocketAddr::new(ip, options.sip_port);
     let socket = net.bind_udp(local).await.map_err(ClientError::Socket)?;
-    let (endpoint, incoming) =
-        Endpoint::start(socket, options.timers, Limits::default(), Box::new(OsRandom))
-            .map_err(ClientError::Socket)?;
+    let (endpoint, incoming) = Endpoint::start(
+        socket,
+        options.timers,
+        Limits::default(),
+        Box::new(OsRandom),
+    )
+    .map_err(ClientError::Socket)?;
     tracing::info!(local = %endpoint.local_addr(), %server, "SIP socket");
 
     let shared = Arc::new(Shared {

@@ -74,7 +74,12 @@ impl Registration {
     ) -> Result<(), RegisterError> {
         let response = self.send(shared, shared.options.expires).await?;
         let ours = shared.contact();
-        let binding = response.head.contacts.list().iter().find(|c| c.uri == ours.uri);
+        let binding = response
+            .head
+            .contacts
+            .list()
+            .iter()
+            .find(|c| c.uri == ours.uri);
         let granted = binding
             .and_then(|b| b.params.value("expires")?.parse().ok())
             .or_else(|| response.head.expires())
@@ -121,8 +126,14 @@ impl Registration {
         let to = NameAddr::new(identity);
         let from = to.clone().with_tag(&self.tag);
         let uri = registrar.to_string();
-        let mut request =
-            Request::new(Method::Register, registrar, from, to, &self.call_id, self.cseq);
+        let mut request = Request::new(
+            Method::Register,
+            registrar,
+            from,
+            to,
+            &self.call_id,
+            self.cseq,
+        );
         request.head.contacts = Contacts::List(vec![shared.contact()]);
         request.head.push(HeaderName::Expires, expires.to_string());
         request.head.push(HeaderName::UserAgent, ua::PRODUCT);

@@ -38,6 +38,7 @@ struct Shared<S> {
     // Held for the work on one packet, never across an await.
     session: Mutex<MediaSession>,
     played_out: Notify,
+    heard: Notify,
 }
 
 impl<S> Shared<S> {
@@ -69,6 +70,7 @@ impl<S: InnerSocket> MediaClock<S> {
             rtcp,
             session: Mutex::new(session),
             played_out: Notify::new(),
+            heard: Notify::new(),
         });
         let readers = [
             tokio::spawn(receive(Arc::clone(&shared), false)),
@@ -96,10 +98,21 @@ pub struct MediaStream<S> {
 impl<S: InnerSocket> MediaStream<S> {
     /// Waits until the last packet of a limited source was sent.
     pub async fn played_out(&self) {
+        self.wait(&self.shared.played_out, MediaSession::is_played_out)
+            .await;
+    }
+
+    /// Waits until the first packet of the other side has arrived.
+    pub async fn heard(&self) {
+        self.wait(&self.shared.heard, MediaSession::has_heard).await;
+    }
+
+    async fn wait(&self, changed: &Notify, reached: impl Fn(&MediaSession) -> bool) {
         loop {
-            let mut notified = std::pin::pin!(self.shared.played_out.notified());
+            let mut notified = std::pin::pin!(changed.notified());
+            // Registered before looking, so that no change is missed in between.
             notified.as_mut().enable();
-            if self.shared.session().is_played_out() {
+            if reached(&self.shared.session()) {
                 return;
             }
             notified.await;
@@ -146,7 +159,11 @@ async fn receive<S: InnerSocket>(shared: Arc<Shared<S>>, is_rtcp: bool) {
                 if is_rtcp {
                     session.handle_rtcp(Instant::now(), from, datagram);
                 } else {
+                    let was_silent = !session.has_heard();
                     session.handle_rtp(Instant::now(), from, datagram);
+                    if was_silent && session.has_heard() {
+                        shared.heard.notify_waiters();
+                    }
                 }
             }
             Err(error) if is_fatal(&error) => {

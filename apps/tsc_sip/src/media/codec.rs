@@ -116,8 +116,14 @@ mod tests {
 
     #[test]
     fn silence_and_full_scale_are_those_of_g711() {
-        assert_eq!(Codec::Pcmu.encode(&[0, i16::MAX, i16::MIN]), [0xff, 0x80, 0x00]);
-        assert_eq!(Codec::Pcma.encode(&[0, i16::MAX, i16::MIN]), [0xd5, 0xaa, 0x2a]);
+        assert_eq!(
+            Codec::Pcmu.encode(&[0, i16::MAX, i16::MIN]),
+            [0xff, 0x80, 0x00]
+        );
+        assert_eq!(
+            Codec::Pcma.encode(&[0, i16::MAX, i16::MIN]),
+            [0xd5, 0xaa, 0x2a]
+        );
         for codec in Codec::ALL {
             assert_eq!(codec.encode(&[0]), [codec.silence()]);
             // What was decoded encodes to itself, but for mu-law's two zeros: recordings stay bit-exact.

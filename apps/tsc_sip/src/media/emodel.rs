@@ -77,7 +77,14 @@ mod tests {
     /// R to MOS as in G.107 annex B, table B.1 (lower limits of the categories).
     #[test]
     fn reference_values_of_annex_b() {
-        for (r, mos) in [(93.2, 4.41), (90.0, 4.34), (80.0, 4.03), (70.0, 3.60), (60.0, 3.10), (50.0, 2.58)] {
+        for (r, mos) in [
+            (93.2, 4.41),
+            (90.0, 4.34),
+            (80.0, 4.03),
+            (70.0, 3.60),
+            (60.0, 3.10),
+            (50.0, 2.58),
+        ] {
             close(mos_of_r(r), mos, 0.005);
         }
         close(mos_of_r(-1.0), 1.0, 0.0);

@@ -233,7 +233,9 @@ impl State {
     fn note_transit(&mut self, now: Instant, offset: i64) {
         let since_first = now.duration_since(self.first_arrival).as_micros();
         let arrival = since_first * u128::from(SAMPLE_RATE) / 1_000_000;
-        let transit = i64::try_from(arrival).unwrap_or(i64::MAX).saturating_sub(offset);
+        let transit = i64::try_from(arrival)
+            .unwrap_or(i64::MAX)
+            .saturating_sub(offset);
         let difference = transit.saturating_sub(self.transit).unsigned_abs();
         // One wild timestamp may not spoil the sum for ever: a minute is more than any network does.
         let difference = u32::try_from(difference)
@@ -300,11 +302,20 @@ mod tests {
         for n in 0..50 {
             let got = world.packet(n, u64::from(n) * 20);
             let offset = i64::from(n) * 160;
-            assert_eq!(got, Received::New { offset, late: false });
+            assert_eq!(
+                got,
+                Received::New {
+                    offset,
+                    late: false
+                }
+            );
         }
         let stats = world.receiver.stats();
         assert_eq!((stats.expected, stats.received, stats.lost()), (50, 50, 0));
-        assert_eq!((stats.late, stats.duplicated, stats.reordered, stats.jitter), (0, 0, 0, 0));
+        assert_eq!(
+            (stats.late, stats.duplicated, stats.reordered, stats.jitter),
+            (0, 0, 0, 0)
+        );
         assert_eq!(world.receiver.extended_highest(), 65_530 + 49);
         assert_eq!(world.receiver.fraction_lost(), 0);
     }
@@ -329,8 +340,20 @@ mod tests {
     fn the_first_packet_may_have_overtaken_others() {
         let mut world = World::new();
         world.packet(2, 40);
-        assert_eq!(world.packet(0, 41), Received::New { offset: -320, late: false });
-        assert_eq!(world.packet(1, 42), Received::New { offset: -160, late: false });
+        assert_eq!(
+            world.packet(0, 41),
+            Received::New {
+                offset: -320,
+                late: false
+            }
+        );
+        assert_eq!(
+            world.packet(1, 42),
+            Received::New {
+                offset: -160,
+                late: false
+            }
+        );
         let stats = world.receiver.stats();
         assert_eq!((stats.expected, stats.received, stats.reordered), (3, 3, 2));
     }
@@ -339,8 +362,14 @@ mod tests {
     fn late_is_what_misses_its_playout_time() {
         let mut world = World::new();
         world.packet(0, 0);
-        assert!(matches!(world.packet(1, 80), Received::New { late: false, .. }));
-        assert!(matches!(world.packet(2, 101), Received::New { late: true, .. }));
+        assert!(matches!(
+            world.packet(1, 80),
+            Received::New { late: false, .. }
+        ));
+        assert!(matches!(
+            world.packet(2, 101),
+            Received::New { late: true, .. }
+        ));
         assert_eq!(world.receiver.stats().late, 1);
     }
 
@@ -350,8 +379,9 @@ mod tests {
         let mut world = World::new();
         // Arrival deviations 0, 5, 0, 10, 0 ms: D = 40, 40, 80, 80 samples.
         let mut expected = 0u32;
-        for (n, (deviation, difference)) in
-            [(0, 0), (5, 40), (0, 40), (10, 80), (0, 80)].into_iter().enumerate()
+        for (n, (deviation, difference)) in [(0, 0), (5, 40), (0, 40), (10, 80), (0, 80)]
+            .into_iter()
+            .enumerate()
         {
             let n = u32::try_from(n).unwrap();
             world.packet(n, u64::from(n) * 20 + deviation);
@@ -376,6 +406,9 @@ mod tests {
         assert!(matches!(world.packet(20_001, 240), Received::New { .. }));
         assert!(matches!(world.packet(20_002, 260), Received::New { .. }));
         let stats = world.receiver.stats();
-        assert_eq!((stats.expected, stats.received, stats.implausible), (13, 13, 2));
+        assert_eq!(
+            (stats.expected, stats.received, stats.implausible),
+            (13, 13, 2)
+        );
     }
 }

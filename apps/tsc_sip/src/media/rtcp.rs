@@ -98,7 +98,9 @@ impl RtcpReport {
         if self.bye {
             compound = compound.add_packet(Bye::builder().add_source(self.ssrc));
         }
-        let size = compound.calculate_size().map_err(|_| RtcpError::Unwritable)?;
+        let size = compound
+            .calculate_size()
+            .map_err(|_| RtcpError::Unwritable)?;
         let mut bytes = vec![0; size];
         compound
             .write_into(&mut bytes)
@@ -125,14 +127,20 @@ impl RtcpReport {
                             packets: sr.packet_count(),
                             octets: sr.octet_count(),
                         }),
-                        reception: sr.report_blocks().map(|b| ReceptionReport::of(&b)).collect(),
+                        reception: sr
+                            .report_blocks()
+                            .map(|b| ReceptionReport::of(&b))
+                            .collect(),
                         ..Self::default()
                     });
                 }
                 (None, Packet::Rr(rr)) => {
                     report = Some(Self {
                         ssrc: rr.ssrc(),
-                        reception: rr.report_blocks().map(|b| ReceptionReport::of(&b)).collect(),
+                        reception: rr
+                            .report_blocks()
+                            .map(|b| ReceptionReport::of(&b))
+                            .collect(),
                         ..Self::default()
                     });
                 }
@@ -209,7 +217,10 @@ mod tests {
     #[test]
     fn compounds_round_trip() {
         let mut report = full();
-        assert_eq!(RtcpReport::parse(&report.encode().unwrap()), Ok(report.clone()));
+        assert_eq!(
+            RtcpReport::parse(&report.encode().unwrap()),
+            Ok(report.clone())
+        );
         report.sender = None;
         report.reception.clear();
         report.bye = false;

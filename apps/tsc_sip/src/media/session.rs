@@ -170,7 +170,9 @@ impl MediaSession {
     /// A session that starts now. `random` gives SSRC, first sequence number and first timestamp
     /// (RFC 3550 5.1) and the seed that spreads the reports.
     pub fn new(now: Instant, agreed: Agreed, config: MediaConfig, random: &mut dyn Random) -> Self {
-        let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let wall = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
         let word = random.word();
         Self {
             agreed,
@@ -223,6 +225,12 @@ impl MediaSession {
         }
     }
 
+    /// Whether anything of the other side has arrived.
+    #[must_use]
+    pub fn has_heard(&self) -> bool {
+        self.receiver.stats().received > 0
+    }
+
     /// Whether [`stop`](Self::stop) was called.
     #[must_use]
     pub const fn is_stopped(&self) -> bool {
@@ -247,7 +255,8 @@ impl MediaSession {
         };
         // The RTP clock goes on also when there is nothing to say.
         let timestamp = self.sender.timestamp;
-        self.sender.timestamp = timestamp.wrapping_add(u32::try_from(SAMPLES_PER_PACKET).unwrap_or(0));
+        self.sender.timestamp =
+            timestamp.wrapping_add(u32::try_from(SAMPLES_PER_PACKET).unwrap_or(0));
         let Some(payload) = payload else {
             return false;
         };
@@ -266,7 +275,10 @@ impl MediaSession {
         self.sender.sequence = self.sender.sequence.wrapping_add(1);
         self.sender.packets += 1;
         self.sender.octets += u64::try_from(payload.len()).unwrap_or_default();
-        let room = self.config.max_recording.saturating_sub(self.sender.played.len());
+        let room = self
+            .config
+            .max_recording
+            .saturating_sub(self.sender.played.len());
         self.sender.played.extend(payload.iter().take(room));
         true
     }
@@ -463,7 +475,8 @@ impl Recording {
             if missing > limit.saturating_sub(self.payload.len()) {
                 return;
             }
-            self.payload.splice(0..0, std::iter::repeat_n(silence, missing));
+            self.payload
+                .splice(0..0, std::iter::repeat_n(silence, missing));
             self.start = offset;
         }
         let begin = usize::try_from(offset - self.start).unwrap_or(usize::MAX);

@@ -184,7 +184,14 @@ mod tests {
         writer.write_sample(1i16).unwrap();
         writer.finalize().unwrap();
         let error = Audio::read(&path).unwrap_err();
-        assert!(matches!(error, WavError::Format { channels: 2, rate: 44_100, .. }));
+        assert!(matches!(
+            error,
+            WavError::Format {
+                channels: 2,
+                rate: 44_100,
+                ..
+            }
+        ));
         assert!(error.to_string().contains("sox"), "says what to do");
 
         std::fs::write(&path, b"not a wav").unwrap();

@@ -4,6 +4,7 @@
 //! and for tests). Everything else in this crate is written against the two traits.
 
 mod host;
+mod tunnel;
 
 use std::{
     future::Future,

@@ -62,9 +62,7 @@ impl fmt::Display for Params {
         for (name, value) in &self.0 {
             write!(f, ";{name}")?;
             let Some(value) = value else { continue };
-            let plain = |c: char| {
-                c.is_ascii_alphanumeric() || "-.!%*_+`'~[]:".contains(c)
-            };
+            let plain = |c: char| c.is_ascii_alphanumeric() || "-.!%*_+`'~[]:".contains(c);
             if !value.is_empty() && value.chars().all(plain) {
                 write!(f, "={value}")?;
             } else {

@@ -215,9 +215,7 @@ impl HeaderName {
                     || (!compact.is_empty() && compact.eq_ignore_ascii_case(text))
             })
             .map(|(_, _, name)| name.clone())
-            .or_else(|| {
-                grammar::is_token(text).then(|| Self::Other(text.to_ascii_lowercase()))
-            })
+            .or_else(|| grammar::is_token(text).then(|| Self::Other(text.to_ascii_lowercase())))
     }
 
     /// The long form.

@@ -209,7 +209,8 @@ impl Fields {
 
     fn take(&mut self, name: HeaderName, value: &str) -> Result<(), ParseError> {
         let bad = || ParseError::Malformed(name.clone());
-        #[allow(clippy::wildcard_enum_match_arm)] // every other name is kept as text, also future ones
+        #[allow(clippy::wildcard_enum_match_arm)]
+        // every other name is kept as text, also future ones
         match name {
             HeaderName::Via => append(&mut self.via, Via::parse_list(value), bad),
             HeaderName::Route => append(&mut self.route, NameAddr::parse_list(value), bad),
@@ -224,9 +225,7 @@ impl Fields {
                 let good = !value.is_empty() && !value.contains([' ', '\t']);
                 once(&mut self.call_id, name, good.then(|| value.to_owned()))
             }
-            HeaderName::MaxForwards => {
-                once(&mut self.max_forwards, name, Some(value.to_owned()))
-            }
+            HeaderName::MaxForwards => once(&mut self.max_forwards, name, Some(value.to_owned())),
             HeaderName::ContentLength => {
                 once(&mut self.content_length, name, header::number(value))
             }

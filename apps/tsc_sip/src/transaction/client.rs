@@ -23,7 +23,10 @@ enum State {
         give_up_at: Option<Instant>,
     },
     /// A final response came (for an INVITE: a refusal); repetitions are absorbed (timers D and K).
-    Completed { until: Instant, ack: Option<Vec<u8>> },
+    Completed {
+        until: Instant,
+        ack: Option<Vec<u8>>,
+    },
     /// A 2xx to an INVITE came; its repetitions get the ACK again (timer M).
     Accepted {
         until: Instant,

@@ -103,12 +103,7 @@ impl fmt::Debug for TransactionLayer {
 impl TransactionLayer {
     /// A layer for the socket with this address.
     #[must_use]
-    pub fn new(
-        local: SocketAddr,
-        timers: Timers,
-        limits: Limits,
-        random: Box<dyn Random>,
-    ) -> Self {
+    pub fn new(local: SocketAddr, timers: Timers, limits: Limits, random: Box<dyn Random>) -> Self {
         Self {
             local,
             timers,
@@ -546,8 +541,7 @@ mod tests {
         let local = "192.0.2.1:5060".parse().unwrap();
         let peer: SocketAddr = "192.0.2.2:5060".parse().unwrap();
         let random = Box::new(crate::random::SeededRandom::new(1));
-        let mut layer =
-            TransactionLayer::new(local, Timers::default(), Limits::default(), random);
+        let mut layer = TransactionLayer::new(local, Timers::default(), Limits::default(), random);
         let mut now = Instant::now();
         let invite = b"INVITE sip:a@192.0.2.1 SIP/2.0\r\n\
             Via: SIP/2.0/UDP 192.0.2.2;branch=z9hG4bKx\r\n\

@@ -26,7 +26,9 @@ enum State {
         until: Instant,
     },
     /// The ACK for a refusal came; its repetitions are absorbed (timer I).
-    Confirmed { until: Instant },
+    Confirmed {
+        until: Instant,
+    },
     /// A 2xx to an INVITE was sent: repeated until its ACK, all repetitions absorbed (timer L).
     Accepted {
         wire: Vec<u8>,
@@ -198,7 +200,9 @@ impl ServerTransaction {
             return Ok(());
         }
         let until = now + self.timers.give_up();
-        let resend = self.is_invite.then(|| (now + self.timers.t1, self.timers.t1));
+        let resend = self
+            .is_invite
+            .then(|| (now + self.timers.t1, self.timers.t1));
         self.state = if self.is_invite && response.status.is_success() {
             State::Accepted {
                 wire,

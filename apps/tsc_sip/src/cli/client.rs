@@ -1,0 +1,215 @@
+//! The caller's command line.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use clap::Parser;
+
+use super::{EXIT_CODES, MediaArgs, OutputArgs, TunnelArgs, UsageError};
+use crate::{client::ClientOptions, media::Audio, secret::Secret, sip::Host};
+
+/// Variable with the password, where a file is unhandy.
+const PASSWORD_VARIABLE: &str = "TSC_SIP_PASSWORD";
+
+/// SIP client inside a tunnel: opens a tunnel, registers, calls, plays, records, hangs up and reports.
+#[derive(Clone, Debug, Parser)]
+#[command(
+    name = "tsc_sip_client",
+    version,
+    max_term_width = 100,
+    after_help = EXIT_CODES,
+    after_long_help = AFTER_HELP
+)]
+pub struct ClientArgs {
+    /// The tunnel.
+    #[command(flatten)]
+    pub tunnel: TunnelArgs,
+
+    /// User name, for our address and for the registrar.
+    #[arg(
+        short,
+        long,
+        value_name = "NAME",
+        default_value = "alice",
+        help_heading = "SIP"
+    )]
+    pub user: String,
+
+    /// File whose first line is the password. Or set TSC_SIP_PASSWORD.
+    #[arg(long, value_name = "FILE", help_heading = "SIP")]
+    pub password_file: Option<PathBuf>,
+
+    /// SIP server, instead of the one that the tunnel server assigns.
+    #[arg(long, value_name = "ADDRESS:PORT", help_heading = "SIP")]
+    pub sip_server: Option<SocketAddr>,
+
+    /// Domain of our address and of the callee's. [default: the SIP server's address]
+    #[arg(long, value_name = "NAME", help_heading = "SIP")]
+    pub domain: Option<String>,
+
+    /// Port of our SIP socket; 0 lets the network choose.
+    #[arg(long, value_name = "PORT", default_value_t = 0, help_heading = "SIP")]
+    pub sip_port: u16,
+
+    /// Do not register before calling.
+    #[arg(long, help_heading = "SIP")]
+    pub no_register: bool,
+
+    /// How long the registration shall last, in seconds.
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        default_value_t = 3600,
+        help_heading = "SIP"
+    )]
+    pub expires: u32,
+
+    /// User to call. tsc_sip_server has `play`, `echo` and `busy`.
+    #[arg(
+        short,
+        long,
+        value_name = "NAME",
+        default_value = "play",
+        help_heading = "SIP"
+    )]
+    pub call: String,
+
+    /// Calls at the same time; 0 only registers.
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 1, help_heading = "SIP",
+          value_parser = clap::value_parser!(u16).range(0..=1000))]
+    pub calls: u16,
+
+    /// Length of each call in seconds, such as 2.5. [default: the length of the WAV file]
+    #[arg(short, long, value_name = "SECONDS", value_parser = seconds, help_heading = "Media")]
+    pub duration: Option<Duration>,
+
+    /// Give up when nobody answers after this many seconds.
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        default_value_t = 60,
+        help_heading = "SIP"
+    )]
+    pub ring_timeout: u64,
+
+    /// The media.
+    #[command(flatten)]
+    pub media: MediaArgs,
+
+    /// The output.
+    #[command(flatten)]
+    pub output: OutputArgs,
+}
+
+const AFTER_HELP: &str = "\
+What it does, step by step (the same steps stand as comments in the source):
+  1. opens a tunnel to --server over --transport; the server assigns an inner address and a SIP server
+  2. opens inner UDP sockets, on which nothing shows that they are inside a tunnel
+  3. REGISTER, with the password when the registrar asks; INVITE, ACK
+  4. RTP every 20 ms and RTCP, both ways; what is heard is recorded with --record
+  5. BYE, removes the registration, releases the tunnel, reports
+
+Examples:
+  tsc_sip_client --server sbc.example.com:443 --ca ca.pem --password-file alice.pw
+  tsc_sip_client --server 127.0.0.1:4567 --transport udp --call echo --duration 2 --json
+  tsc_sip_client --server 127.0.0.1:4567 --transport dtls --ca ca.pem --calls 20 --record heard/
+
+The report, for each call (names of --json in brackets):
+  time from INVITE to 200 [setup_ms]; RTP packets [sent, received, lost, late, duplicated, reordered];
+  jitter by RFC 3550 [jitter_ms]; round trip by RTCP [rtt_ms]; estimated quality by G.107, 1 to 4.41 [mos]
+
+Exit codes:
+  0  every call was made and heard
+  2  wrong command line, or a file that it names cannot be used
+  3  no tunnel, or the tunnel was lost
+  4  the registrar refused or did not answer
+  5  a call was refused, not answered or broken off
+  6  a call was made, but nothing was heard";
+
+impl ClientArgs {
+    /// Reads the files that the command line names.
+    ///
+    /// # Errors
+    ///
+    /// Which option cannot be carried out, and why.
+    pub fn options(&self) -> Result<ClientOptions, UsageError> {
+        let mut options = ClientOptions::new(&self.user, &self.call);
+        options.password = match (&self.password_file, std::env::var(PASSWORD_VARIABLE)) {
+            (Some(path), _) => Some(
+                Secret::from_file(path)
+                    .map_err(|error| UsageError::file("--password-file", path, error))?,
+            ),
+            (None, Ok(password)) if !password.is_empty() => Some(Secret::new(password)),
+            (None, _) => None,
+        };
+        if let Some(domain) = &self.domain {
+            let host: Host = domain.parse().map_err(|error| UsageError::Value {
+                option: "--domain",
+                error: format!("{error}"),
+            })?;
+            options.domain = Some(host);
+        }
+        options.sip_server = self.sip_server;
+        options.sip_port = self.sip_port;
+        options.register = !self.no_register;
+        options.expires = self.expires;
+        options.calls = self.calls.into();
+        options.duration = self.duration;
+        options.ring_timeout = Duration::from_secs(self.ring_timeout);
+        options.play = self.media.audio(Audio::speech)?;
+        options.codecs.clone_from(&self.media.codec);
+        options.record.clone_from(&self.media.record);
+        options.playout_delay = Duration::from_millis(self.media.playout_delay);
+        Ok(options)
+    }
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds: f64 = text.parse().map_err(|_| "not a number".to_owned())?;
+    if !(0.02..=86_400.0).contains(&seconds) {
+        return Err("a call lasts from 0.02 to 86400 seconds".to_owned());
+    }
+    Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        ClientArgs::command().debug_assert();
+    }
+
+    #[test]
+    fn options_follow_the_command_line() {
+        let line = "x --no-tunnel 127.0.0.1 --call echo -n 3 --duration 1.5 --codec pcma";
+        let args = ClientArgs::try_parse_from(line.split(' ')).unwrap();
+        let options = args.options().unwrap();
+        assert_eq!((options.calls, options.callee.as_str()), (3, "echo"));
+        assert_eq!(options.duration, Some(Duration::from_millis(1500)));
+        assert_eq!(options.codecs, [crate::media::Codec::Pcma]);
+        assert!(options.password.is_none() && options.register);
+    }
+
+    #[test]
+    fn what_cannot_be_is_refused() {
+        let parse = |line: &str| ClientArgs::try_parse_from(line.split(' '));
+        assert!(parse("x").is_err(), "neither server nor --no-tunnel");
+        assert!(parse("x -s a:1 -t sctp").is_err());
+        assert!(
+            parse("x -s a:1 --cert c").is_err(),
+            "a certificate needs its key"
+        );
+        assert!(parse("x -s a:1 --duration 0").is_err());
+        assert!(parse("x -s a:1 --no-tunnel ::1").is_err());
+        let args = parse("x -s a:b").unwrap();
+        let error = args.tunnel.builder().unwrap_err();
+        assert!(error.to_string().starts_with("--server"), "{error}");
+        let args = parse("x -s a:1 --ca /nonexistent/ca.pem").unwrap();
+        let error = args.tunnel.builder().unwrap_err();
+        assert!(error.to_string().contains("/nonexistent/ca.pem"), "{error}");
+        let args = parse("x -s a:1 --play /nonexistent.wav").unwrap();
+        assert!(matches!(args.options(), Err(UsageError::Wav(_))));
+    }
+}

@@ -1,0 +1,177 @@
+//! The callee's command line.
+
+use std::{path::PathBuf, time::Duration};
+
+use clap::Parser;
+
+use super::{MediaArgs, OutputArgs, TunnelArgs, UsageError};
+use crate::{
+    digest::Users,
+    media::Audio,
+    server::{Behaviour, ServerOptions},
+};
+
+/// SIP server inside a tunnel: a registrar, and users that answer calls, play or echo, record and report.
+#[derive(Clone, Debug, Parser)]
+#[command(
+    name = "tsc_sip_server",
+    version,
+    max_term_width = 100,
+    after_long_help = AFTER_HELP
+)]
+pub struct ServerArgs {
+    /// The tunnel.
+    #[command(flatten)]
+    pub tunnel: TunnelArgs,
+
+    /// Port of the SIP socket; 0 lets the network choose.
+    #[arg(
+        long,
+        value_name = "PORT",
+        default_value_t = 5060,
+        help_heading = "SIP"
+    )]
+    pub sip_port: u16,
+
+    /// Who may register: a file with a line NAME:PASSWORD for each user.
+    #[arg(
+        long,
+        value_name = "FILE",
+        help_heading = "SIP",
+        required_unless_present = "open_registration"
+    )]
+    pub users: Option<PathBuf>,
+
+    /// Let anybody register as anybody, without a password.
+    #[arg(long, help_heading = "SIP", conflicts_with = "users")]
+    pub open_registration: bool,
+
+    /// Realm that passwords are asked for.
+    #[arg(
+        long,
+        value_name = "NAME",
+        default_value = "opentsc",
+        help_heading = "SIP"
+    )]
+    pub realm: String,
+
+    /// A user that can be called, and what happens then; may be repeated. [default: play=play echo=echo busy=busy]
+    #[arg(long, value_name = "NAME=play|echo|busy", value_parser = callee, help_heading = "SIP")]
+    pub callee: Vec<(String, Behaviour)>,
+
+    /// How long it rings before a call is answered, in milliseconds.
+    #[arg(long, value_name = "MS", default_value_t = 0, help_heading = "SIP")]
+    pub ring: u64,
+
+    /// Calls at a time; further ones are busy.
+    #[arg(long, value_name = "N", default_value_t = 256, help_heading = "SIP",
+          value_parser = clap::value_parser!(u16).range(1..))]
+    pub max_calls: u16,
+
+    /// End after this many calls. [default: run until SIGINT or SIGTERM]
+    #[arg(long, value_name = "N", help_heading = "SIP")]
+    pub exit_after: Option<u64>,
+
+    /// The media.
+    #[command(flatten)]
+    pub media: MediaArgs,
+
+    /// The output.
+    #[command(flatten)]
+    pub output: OutputArgs,
+}
+
+const AFTER_HELP: &str = "\
+It opens a tunnel as any client does, and is reached at the inner address that the tunnel server assigns to it:
+make that address the assigned SIP server, so that clients find it. When it can be called it prints a line with
+its address to standard output; after each call it prints the report (with --json one JSON object per line).
+SIGINT or SIGTERM says BYE to all calls first; a second signal ends at once.
+
+Examples:
+  tsc_sip_server --server sbc.example.com:443 --ca ca.pem --users users.txt --record heard/
+  tsc_sip_server --server 127.0.0.1:4567 --transport udp --open-registration --callee bob=echo
+
+Exit codes:
+  0  stopped as asked
+  2  wrong command line, or a file or port that it names cannot be used
+  3  no tunnel, or the tunnel was lost";
+
+impl ServerArgs {
+    /// Reads the files that the command line names.
+    ///
+    /// # Errors
+    ///
+    /// Which option cannot be carried out, and why.
+    pub fn options(&self) -> Result<ServerOptions, UsageError> {
+        let users = match &self.users {
+            None => None,
+            Some(path) => {
+                let text = std::fs::read_to_string(path)
+                    .map_err(|error| UsageError::file("--users", path, error))?;
+                let users = Users::parse(&text).map_err(|line| {
+                    let error = format!("line {line} is not NAME:PASSWORD");
+                    UsageError::file("--users", path, error)
+                })?;
+                Some(users)
+            }
+        };
+        let mut options = ServerOptions {
+            sip_port: self.sip_port,
+            realm: self.realm.clone(),
+            users,
+            codecs: self.media.codec.clone(),
+            play: self.media.audio(Audio::reply)?,
+            ring: Duration::from_millis(self.ring),
+            max_calls: self.max_calls.into(),
+            record: self.media.record.clone(),
+            playout_delay: Duration::from_millis(self.media.playout_delay),
+            ..ServerOptions::default()
+        };
+        if !self.callee.is_empty() {
+            options.callees = self.callee.iter().cloned().collect();
+        }
+        Ok(options)
+    }
+}
+
+fn callee(text: &str) -> Result<(String, Behaviour), String> {
+    let (name, behaviour) = text.split_once('=').unwrap_or((text, ""));
+    if name.is_empty() {
+        return Err("the name is missing".to_owned());
+    }
+    Ok((name.to_owned(), behaviour.parse()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        ServerArgs::command().debug_assert();
+    }
+
+    #[test]
+    fn options_follow_the_command_line() {
+        let directory = tempfile::tempdir().unwrap();
+        let users = directory.path().join("users");
+        std::fs::write(&users, "alice:secret\n").unwrap();
+        let parse = |more: &str| {
+            let line = format!("x --no-tunnel ::1 {more}");
+            ServerArgs::try_parse_from(line.split_whitespace())
+        };
+        assert!(parse("").is_err(), "registration is closed unless opened");
+        let args = parse("--open-registration --callee bob=echo --callee eve=busy").unwrap();
+        let options = args.options().unwrap();
+        assert_eq!(options.callees.len(), 2);
+        assert!(options.users.is_none());
+        assert!(parse("--open-registration --callee bob").is_err());
+        let file = format!("--users {}", users.display());
+        let options = parse(&file).unwrap().options().unwrap();
+        assert!(options.users.unwrap().contains("alice"));
+        std::fs::write(&users, "alice\n").unwrap();
+        let error = parse(&file).unwrap().options().unwrap_err();
+        assert!(error.to_string().contains("line 1"), "{error}");
+    }
+}

@@ -1,0 +1,95 @@
+//! What the callee is told to do.
+
+use std::{collections::BTreeMap, path::PathBuf, str::FromStr, time::Duration};
+
+use crate::{
+    digest::{Authenticator, Users},
+    endpoint,
+    media::{Audio, Codec, MediaConfig},
+    registrar::RegistrarConfig,
+    transaction::Timers,
+};
+
+/// What happens to a call to one of the server's users.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Behaviour {
+    /// Answer and play the sample in a loop.
+    Play,
+    /// Answer and send back what is heard.
+    Echo,
+    /// Refuse with 486.
+    Busy,
+}
+
+impl FromStr for Behaviour {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "play" => Ok(Self::Play),
+            "echo" => Ok(Self::Echo),
+            "busy" => Ok(Self::Busy),
+            _ => Err("a callee plays, echoes or is busy: write NAME=play, NAME=echo or NAME=busy"),
+        }
+    }
+}
+
+/// Options of [`SipServer::start`](super::SipServer::start).
+#[derive(Clone, Debug)]
+pub struct ServerOptions {
+    /// Port of the SIP socket; 0 lets the network choose.
+    pub sip_port: u16,
+    /// Realm that passwords are asked for.
+    pub realm: String,
+    /// Who may register. `None` registers anybody without a password.
+    pub users: Option<Users>,
+    /// How long a nonce is good.
+    pub nonce_lifetime: Duration,
+    /// Times and bounds of registrations.
+    pub registrar: RegistrarConfig,
+    /// Users that can be called, and what they do.
+    pub callees: BTreeMap<String, Behaviour>,
+    /// Codecs that are taken.
+    pub codecs: Vec<Codec>,
+    /// What is played.
+    pub play: Audio,
+    /// How long it rings before it is answered.
+    pub ring: Duration,
+    /// Calls at a time; further ones get 486.
+    pub max_calls: usize,
+    /// Directory for recordings.
+    pub record: Option<PathBuf>,
+    /// See [`MediaConfig::playout_delay`].
+    pub playout_delay: Duration,
+    /// How long packets that are on their way at the end may still arrive.
+    pub linger: Duration,
+    /// Timers of SIP.
+    pub timers: Timers,
+}
+
+impl Default for ServerOptions {
+    /// The users `play`, `echo` and `busy`, registration without a password.
+    fn default() -> Self {
+        let callees = [
+            ("play", Behaviour::Play),
+            ("echo", Behaviour::Echo),
+            ("busy", Behaviour::Busy),
+        ];
+        Self {
+            sip_port: 5060,
+            realm: "opentsc".to_owned(),
+            users: None,
+            nonce_lifetime: Authenticator::NONCE_LIFETIME,
+            registrar: RegistrarConfig::default(),
+            callees: callees.map(|(name, does)| (name.to_owned(), does)).into(),
+            codecs: Codec::ALL.to_vec(),
+            play: Audio::reply(),
+            ring: Duration::ZERO,
+            max_calls: 256,
+            record: None,
+            playout_delay: MediaConfig::PLAYOUT_DELAY,
+            linger: endpoint::LINGER,
+            timers: Timers::default(),
+        }
+    }
+}
