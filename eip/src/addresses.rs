@@ -46,7 +46,7 @@ impl Addresses {
     }
 }
 
-/// Whether packets to and from `address` may travel in a tunnel: section 7 of the specification
+/// Whether packets to and from `address` may travel in a tunnel: section 8 of the specification
 /// drops link-local, multicast and broadcast; loopback, unspecified, reserved and IPv4-mapped
 /// addresses never belong on a wire.
 pub(crate) fn is_unicast(address: IpAddr) -> bool {

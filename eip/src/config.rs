@@ -65,8 +65,8 @@ pub struct StackConfig {
 /// service ports.
 const EPHEMERAL_PORTS: RangeInclusive<u16> = 32_768..=65_535;
 
-/// Fragments of the largest datagram at the smallest MTU: 65,515 / 552 = 119, rounded up to a power
-/// of two.
+/// Fragments of the largest datagram at the smallest MTU, over IPv6: 65,515 / 528 = 125, rounded up
+/// to a power of two.
 const MIN_TRANSMIT_PACKETS: usize = 128;
 
 /// One socket per port and family is the most that wildcard addresses allow.
