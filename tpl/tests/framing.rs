@@ -471,6 +471,11 @@ fn ports_behind_ipv6_extension_headers() {
         ports(&build(44, &[atomic], &upper)),
         (17, false, Some((5060, 80)))
     );
+    let reserved_bits: &[u8] = &[17, 0, 0, 6, 0, 0, 0, 1];
+    assert_eq!(
+        ports(&build(44, &[reserved_bits], &upper)),
+        (17, false, Some((5060, 80)))
+    );
     // Cut short, and more headers than are walked.
     assert_eq!(ports(&build(0, &[], &[17, 9])), (0, false, None));
     let step: &[u8] = &[0, 0, 0, 0, 0, 0, 0, 0];
