@@ -14,12 +14,13 @@ pub(crate) struct Demux {
     ports: HashMap<u32, Port, BuildHasherDefault<PortHasher>>,
 }
 
-/// Who has a port. The list is as short as the stack's own addresses are few; it can hold former
-/// ones.
+/// Who has a port. A lone socket, the common case, is in the table itself, which spares a cache
+/// miss. The list is as short as the stack's own addresses are few; it can hold former ones.
 #[derive(Debug)]
 enum Port {
     Any(Key),
-    Addresses(Vec<(IpAddr, Key)>),
+    One(IpAddr, Key),
+    Several(Vec<(IpAddr, Key)>),
 }
 
 impl Demux {
@@ -33,36 +34,40 @@ impl Demux {
         match self.ports.get(&index(local.ip(), local.port())) {
             None => true,
             Some(Port::Any(_)) => false,
-            Some(Port::Addresses(list)) => {
-                !is_any(local.ip()) && list.iter().all(|(address, _)| *address != local.ip())
-            }
+            Some(Port::One(..) | Port::Several(_)) if is_any(local.ip()) => false,
+            Some(Port::One(address, _)) => *address != local.ip(),
+            Some(Port::Several(list)) => list.iter().all(|(address, _)| *address != local.ip()),
         }
     }
 
     /// Enters a socket; the caller has asked [`is_free`](Self::is_free).
     pub(crate) fn insert(&mut self, local: SocketAddr, key: Key) {
         let index = index(local.ip(), local.port());
-        if is_any(local.ip()) {
-            self.ports.insert(index, Port::Any(key));
-            return;
-        }
-        match self.ports.get_mut(&index) {
-            Some(Port::Addresses(list)) => list.push((local.ip(), key)),
-            Some(Port::Any(_)) | None => {
-                self.ports
-                    .insert(index, Port::Addresses(vec![(local.ip(), key)]));
+        let port = if is_any(local.ip()) {
+            Port::Any(key)
+        } else {
+            match self.ports.remove(&index) {
+                None | Some(Port::Any(_)) => Port::One(local.ip(), key),
+                Some(Port::One(address, first)) => {
+                    Port::Several(vec![(address, first), (local.ip(), key)])
+                }
+                Some(Port::Several(mut list)) => {
+                    list.push((local.ip(), key));
+                    Port::Several(list)
+                }
             }
-        }
+        };
+        self.ports.insert(index, port);
     }
 
     pub(crate) fn remove(&mut self, local: SocketAddr) {
         let index = index(local.ip(), local.port());
         let empty = match self.ports.get_mut(&index) {
-            Some(Port::Addresses(list)) => {
+            Some(Port::Several(list)) => {
                 list.retain(|(address, _)| *address != local.ip());
                 list.is_empty()
             }
-            Some(Port::Any(_)) => true,
+            Some(Port::Any(_) | Port::One(..)) => true,
             None => false,
         };
         if empty {
@@ -74,7 +79,8 @@ impl Demux {
     pub(crate) fn lookup(&self, local: SocketAddr) -> Option<Key> {
         match self.ports.get(&index(local.ip(), local.port()))? {
             Port::Any(key) => Some(*key),
-            Port::Addresses(list) => list
+            Port::One(address, key) => (*address == local.ip()).then_some(*key),
+            Port::Several(list) => list
                 .iter()
                 .find(|(address, _)| *address == local.ip())
                 .map(|(_, key)| *key),
