@@ -40,8 +40,9 @@ pub enum DtlsError {
     /// Too many handshakes were in progress; this one was the oldest.
     #[error("handshake evicted, too many in progress")]
     Evicted,
-    /// A newer handshake from the same peer address has finished and took its place.
-    #[error("replaced by a newer association of the same peer address")]
+    /// A newer handshake from the same peer address took its place: of an association when it had finished, of a
+    /// handshake in progress when the peer started over.
+    #[error("replaced by a newer handshake from the same peer address")]
     Replaced,
     /// The backend failed in itself, e.g. out of memory or its task was cancelled with the runtime.
     #[error("DTLS backend failure: {0}")]

@@ -2,6 +2,7 @@
 #![allow(dead_code, unreachable_pub)]
 
 pub mod pki;
+pub mod udp;
 pub mod world;
 
 use tsc_osaa::dtls::DtlsBackendKind;
