@@ -1,6 +1,9 @@
 //! The SDK guide's error codes 0-12, and the one table that maps our typed errors to them.
 
-#![expect(clippy::wildcard_enum_match_arm, reason = "enums of other crates that may grow")]
+#![expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "enums of other crates that may grow"
+)]
 
 use std::fmt;
 

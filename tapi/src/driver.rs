@@ -9,7 +9,10 @@
 //! It does what the control plane tells it (`Open`, `Close`), and decides nothing itself. A turn moves whole batches: a
 //! stream gets the packets of a turn in one write.
 
-#![expect(clippy::wildcard_enum_match_arm, reason = "enums of other crates that may grow")]
+#![expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "enums of other crates that may grow"
+)]
 
 use std::{
     collections::VecDeque,
@@ -40,6 +43,8 @@ use tsc_osaa::{
     client::{self as transport, ClientTransport, ConnectOptions, RECV_BUFFER, TransportError},
     random::OsRandom,
     socket::Dscp,
+    stream::StreamError,
+    tls::TlsError,
     trace::{Capture, CaptureWriter, DEFAULT_FILE_LIMIT, Direction, Interface},
 };
 use tsc_tpl::{Limits, StreamDecoder, Unit};
@@ -85,6 +90,7 @@ struct Opening {
 /// A transport that is open. There are two while a tunnel moves.
 struct Link {
     epoch: Epoch,
+    server: Server,
     transport: ClientTransport,
     decoder: StreamDecoder,
     /// Control messages that wait for the transport. The control plane bounds them.
@@ -410,6 +416,7 @@ impl Driver {
                     self.client.resolved(&[transport.peer_addr().ip()]);
                     self.links.push(Link {
                         epoch,
+                        server,
                         transport,
                         decoder: StreamDecoder::new(self.limits),
                         control: VecDeque::new(),
@@ -464,12 +471,19 @@ impl Driver {
 
     fn lost(&mut self, now: Instant, index: usize, error: &TransportError) {
         let link = self.links.swap_remove(index);
+        tracing::debug!(epoch = ?link.epoch, %error, "transport lost");
+        if let TransportError::Stream(StreamError::Tls(TlsError::Alert { alert })) = error {
+            // With TLS 1.3 a server that refuses our certificate says so after our handshake is done.
+            self.last_failure = Some((link.server, transport::ConnectError::Alert(*alert)));
+            self.client
+                .transport_failed(now, link.epoch, TransportFailure::Handshake);
+        }
         let why = if error.is_orderly() {
             TransportLoss::ClosedByServer
         } else {
             TransportLoss::Failed
         };
-        tracing::debug!(epoch = ?link.epoch, %error, "transport lost");
+        // Without effect if the attempt has failed already.
         self.client.transport_lost(now, link.epoch, why);
     }
 

@@ -1,6 +1,9 @@
 //! The handle of a tunnel.
 
-#![expect(clippy::wildcard_enum_match_arm, reason = "enums of other crates that may grow")]
+#![expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "enums of other crates that may grow"
+)]
 
 use std::{
     io,

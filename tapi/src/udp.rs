@@ -1,6 +1,9 @@
 //! UDP inside a tunnel, shaped like tokio's.
 
-#![expect(clippy::wildcard_enum_match_arm, reason = "enums of other crates that may grow")]
+#![expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "enums of other crates that may grow"
+)]
 
 use std::{
     io,

@@ -220,6 +220,14 @@ pub struct InterfaceConfig {
     pub max_tunnels: usize,
     /// Most addresses given to one tunnel, up to [`MAX_ADDRESSES`].
     pub max_addresses: u8,
+    /// Instead of [`Limits::tunnels_per_prefix`].
+    pub tunnels_per_prefix: Option<u32>,
+    /// Instead of [`Limits::tunnels_per_identity`].
+    pub tunnels_per_identity: Option<u32>,
+    /// Instead of [`Limits::requests_per_second`]; twice that may come at once.
+    pub requests_per_second: Option<u32>,
+    /// How long a transport may be without a tunnel; spec 8.3: 10 s.
+    pub configuration_time: Duration,
 }
 
 impl InterfaceConfig {
@@ -242,6 +250,10 @@ impl InterfaceConfig {
             token_in_clear: false,
             max_tunnels: usize::MAX,
             max_addresses: 2,
+            tunnels_per_prefix: None,
+            tunnels_per_identity: None,
+            requests_per_second: None,
+            configuration_time: super::CONFIGURATION_TIME,
         }
     }
 

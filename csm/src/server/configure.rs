@@ -136,7 +136,7 @@ impl Server {
         if self.stop.is_some() {
             return Err(Denied::Code(ResponseCode::BUSY));
         }
-        if !self.rate.admit(now, origin.prefix()) {
+        if !self.within_rate(now, origin.interface, origin.prefix()) {
             self.stats.rate_limited += 1;
             return Err(Denied::Code(ResponseCode::BUSY));
         }
@@ -272,15 +272,19 @@ impl Server {
             .get(origin.interface)
             .copied()
             .unwrap_or_default();
-        let most = self
-            .config
-            .interfaces
-            .get(origin.interface)
-            .map_or(0, |interface| interface.max_tunnels);
+        let Some(interface) = self.config.interfaces.get(origin.interface) else {
+            return Err(ResponseCode::NO_RESOURCES);
+        };
+        let per_prefix = interface
+            .tunnels_per_prefix
+            .unwrap_or(limits.tunnels_per_prefix);
+        let per_identity = interface
+            .tunnels_per_identity
+            .unwrap_or(limits.tunnels_per_identity);
         let full = self.sessions.len() >= limits.tunnels
-            || of_interface >= most
-            || of_prefix >= limits.tunnels_per_prefix
-            || of_identity.copied().unwrap_or_default() >= limits.tunnels_per_identity;
+            || of_interface >= interface.max_tunnels
+            || of_prefix >= per_prefix
+            || of_identity.copied().unwrap_or_default() >= per_identity;
         if full {
             Err(ResponseCode::NO_RESOURCES)
         } else {

@@ -74,7 +74,8 @@ pub struct Server {
     listeners: Vec<Listener>,
     counts: Counts,
     jar: CookieJar,
-    rate: RateLimiter,
+    /// By interface.
+    rates: Vec<RateLimiter>,
     stateless: RateLimiter,
     /// Takes part in the proof of resumes for tunnels that do not exist, so that all take the same time.
     decoy_key: Key32,
@@ -166,12 +167,17 @@ impl Server {
             listeners: Vec::new(),
             counts,
             jar: CookieJar::new(cookie, now),
-            rate: RateLimiter::new(
-                now,
-                limits.requests_per_second,
-                limits.request_burst,
-                hash.clone(),
-            ),
+            rates: config
+                .interfaces
+                .iter()
+                .map(|interface| {
+                    let (rate, burst) = match interface.requests_per_second {
+                        Some(rate) => (rate, rate.saturating_mul(2)),
+                        None => (limits.requests_per_second, limits.request_burst),
+                    };
+                    RateLimiter::new(now, rate, burst, hash.clone())
+                })
+                .collect(),
             stateless: RateLimiter::new(
                 now,
                 limits.stateless_per_second,
@@ -200,7 +206,7 @@ impl Server {
 
     /// Announces a stream or DTLS association that was accepted.
     ///
-    /// It has 10 s to configure or resume a tunnel; then an [`Event::CloseBinding`] ends it.
+    /// It has the interface's configuration time to configure or resume a tunnel; then an [`Event::CloseBinding`] ends it.
     ///
     /// # Errors
     ///
@@ -213,9 +219,10 @@ impl Server {
         if !info.transport.is_stream() && !info.transport.is_protected() {
             return Err(OpenError::NotAConnection);
         }
-        if info.interface >= self.config.interfaces.len() {
+        let Some(interface) = self.config.interfaces.get(info.interface) else {
             return Err(OpenError::UnknownInterface);
-        }
+        };
+        let time = interface.configuration_time;
         if self.stop.is_some() {
             return Err(OpenError::Stopping);
         }
@@ -230,11 +237,11 @@ impl Server {
         if self.counts.pending >= limits.pending || of_prefix >= limits.pending_per_prefix {
             return Err(OpenError::TooManyPending);
         }
-        if !self.rate.admit(now, prefix) {
+        if !self.within_rate(now, info.interface, prefix) {
             self.stats.rate_limited += 1;
             return Err(OpenError::RateLimited);
         }
-        let until = now + CONFIGURATION_TIME;
+        let until = now + time;
         let make = |_| Binding {
             interface: info.interface,
             transport: info.transport,
@@ -426,6 +433,13 @@ impl Server {
             return self.close_binding(now, id, CloseReason::UnexpectedFrame);
         }
         Verdict::Dropped(DropReason::UnexpectedFrame)
+    }
+
+    /// Whether a source prefix may have another request or transport looked at on this interface.
+    fn within_rate(&mut self, now: Instant, interface: usize, prefix: SourcePrefix) -> bool {
+        self.rates
+            .get_mut(interface)
+            .is_some_and(|rate| rate.admit(now, prefix))
     }
 
     fn drop_unit(&mut self, reason: DropReason) -> Verdict {

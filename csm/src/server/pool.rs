@@ -43,6 +43,8 @@ pub struct PoolConfig {
     pub ranges: Vec<PoolRange>,
     /// Addresses inside the ranges that are never handed out.
     pub exclusions: Vec<AddressRange>,
+    /// How long an address rests after its tunnel closed; `None` takes the server's.
+    pub quarantine: Option<Duration>,
 }
 
 /// Why the pools cannot be used as configured.
@@ -126,9 +128,6 @@ pub struct Pools {
     /// Sorted by [`sort_key`] of the first address.
     ranges: Vec<Range>,
     pools: Vec<Pool>,
-    quarantine_time: Duration,
-    /// In order of time, as the quarantine time is one for all. Bounded by the number of addresses.
-    quarantine: VecDeque<(Instant, IpAddr)>,
 }
 
 #[derive(Debug)]
@@ -155,6 +154,9 @@ struct Range {
     free: VecDeque<u32>,
     /// Every offset from here on was never leased.
     fresh: u32,
+    quarantine_time: Duration,
+    /// Offsets in quarantine, in order of time, as the time is one for all. Bounded by the number of addresses.
+    quarantine: VecDeque<(Instant, u32)>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -165,19 +167,19 @@ enum Slot {
 }
 
 impl Pools {
-    /// Checks the configuration and builds empty pools.
+    /// Checks the configuration and builds empty pools. `quarantine` is for pools that set none.
     ///
     /// # Errors
     ///
     /// The first range that cannot be used.
-    pub fn new(configs: &[PoolConfig], quarantine_time: Duration) -> Result<Self, PoolError> {
+    pub fn new(configs: &[PoolConfig], quarantine: Duration) -> Result<Self, PoolError> {
         let mut ranges = Vec::new();
         for (pool, config) in configs.iter().enumerate() {
             for (order, range) in config.ranges.iter().enumerate() {
                 ranges.push((
                     pool,
                     order,
-                    Range::new(&config.name, *range, &config.exclusions)?,
+                    Range::new(config, *range, config.quarantine.unwrap_or(quarantine))?,
                 ));
             }
         }
@@ -212,12 +214,7 @@ impl Pools {
         });
         let pools = pools.collect();
         let ranges = ranges.into_iter().map(|(_, _, range)| range).collect();
-        Ok(Self {
-            ranges,
-            pools,
-            quarantine_time,
-            quarantine: VecDeque::new(),
-        })
+        Ok(Self { ranges, pools })
     }
 
     /// Whether the pool has a range of this family at all.
@@ -240,7 +237,6 @@ impl Pools {
         family: Family,
         owner: u32,
     ) -> Option<Lease> {
-        self.end_quarantine(now);
         let pool = self.pools.get(pool)?;
         for index in &pool.ranges {
             let Some(range) = self
@@ -250,6 +246,7 @@ impl Pools {
             else {
                 continue;
             };
+            range.end_quarantine(now);
             if let Some(address) = range.lease(owner) {
                 return Some(Lease {
                     address,
@@ -272,8 +269,9 @@ impl Pools {
             *slot = Slot::Quarantined;
             range.leased -= 1;
             range.quarantined += 1;
-            self.quarantine
-                .push_back((now + self.quarantine_time, address));
+            range
+                .quarantine
+                .push_back((now + range.quarantine_time, offset));
         }
     }
 
@@ -321,27 +319,15 @@ impl Pools {
         let offset = u32::try_from(number.checked_sub(range.first)?).ok()?;
         (offset < range.size).then_some((index, offset))
     }
-
-    /// Work is bounded by the releases of the past, each paid for once.
-    fn end_quarantine(&mut self, now: Instant) {
-        while let Some((_, address)) = self.quarantine.pop_front_if(|(until, _)| *until <= now) {
-            let Some((index, offset)) = self.locate(address) else {
-                continue;
-            };
-            let Some(range) = self.ranges.get_mut(index) else {
-                continue;
-            };
-            if let Some(slot @ Slot::Quarantined) = range.slots.get_mut(offset as usize) {
-                *slot = Slot::Free;
-                range.quarantined -= 1;
-                range.free.push_back(offset);
-            }
-        }
-    }
 }
 
 impl Range {
-    fn new(pool: &str, config: PoolRange, exclusions: &[AddressRange]) -> Result<Self, PoolError> {
+    fn new(
+        pool: &PoolConfig,
+        config: PoolRange,
+        quarantine_time: Duration,
+    ) -> Result<Self, PoolError> {
+        let (exclusions, pool) = (&pool.exclusions, pool.name.as_str());
         let AddressRange { first, last } = config.range;
         let (family, low) = sort_key(first);
         let (last_family, high) = sort_key(last);
@@ -414,7 +400,20 @@ impl Range {
             slots: Vec::new(),
             free: VecDeque::new(),
             fresh: 0,
+            quarantine_time,
+            quarantine: VecDeque::new(),
         })
+    }
+
+    /// Work is bounded by the releases of the past, each paid for once.
+    fn end_quarantine(&mut self, now: Instant) {
+        while let Some((_, offset)) = self.quarantine.pop_front_if(|(until, _)| *until <= now) {
+            if let Some(slot @ Slot::Quarantined) = self.slots.get_mut(offset as usize) {
+                *slot = Slot::Free;
+                self.quarantined -= 1;
+                self.free.push_back(offset);
+            }
+        }
     }
 
     fn lease(&mut self, owner: u32) -> Option<IpAddr> {
@@ -521,6 +520,7 @@ mod tests {
                 .iter()
                 .map(|(first, last)| range(first, last))
                 .collect(),
+            quarantine: None,
         }
     }
 

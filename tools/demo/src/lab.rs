@@ -1,10 +1,10 @@
 //! A tunnel server with a certificate authority of its own, on this machine: where the demo and the tests happen.
 
-use std::net::SocketAddr;
-
 use anyhow::Context as _;
 use tsc_server::config::{Config, Overrides};
-use tsc_tapi::{DtlsBackendKind, Identity, PemSource, Roots, Server, Transport, Trust, Tunnel, TunnelBuilder};
+use tsc_tapi::{
+    DtlsBackendKind, Identity, PemSource, Roots, Server, Transport, Trust, Tunnel, TunnelBuilder,
+};
 
 use crate::pki::{Authority, PemIdentity};
 
@@ -51,9 +51,28 @@ pub struct Lab {
     /// Who signed its certificate, and signs those of clients.
     pub authority: Authority,
     roots: Roots,
-    /// Port that serves DTLS by webrtc-dtls.
-    webrtc: Option<SocketAddr>,
 }
+
+/// Which side of the tunnel server a client connects to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// `realm-id = "access"`: where callers come in. They are assigned [`SIP_SERVER`].
+    Access,
+    /// `realm-id = "core"`: where the SIP server comes in. Its pool has one address, so it always gets the same.
+    Core,
+}
+
+impl Side {
+    const fn realm(self) -> &'static str {
+        match self {
+            Self::Access => "access",
+            Self::Core => "core",
+        }
+    }
+}
+
+/// Inner address and port of the SIP server.
+pub const SIP_SERVER: &str = "10.65.0.1:5060";
 
 impl Lab {
     /// Starts a server on ports that the system chooses.
@@ -65,9 +84,8 @@ impl Lab {
         let authority = Authority::new("OpenTSC demo authority")?;
         let config = Self::config(options, &authority, &authority.server()?)?;
         let server = tsc_server::Server::start(&config)?;
-        let webrtc = server.ports().iter().rev().find(|port| port.transport == Transport::Dtls).map(|port| port.address);
         let roots = Roots::from_pem(&PemSource::Memory(authority.certificate().as_bytes().to_vec()))?;
-        Ok(Self { server, authority, roots, webrtc })
+        Ok(Self { server, authority, roots })
     }
 
     /// The configuration that [`Lab::start`] uses, with another identity if wanted.
@@ -75,7 +93,11 @@ impl Lab {
     /// # Errors
     ///
     /// What is wrong with it.
-    pub fn config(options: &LabOptions, authority: &Authority, identity: &PemIdentity) -> anyhow::Result<Config> {
+    pub fn config(
+        options: &LabOptions,
+        authority: &Authority,
+        identity: &PemIdentity,
+    ) -> anyhow::Result<Config> {
         let text = Self::config_text(options);
         let mut overrides = Overrides::default()
             .with_file("server.pem", identity.certificate.as_bytes())
@@ -85,15 +107,26 @@ impl Lab {
             overrides = overrides.with_file(name, contents.clone());
         }
         Config::parse_with(&text, "lab.toml", &overrides)
-            .map_err(|errors| anyhow::anyhow!("{errors}"))
-            .with_context(|| format!("in the configuration:\n{text}"))
+            .map_err(|errors| anyhow::anyhow!("{errors}\nin the configuration:\n{text}"))
     }
 
     /// The same as TOML.
     #[must_use]
     pub fn config_text(options: &LabOptions) -> String {
-        let LabOptions { system, interface, address_range, pool, clear, address, .. } = options;
-        let transports = if *clear { r#""tcp", "tls", "udp", "dtls""# } else { r#""tls", "dtls""# };
+        let LabOptions {
+            system,
+            interface,
+            address_range,
+            pool,
+            clear,
+            address,
+            ..
+        } = options;
+        let transports = if *clear {
+            r#""tcp", "tls", "udp", "dtls""#
+        } else {
+            r#""tls", "dtls""#
+        };
         let mut text = format!(
             r#"[tscf-config]
 {system}
@@ -109,16 +142,29 @@ name = "clients"
 address-range = ["{address_range}"]
 {pool}
 
-[[tscf-interface]]
-realm-id = "access"
-local-address-pools = ["clients"]
-{interface}
+[[tscf-address-pool]]
+name = "sip-server"
+address-range = ["10.65.0.1"]
+address-quarantine = 0
 "#
         );
-        for backend in DtlsBackendKind::ALL.into_iter().filter(|backend| backend.is_available()) {
-            let transports = if backend == DtlsBackendKind::OpenSsl { transports } else { r#""dtls""# };
+        for (side, pool, lines) in [
+            (Side::Access, "clients", format!("{interface}\nassigned-services = [\"SIP\"]\nsip-servers = [\"{SIP_SERVER}\"]")),
+            (Side::Core, "sip-server", interface.clone()),
+        ] {
             text.push_str(&format!(
                 r#"
+[[tscf-interface]]
+realm-id = "{}"
+local-address-pools = ["{pool}"]
+{lines}
+"#,
+                side.realm()
+            ));
+            for backend in DtlsBackendKind::ALL.into_iter().filter(|backend| backend.is_available()) {
+                let transports = if backend == DtlsBackendKind::OpenSsl { transports } else { r#""dtls""# };
+                text.push_str(&format!(
+                    r#"
 [[tscf-interface.tscf-port]]
 address = "{address}"
 port = 0
@@ -126,19 +172,27 @@ transport-protocol = [{transports}]
 tls-profile = "demo"
 dtls-backend = "{backend}"
 "#
-            ));
+                ));
+            }
         }
         text
     }
 
     /// Where the server speaks `transport`; with DTLS, by the given back end.
     #[must_use]
-    pub fn server_for(&self, transport: Transport, backend: DtlsBackendKind) -> Option<Server> {
-        let address = match backend {
-            DtlsBackendKind::WebRtc if transport == Transport::Dtls => self.webrtc,
-            _ => self.server.address(transport),
+    pub fn server_for(&self, side: Side, transport: Transport, backend: DtlsBackendKind) -> Option<Server> {
+        let mut ports = self
+            .server
+            .ports()
+            .iter()
+            .filter(|port| port.interface == side.realm() && port.transport == transport);
+        // Each side lists its port by OpenSSL first.
+        let port = if transport == Transport::Dtls && backend == DtlsBackendKind::WebRtc {
+            ports.next_back()
+        } else {
+            ports.next()
         }?;
-        Some(Server::new(transport, address.ip().to_string(), address.port()))
+        Some(Server::new(transport, port.address.ip().to_string(), port.address.port()))
     }
 
     /// The authority's certificate, as clients trust it.
@@ -147,14 +201,32 @@ dtls-backend = "{backend}"
         Trust::Roots(self.roots.clone())
     }
 
-    /// A builder for a tunnel to this server, by the same DTLS back end at both ends.
+    /// A builder for a tunnel to this server's access side, by the same DTLS back end at both ends.
     ///
     /// # Errors
     ///
     /// The server does not serve that.
     pub fn tunnel(&self, transport: Transport, backend: DtlsBackendKind) -> anyhow::Result<TunnelBuilder> {
-        let server = self.server_for(transport, backend).with_context(|| format!("{transport} is not served"))?;
-        Ok(Tunnel::builder(server).trust(self.trust()).dtls_backend(backend))
+        self.tunnel_to(Side::Access, transport, backend)
+    }
+
+    /// The same for either side.
+    ///
+    /// # Errors
+    ///
+    /// The server does not serve that.
+    pub fn tunnel_to(
+        &self,
+        side: Side,
+        transport: Transport,
+        backend: DtlsBackendKind,
+    ) -> anyhow::Result<TunnelBuilder> {
+        let server = self
+            .server_for(side, transport, backend)
+            .with_context(|| format!("{transport} is not served"))?;
+        Ok(Tunnel::builder(server)
+            .trust(self.trust())
+            .dtls_backend(backend))
     }
 
     /// A client certificate of this lab's authority.

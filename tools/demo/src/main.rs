@@ -1,2 +1,198 @@
-//! Makes SIP calls with media through real tunnels over every transport, and reports.
-fn main() {}
+//! The one command for the main job: a SIP call with media through a real tunnel, over every transport.
+
+use std::{path::PathBuf, process::ExitCode, time::{Duration, Instant}};
+
+use anyhow::Context as _;
+use clap::{Parser, Subcommand};
+use tsc_demo::{
+    lab::{Lab, LabOptions},
+    leg::{self, LegOptions, LegReport},
+    pki::Authority,
+};
+use tsc_tapi::{DtlsBackendKind, Transport};
+
+const AFTER_HELP: &str = "\
+What happens: the demo makes a certificate authority and certificates of its own, starts a tunnel server on
+loopback ports that the system chooses, and then, for each transport, opens a tunnel for a SIP server and one for
+a caller, registers, calls, plays speech both ways, records, hangs up and compares what was heard with what was
+played. A leg is ok if every packet arrived and both recordings are bit-exact.
+
+Examples:
+  tsc-demo                                   one call over each of tcp, tls, udp and dtls
+  tsc-demo --transport dtls --dtls-backend webrtc --calls 10
+  tsc-demo --record out --trace out --json   recordings, pcapng files for Wireshark, and JSON
+  tsc-demo pki certs                         only the certificates, for a server started by hand
+
+Exit codes: 0 every leg is ok, 1 a leg failed, 2 wrong command line or surroundings.";
+
+/// Makes SIP calls with media through real tunnels over every transport, on this machine, and reports.
+#[derive(Debug, Parser)]
+#[command(version, max_term_width = 100, after_help = AFTER_HELP, args_conflicts_with_subcommands = true)]
+struct Args {
+    #[command(subcommand)]
+    command: Option<Command>,
+
+    /// Transport to use; may be given several times. [default: all four]
+    #[arg(short, long, value_name = "tcp|tls|udp|dtls", value_parser = transport)]
+    transport: Vec<Transport>,
+
+    /// Library that does DTLS, at both ends.
+    #[arg(long, value_name = "openssl|webrtc")]
+    dtls_backend: Option<DtlsBackendKind>,
+
+    /// Calls at the same time on each leg.
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=200))]
+    calls: u16,
+
+    /// Length of each call in seconds.
+    #[arg(short, long, value_name = "SECONDS", default_value_t = 4, value_parser = clap::value_parser!(u64).range(1..=600))]
+    duration: u64,
+
+    /// Directory for recordings: WAV and bare G.711.
+    #[arg(long, value_name = "DIR")]
+    record: Option<PathBuf>,
+
+    /// Directory for capture files of both clients, for Wireshark.
+    #[arg(long, value_name = "DIR")]
+    trace: Option<PathBuf>,
+
+    /// Print JSON instead of a table.
+    #[arg(long)]
+    json: bool,
+
+    /// Least severe log records written to standard error: error, warn, info, debug or trace.
+    #[arg(short, long, value_name = "LEVEL", default_value = "warn")]
+    log_level: String,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Write ca.pem, server.pem, server.key, client.pem and client.key into a directory, and nothing else.
+    Pki {
+        /// Directory; made if it does not exist.
+        directory: PathBuf,
+    },
+}
+
+fn transport(text: &str) -> Result<Transport, String> {
+    Transport::ALL
+        .into_iter()
+        .find(|transport| transport.to_string() == text)
+        .ok_or_else(|| "expected tcp, tls, udp or dtls".to_owned())
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let result = match &args.command {
+        Some(Command::Pki { directory }) => pki(directory).map(|()| true),
+        None => demo(&args),
+    };
+    match result {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::from(1),
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn pki(directory: &PathBuf) -> anyhow::Result<()> {
+    std::fs::create_dir_all(directory)?;
+    let authority = Authority::new("OpenTSC demo authority")?;
+    std::fs::write(directory.join("ca.pem"), authority.certificate())?;
+    authority.server()?.write(directory, "server")?;
+    authority.client("alice")?.write(directory, "client")?;
+    eprintln!("wrote ca.pem, server.pem, server.key, client.pem and client.key to {}", directory.display());
+    Ok(())
+}
+
+fn demo(args: &Args) -> anyhow::Result<bool> {
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_env_filter(tracing_subscriber::EnvFilter::try_new(&args.log_level).context("--log-level")?)
+        .init();
+    for directory in [&args.record, &args.trace].into_iter().flatten() {
+        std::fs::create_dir_all(directory).with_context(|| directory.display().to_string())?;
+    }
+    let backend = match args.dtls_backend {
+        Some(backend) => backend,
+        None => DtlsBackendKind::preferred().context("this build has no DTLS")?,
+    };
+    let transports = if args.transport.is_empty() { Transport::ALL.to_vec() } else { args.transport.clone() };
+    let started = Instant::now();
+    let lab = Lab::start(&LabOptions::default()).context("cannot start the tunnel server")?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let mut legs = Vec::new();
+    if !args.json {
+        println(&heading());
+    }
+    for transport in transports {
+        eprintln!("calling over {transport} for {} s ...", args.duration);
+        let options = LegOptions {
+            transport,
+            backend,
+            calls: usize::from(args.calls),
+            duration: Some(Duration::from_secs(args.duration)),
+            record: args.record.as_ref().map(|directory| directory.join(transport.to_string())),
+            trace: args.trace.clone(),
+        };
+        let leg = runtime.block_on(leg::run(&lab, &options));
+        if !args.json {
+            println(&line(&leg));
+        }
+        legs.push(leg);
+    }
+    drop(lab.server.stop());
+    let good = legs.iter().filter(|leg| leg.ok).count();
+    if args.json {
+        println(&serde_json::to_string_pretty(&serde_json::json!({ "legs": legs }))?);
+    } else {
+        println(&format!(
+            "{good} of {} legs ok in {:.1} s; every packet arrived and both recordings are bit-exact where a leg is ok",
+            legs.len(),
+            started.elapsed().as_secs_f64()
+        ));
+    }
+    Ok(good == legs.len())
+}
+
+#[expect(clippy::print_stdout, reason = "results go to standard output")]
+fn println(text: &str) {
+    println!("{text}");
+}
+
+fn heading() -> String {
+    format!(
+        "{:<13} {:<6} {:>9} {:>8} {:>6} {:>8} {:>5} {:>5} {:>9} {:>7} {:>5}",
+        "transport", "result", "tunnel ms", "setup ms", "sent", "received", "lost", "late", "jitter ms", "rtt ms", "MOS"
+    )
+}
+
+fn line(leg: &LegReport) -> String {
+    let number = |value: Option<f64>, digits: usize| {
+        value.map_or_else(|| "-".to_owned(), |value| format!("{value:.digits$}"))
+    };
+    let name = match &leg.dtls_backend {
+        Some(backend) => format!("{} {backend}", leg.transport),
+        None => leg.transport.clone(),
+    };
+    let mut line = format!(
+        "{name:<13} {:<6} {:>9} {:>8} {:>6} {:>8} {:>5} {:>5} {:>9.2} {:>7} {:>5}",
+        if leg.ok { "ok" } else { "FAILED" },
+        number(leg.tunnel_ms, 1),
+        number(leg.setup_ms, 1),
+        leg.sent,
+        leg.received,
+        leg.lost,
+        leg.late,
+        leg.jitter_ms,
+        number(leg.rtt_ms, 2),
+        number(leg.mos, 2),
+    );
+    if let Some(error) = &leg.error {
+        line.push_str("\n  ");
+        line.push_str(error);
+    }
+    line
+}

@@ -1,5 +1,10 @@
 //! Tunnels end to end: the real client, the real server, real sockets, every transport.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic
+)]
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -12,14 +17,20 @@ const LIMIT: Duration = Duration::from_secs(20);
 
 /// Every transport, DTLS by each back end.
 fn legs() -> Vec<(Transport, DtlsBackendKind)> {
-    let mut legs: Vec<_> = Transport::ALL.into_iter().map(|transport| (transport, DtlsBackendKind::OpenSsl)).collect();
+    let mut legs: Vec<_> = Transport::ALL
+        .into_iter()
+        .map(|transport| (transport, DtlsBackendKind::OpenSsl))
+        .collect();
     legs.push((Transport::Dtls, DtlsBackendKind::WebRtc));
     legs
 }
 
 async fn open(lab: &Lab, transport: Transport, backend: DtlsBackendKind) -> Tunnel {
     let connecting = lab.tunnel(transport, backend).unwrap().connect();
-    timeout(LIMIT, connecting).await.expect("in time").unwrap_or_else(|error| panic!("{transport} {backend}: {error}"))
+    timeout(LIMIT, connecting)
+        .await
+        .expect("in time")
+        .unwrap_or_else(|error| panic!("{transport} {backend}: {error}"))
 }
 
 fn inner(tunnel: &Tunnel, port: u16) -> SocketAddr {
@@ -39,11 +50,17 @@ async fn datagrams_pass_between_tunnels_of_every_transport() {
             for size in [0, 1, 172, 1372, 3000] {
                 let payload: Vec<u8> = (0..size).map(|i| (i % 251) as u8).collect();
                 from.send_to(&payload, inner(&b, 4000)).await.unwrap();
-                let (len, sender) = timeout(LIMIT, to.recv_from(&mut buffer)).await.expect("in time").unwrap();
+                let (len, sender) = timeout(LIMIT, to.recv_from(&mut buffer))
+                    .await
+                    .expect("in time")
+                    .unwrap();
                 assert_eq!(buffer[..len], payload, "{left} to {right}, {size} bytes");
                 assert_eq!(sender, from.local_addr().unwrap());
                 to.send_to(&buffer[..len], sender).await.unwrap();
-                let (len, _) = timeout(LIMIT, from.recv_from(&mut buffer)).await.expect("in time").unwrap();
+                let (len, _) = timeout(LIMIT, from.recv_from(&mut buffer))
+                    .await
+                    .expect("in time")
+                    .unwrap();
                 assert_eq!(len, size, "{right} to {left}, {size} bytes");
             }
             a.close(LIMIT).await.unwrap();

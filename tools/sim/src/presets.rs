@@ -21,6 +21,7 @@ pub fn server_config(addresses: u8) -> ServerConfig {
             prefix_len: 24,
         }],
         exclusions: Vec::new(),
+        quarantine: None,
     };
     let interface = InterfaceConfig::new("outside", vec![0]);
     ServerConfig {

@@ -24,17 +24,11 @@ impl TokenVerifier for TokenTable {
 /// All of it.
 pub(super) fn core_config(config: &Config) -> core::ServerConfig {
     let system = &config.system;
-    let mut limits = core::Limits {
+    let limits = core::Limits {
         tunnels: usize::try_from(system.max_tunnels).unwrap_or(usize::MAX),
         pending: usize::try_from(system.max_half_open).unwrap_or(usize::MAX),
         ..core::Limits::default()
     };
-    limits.requests_per_second = config
-        .interfaces
-        .iter()
-        .map(|i| i.limits.requests_per_prefix)
-        .max()
-        .unwrap_or(0);
     core::ServerConfig {
         element_id: system.element_id,
         pools: config.pools.iter().map(core_pool).collect(),
@@ -69,6 +63,7 @@ fn core_pool(pool: &PoolConfig) -> pool::PoolConfig {
             })
             .collect(),
         exclusions: pool.exclude.iter().map(range).collect(),
+        quarantine: Some(pool.quarantine),
     }
 }
 
@@ -116,8 +111,13 @@ fn core_interface(config: &Config, interface: &InterfaceConfig) -> core::Interfa
             AuthPolicy::Token(Arc::clone(&token.tokens) as Arc<dyn TokenVerifier>)
         }
     };
-    if interface.limits.max_tunnels > 0 {
-        core.max_tunnels = usize::try_from(interface.limits.max_tunnels).unwrap_or(usize::MAX);
+    let limits = &interface.limits;
+    core.tunnels_per_prefix = Some(limits.tunnels_per_prefix);
+    core.tunnels_per_identity = Some(limits.tunnels_per_identity);
+    core.requests_per_second = Some(limits.requests_per_prefix);
+    core.configuration_time = limits.configuration_time;
+    if limits.max_tunnels > 0 {
+        core.max_tunnels = usize::try_from(limits.max_tunnels).unwrap_or(usize::MAX);
     }
     core
 }
