@@ -494,12 +494,13 @@ impl fmt::Display for Description {
                 write!(f, "a=rtcp:{port}\r\n")?;
             }
             if *port != 0 {
-                let (_, name) = Direction::ALL
-                    .iter()
-                    .find(|(direction, _)| *direction == media.direction)
-                    .unwrap_or(&Direction::ALL[0]);
-                write!(f, "a=ptime:{}\r\na={name}\r\n", PACKET_TIME.as_millis())?;
+                write!(f, "a=ptime:{}\r\n", PACKET_TIME.as_millis())?;
             }
+            let (_, name) = Direction::ALL
+                .iter()
+                .find(|(direction, _)| *direction == media.direction)
+                .unwrap_or(&Direction::ALL[0]);
+            write!(f, "a={name}\r\n")?;
         }
         Ok(())
     }
