@@ -84,8 +84,14 @@ impl Lab {
         let authority = Authority::new("OpenTSC demo authority")?;
         let config = Self::config(options, &authority, &authority.server()?)?;
         let server = tsc_server::Server::start(&config)?;
-        let roots = Roots::from_pem(&PemSource::Memory(authority.certificate().as_bytes().to_vec()))?;
-        Ok(Self { server, authority, roots })
+        let roots = Roots::from_pem(&PemSource::Memory(
+            authority.certificate().as_bytes().to_vec(),
+        ))?;
+        Ok(Self {
+            server,
+            authority,
+            roots,
+        })
     }
 
     /// The configuration that [`Lab::start`] uses, with another identity if wanted.
@@ -149,7 +155,13 @@ address-quarantine = 0
 "#
         );
         for (side, pool, lines) in [
-            (Side::Access, "clients", format!("{interface}\nassigned-services = [\"SIP\"]\nsip-servers = [\"{SIP_SERVER}\"]")),
+            (
+                Side::Access,
+                "clients",
+                format!(
+                    "{interface}\nassigned-services = [\"SIP\"]\nsip-servers = [\"{SIP_SERVER}\"]"
+                ),
+            ),
             (Side::Core, "sip-server", interface.clone()),
         ] {
             text.push_str(&format!(
@@ -161,8 +173,15 @@ local-address-pools = ["{pool}"]
 "#,
                 side.realm()
             ));
-            for backend in DtlsBackendKind::ALL.into_iter().filter(|backend| backend.is_available()) {
-                let transports = if backend == DtlsBackendKind::OpenSsl { transports } else { r#""dtls""# };
+            for backend in DtlsBackendKind::ALL
+                .into_iter()
+                .filter(|backend| backend.is_available())
+            {
+                let transports = if backend == DtlsBackendKind::OpenSsl {
+                    transports
+                } else {
+                    r#""dtls""#
+                };
                 text.push_str(&format!(
                     r#"
 [[tscf-interface.tscf-port]]
@@ -180,7 +199,12 @@ dtls-backend = "{backend}"
 
     /// Where the server speaks `transport`; with DTLS, by the given back end.
     #[must_use]
-    pub fn server_for(&self, side: Side, transport: Transport, backend: DtlsBackendKind) -> Option<Server> {
+    pub fn server_for(
+        &self,
+        side: Side,
+        transport: Transport,
+        backend: DtlsBackendKind,
+    ) -> Option<Server> {
         let mut ports = self
             .server
             .ports()
@@ -192,7 +216,11 @@ dtls-backend = "{backend}"
         } else {
             ports.next()
         }?;
-        Some(Server::new(transport, port.address.ip().to_string(), port.address.port()))
+        Some(Server::new(
+            transport,
+            port.address.ip().to_string(),
+            port.address.port(),
+        ))
     }
 
     /// The authority's certificate, as clients trust it.
@@ -206,7 +234,11 @@ dtls-backend = "{backend}"
     /// # Errors
     ///
     /// The server does not serve that.
-    pub fn tunnel(&self, transport: Transport, backend: DtlsBackendKind) -> anyhow::Result<TunnelBuilder> {
+    pub fn tunnel(
+        &self,
+        transport: Transport,
+        backend: DtlsBackendKind,
+    ) -> anyhow::Result<TunnelBuilder> {
         self.tunnel_to(Side::Access, transport, backend)
     }
 

@@ -1,6 +1,10 @@
 //! One leg: a SIP server and a caller, each in a tunnel of its own over the same transport, and a call between them.
 
-use std::{path::PathBuf, sync::Arc, time::{Duration, Instant}};
+use std::{
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use anyhow::Context as _;
 use serde::Serialize;
@@ -98,21 +102,48 @@ pub async fn run(lab: &Lab, options: &LegOptions) -> LegReport {
 async fn open(lab: &Lab, options: &LegOptions, side: Side) -> anyhow::Result<Tunnel> {
     let mut builder = lab.tunnel_to(side, options.transport, options.backend)?;
     if let Some(directory) = &options.trace {
-        let name = format!("{}-{}-{}.pcapng", options.transport, options.backend, if side == Side::Core { "server" } else { "client" });
+        let name = format!(
+            "{}-{}-{}.pcapng",
+            options.transport,
+            options.backend,
+            if side == Side::Core {
+                "server"
+            } else {
+                "client"
+            }
+        );
         builder = builder.trace(directory.join(name));
     }
-    Ok(builder.connect_timeout(Duration::from_secs(10)).connect().await?)
+    Ok(builder
+        .connect_timeout(Duration::from_secs(10))
+        .connect()
+        .await?)
 }
 
 async fn close(tunnel: Arc<Tunnel>, whose: &str) -> anyhow::Result<()> {
     // The applications have given up their handles when they end.
-    let tunnel = Arc::into_inner(tunnel).with_context(|| format!("{whose} still uses its tunnel"))?;
-    tunnel.close(GOODBYE).await.with_context(|| format!("closing the tunnel of {whose}"))
+    let tunnel =
+        Arc::into_inner(tunnel).with_context(|| format!("{whose} still uses its tunnel"))?;
+    tunnel
+        .close(GOODBYE)
+        .await
+        .with_context(|| format!("closing the tunnel of {whose}"))
 }
 
-async fn calls(lab: &Lab, options: &LegOptions, report: &mut LegReport) -> anyhow::Result<Vec<CallReport>> {
-    let callee_net = Arc::new(open(lab, options, Side::Core).await.context("the SIP server's tunnel")?);
-    let server = ServerOptions { record: options.record.clone(), ..ServerOptions::default() };
+async fn calls(
+    lab: &Lab,
+    options: &LegOptions,
+    report: &mut LegReport,
+) -> anyhow::Result<Vec<CallReport>> {
+    let callee_net = Arc::new(
+        open(lab, options, Side::Core)
+            .await
+            .context("the SIP server's tunnel")?,
+    );
+    let server = ServerOptions {
+        record: options.record.clone(),
+        ..ServerOptions::default()
+    };
     let mut server = SipServer::start(Arc::clone(&callee_net), server).await?;
     anyhow::ensure!(
         server.address().to_string() == SIP_SERVER,
@@ -121,7 +152,11 @@ async fn calls(lab: &Lab, options: &LegOptions, report: &mut LegReport) -> anyho
     );
 
     let started = Instant::now();
-    let caller_net = Arc::new(open(lab, options, Side::Access).await.context("the caller's tunnel")?);
+    let caller_net = Arc::new(
+        open(lab, options, Side::Access)
+            .await
+            .context("the caller's tunnel")?,
+    );
     report.tunnel_ms = Some(millis(started.elapsed()));
     let mut caller = ClientOptions::new("alice", "play");
     caller.calls = options.calls;
@@ -130,7 +165,11 @@ async fn calls(lab: &Lab, options: &LegOptions, report: &mut LegReport) -> anyho
     let client = run_client(Arc::clone(&caller_net), caller, Stop::never()).await?;
 
     let mut calls = client.calls;
-    for _ in 0..calls.iter().filter(|call| call.outcome == Outcome::Ok).count() {
+    for _ in 0..calls
+        .iter()
+        .filter(|call| call.outcome == Outcome::Ok)
+        .count()
+    {
         let report = tokio::time::timeout(GOODBYE, server.next_report()).await;
         calls.extend(report.context("the SIP server does not report")?);
     }
@@ -158,17 +197,28 @@ fn judge(report: &mut LegReport, wanted: usize, calls: Vec<CallReport>) {
 
 fn problem(wanted: usize, calls: &[CallReport]) -> Option<String> {
     if let Some(failed) = calls.iter().find(|call| call.outcome != Outcome::Ok) {
-        return Some(failed.error.clone().unwrap_or_else(|| "a call failed".to_owned()));
+        return Some(
+            failed
+                .error
+                .clone()
+                .unwrap_or_else(|| "a call failed".to_owned()),
+        );
     }
     if calls.len() != 2 * wanted {
         return Some(format!("{} reports of {wanted} calls", calls.len()));
     }
     for call in calls {
-        let Some(other) = calls.iter().find(|other| other.call_id == call.call_id && other.role != call.role) else {
+        let Some(other) = calls
+            .iter()
+            .find(|other| other.call_id == call.call_id && other.role != call.role)
+        else {
             return Some(format!("call {} has one side only", call.call_id));
         };
         if call.lost != 0 || call.received != other.sent {
-            return Some(format!("{} of {} packets arrived", call.received, other.sent));
+            return Some(format!(
+                "{} of {} packets arrived",
+                call.received, other.sent
+            ));
         }
         if call.heard != other.played || call.heard.is_empty() {
             return Some("what was heard is not what was played".to_owned());

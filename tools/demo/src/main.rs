@@ -1,6 +1,10 @@
 //! The one command for the main job: a SIP call with media through a real tunnel, over every transport.
 
-use std::{path::PathBuf, process::ExitCode, time::{Duration, Instant}};
+use std::{
+    path::PathBuf,
+    process::ExitCode,
+    time::{Duration, Instant},
+};
 
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
@@ -103,14 +107,19 @@ fn pki(directory: &PathBuf) -> anyhow::Result<()> {
     std::fs::write(directory.join("ca.pem"), authority.certificate())?;
     authority.server()?.write(directory, "server")?;
     authority.client("alice")?.write(directory, "client")?;
-    eprintln!("wrote ca.pem, server.pem, server.key, client.pem and client.key to {}", directory.display());
+    eprintln!(
+        "wrote ca.pem, server.pem, server.key, client.pem and client.key to {}",
+        directory.display()
+    );
     Ok(())
 }
 
 fn demo(args: &Args) -> anyhow::Result<bool> {
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
-        .with_env_filter(tracing_subscriber::EnvFilter::try_new(&args.log_level).context("--log-level")?)
+        .with_env_filter(
+            tracing_subscriber::EnvFilter::try_new(&args.log_level).context("--log-level")?,
+        )
         .init();
     for directory in [&args.record, &args.trace].into_iter().flatten() {
         std::fs::create_dir_all(directory).with_context(|| directory.display().to_string())?;
@@ -119,10 +128,16 @@ fn demo(args: &Args) -> anyhow::Result<bool> {
         Some(backend) => backend,
         None => DtlsBackendKind::preferred().context("this build has no DTLS")?,
     };
-    let transports = if args.transport.is_empty() { Transport::ALL.to_vec() } else { args.transport.clone() };
+    let transports = if args.transport.is_empty() {
+        Transport::ALL.to_vec()
+    } else {
+        args.transport.clone()
+    };
     let started = Instant::now();
     let lab = Lab::start(&LabOptions::default()).context("cannot start the tunnel server")?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?;
     let mut legs = Vec::new();
     if !args.json {
         println(&heading());
@@ -134,7 +149,10 @@ fn demo(args: &Args) -> anyhow::Result<bool> {
             backend,
             calls: usize::from(args.calls),
             duration: Some(Duration::from_secs(args.duration)),
-            record: args.record.as_ref().map(|directory| directory.join(transport.to_string())),
+            record: args
+                .record
+                .as_ref()
+                .map(|directory| directory.join(transport.to_string())),
             trace: args.trace.clone(),
         };
         let leg = runtime.block_on(leg::run(&lab, &options));
@@ -146,7 +164,9 @@ fn demo(args: &Args) -> anyhow::Result<bool> {
     drop(lab.server.stop());
     let good = legs.iter().filter(|leg| leg.ok).count();
     if args.json {
-        println(&serde_json::to_string_pretty(&serde_json::json!({ "legs": legs }))?);
+        println(&serde_json::to_string_pretty(
+            &serde_json::json!({ "legs": legs }),
+        )?);
     } else {
         println(&format!(
             "{good} of {} legs ok in {:.1} s; every packet arrived and both recordings are bit-exact where a leg is ok",
@@ -165,7 +185,17 @@ fn println(text: &str) {
 fn heading() -> String {
     format!(
         "{:<13} {:<6} {:>9} {:>8} {:>6} {:>8} {:>5} {:>5} {:>9} {:>7} {:>5}",
-        "transport", "result", "tunnel ms", "setup ms", "sent", "received", "lost", "late", "jitter ms", "rtt ms", "MOS"
+        "transport",
+        "result",
+        "tunnel ms",
+        "setup ms",
+        "sent",
+        "received",
+        "lost",
+        "late",
+        "jitter ms",
+        "rtt ms",
+        "MOS"
     )
 }
 
