@@ -247,7 +247,7 @@ fn each_kind_of_error_has_its_name() {
 fn errors_about_what_was_not_sent_are_ignored() {
     let now = Instant::now();
     let mut alice = alice();
-    let socket = alice.udp_bind(addr("10.0.0.1:1000")).unwrap();
+    let socket = alice.udp_bind(addr("0.0.0.0:1000")).unwrap();
     alice.udp_connect(socket, addr("10.0.0.2:9")).unwrap();
     let report = |alice: &mut Stack, quote: &[u8]| {
         let message = icmp(B4.into(), A4.into(), [3, 3, 0, 0, 0, 0, 0, 0], quote);
