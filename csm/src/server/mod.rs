@@ -283,17 +283,17 @@ impl Server {
     }
 
     /// Reports that a binding delivered something that is no unit: on streams the end of the transport, on
-    /// datagram transports one drop.
+    /// datagram transports one drop. A framing error is always answered with [`Verdict::Close`], also for a
+    /// binding that is gone already: the stream cannot go on.
     pub fn handle_bad_unit(&mut self, now: Instant, binding: BindingId, bad: BadUnit) -> Verdict {
-        if self.bindings.get(binding.key()).is_none() {
-            return self.drop_unit(DropReason::UnknownBinding);
-        }
+        let known = self.bindings.get(binding.key()).is_some();
         self.stats.bad_units += 1;
         match bad {
             BadUnit::Datagram(error) => Verdict::Dropped(DropReason::Datagram(error)),
-            BadUnit::Framing(error) => {
+            BadUnit::Framing(error) if known => {
                 self.close_binding(now, binding, CloseReason::Framing(error))
             }
+            BadUnit::Framing(error) => Verdict::Close(CloseReason::Framing(error)),
         }
     }
 

@@ -1,0 +1,421 @@
+//! What the fuzz targets run, and the ordinary tests replay over the corpus.
+//!
+//! The input is a list of operations: `op u8, length u8, bytes`. The bytes of a control message may carry a
+//! placeholder TSID (eight times 0xEE), which is replaced by that of a living tunnel, so that the fuzzer gets past
+//! the first comparison.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use tsc_csm::client::{Client, ClientConfig, Endpoint, Epoch, Event, Target};
+use tsc_csm::server::pool::{AddressRange, PoolConfig, PoolRange};
+use tsc_csm::server::{
+    self, BadUnit, BindingId, BindingInfo, Destination, InterfaceConfig, ListenerId, Server,
+    ServerConfig, Verdict,
+};
+use tsc_csm::{Random, Transport};
+use tsc_tpl::{CmType, Limits, MessageBuilder, Sequence, StreamDecoder, Tlv, TlvType, Tsid, Unit};
+
+const PLACEHOLDER: [u8; 8] = [0xEE; 8];
+const ADDRESSES: u64 = 6;
+
+/// Counts: as bad as a generator can be, and the same each time.
+struct Counter(u64);
+
+impl Random for Counter {
+    fn fill(&mut self, buf: &mut [u8]) {
+        for byte in buf {
+            self.0 = self
+                .0
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1);
+            *byte = (self.0 >> 56) as u8;
+        }
+    }
+}
+
+/// Splits an input into operations.
+fn operations(mut data: &[u8]) -> impl Iterator<Item = (u8, &[u8])> {
+    std::iter::from_fn(move || {
+        let (op, rest) = data.split_first()?;
+        let (length, rest) = rest.split_first()?;
+        let (bytes, rest) = rest.split_at(usize::from(*length).min(rest.len()));
+        data = rest;
+        Some((*op, bytes))
+    })
+}
+
+/// Puts the living tunnel's name where the placeholder stands.
+fn with_tsid(bytes: &[u8], tsid: Tsid) -> Vec<u8> {
+    let mut bytes = bytes.to_vec();
+    if let Some(field) = bytes.get_mut(4..12).filter(|field| **field == PLACEHOLDER) {
+        field.copy_from_slice(&tsid.0.to_be_bytes());
+    }
+    bytes
+}
+
+fn encode(builder: &MessageBuilder<'_>) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    builder.encode(&mut bytes).expect("a valid message");
+    bytes
+}
+
+struct ServerWorld {
+    now: Instant,
+    server: Server,
+    listener: ListenerId,
+    /// A well-behaved client's TLS stream, which nothing that others do may harm.
+    victim: BindingId,
+    victim_tsid: Tsid,
+    sequence: u32,
+    next_port: u16,
+}
+
+impl ServerWorld {
+    fn new() -> Self {
+        let now = Instant::now();
+        let range = AddressRange {
+            first: IpAddr::from([10, 0, 0, 1]),
+            last: IpAddr::from([10, 0, 0, 6]),
+        };
+        let pool = PoolConfig {
+            name: "fuzz".to_owned(),
+            ranges: vec![PoolRange {
+                range,
+                prefix_len: 24,
+            }],
+            exclusions: Vec::new(),
+            quarantine: None,
+        };
+        let config = ServerConfig {
+            pools: vec![pool],
+            interfaces: vec![InterfaceConfig::new("fuzz", vec![0])],
+            ..ServerConfig::new()
+        };
+        let mut server =
+            Server::new(config, now, Box::new(Counter(1))).expect("a valid configuration");
+        let listener = server
+            .add_listener(0, ([203, 0, 113, 1], 5060).into())
+            .expect("a listener");
+        let victim_peer = SocketAddr::from(([198, 51, 100, 1], 4000));
+        let info = BindingInfo {
+            interface: 0,
+            transport: Transport::Tls,
+            peer: victim_peer,
+            identity: None,
+        };
+        let victim = server.open_binding(now, info).expect("a stream");
+        let mut world = Self {
+            now,
+            server,
+            listener,
+            victim,
+            victim_tsid: Tsid(0),
+            sequence: 1,
+            next_port: 1000,
+        };
+        let request = encode(
+            &MessageBuilder::new(CmType::CONFIGURATION_REQUEST, Tsid::UNASSIGNED, Sequence(0))
+                .tlv(Tlv::ProtocolRevision(1)),
+        );
+        world.unit(victim, &request);
+        world.victim_tsid = world.answer(victim).expect("a tunnel");
+        world.check_victim();
+        world
+    }
+
+    fn open(&mut self, transport: Transport) -> Option<BindingId> {
+        self.next_port = self.next_port.wrapping_add(1).max(1000);
+        let peer = SocketAddr::from(([192, 0, 2, 1], self.next_port));
+        self.server
+            .open_binding(
+                self.now,
+                BindingInfo {
+                    interface: 0,
+                    transport,
+                    peer,
+                    identity: None,
+                },
+            )
+            .ok()
+    }
+
+    fn unit(&mut self, binding: BindingId, bytes: &[u8]) {
+        match Unit::decode_datagram(bytes, &Limits::default()) {
+            Ok(unit) => {
+                let _ = self.server.handle_unit(self.now, binding, &unit);
+            }
+            Err(error) => {
+                let _ = self
+                    .server
+                    .handle_bad_unit(self.now, binding, BadUnit::Datagram(error));
+            }
+        }
+    }
+
+    fn stream(&mut self, binding: BindingId, bytes: &[u8]) {
+        let mut decoder = StreamDecoder::new(Limits::default());
+        let mut feed = decoder.feed(bytes);
+        loop {
+            let verdict = match feed.next() {
+                Ok(Some(unit)) => self.server.handle_unit(self.now, binding, &unit),
+                Ok(None) => return,
+                Err(error) => {
+                    self.server
+                        .handle_bad_unit(self.now, binding, BadUnit::Framing(error))
+                }
+            };
+            if matches!(verdict, Verdict::Close(_)) {
+                return;
+            }
+        }
+    }
+
+    /// The TSID of the one answer that waits, if it went to `binding`.
+    fn answer(&mut self, binding: BindingId) -> Option<Tsid> {
+        let mut found = None;
+        while let Some(transmit) = self.server.poll_transmit() {
+            let Ok(Unit::Control(message)) =
+                Unit::decode_datagram(&transmit.bytes, &Limits::WIDEST)
+            else {
+                panic!("the server sent what is no control message");
+            };
+            if transmit.to == Destination::Connection(binding) {
+                found = Some(message.header().tsid);
+            }
+        }
+        found
+    }
+
+    /// Drains everything; answers to a stranger may not be longer than what it sent (22 bytes for a Keepalive).
+    fn drain(&mut self, received: usize) {
+        let mut answers = 0;
+        while let Some(transmit) = self.server.poll_transmit() {
+            answers += 1;
+            assert!(transmit.bytes.len() <= 1200);
+            assert!(Unit::decode_datagram(&transmit.bytes, &Limits::WIDEST).is_ok());
+            if matches!(transmit.to, Destination::Udp { .. }) && received < 128 {
+                assert!(transmit.bytes.len() <= received.max(22), "an amplifier");
+            }
+        }
+        assert!(
+            answers <= 2 * server::TIMEOUTS_PER_TURN,
+            "{answers} answers to one input"
+        );
+        while self.server.poll_event().is_some() {}
+        let stats = self.server.stats();
+        assert!(stats.sessions as u64 <= ADDRESSES && stats.transmit_overflow == 0);
+    }
+
+    /// The well-behaved client still has its tunnel.
+    fn check_victim(&mut self) {
+        while self.server.poll_transmit().is_some() {}
+        self.sequence += 1;
+        let keepalive = encode(&MessageBuilder::new(
+            CmType::KEEPALIVE,
+            self.victim_tsid,
+            Sequence(self.sequence),
+        ));
+        self.unit(self.victim, &keepalive);
+        let answer = self.answer(self.victim);
+        assert_eq!(
+            answer,
+            Some(self.victim_tsid),
+            "the tunnel of another was harmed"
+        );
+    }
+
+    fn pass(&mut self, time: Duration) {
+        self.now += time;
+        for _ in 0..64 {
+            if self.server.poll_timeout().is_none_or(|at| at > self.now) {
+                return;
+            }
+            self.server.handle_timeout(self.now);
+        }
+        panic!("timeouts without end");
+    }
+}
+
+/// Arbitrary datagrams, streams and steps of time at a server with a living tunnel.
+pub fn server(data: &[u8]) {
+    let mut world = ServerWorld::new();
+    let mut own: Option<BindingId> = None;
+    for (op, bytes) in operations(data) {
+        let message = with_tsid(bytes, world.victim_tsid);
+        match op % 8 {
+            // Time, at most two minutes at once: the victim speaks after each operation.
+            0 => world.pass(Duration::from_millis(
+                u64::from(bytes.first().copied().unwrap_or(1)) * 470,
+            )),
+            // A stranger's datagram; a bound one, if the fuzzer has got that far.
+            1 | 2 => {
+                let peer = SocketAddr::from(([192, 0, 2, 9], 7000 + u16::from(op / 8)));
+                match world.server.lookup(world.listener, peer) {
+                    Some(binding) => world.unit(binding, &message),
+                    None => {
+                        let _ =
+                            world
+                                .server
+                                .handle_unbound(world.now, world.listener, peer, &message);
+                    }
+                }
+                world.drain(message.len());
+            }
+            // A stranger's datagram with a valid cookie at its end, which only the address's owner can have.
+            3 => {
+                let peer = SocketAddr::from(([192, 0, 2, 9], 7000 + u16::from(op / 8)));
+                let cookie = world.cookie(peer);
+                let mut message = message;
+                if let (Some(count), Some(cookie)) = (message.get_mut(3), cookie) {
+                    *count = count.wrapping_add(1);
+                    message.extend(TlvType::COOKIE.0.to_be_bytes());
+                    message.extend(
+                        u16::try_from(cookie.len())
+                            .unwrap_or_default()
+                            .to_be_bytes(),
+                    );
+                    message.extend(cookie);
+                }
+                match world.server.lookup(world.listener, peer) {
+                    Some(binding) => world.unit(binding, &message),
+                    None => {
+                        let _ =
+                            world
+                                .server
+                                .handle_unbound(world.now, world.listener, peer, &message);
+                    }
+                }
+            }
+            // A new stream or association, and what it says first.
+            4 => {
+                own = world.open(if op >= 128 {
+                    Transport::Dtls
+                } else {
+                    Transport::Tcp
+                });
+                if let Some(binding) = own {
+                    world.stream(binding, &message);
+                }
+            }
+            // More on the last one.
+            5 | 6 => {
+                if let Some(binding) = own {
+                    if op >= 128 {
+                        world.unit(binding, &message)
+                    } else {
+                        world.stream(binding, &message)
+                    }
+                }
+            }
+            _ => {
+                if let Some(binding) = own.take() {
+                    world
+                        .server
+                        .binding_lost(world.now, binding, server::BindingLoss::Failed);
+                }
+            }
+        }
+        world.drain(usize::MAX);
+        world.check_victim();
+    }
+}
+
+impl ServerWorld {
+    /// Asks for a cookie as the owner of `peer`.
+    fn cookie(&mut self, peer: SocketAddr) -> Option<Vec<u8>> {
+        let request = encode(
+            &MessageBuilder::new(CmType::CONFIGURATION_REQUEST, Tsid::UNASSIGNED, Sequence(0))
+                .tlv(Tlv::ProtocolRevision(1))
+                .pad_to(128),
+        );
+        self.drain(usize::MAX);
+        let _ = self
+            .server
+            .handle_unbound(self.now, self.listener, peer, &request);
+        let transmit = self.server.poll_transmit()?;
+        match Unit::decode_datagram(&transmit.bytes, &Limits::WIDEST) {
+            Ok(Unit::Control(answer)) => answer.raw_value(TlvType::COOKIE).map(<[u8]>::to_vec),
+            _ => None,
+        }
+    }
+}
+
+/// Arbitrary datagrams, streams and steps of time at a client, while it connects, is bound, and resumes.
+pub fn client(data: &[u8]) {
+    let mut now = Instant::now();
+    let (first, data) = data.split_first().unwrap_or((&0, &[]));
+    let transport = Transport::ALL[usize::from(*first % 4)];
+    let target = Target {
+        transport,
+        endpoint: Endpoint::Configured(0),
+    };
+    let config = ClientConfig {
+        follow_clear_redirects: true,
+        ..ClientConfig::new(vec![target])
+    };
+    let mut client = Client::new(config, Box::new(Counter(2))).expect("a valid configuration");
+    client.start(now);
+    let mut epoch = Epoch(0);
+    let mut sequence = Sequence(0);
+    let mut down = false;
+    for (op, bytes) in operations(data) {
+        let tsid = client
+            .assignment()
+            .map_or(Tsid(0x0123_4567), |assignment| assignment.tsid);
+        let mut message = with_tsid(bytes, tsid);
+        // An answer to the last request, so that the fuzzer need not guess the transaction.
+        if op >= 128
+            && let Some(field) = message.get_mut(12..16)
+        {
+            field.copy_from_slice(&sequence.0.to_be_bytes());
+        }
+        match op % 6 {
+            0 => now += Duration::from_millis(u64::from(bytes.first().copied().unwrap_or(1)) * 100),
+            1 => client.transport_opened(now, epoch),
+            2 => client.transport_lost(now, epoch, tsc_csm::client::TransportLoss::Failed),
+            3 => client.note_sent(now),
+            _ => match Unit::decode_datagram(&message, &Limits::WIDEST) {
+                Ok(unit) => {
+                    let _ = client.handle_unit(now, epoch, unit);
+                }
+                Err(error) => {
+                    client.handle_bad_unit(now, epoch, tsc_csm::client::BadUnit::Datagram(error));
+                }
+            },
+        }
+        let mut turns = 0;
+        while client.poll_timeout().is_some_and(|at| at <= now) {
+            client.handle_timeout(now);
+            turns += 1;
+            assert!(turns < 1000, "timeouts without end");
+        }
+        let mut sent = 0;
+        while let Some(transmit) = client.poll_transmit() {
+            sent += 1;
+            let Ok(Unit::Control(message)) =
+                Unit::decode_datagram(&transmit.bytes, &Limits::WIDEST)
+            else {
+                panic!("the client sent what is no control message");
+            };
+            sequence = message.header().sequence;
+        }
+        assert!(sent <= tsc_csm::client::MAX_QUEUED_TRANSMITS);
+        while let Some(event) = client.poll_event() {
+            assert!(!down, "{event:?} after the end");
+            match event {
+                Event::Open {
+                    epoch: next,
+                    target,
+                } => {
+                    // No downgrade, whatever servers say.
+                    assert!(target.transport.is_protected() || !transport.is_protected());
+                    epoch = next;
+                }
+                Event::Down(_) => down = true,
+                _ => {}
+            }
+        }
+        assert!(!down || client.poll_timeout().is_none());
+    }
+}

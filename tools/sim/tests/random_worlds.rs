@@ -1,0 +1,291 @@
+//! Random worlds: whatever the links, NATs, firewalls and applications do, the invariants hold and in the end both
+//! ends agree, or the tunnel is over at both. The world's own watch checks on every step that no address is given to
+//! two tunnels or during its quarantine, that no TSID comes twice, that what the server sends is valid, that every
+//! request that is accepted is answered, and that no request gets two different answers.
+//!
+//! A failure names the seed; `TSC_SIM_TRACE=1` prints every message of its run.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+
+use std::time::Duration;
+
+use proptest::prelude::*;
+use tsc_csm::Transport;
+use tsc_csm::client::Event;
+use tsc_csm::server::TunnelTimers;
+use tsc_sim::{
+    ClientId, Firewall, LinkConfig, PathConfig, Rng, ServerId, World, client_config, server_config,
+};
+use tsc_tpl::ServiceType;
+
+/// What happens to a world between two looks at it.
+#[derive(Clone, Copy, Debug)]
+enum Act {
+    Wait(u16),
+    Start,
+    Break(u8),
+    Block(u8, bool),
+    Link(u8, u8, u8, u8),
+    Firewall(u8, bool, bool),
+    ForgetNat,
+    Send(u8, u8),
+    Service(u8),
+    NetworkChange(u8),
+    Release(u8),
+    ReleaseByServer(u8),
+    Garbage(u8, u64),
+    Stranger(u64),
+}
+
+fn act() -> impl Strategy<Value = Act> {
+    prop_oneof![
+        6 => (0u16..4000).prop_map(Act::Wait),
+        2 => (4000u16..60_000).prop_map(Act::Wait),
+        4 => Just(Act::Start),
+        2 => any::<u8>().prop_map(Act::Break),
+        2 => any::<(u8, bool)>().prop_map(|(client, blocked)| Act::Block(client, blocked)),
+        2 => any::<(u8, u8, u8, u8)>().prop_map(|(client, loss, reorder, jitter)| Act::Link(client, loss, reorder, jitter)),
+        1 => any::<(u8, bool, bool)>().prop_map(|(client, streams, datagrams)| Act::Firewall(client, streams, datagrams)),
+        1 => Just(Act::ForgetNat),
+        4 => any::<(u8, u8)>().prop_map(|(from, to)| Act::Send(from, to)),
+        1 => any::<u8>().prop_map(Act::Service),
+        1 => any::<u8>().prop_map(Act::NetworkChange),
+        1 => any::<u8>().prop_map(Act::Release),
+        1 => any::<u8>().prop_map(Act::ReleaseByServer),
+        1 => any::<(u8, u64)>().prop_map(|(client, seed)| Act::Garbage(client, seed)),
+        1 => any::<u64>().prop_map(Act::Stranger),
+    ]
+}
+
+struct Run {
+    world: World,
+    server: ServerId,
+    clients: Vec<ClientId>,
+    nat: tsc_sim::NatId,
+}
+
+impl Run {
+    fn new(seed: u64) -> Self {
+        let mut world = World::new(seed);
+        let mut config = server_config(4);
+        config.quarantine = Duration::from_secs(10);
+        config.interfaces[0].stream_timers = TunnelTimers {
+            keepalive: Duration::from_secs(40),
+            persistence: Duration::from_secs(60),
+        };
+        config.interfaces[0].datagram_timers = TunnelTimers {
+            keepalive: Duration::from_secs(30),
+            persistence: Duration::from_secs(60),
+        };
+        let server = world.add_server(config);
+        let nat = world.add_nat(Duration::from_secs(25));
+        Self {
+            world,
+            server,
+            clients: Vec::new(),
+            nat,
+        }
+    }
+
+    fn client(&self, number: u8) -> Option<ClientId> {
+        let len = self.clients.len();
+        (len > 0).then(|| self.clients[usize::from(number) % len])
+    }
+
+    fn start(&mut self, seed: u64) {
+        if self.clients.len() >= 12 {
+            return;
+        }
+        let mut rng = Rng::new(seed ^ self.clients.len() as u64);
+        let mut transports = Transport::ALL.to_vec();
+        transports.rotate_left(usize::try_from(rng.below(4)).unwrap());
+        transports.truncate(1 + usize::try_from(rng.below(4)).unwrap());
+        let mut config = client_config(&transports);
+        config.attempt_timeout = Duration::from_secs(1 + rng.below(20));
+        let nat = rng.chance(0.5).then_some(self.nat);
+        let client = self.world.add_client(
+            config,
+            PathConfig {
+                nat,
+                ..PathConfig::CLEAN
+            },
+        );
+        self.world.start(client);
+        self.clients.push(client);
+    }
+
+    fn act(&mut self, act: Act) {
+        let seed = self.world.seed();
+        match act {
+            Act::Wait(ms) => self.world.run(Duration::from_millis(u64::from(ms))),
+            Act::Start => self.start(seed),
+            Act::ForgetNat => self.world.nat(self.nat).forget(),
+            Act::Stranger(seed) => {
+                let mut rng = Rng::new(seed);
+                let from = ([192, 0, 2, 7], 1 + u16::try_from(rng.below(5)).unwrap()).into();
+                self.world.stranger(self.server, from, garbage(&mut rng));
+            }
+            Act::Break(n) => self.with(n, |world, client| world.break_transport(client)),
+            Act::Block(n, blocked) => {
+                self.with(n, |world, client| world.path(client).block(blocked))
+            }
+            Act::Link(n, loss, reorder, jitter) => self.with(n, |world, client| {
+                world.path(client).set(LinkConfig {
+                    loss: f64::from(loss) / 512.0,
+                    reorder: f64::from(reorder) / 1024.0,
+                    duplicate: f64::from(reorder) / 1024.0,
+                    jitter: Duration::from_millis(u64::from(jitter)),
+                    ..LinkConfig::CLEAN
+                });
+            }),
+            Act::Firewall(n, streams, datagrams) => {
+                self.with(n, |world, client| {
+                    world.path(client).firewall = Firewall { streams, datagrams }
+                });
+            }
+            Act::Send(from, to) => {
+                let to = self
+                    .client(to)
+                    .and_then(|to| self.world.assignment(to))
+                    .map(|to| to.addresses[0].address);
+                if let Some(to) = to {
+                    self.with(from, |world, client| {
+                        world.send(client, to, b"payload");
+                    });
+                }
+            }
+            Act::Service(n) => self.with(n, |world, client| {
+                let _ = world.request_service(client, ServiceType(u16::from(n)));
+            }),
+            Act::NetworkChange(n) => self.with(n, |world, client| world.network_changed(client)),
+            Act::Release(n) => self.with(n, |world, client| {
+                world.release(client, Duration::from_secs(5))
+            }),
+            Act::ReleaseByServer(n) => {
+                let server = self.server;
+                self.with(n, |world, client| {
+                    let tsid = world.assignment(client).map(|assignment| assignment.tsid);
+                    if let Some(session) = tsid.and_then(|tsid| world.session(server, tsid)) {
+                        world.release_session(server, session, None);
+                    }
+                });
+            }
+            Act::Garbage(n, seed) => {
+                let bytes = garbage(&mut Rng::new(seed));
+                self.with(n, |world, client| {
+                    world.send_raw(client, bytes);
+                });
+            }
+        }
+    }
+
+    fn with(&mut self, number: u8, act: impl FnOnce(&mut World, ClientId)) {
+        if let Some(client) = self.client(number) {
+            act(&mut self.world, client);
+        }
+    }
+
+    /// Peace, for longer than every timer; then both ends agree, or the tunnel is over at both.
+    fn settle_and_check(&mut self) {
+        let seed = self.world.seed();
+        for client in self.clients.clone() {
+            let path = self.world.path(client);
+            path.set(LinkConfig::CLEAN);
+            path.firewall = Firewall::OPEN;
+        }
+        self.world.run(Duration::from_secs(400));
+        let mut alive = 0;
+        for client in self.clients.clone() {
+            if let Some(reason) = self.world.down_reason(client) {
+                assert!(!self.world.is_bound(client), "seed {seed}: {reason}");
+                continue;
+            }
+            let events = self.world.events(client);
+            let waiting = !events
+                .iter()
+                .any(|(_, event)| matches!(event, Event::Configured(_)));
+            assert!(
+                !waiting,
+                "seed {seed}: {client:?} neither connected nor gave up: {events:?}"
+            );
+            alive += 1;
+            let assignment = self.world.assignment(client).unwrap();
+            let (tsid, address) = (assignment.tsid, assignment.addresses[0].address);
+            let server = self.world.server(self.server);
+            let session = server.route(address);
+            assert_eq!(
+                session,
+                self.world.session(self.server, tsid),
+                "seed {seed}: {client:?}"
+            );
+            let binding = session.and_then(|session| server.binding_of(session));
+            assert!(
+                binding.is_some(),
+                "seed {seed}: {client:?} is bound at its own end only"
+            );
+            // A packet to itself goes all the way round.
+            let before = self.world.received(client).len();
+            assert!(self.world.send(client, address, b"echo"), "seed {seed}");
+            self.world.run(Duration::from_secs(1));
+            assert_eq!(
+                self.world.received(client).len(),
+                before + 1,
+                "seed {seed}: {client:?} has no echo"
+            );
+        }
+        let stats = self.world.server_stats(self.server);
+        assert_eq!(
+            stats.sessions, alive,
+            "seed {seed}: tunnels that no client has"
+        );
+        assert_eq!(stats.transmit_overflow, 0, "seed {seed}");
+        assert_eq!(stats.pending, 0, "seed {seed}: transports without a tunnel");
+        let pool = &self.world.server(self.server).pool_stats()[0];
+        assert_eq!(
+            pool.leased,
+            u64::try_from(alive).unwrap(),
+            "seed {seed}: leaked addresses"
+        );
+    }
+}
+
+/// Bytes that often begin as a unit does.
+fn garbage(rng: &mut Rng) -> Vec<u8> {
+    let first =
+        [0x10, 0x45, 0x60, 0x1C, 0x1D, 0x1F, 0x16, 0xFF][usize::try_from(rng.below(8)).unwrap()];
+    let mut bytes = vec![
+        first,
+        u8::try_from(rng.below(14)).unwrap(),
+        0,
+        u8::try_from(rng.below(4)).unwrap(),
+    ];
+    bytes.extend((0..rng.below(200)).map(|_| u8::try_from(rng.below(256)).unwrap()));
+    bytes
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { max_shrink_iters: 2000, ..ProptestConfig::default() })]
+
+    #[test]
+    fn both_ends_agree_or_end(seed: u64, acts in prop::collection::vec(act(), 1..60)) {
+        let mut run = Run::new(seed);
+        run.start(seed);
+        for act in acts {
+            run.act(act);
+        }
+        run.settle_and_check();
+    }
+
+    /// The same seed and acts give the same world, to the last event.
+    #[test]
+    fn a_seed_is_a_replay(seed: u64, acts in prop::collection::vec(act(), 1..20)) {
+        let story = || {
+            let mut run = Run::new(seed);
+            run.start(seed);
+            acts.iter().for_each(|act| run.act(*act));
+            run.world.run(Duration::from_secs(100));
+            let events: Vec<_> = run.clients.iter().map(|client| run.world.events(*client).to_vec()).collect();
+            (events, run.world.server_events(run.server).to_vec())
+        };
+        prop_assert_eq!(story(), story());
+    }
+}
