@@ -201,7 +201,6 @@ prop_compose! {
         tunnels_per_identity in 1u32..=200_000,
         requests_per_prefix in 1u32..=100_000,
         half_open in 1u32..=65_536,
-        unconfigured_bytes in 4096u32..=1_048_576,
         configuration_time in 1u64..=120,
     ) -> InterfaceLimits {
         InterfaceLimits {
@@ -210,7 +209,6 @@ prop_compose! {
             tunnels_per_identity,
             requests_per_prefix,
             half_open,
-            unconfigured_bytes,
             configuration_time: Duration::from_secs(configuration_time),
         }
     }

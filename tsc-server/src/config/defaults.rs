@@ -41,7 +41,6 @@ impl Default for InterfaceLimits {
             tunnels_per_identity: 8,
             requests_per_prefix: 100,
             half_open: 1024,
-            unconfigured_bytes: 16_384,
             configuration_time: Duration::from_secs(10),
         }
     }

@@ -260,8 +260,6 @@ pub struct InterfaceLimits {
     pub requests_per_prefix: u32,
     /// `half-open`: handshakes and unconfigured connections in progress.
     pub half_open: u32,
-    /// `unconfigured-bytes`: bytes buffered for a connection before it is configured.
-    pub unconfigured_bytes: u32,
     /// `configuration-time`: how long a connection may take to be configured.
     pub configuration_time: Duration,
 }

@@ -138,7 +138,6 @@ impl Printer<'_, '_> {
         self.bare("tunnels-per-identity", limits.tunnels_per_identity)?;
         self.bare("requests-per-prefix", limits.requests_per_prefix)?;
         self.bare("half-open", limits.half_open)?;
-        self.bare("unconfigured-bytes", limits.unconfigured_bytes)?;
         self.seconds("configuration-time", limits.configuration_time)?;
         interface.ports.iter().try_for_each(|port| self.port(port))
     }

@@ -259,12 +259,6 @@ fn limits(section: &Section<'_>) -> InterfaceLimits {
         ),
         half_open: number("half-open", 1, 65_536, default.half_open),
         // One control message of the largest size must fit (spec 2).
-        unconfigured_bytes: number(
-            "unconfigured-bytes",
-            4096,
-            1 << 20,
-            default.unconfigured_bytes,
-        ),
         configuration_time: limits
             .value("configuration-time")
             .and_then(|value| seconds(&value, 1, 120, false))
