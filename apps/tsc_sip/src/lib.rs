@@ -1,4 +1,54 @@
-//! Reference SIP applications that make calls through a tunnel.
+//! Reference SIP applications that make calls through a tunnel: `tsc_sip_client` and `tsc_sip_server`.
+//!
+//! Both are *clients* of one tunnel server, and teaching code: the steps of the SDK guide's chapter "Accessing and Using
+//! the TSM SDK APIs" with its search marks, built on the public interface of [`tsc_tapi`] alone. Read them in the guide's
+//! order:
+//!
+//! | search mark | where |
+//! | --- | --- |
+//! | `tsc_ctrl_init()`, `Create a Tunnel` | `bin/tsc_sip_client.rs` |
+//! | `SIP SOCKET CREATION`, `REGISTER TRANSACTION` | `client/mod.rs`, `client/register.rs` |
+//! | `INVITE TRANSACTION`, `Build and send ACK`, `RTP Exchange`, `BYE TRANSACTION` | `client/call.rs` |
+//! | `TEST DONE` | `bin/tsc_sip_client.rs` |
+//!
+//! # From a tunnel to a call
+//!
+//! ```no_run
+//! use std::sync::Arc;
+//! use tsc_sip::{client::{ClientOptions, run_client}, stop::Stop};
+//! use tsc_tapi::Tunnel;
+//!
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! let tunnel = Tunnel::builder("tls://sbc.example.com:443".parse()?).connect().await?;
+//! let report = run_client(Arc::new(tunnel), ClientOptions::new("alice", "play"), Stop::never()).await?;
+//! for call in &report.calls {
+//!     println!("{} packets lost, MOS {:?}", call.lost, call.mos);
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # The parts
+//!
+//! ```text
+//!   client  server                 the two programs: registration, calls
+//!   ------------------------------------------------------------------------------------
+//!   endpoint   media::MediaClock   async shells: a task per SIP socket, one 20 ms ticker
+//!   ------------------------------------------------------------------------------------
+//!   transaction  dialog  digest    sans-IO: bytes and time come in by argument
+//!   registrar  sdp  sip  media
+//!   ------------------------------------------------------------------------------------
+//!   net                            where sockets are opened: in a tunnel, or on the host
+//! ```
+//!
+//! What both ends share is the trait pair [`net::InnerNet`] and [`net::InnerSocket`]. A [`tsc_tapi::Tunnel`] is one such
+//! network and the host another ([`net::HostNet`], `--no-tunnel`): that is all the difference between a call through
+//! a tunnel and one without.
+//!
+//! # What it is not
+//!
+//! No proxy, no forking, no re-INVITE beyond a polite refusal, no INVITE without an offer, no SRTP (the tunnel protects),
+//! no conversion of sample rates. Names are not resolved: SIP servers and contacts are addresses.
 
 pub mod cli;
 pub mod client;

@@ -293,7 +293,7 @@ fn a_cancelled_invite_that_stays_unanswered_times_out() {
     world.run_out();
     let events: Vec<_> = std::iter::from_fn(|| world.event()).collect();
     assert!(
-        events.iter().any(|e| *e == Event::Timeout { id }),
+        events.contains(&Event::Timeout { id }),
         "{events:?}"
     );
 }
