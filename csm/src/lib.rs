@@ -1,4 +1,125 @@
-//! State machines of both ends of a TSCF tunnel, sans-IO.
+//! State machines of both ends of a TSCF tunnel's control plane, sans-IO.
+//!
+//! [`client::Client`] is the client's end of one tunnel; [`server::Server`] is the server's end of all tunnels of
+//! one worker. Neither owns a socket, a clock, a task or a random source: the owner hands in units that `tsc-tpl`
+//! has decoded, the time, and a [`Random`], and drains what comes of it. So everything that follows from loss,
+//! delay and chance is tested in virtual time (`tools/sim`).
+//!
+//! | feed | drain, after each input | meaning |
+//! | --- | --- | --- |
+//! | `handle_unit(now, ..)`, `handle_bad_unit` | `poll_transmit` | bytes for a transport, one control message each |
+//! | what becomes of transports | `poll_event` | what the owner is to do or to know |
+//! | `handle_timeout(now)` | `poll_timeout` | when `handle_timeout` is due |
+//!
+//! Draining is always safe, early timers are harmless, and one input does a bounded amount of work. Transmits come
+//! before events: an event that closes a transport means "when what was to be sent over it has been sent".
+//!
+//! Inner IP packets pass through `handle_unit` for the check of their addresses (spec 8.1), and never through
+//! `poll_transmit`: they are the owner's own business, who only asks where they go.
+//!
+//! # The smallest loop: both ends, joined back to back
+//!
+//! ```
+//! use std::time::Instant;
+//! use tsc_csm::client::{self, Client, ClientConfig, Endpoint, Target};
+//! use tsc_csm::server::pool::{AddressRange, PoolConfig, PoolRange};
+//! use tsc_csm::server::{self, BindingInfo, InterfaceConfig, Server, ServerConfig, Verdict};
+//! use tsc_csm::{Random, Transport};
+//! use tsc_tpl::{Limits, Unit};
+//!
+//! struct Chance(u8); // In earnest: the operating system's generator.
+//! impl Random for Chance {
+//!     fn fill(&mut self, buf: &mut [u8]) {
+//!         buf.fill_with(|| { self.0 = self.0.wrapping_mul(29).wrapping_add(7); self.0 });
+//!     }
+//! }
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let now = Instant::now();
+//!
+//! // The server: a pool, an interface, and a connection that was accepted.
+//! let range = AddressRange { first: [10, 0, 0, 1].into(), last: [10, 0, 0, 99].into() };
+//! let pool = PoolConfig {
+//!     name: "inside".into(),
+//!     ranges: vec![PoolRange { range, prefix_len: 24 }],
+//!     exclusions: vec![],
+//! };
+//! let mut server = Server::new(
+//!     ServerConfig {
+//!         pools: vec![pool],
+//!         interfaces: vec![InterfaceConfig::new("outside", vec![0])],
+//!         ..ServerConfig::new()
+//!     },
+//!     now,
+//!     Box::new(Chance(1)),
+//! )?;
+//! let peer = "192.0.2.1:4000".parse()?;
+//! let info = BindingInfo { interface: 0, transport: Transport::Tls, peer, identity: None };
+//! let binding = server.open_binding(now, info)?;
+//!
+//! // The client: where to go, and the transport that it asks for.
+//! let target = Target { transport: Transport::Tls, endpoint: Endpoint::Configured(0) };
+//! let mut client = Client::new(ClientConfig::new(vec![target]), Box::new(Chance(2)))?;
+//! client.start(now);
+//! let Some(client::Event::Open { epoch, .. }) = client.poll_event() else { panic!() };
+//! client.transport_opened(now, epoch);
+//!
+//! // The loop. With sockets: wait for bytes or for `poll_timeout`, whichever comes first.
+//! let limits = Limits::default();
+//! loop {
+//!     let mut idle = true;
+//!     while let Some(transmit) = client.poll_transmit() {
+//!         idle = false;
+//!         let unit = Unit::decode_datagram(&transmit.bytes, &limits)?;
+//!         match server.handle_unit(now, binding, &unit) {
+//!             Verdict::Forward(session) => println!("a packet of {session:?} goes to the switch"),
+//!             Verdict::Close(reason) => println!("stop reading: {reason:?}"),
+//!             Verdict::Consumed | Verdict::Dropped(_) => {}
+//!         }
+//!     }
+//!     while let Some(transmit) = server.poll_transmit() {
+//!         idle = false;
+//!         // `transmit.to` says over which transport.
+//!         let unit = Unit::decode_datagram(&transmit.bytes, &limits)?;
+//!         if let client::Inbound::Deliver(packet) = client.handle_unit(now, epoch, unit) {
+//!             println!("{} bytes for the inner stack", packet.len());
+//!         }
+//!     }
+//!     if idle {
+//!         break;
+//!     }
+//! }
+//!
+//! // The tunnel is up at both ends.
+//! let Some(client::Event::Configured(assignment)) = client.poll_event() else { panic!() };
+//! let Some(server::Event::SessionUp { session, addresses, .. }) = server.poll_event() else { panic!() };
+//! assert_eq!(addresses, [assignment.addresses[0].address]);
+//! assert_eq!(server.route(addresses[0]), Some(session));
+//! assert_eq!(server.binding_of(session), Some(binding));
+//! assert_eq!(client.can_send(), Some(epoch));
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Where the specification leaves room
+//!
+//! - **Confirmation**: the client sends a Keepalive as soon as it is configured and repeats it until the server
+//!   has answered *that*; an idle tunnel would otherwise be closed after 30 s as unconfirmed.
+//! - **Idle in PERSISTENT** counts from the entry into that state, so that any persistence time makes sense beside
+//!   any keepalive time.
+//! - **Protocol_Revision** is the highest that its sender speaks; the server answers 1 to every value from 1 on.
+//! - **Requests that are refused** leave the transport open until its 10 s are over; the client closes it.
+//! - **A late duplicate** of an earlier Configuration_Request (up to 32 sequences behind) on plain UDP is dropped,
+//!   so that the network cannot take a living tunnel's transport away.
+//! - **Limits by source prefix** count a tunnel where it was configured, for all its life: resuming from elsewhere
+//!   would otherwise move it out of the count.
+//! - **`unsupported_tlv` and `unsupported_message`** do not count towards the eight message errors: a newer peer
+//!   says such things in good faith.
+//! - **A resume** needs the interface of the configuration, and rejects a tunnel that is being released.
+//! - **Failed attempts**: a target rests with full jitter (1 s doubling to 60 s), and all targets are tried before
+//!   one is tried again. `busy` and `no_resources` rest every target of that host. `malformed`,
+//!   `unsupported_version`, `unsupported_tlv`, `not_authorized` and certificate errors are final for a target.
+
 mod assignment;
 pub mod client;
 mod random;
@@ -8,6 +129,7 @@ pub mod server;
 mod transaction;
 mod transport;
 mod wire;
+
 pub use assignment::{Alternate, Assignment, InnerAddress};
 pub use random::{BoxedRandom, Random};
 pub use secret::{Key32, Secret};

@@ -318,12 +318,12 @@ mod tests {
     fn answers_last_32_seconds_and_are_bounded() {
         let now = Instant::now();
         let mut answers = Answers::default();
-        for n in 0..20 {
+        for n in 0u8..20 {
             answers.remember(
                 now,
-                Sequence(n),
+                Sequence(u32::from(n)),
                 CmType::CLIENT_SERVICE_RESPONSE,
-                Bytes::from(vec![n as u8]),
+                Bytes::from(vec![n]),
             );
         }
         assert_eq!(answers.entries.len(), MAX_ANSWERS);
@@ -354,14 +354,14 @@ mod tests {
         /// Against a model that remembers everything: nothing is executed twice, and nothing within the
         /// window is refused the first time.
         #[test]
-        fn window_equals_a_perfect_memory(start: u32, steps in prop::collection::vec(-40i64..40, 1..200)) {
+        fn window_equals_a_perfect_memory(start: u32, steps in prop::collection::vec(-40i32..40, 1..200)) {
             let mut received = Received::default();
             let mut seen = BTreeSet::new();
             let mut newest = None;
-            let mut at = 0i64;
+            let mut at = 0i32;
             for step in steps {
                 at += step;
-                let sequence = Sequence(start.wrapping_add(at as u32));
+                let sequence = Sequence(start.wrapping_add_signed(at));
                 let expected = match newest {
                     Some(newest) if at < newest - 32 => Seen::TooOld,
                     _ if seen.contains(&at) => Seen::Repeat,

@@ -3,6 +3,7 @@
     clippy::unwrap_used,
     clippy::indexing_slicing,
     clippy::cast_possible_truncation,
+    clippy::wildcard_enum_match_arm,
     unreachable_pub
 )]
 
@@ -25,7 +26,7 @@ fn replay(target: &str, run: impl Fn(&[u8])) {
     files.sort();
     assert!(!files.is_empty(), "no corpus in {}", corpus.display());
     for file in files {
-        println!("{}", file.display());
+        eprintln!("{}", file.display());
         run(&std::fs::read(&file).unwrap());
     }
 }

@@ -237,11 +237,12 @@ impl Client {
             return;
         }
         let persistence = tunnel.assignment.persistence;
-        let time = resume_timeout.unwrap_or(if persistence.is_zero() {
+        let kept = if persistence.is_zero() {
             ENDLESS_RESUME
         } else {
             persistence
-        });
+        };
+        let time = resume_timeout.unwrap_or(kept);
         let mut seeker = Seeker::new(now, now + time);
         self.plan.begin(Some(link.target));
         if cause == SuspendReason::Lost(TransportLoss::ClosedByServer) {

@@ -18,11 +18,11 @@ impl Rng {
     /// A generator of its own for one part of the world, so that what one part draws does not change another.
     #[must_use]
     pub fn fork(&mut self) -> Self {
-        Self(self.next())
+        Self(self.bits())
     }
 
     /// The next 64 bits.
-    pub fn next(&mut self) -> u64 {
+    pub fn bits(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
@@ -32,14 +32,14 @@ impl Rng {
 
     /// A number below `limit`; 0 if that is 0.
     pub fn below(&mut self, limit: u64) -> u64 {
-        self.next().checked_rem(limit).unwrap_or(0)
+        self.bits().checked_rem(limit).unwrap_or(0)
     }
 
     /// True with this probability.
     pub fn chance(&mut self, probability: f64) -> bool {
         // 53 bits: as many as an f64 holds exactly.
         #[expect(clippy::cast_precision_loss, reason = "53 bits fit")]
-        let unit = (self.next() >> 11) as f64 / (1u64 << 53) as f64;
+        let unit = (self.bits() >> 11) as f64 / (1u64 << 53) as f64;
         unit < probability
     }
 
@@ -52,7 +52,7 @@ impl Rng {
 impl Random for Rng {
     fn fill(&mut self, buf: &mut [u8]) {
         for chunk in buf.chunks_mut(8) {
-            for (to, from) in chunk.iter_mut().zip(self.next().to_le_bytes()) {
+            for (to, from) in chunk.iter_mut().zip(self.bits().to_le_bytes()) {
                 *to = from;
             }
         }

@@ -104,7 +104,6 @@ impl World {
     }
 
     /// What a server did with units, forwarded packets apart, with the time of each.
-    #[must_use]
     pub fn verdicts(&self, server: ServerId) -> &[(Duration, Verdict)] {
         &self.servers[server.0].verdicts
     }

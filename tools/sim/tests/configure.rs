@@ -1,10 +1,14 @@
 //! A tunnel comes up: what is asked for, what is given, over which transport.
-#![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::wildcard_enum_match_arm
+)]
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use tsc_csm::client::{AddressWish, AttemptFailure, DownReason, Event, Target, TransportFailure};
+use tsc_csm::client::{AddressWish, AttemptFailure, DownReason, Event, TransportFailure};
 use tsc_csm::server::pool::{AddressRange, Family, PoolRange};
 use tsc_csm::{Alternate, Transport};
 use tsc_sim::{Firewall, LinkConfig, PathConfig, World, client_config, server_config};
@@ -308,17 +312,4 @@ fn releasing_before_there_is_a_tunnel_ends_at_once() {
     );
     world.run(Duration::from_secs(60));
     assert_eq!(world.server_stats(server).sessions, 0);
-}
-
-#[test]
-fn targets_of_one_client_are_named_as_configured() {
-    let config = client_config(&[Transport::Tcp, Transport::Dtls]);
-    let expected = |transport| Target {
-        transport,
-        endpoint: tsc_csm::client::Endpoint::Configured(0),
-    };
-    assert_eq!(
-        config.targets,
-        [expected(Transport::Tcp), expected(Transport::Dtls)]
-    );
 }

@@ -1,5 +1,9 @@
 //! A tunnel is confirmed by the first unit after its configuration (spec 5).
-#![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::wildcard_enum_match_arm
+)]
 
 use std::time::Duration;
 

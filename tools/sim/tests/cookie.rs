@@ -1,5 +1,9 @@
 //! Plain UDP: an address is proved before anything is kept for it (spec 8.2).
-#![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::wildcard_enum_match_arm
+)]
 
 use std::net::SocketAddr;
 use std::time::Duration;

@@ -1,5 +1,9 @@
 //! Clients and servers that break the rules, and people on the path.
-#![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::wildcard_enum_match_arm
+)]
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
@@ -227,35 +231,6 @@ fn a_second_configuration_on_a_bound_transport_is_malformed() {
     assert!(world.is_bound(client));
 }
 
-#[test]
-fn a_udp_port_that_is_reused_makes_a_new_tunnel_and_leaves_the_old_one_without_transport() {
-    let (mut world, server, client) = up(Transport::Udp);
-    let outside = world.assignment(client).unwrap().nat_view.unwrap();
-    let first = world.assignment(client).unwrap().tsid;
-    // A program restarted behind the same port: it gets a cookie (which our client ignores) and uses it.
-    let request = |cookie: Option<&[u8]>| {
-        let mut bytes = Vec::new();
-        MessageBuilder::new(
-            CmType::CONFIGURATION_REQUEST,
-            Tsid::UNASSIGNED,
-            Sequence(0x7777_0000),
-        )
-        .tlv(Tlv::ProtocolRevision(1))
-        .tlvs(cookie.map(|cookie| Tlv::Cookie(tsc_tpl::Cookie::new(cookie).unwrap())))
-        .pad_to(128)
-        .encode_datagram(&mut bytes)
-        .unwrap();
-        bytes
-    };
-    let cookies = world.server_stats(server).cookies;
-    world.stranger(server, outside, request(None));
-    world.run(SECOND);
-    assert_eq!(world.server_stats(server).cookies, cookies + 1);
-    assert!(world.is_bound(client));
-    assert_eq!(world.server_stats(server).sessions, 1);
-    assert!(world.session(server, first).is_some());
-}
-
 /// A server, and connections to it without a client.
 struct Bench {
     now: Instant,
@@ -286,9 +261,13 @@ impl Bench {
         self.server.open_binding(self.now, info).unwrap()
     }
 
-    fn say(&mut self, binding: BindingId, bytes: &[u8]) -> (Verdict, Vec<Bytes>) {
+    fn say_quietly(&mut self, binding: BindingId, bytes: &[u8]) -> Verdict {
         let unit = Unit::decode_datagram(bytes, &Limits::WIDEST).unwrap();
-        let verdict = self.server.handle_unit(self.now, binding, &unit);
+        self.server.handle_unit(self.now, binding, &unit)
+    }
+
+    fn say(&mut self, binding: BindingId, bytes: &[u8]) -> (Verdict, Vec<Bytes>) {
+        let verdict = self.say_quietly(binding, bytes);
         let answers = std::iter::from_fn(|| self.server.poll_transmit())
             .map(|transmit| transmit.bytes)
             .collect();
@@ -313,7 +292,8 @@ impl Bench {
             .try_into()
             .unwrap();
         let tsid = answer.header().tsid;
-        self.say(binding, &message(CmType::KEEPALIVE, tsid, 2));
+        let (verdict, _) = self.say(binding, &message(CmType::KEEPALIVE, tsid, 2));
+        assert_eq!(verdict, Verdict::Consumed);
         (binding, tsid, key)
     }
 }
@@ -496,4 +476,71 @@ fn the_clients_type_9_is_taken_for_11_and_answered_with_10() {
     let (_, answers) = bench.say(binding, &request);
     assert_eq!(answers[0][1], CmType::SERVICE_RESPONSE.0);
     assert_eq!(code(&answers[0]), ResponseCode::SERVICE_UNAVAILABLE);
+}
+
+#[test]
+fn a_reused_udp_port_makes_a_new_tunnel_with_a_cookie_and_leaves_the_old_one_without_transport() {
+    let mut bench = Bench::new();
+    let listener = bench
+        .server
+        .add_listener(0, ([203, 0, 113, 1], 5060).into())
+        .unwrap();
+    let peer = SocketAddr::from(([192, 0, 2, 1], 4000));
+    let request = |sequence: u32, cookie: Option<&[u8]>| {
+        let mut bytes = Vec::new();
+        MessageBuilder::new(
+            CmType::CONFIGURATION_REQUEST,
+            Tsid::UNASSIGNED,
+            Sequence(sequence),
+        )
+        .tlv(Tlv::ProtocolRevision(1))
+        .tlvs(cookie.map(|cookie| Tlv::Cookie(tsc_tpl::Cookie::new(cookie).unwrap())))
+        .pad_to(128)
+        .encode_datagram(&mut bytes)
+        .unwrap();
+        bytes
+    };
+    // As an owner of a socket does it: look the address up, and treat who has no binding as a stranger.
+    let say = |bench: &mut Bench, bytes: &[u8]| -> Option<Bytes> {
+        match bench.server.lookup(listener, peer) {
+            Some(binding) => _ = bench.say_quietly(binding, bytes),
+            None => {
+                _ = bench
+                    .server
+                    .handle_unbound(bench.now, listener, peer, bytes)
+            }
+        }
+        bench.server.poll_transmit().map(|transmit| transmit.bytes)
+    };
+    let cookie_of = |answer: &[u8]| {
+        let Ok(Unit::Control(answer)) = Unit::decode_datagram(answer, &Limits::WIDEST) else {
+            panic!()
+        };
+        answer.raw_value(TlvType::COOKIE).unwrap().to_vec()
+    };
+    let cookie = cookie_of(&say(&mut bench, &request(1, None)).unwrap());
+    let granted = say(&mut bench, &request(2, Some(&cookie))).unwrap();
+    assert_eq!(code(&granted), ResponseCode::SUCCESS);
+    let first = bench.server.lookup(listener, peer).unwrap();
+    let tunnel = bench.server.session_of(first).unwrap();
+    let Ok(Unit::Control(header)) = Unit::decode_datagram(&granted, &Limits::WIDEST) else {
+        panic!()
+    };
+    let confirm = message(CmType::KEEPALIVE, header.header().tsid, 3);
+    assert!(say(&mut bench, &confirm).is_some());
+
+    // The same request again is a duplicate; one that is just behind it is a late one.
+    assert_eq!(say(&mut bench, &request(2, Some(&cookie))), Some(granted));
+    assert_eq!(say(&mut bench, &request(1, Some(&cookie))), None);
+    // A program that was restarted draws another sequence. It has no cookie at first.
+    let asked = say(&mut bench, &request(0x7000_0000, None)).unwrap();
+    assert_eq!(code(&asked), ResponseCode::COOKIE_REQUIRED);
+    assert_eq!(bench.server.lookup(listener, peer), Some(first));
+    let cookie = cookie_of(&asked);
+    let granted = say(&mut bench, &request(0x7000_0001, Some(&cookie))).unwrap();
+    assert_eq!(code(&granted), ResponseCode::SUCCESS);
+    let second = bench.server.lookup(listener, peer).unwrap();
+    assert_ne!(bench.server.session_of(second), Some(tunnel));
+    assert_eq!(bench.server.binding_of(tunnel), None);
+    assert_eq!(bench.server.stats().sessions, 2);
 }

@@ -1,5 +1,9 @@
 //! Signs of life: when they are sent, and what their absence means (spec 5).
-#![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::wildcard_enum_match_arm
+)]
 
 use std::time::Duration;
 

@@ -1,5 +1,9 @@
 //! Pools, quarantine, and what one source or identity may use up (spec 8.3).
-#![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::wildcard_enum_match_arm
+)]
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;

@@ -1,5 +1,9 @@
 //! ACTIVE, PERSISTENT, CLOSED: what idleness and the loss of a transport do (spec 5).
-#![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::wildcard_enum_match_arm
+)]
 
 use std::time::Duration;
 

@@ -1,5 +1,9 @@
 //! Redirects: where clients follow, and where they do not (spec 5).
-#![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::wildcard_enum_match_arm
+)]
 
 use std::time::Duration;
 

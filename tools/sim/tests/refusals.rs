@@ -1,5 +1,9 @@
 //! Refusals: each has its reason, and the client draws the right conclusion.
-#![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::wildcard_enum_match_arm
+)]
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
