@@ -292,10 +292,7 @@ fn a_cancelled_invite_that_stays_unanswered_times_out() {
     assert_eq!(world.sent_request().method, Method::Cancel);
     world.run_out();
     let events: Vec<_> = std::iter::from_fn(|| world.event()).collect();
-    assert!(
-        events.contains(&Event::Timeout { id }),
-        "{events:?}"
-    );
+    assert!(events.contains(&Event::Timeout { id }), "{events:?}");
 }
 
 #[test]

@@ -121,11 +121,11 @@ async fn try_call<N: InnerNet>(
         .clock
         .open(sockets, agreed, config, &mut OsRandom)
         .await;
-    let duration = options.duration;
+    // Without permission to send there is no last packet to wait for.
+    let length = PACKET_TIME.saturating_mul(u32::try_from(packets(options)).unwrap_or(u32::MAX));
     let ended_by_peer = tokio::select! {
         () = stream.played_out() => None,
-        // Without permission to send there is no last packet.
-        () = tokio::time::sleep(duration.unwrap_or(Duration::MAX)), if !agreed.send => None,
+        () = tokio::time::sleep(length), if !agreed.send => None,
         () = shared.stop.stopped() => None,
         request = hung_up.recv() => request,
     };
@@ -211,14 +211,19 @@ fn agree(offer: &Description, response: &Response) -> Result<Agreed, CallError> 
     Description::accept(offer, &answer).map_err(|e| bad(&e))
 }
 
+/// Packets that a call sends.
+fn packets(options: &super::ClientOptions) -> u64 {
+    let packets = match options.duration {
+        Some(duration) => duration.as_millis().div_ceil(PACKET_TIME.as_millis()),
+        None => options.play.samples().len().div_ceil(SAMPLES_PER_PACKET) as u128,
+    };
+    u64::try_from(packets).unwrap_or(u64::MAX)
+}
+
 fn media_config<N: InnerNet>(shared: &Shared<N>, agreed: Agreed) -> MediaConfig {
     let options = &shared.options;
     let payload: Arc<[u8]> = agreed.codec.encode(options.play.samples()).into();
-    let packets = match options.duration {
-        Some(duration) => duration.as_millis().div_ceil(PACKET_TIME.as_millis()),
-        None => payload.len().div_ceil(SAMPLES_PER_PACKET) as u128,
-    };
-    let packets = Some(u64::try_from(packets).unwrap_or(u64::MAX));
+    let packets = Some(packets(options));
     let source = Source::Play { payload, packets };
     let mut config = MediaConfig::new(source, format!("{}@{}", options.user, shared.ip));
     config.playout_delay = options.playout_delay;

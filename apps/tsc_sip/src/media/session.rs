@@ -18,8 +18,8 @@ use crate::{
     sdp::{Agreed, PACKET_TIME},
 };
 
-/// Packets that wait in [`Source::Echo`]; the oldest goes first when there are more.
-const ECHO_QUEUE: usize = 50;
+/// Bytes that wait in [`Source::Echo`], a second of speech; the oldest go first when there are more.
+const ECHO_QUEUE: usize = 8000;
 /// Seconds from 1900 (NTP) to 1970 (Unix).
 const NTP_TO_UNIX: u64 = 2_208_988_800;
 
@@ -154,7 +154,7 @@ struct Sender {
     position: usize,
     packets: u64,
     octets: u64,
-    echo: VecDeque<Vec<u8>>,
+    echo: VecDeque<u8>,
     stopped: bool,
     played: Vec<u8>,
 }
@@ -251,7 +251,9 @@ impl MediaSession {
                 self.sender.position = if end < payload.len() { end } else { 0 };
                 Some(part)
             }
-            Source::Echo => self.sender.echo.pop_front(),
+            // The peer's packets may have another length than ours.
+            Source::Echo if self.sender.echo.len() < SAMPLES_PER_PACKET => None,
+            Source::Echo => Some(self.sender.echo.drain(..SAMPLES_PER_PACKET).collect()),
         };
         // The RTP clock goes on also when there is nothing to say.
         let timestamp = self.sender.timestamp;
@@ -364,10 +366,9 @@ impl MediaSession {
         let silence = self.agreed.codec.silence();
         self.heard.place(offset, packet.payload(), silence, limit);
         if let Source::Echo = self.config.source {
-            if self.sender.echo.len() == ECHO_QUEUE {
-                self.sender.echo.pop_front();
-            }
-            self.sender.echo.push_back(packet.payload().to_vec());
+            let echo = &mut self.sender.echo;
+            echo.extend(packet.payload());
+            echo.drain(..echo.len().saturating_sub(ECHO_QUEUE));
         }
     }
 
