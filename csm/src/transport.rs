@@ -33,6 +33,17 @@ impl Transport {
         matches!(self, Self::Tls | Self::Dtls)
     }
 
+    /// `tcp`, `tls`, `udp` or `dtls`: for configurations, URLs and logs.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Tls => "tls",
+            Self::Udp => "udp",
+            Self::Dtls => "dtls",
+        }
+    }
+
     /// The code of this transport in TLVs 11, 12, 32 and 39 (spec 3.3).
     #[must_use]
     pub const fn code(self) -> TransportCode {
@@ -55,11 +66,6 @@ impl Transport {
 
 impl fmt::Display for Transport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Tcp => "tcp",
-            Self::Tls => "tls",
-            Self::Udp => "udp",
-            Self::Dtls => "dtls",
-        })
+        f.write_str(self.name())
     }
 }

@@ -14,10 +14,13 @@ use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
-use tsc_server::config::{
-    AddressRange, Alternate, AssignedServices, Authentication, Config, DtlsBackend,
-    InterfaceConfig, InterfaceLimits, LogFormat, LogLevel, PemRef, PoolConfig, PortConfig,
-    SystemConfig, Timers, TlsProfile, TokenAuthentication, TokenTable, Transport, Transports,
+use tsc_server::{
+    Transport,
+    config::{
+        AddressRange, Alternate, AssignedServices, Authentication, Config, DtlsBackend,
+        InterfaceConfig, InterfaceLimits, LogFormat, LogLevel, PemRef, PoolConfig, PortConfig,
+        SystemConfig, Timers, TlsProfile, TokenAuthentication, TokenTable, Transports,
+    },
 };
 
 #[test]
@@ -222,7 +225,7 @@ fn port(index: u16, number: u16) -> impl Strategy<Value = PortConfig> {
         .filter(|b| b.compiled_in())
         .collect();
     (
-        subsequence(Transport::ALL, 1..=4),
+        subsequence(Transport::ALL.to_vec(), 1..=4),
         select(backends),
         any::<bool>(),
     )
@@ -273,7 +276,7 @@ fn interface(index: u16, pools: &[PoolConfig]) -> impl Strategy<Value = Interfac
     let addresses = (
         option::of(vec(socket(), 1..4)),
         vec(socket().prop_map(|socket| socket.ip()), 0..4),
-        vec((select(Transport::ALL), socket()), 0..4),
+        vec((select(Transport::ALL.to_vec()), socket()), 0..4),
     );
     (
         (ports, subsequence(names, 1..=count), timers(), limits()),

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tsc_csm::Transport;
+
 use super::range::AddressRange;
 use super::source::PemRef;
 use super::tokens::TokenTable;
@@ -326,17 +328,10 @@ macro_rules! keywords {
     };
 }
 
-keywords! {
-    /// An outer transport.
-    pub enum Transport {
-        /// Clear stream.
-        Tcp = "tcp",
-        /// TLS over TCP.
-        Tls = "tls",
-        /// Clear datagrams.
-        Udp = "udp",
-        /// DTLS over UDP.
-        Dtls = "dtls",
+impl Keyword for Transport {
+    const ALL: &'static [Self] = &Self::ALL;
+    fn word(self) -> &'static str {
+        self.name()
     }
 }
 

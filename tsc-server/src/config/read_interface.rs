@@ -4,13 +4,15 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use tsc_csm::Transport;
+
 use super::document::Section;
 use super::error::{ConfigErrorKind, shown};
 use super::files::Files;
 use super::model::{
     Alternate, AssignedServices, Authentication, AuthenticationKind, DtlsBackend, InterfaceConfig,
     InterfaceLimits, Keyword as _, MAX_TUNNELS, PortConfig, Service, State, SystemConfig,
-    TokenAuthentication, Transport, Transports,
+    TokenAuthentication, Transports,
 };
 use super::read::{seconds, timers};
 use super::tokens::TokenTable;

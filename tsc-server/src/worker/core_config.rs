@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use tsc_csm::{
-    self as csm, Transport,
+    self as csm,
     server::{
         self as core, AuthPolicy, Identity, RedirectPolicy, TokenVerifier, TunnelTimers,
         pool::{self, PoolRange},
@@ -12,7 +12,7 @@ use tsc_csm::{
 use tsc_tpl::ServiceType;
 
 use crate::config::{
-    self, AddressRange, Authentication, Config, InterfaceConfig, PoolConfig, TokenTable,
+    AddressRange, Authentication, Config, InterfaceConfig, PoolConfig, TokenTable,
 };
 
 impl TokenVerifier for TokenTable {
@@ -91,7 +91,7 @@ fn core_interface(config: &Config, interface: &InterfaceConfig) -> core::Interfa
         .alternates
         .iter()
         .map(|alternate| csm::Alternate {
-            transport: alternate.transport.into(),
+            transport: alternate.transport,
             address: alternate.address,
         })
         .collect();
@@ -120,15 +120,4 @@ fn core_interface(config: &Config, interface: &InterfaceConfig) -> core::Interfa
         core.max_tunnels = usize::try_from(limits.max_tunnels).unwrap_or(usize::MAX);
     }
     core
-}
-
-impl From<config::Transport> for Transport {
-    fn from(transport: config::Transport) -> Self {
-        match transport {
-            config::Transport::Tcp => Self::Tcp,
-            config::Transport::Tls => Self::Tls,
-            config::Transport::Udp => Self::Udp,
-            config::Transport::Dtls => Self::Dtls,
-        }
-    }
 }
