@@ -4,6 +4,8 @@
 //! placeholder TSID (eight times 0xEE), which is replaced by that of a living tunnel, so that the fuzzer gets past
 //! the first comparison.
 
+#![allow(dead_code, reason = "each target uses its own half")]
+
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
