@@ -122,7 +122,7 @@ fn loss_is_counted_also_at_both_ends_of_the_call() {
     let delay = Duration::from_millis(10);
     // The first ten, the last ten and every fifth in between.
     let [caller, callee] = call(10, delay, |n| {
-        (n >= 10 && n < 490 && n % 5 != 0).then_some(delay)
+        ((10..490).contains(&n) && n % 5 != 0).then_some(delay)
     });
     assert_eq!(caller.sent, 500);
     assert_eq!(callee.received, 384);
