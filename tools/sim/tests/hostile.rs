@@ -12,7 +12,8 @@ use bytes::Bytes;
 use tsc_csm::Transport;
 use tsc_csm::client::{DownReason as ClientDown, Event as ClientEvent, SuspendReason};
 use tsc_csm::server::{
-    BindingId, BindingInfo, CloseReason, DownReason, DropReason, Event, Server, Verdict,
+    BindingId, BindingInfo, CloseReason, DownReason, DropReason, Event, Server, SessionState,
+    Verdict,
 };
 use tsc_sim::{ClientId, PathConfig, Rng, ServerId, World, client_config, packet, server_config};
 use tsc_tpl::{
@@ -543,4 +544,30 @@ fn a_reused_udp_port_makes_a_new_tunnel_with_a_cookie_and_leaves_the_old_one_wit
     assert_ne!(bench.server.session_of(second), Some(tunnel));
     assert_eq!(bench.server.binding_of(tunnel), None);
     assert_eq!(bench.server.stats().sessions, 2);
+}
+
+#[test]
+fn a_packet_alone_is_activity_and_a_forged_one_is_none() {
+    for (source, expected) in [
+        ([10, 0, 0, 1], SessionState::Active),
+        ([10, 0, 0, 2], SessionState::Persistent),
+    ] {
+        let mut bench = Bench::new();
+        let (binding, _, _) = bench.tunnel(Transport::Dtls);
+        let session = bench.server.session_of(binding).unwrap();
+        // Half the keepalive time, and then a little more than the other half.
+        bench.now += Duration::from_secs(25);
+        let inner = packet::udp(source.into(), [10, 0, 0, 9].into(), b"media");
+        let forwarded = bench.say_quietly(binding, &inner) == Verdict::Forward(session);
+        assert_eq!(forwarded, expected == SessionState::Active);
+        bench.now += Duration::from_secs(30);
+        while bench
+            .server
+            .poll_timeout()
+            .is_some_and(|at| at <= bench.now)
+        {
+            bench.server.handle_timeout(bench.now);
+        }
+        assert_eq!(bench.server.state(session), Some(expected));
+    }
 }
