@@ -12,11 +12,11 @@ use crate::secret::Secret;
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Tunnel")]
 pub struct TunnelArgs {
-    /// Tunnel server as HOST:PORT.
+    /// Tunnel server; port 4567 if none is given.
     #[arg(
         short,
         long,
-        value_name = "HOST:PORT",
+        value_name = "HOST[:PORT]",
         required_unless_present = "no_tunnel"
     )]
     pub server: Option<String>,
@@ -69,7 +69,7 @@ impl TunnelArgs {
     ///
     /// # Errors
     ///
-    /// A file cannot be used, or the server is not HOST:PORT.
+    /// A file cannot be used, or the server is not HOST[:PORT].
     pub fn builder(&self) -> Result<TunnelBuilder, UsageError> {
         let address = self.server.as_deref().unwrap_or_default();
         let url = format!("{}://{address}", self.transport);

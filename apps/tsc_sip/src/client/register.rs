@@ -17,6 +17,9 @@ use crate::{
 /// Challenges that are answered in one registration: the first, and one more for a nonce that was too old.
 const MAX_CHALLENGES: u32 = 2;
 
+/// How long removing the registration may take. A registrar that is gone must not hold up the end.
+const REMOVAL: Duration = Duration::from_secs(2);
+
 /// Why a registration failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -195,9 +198,12 @@ pub(super) async fn remove<N: InnerNet>(
     registration: oneshot::Receiver<Registration>,
 ) {
     shared.calls_over.notify_one();
-    if let Ok(mut registration) = registration.await
-        && let Err(error) = registration.send(shared, 0).await
-    {
-        tracing::warn!(%error, "registration not removed");
+    let Ok(mut registration) = registration.await else {
+        return;
+    };
+    match tokio::time::timeout(REMOVAL, registration.send(shared, 0)).await {
+        Ok(Ok(_)) => {}
+        Ok(Err(error)) => tracing::warn!(%error, "registration not removed"),
+        Err(_) => tracing::warn!("registration not removed: no answer"),
     }
 }
