@@ -69,7 +69,7 @@ impl TunnelArgs {
     ///
     /// # Errors
     ///
-    /// A file cannot be used, or the server is not HOST[:PORT].
+    /// A file cannot be used, or the server is no host with an optional port.
     pub fn builder(&self) -> Result<TunnelBuilder, UsageError> {
         let address = self.server.as_deref().unwrap_or_default();
         let url = format!("{}://{address}", self.transport);
