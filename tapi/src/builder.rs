@@ -2,6 +2,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
+use tokio::sync::broadcast;
 use tsc_csm::{
     Secret,
     client::{AddressWish, ClientConfig, Endpoint, Target},
@@ -13,9 +14,13 @@ use tsc_osaa::{
 
 use crate::{
     error::ConnectError,
+    notification::{NOTIFICATION_BACKLOG, Notification, Notifications},
     server::Server,
     tunnel::{self, Tunnel},
 };
+
+/// Times that an application gives are cut to this: longer ones mean "for ever", and must not overflow a clock.
+pub(crate) const LONGEST_TIME: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// Parameters of a tunnel; made by [`Tunnel::builder`].
 ///
@@ -32,6 +37,7 @@ pub struct TunnelBuilder {
     pub(crate) dtls_backend: Option<DtlsBackendKind>,
     pub(crate) trace: Option<PathBuf>,
     pub(crate) csm: ClientConfig,
+    pub(crate) notifications: broadcast::Sender<Notification>,
 }
 
 impl TunnelBuilder {
@@ -44,6 +50,7 @@ impl TunnelBuilder {
             dtls_backend: None,
             trace: None,
             csm: ClientConfig::new(Vec::new()),
+            notifications: broadcast::Sender::new(NOTIFICATION_BACKLOG),
         }
     }
 
@@ -139,6 +146,13 @@ impl TunnelBuilder {
         self
     }
 
+    /// What happens to the tunnel from the first attempt on, for applications that show the way up. Ends after
+    /// [`Notification::Down`], which also comes when the tunnel cannot be opened.
+    #[must_use]
+    pub fn notifications(&self) -> Notifications {
+        Notifications::new(self.notifications.subscribe())
+    }
+
     /// Opens the tunnel: resolves when the inner address is assigned.
     ///
     /// Must be called inside a tokio runtime, which then also runs the tunnel's one task. Dropping the future gives
@@ -157,6 +171,16 @@ impl TunnelBuilder {
                 endpoint: Endpoint::Configured(index),
             })
             .collect();
+        for time in [
+            Some(&mut self.csm.attempt_timeout),
+            Some(&mut self.csm.connect_timeout),
+            self.csm.resume_timeout.as_mut(),
+        ]
+        .into_iter()
+        .flatten()
+        {
+            *time = (*time).min(LONGEST_TIME);
+        }
         tunnel::open(self).await
     }
 }

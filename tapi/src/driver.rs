@@ -51,7 +51,7 @@ use tsc_tpl::{Limits, StreamDecoder, Unit};
 
 use crate::{
     TunnelConfig,
-    builder::TunnelBuilder,
+    builder::{LONGEST_TIME, TunnelBuilder},
     error::ConnectError,
     notification::Notification,
     server::Server,
@@ -66,6 +66,9 @@ const READS_PER_TURN: usize = 32;
 const TURNS_PER_POLL: usize = 16;
 /// How long a transport may take to end in order.
 const CLOSE_TIME: Duration = Duration::from_secs(1);
+/// Control messages that wait for one transport. Beyond it they are dropped, as a network would drop them: a server
+/// that asks without reading our answers must not fill our memory.
+const CONTROL_BACKLOG: usize = 64;
 
 type Opened = Result<ClientTransport, transport::ConnectError>;
 /// Who waits for the tunnel to come up.
@@ -84,6 +87,8 @@ impl Random for SystemRandom {
 struct Opening {
     epoch: Epoch,
     server: Server,
+    /// The application named this server, not another server.
+    configured: bool,
     future: Pin<Box<dyn Future<Output = Opened> + Send>>,
 }
 
@@ -93,7 +98,7 @@ struct Link {
     server: Server,
     transport: ClientTransport,
     decoder: StreamDecoder,
-    /// Control messages that wait for the transport. The control plane bounds them.
+    /// Control messages that wait for the transport; at most [`CONTROL_BACKLOG`].
     control: VecDeque<Bytes>,
 }
 
@@ -119,6 +124,15 @@ pub(crate) struct Driver {
     when_up: Option<WhenUp>,
     config: Option<watch::Sender<Arc<TunnelConfig>>>,
     down: Option<DownReason>,
+    /// When the application wants a release to be over.
+    release_by: Option<Instant>,
+}
+
+/// However the task ends, also by a runtime that shuts down or a panic: nobody waits for it for ever.
+impl Drop for Driver {
+    fn drop(&mut self) {
+        self.shared.end(DownReason::Released { confirmed: false });
+    }
 }
 
 impl Driver {
@@ -158,7 +172,8 @@ impl Driver {
         };
         let mut options = ConnectOptions::default();
         options.dtls_backend = builder.dtls_backend;
-        let shared = Shared::new(Stack::new(StackConfig::default(), seed));
+        let stack = Stack::new(StackConfig::default(), seed);
+        let shared = Shared::new(stack, builder.notifications);
         let driver = Self {
             client,
             shared: Arc::clone(&shared),
@@ -178,6 +193,7 @@ impl Driver {
             when_up: Some(when_up),
             config: None,
             down: None,
+            release_by: None,
         };
         Ok((driver, shared))
     }
@@ -186,8 +202,9 @@ impl Driver {
     pub(crate) async fn run(mut self) {
         self.client.start(Instant::now());
         let reason = poll_fn(|cx| self.poll(cx)).await;
+        self.shared.end_sockets(&reason);
         // Whoever waits for the end may end the process: first say goodbye properly.
-        std::mem::take(&mut self.closing).join_all().await;
+        self.close_all().await;
         if let Some((writer, _)) = self.capture.take()
             && let Ok(Err(error)) = tokio::task::spawn_blocking(|| writer.close()).await
         {
@@ -197,12 +214,18 @@ impl Driver {
             // Nobody to tell if the application gave up.
             drop(when_up.send(Err(self.connect_error(&reason))));
         }
-        drop(
-            self.shared
-                .notifications
-                .send(Notification::Down(reason.clone())),
-        );
         self.shared.end(reason);
+    }
+
+    /// Waits for the transports that are ending, at most until the application's deadline.
+    async fn close_all(&mut self) {
+        let mut closing = std::mem::take(&mut self.closing);
+        let limit = self.release_by.map_or(LONGEST_TIME, |by| {
+            by.saturating_duration_since(Instant::now())
+        });
+        let all = async { while closing.join_next().await.is_some() {} };
+        // Each ends within a time of its own; what is left after the deadline is dropped.
+        drop(tokio::time::timeout(limit, all).await);
     }
 
     fn connect_error(&mut self, reason: &DownReason) -> ConnectError {
@@ -248,7 +271,11 @@ impl Driver {
         };
         for command in commands {
             match command {
-                Command::Release(deadline) => self.client.release(now, now + deadline),
+                Command::Release(deadline) => {
+                    let by = now + deadline.min(LONGEST_TIME);
+                    self.release_by.get_or_insert(by);
+                    self.client.release(now, by);
+                }
                 Command::NetworkChanged => self.client.network_changed(now),
             }
         }
@@ -311,8 +338,7 @@ impl Driver {
     }
 
     fn notify(&self, notification: Notification) {
-        // No reader is fine.
-        drop(self.shared.notifications.send(notification));
+        self.shared.notify(notification);
     }
 
     fn configured(&mut self, assignment: Assignment) {
@@ -330,6 +356,8 @@ impl Driver {
     fn assign(&mut self, assignment: Assignment) -> Arc<TunnelConfig> {
         let config = Arc::new(TunnelConfig::from(assignment));
         self.limits = Limits::new(config.inner_mtu);
+        let mtu = usize::from(config.inner_mtu);
+        self.outbox.retain(|packet| packet.len() <= mtu);
         let addresses: Vec<_> = config.addresses.iter().map(|inner| inner.address).collect();
         let mut state = self.shared.lock();
         state.stack.set_mtu(config.inner_mtu);
@@ -360,6 +388,7 @@ impl Driver {
         self.openings.push(Opening {
             epoch,
             server,
+            configured: matches!(target.endpoint, Endpoint::Configured(_)),
             future,
         });
     }
@@ -410,10 +439,18 @@ impl Driver {
                 continue;
             };
             progress = true;
-            let Opening { epoch, server, .. } = self.openings.swap_remove(index);
+            let Opening {
+                epoch,
+                server,
+                configured,
+                ..
+            } = self.openings.swap_remove(index);
             match result {
                 Ok(transport) => {
-                    self.client.resolved(&[transport.peer_addr().ip()]);
+                    // Where a redirect led is no host that the application named.
+                    if configured {
+                        self.client.resolved(&[transport.peer_addr().ip()]);
+                    }
                     self.links.push(Link {
                         epoch,
                         server,
@@ -535,7 +572,14 @@ impl Driver {
             let capture = self.capture.as_ref().map(|(_, capture)| capture);
             let sent = link.send_control(cx, capture).and_then(|control| {
                 let packets = if packets_to == Some(link.epoch) && link.control.is_empty() {
-                    send_packets(link, &self.shared, &mut self.outbox, cx, capture)?
+                    send_packets(
+                        link,
+                        &self.shared,
+                        &mut self.outbox,
+                        self.limits,
+                        cx,
+                        capture,
+                    )?
                 } else {
                     false
                 };
@@ -567,7 +611,7 @@ impl Driver {
             if let Some(link) = self
                 .links
                 .iter_mut()
-                .find(|link| link.epoch == transmit.epoch)
+                .find(|link| link.epoch == transmit.epoch && link.control.len() < CONTROL_BACKLOG)
             {
                 link.control.push_back(transmit.bytes);
             }
@@ -634,6 +678,7 @@ fn send_packets(
     link: &mut Link,
     shared: &Shared,
     outbox: &mut VecDeque<Vec<u8>>,
+    limits: Limits,
     cx: &mut Context<'_>,
     capture: Option<&Capture>,
 ) -> Result<bool, TransportError> {
@@ -645,11 +690,7 @@ fn send_packets(
             for buffer in sent.drain(..) {
                 state.stack.recycle(buffer);
             }
-            while outbox.len() < BATCH
-                && let Some(packet) = state.stack.poll_transmit()
-            {
-                outbox.push_back(packet);
-            }
+            refill(outbox, &mut state.stack, limits);
         }
         if outbox.is_empty() {
             return Ok(progress);
@@ -670,6 +711,20 @@ fn send_packets(
             }
         }
         sent.extend(outbox.drain(..taken));
+    }
+}
+
+/// Takes packets from the stack. One that was made before a resume lowered the inner MTU does not go out: on a stream
+/// it would end the transport (spec 2).
+fn refill(outbox: &mut VecDeque<Vec<u8>>, stack: &mut Stack, limits: Limits) {
+    while outbox.len() < BATCH
+        && let Some(packet) = stack.poll_transmit()
+    {
+        if packet.len() <= usize::from(limits.inner_mtu) {
+            outbox.push_back(packet);
+        } else {
+            stack.recycle(packet);
+        }
     }
 }
 
@@ -703,5 +758,36 @@ const fn kind(transport: Transport) -> transport::TransportKind {
         Transport::Tls => transport::TransportKind::Tls,
         Transport::Udp => transport::TransportKind::Udp,
         Transport::Dtls => transport::TransportKind::Dtls,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tsc_eip::SendOptions;
+
+    use super::*;
+
+    #[test]
+    fn packets_made_for_a_larger_inner_mtu_do_not_leave() {
+        let mut stack = Stack::new(StackConfig::default(), 1);
+        stack.set_mtu(1400);
+        stack.set_addresses(&["10.0.0.1".parse().unwrap()]).unwrap();
+        let socket = stack.udp_bind("10.0.0.1:4000".parse().unwrap()).unwrap();
+        let peer = "10.0.0.2:5000".parse().unwrap();
+        for size in [1300, 100] {
+            let payload = vec![0; size];
+            stack
+                .udp_send_to(
+                    Instant::now(),
+                    socket,
+                    peer,
+                    &payload,
+                    &SendOptions::default(),
+                )
+                .unwrap();
+        }
+        let mut outbox = VecDeque::new();
+        refill(&mut outbox, &mut stack, Limits::new(1280));
+        assert_eq!(outbox.iter().map(Vec::len).collect::<Vec<_>>(), [128]);
     }
 }

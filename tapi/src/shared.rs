@@ -14,7 +14,7 @@ use tokio::sync::{Notify, broadcast, watch};
 use tsc_csm::client::DownReason;
 use tsc_eip::{Stack, UdpHandle};
 
-use crate::notification::{NOTIFICATION_BACKLOG, Notification};
+use crate::notification::Notification;
 
 /// What an application wants of the driver, besides sending packets.
 #[derive(Debug, PartialEq, Eq)]
@@ -31,8 +31,6 @@ pub(crate) struct Shared {
     state: Mutex<State>,
     /// Why the tunnel is over, once it is.
     pub(crate) down: watch::Sender<Option<DownReason>>,
-    /// Readers of notifications.
-    pub(crate) notifications: broadcast::Sender<Notification>,
 }
 
 #[derive(Debug)]
@@ -46,12 +44,14 @@ pub(crate) struct State {
     driver: Option<Waker>,
     /// Whom to wake when a socket is readable. As many as the stack has sockets.
     readers: HashMap<UdpHandle, Arc<Notify>>,
+    /// To the readers of notifications; gone with the tunnel, so that they see the end.
+    notifications: Option<broadcast::Sender<Notification>>,
     /// Why the tunnel is over, for its sockets.
     pub(crate) down: Option<DownReason>,
 }
 
 impl Shared {
-    pub(crate) fn new(stack: Stack) -> Arc<Self> {
+    pub(crate) fn new(stack: Stack, notifications: broadcast::Sender<Notification>) -> Arc<Self> {
         Arc::new(Self {
             state: Mutex::new(State {
                 stack,
@@ -59,10 +59,10 @@ impl Shared {
                 marked: false,
                 driver: None,
                 readers: HashMap::new(),
+                notifications: Some(notifications),
                 down: None,
             }),
             down: watch::Sender::new(None),
-            notifications: broadcast::Sender::new(NOTIFICATION_BACKLOG),
         })
     }
 
@@ -104,9 +104,41 @@ impl Shared {
         }
     }
 
-    /// Ends the tunnel for all who wait for it.
+    /// Tells the readers of notifications.
+    pub(crate) fn notify(&self, notification: Notification) {
+        if let Some(notifications) = &self.lock().notifications {
+            // No reader is fine.
+            drop(notifications.send(notification));
+        }
+    }
+
+    /// A reader of what happens from now on; at its end already if the tunnel is over.
+    pub(crate) fn subscribe(&self) -> broadcast::Receiver<Notification> {
+        match &self.lock().notifications {
+            Some(notifications) => notifications.subscribe(),
+            None => broadcast::channel(1).1,
+        }
+    }
+
+    /// Ends the tunnel for its sockets.
+    pub(crate) fn end_sockets(&self, reason: &DownReason) {
+        self.lock().end(reason);
+    }
+
+    /// Ends the tunnel for all who wait for it. The first reason stands.
     pub(crate) fn end(&self, reason: DownReason) {
-        self.lock().end(reason.clone());
+        if self.down.borrow().is_some() {
+            return;
+        }
+        let notifications = {
+            let mut state = self.lock();
+            state.end(&reason);
+            state.notifications.take()
+        };
+        if let Some(notifications) = notifications {
+            // No reader is fine.
+            drop(notifications.send(Notification::Down(reason.clone())));
+        }
         self.down.send_replace(Some(reason));
     }
 
@@ -170,8 +202,11 @@ impl State {
         }
     }
 
-    fn end(&mut self, reason: DownReason) {
-        self.down = Some(reason);
+    fn end(&mut self, reason: &DownReason) {
+        if self.down.is_some() {
+            return;
+        }
+        self.down = Some(reason.clone());
         for reader in self.readers.values() {
             reader.notify_waiters();
         }

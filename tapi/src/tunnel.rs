@@ -74,10 +74,10 @@ impl Tunnel {
         UdpSocket::bind(&self.shared, local)
     }
 
-    /// What happens to the tunnel from now on.
+    /// What happens to the tunnel from now on. [`TunnelBuilder::notifications`] shows the way up too.
     #[must_use]
     pub fn notifications(&self) -> Notifications {
-        Notifications::new(self.shared.notifications.subscribe())
+        Notifications::new(self.shared.subscribe())
     }
 
     /// Why the tunnel is over; `None` while it lives.
@@ -111,7 +111,8 @@ impl Tunnel {
         address.ok_or_else(|| SocketError::Family(peer).into())
     }
 
-    /// Releases the tunnel and waits for the server's answer, at most for `deadline`.
+    /// Releases the tunnel and waits for the server's answer and the orderly end of the transport, at most for
+    /// `deadline`.
     ///
     /// # Errors
     ///
