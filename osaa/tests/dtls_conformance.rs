@@ -1,8 +1,10 @@
 //! What every DTLS backend must do, for every pair of them, over an in-memory network.
+#![cfg(any(feature = "dtls-openssl", feature = "dtls-webrtc"))]
 #![allow(
     clippy::unwrap_used,
     clippy::indexing_slicing,
-    clippy::cast_possible_truncation
+    clippy::cast_possible_truncation,
+    clippy::wildcard_enum_match_arm
 )]
 
 mod dtls_common;
@@ -46,6 +48,7 @@ for_all_pairs!(
     misuse_is_a_typed_error,
     short_buffers_drop_whole_records,
     many_clients_at_once,
+    buffers_come_and_go_unnoticed,
 );
 
 async fn handshake_and_echo(pair: Pair) {
@@ -701,4 +704,44 @@ async fn many_clients_at_once(pair: Pair) {
         world.assert_alive(client).await;
     }
     assert_eq!(world.endpoint.stats().associations, 40);
+}
+
+async fn buffers_come_and_go_unnoticed(pair: Pair) {
+    let mut setup = Setup::new(pair);
+    setup.limits.warm = 1;
+    let mut world = setup.build();
+    let mut clients = Vec::new();
+    for _ in 0..4 {
+        clients.push(world.connect().await);
+    }
+    for _ in 0..3 {
+        for &client in &clients {
+            world.assert_alive(client).await;
+        }
+    }
+    // The server speaks first to those that have given theirs back, twice in a row, and closes them.
+    for &client in &clients {
+        let key = world.key(client);
+        world.clients[client].session.release_buffers();
+        world.clients[client].received.clear();
+        world.endpoint.send(key, b"one").unwrap();
+        world.endpoint.send(key, b"two").unwrap();
+    }
+    world
+        .run_until("all told", |world| {
+            world
+                .clients
+                .iter()
+                .all(|client| client.received == [b"one", b"two"])
+        })
+        .await;
+    world.endpoint.close_all(Instant::now());
+    world
+        .run_until("all closed", |world| {
+            world
+                .clients
+                .iter()
+                .all(|client| matches!(client.error, Some(DtlsError::PeerClosed)))
+        })
+        .await;
 }

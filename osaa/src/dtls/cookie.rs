@@ -64,3 +64,39 @@ fn mac(key: &Hmac<Sha256>, peer: SocketAddr, hello: &ClientHello<'_>) -> Hmac<Sh
     mac.update(hello.random);
     mac
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::record::{records, tests::hello};
+    use super::*;
+
+    fn check(jar: &CookieJar, peer: SocketAddr, cookie: &[u8]) -> bool {
+        let datagram = hello(cookie, &[]);
+        let record = records(&datagram).next().unwrap();
+        jar.verify(peer, &ClientHello::parse(&record).unwrap())
+    }
+
+    fn make(jar: &CookieJar, peer: SocketAddr) -> [u8; 32] {
+        let datagram = hello(&[], &[]);
+        let record = records(&datagram).next().unwrap();
+        jar.make(peer, &ClientHello::parse(&record).unwrap())
+    }
+
+    #[test]
+    fn a_cookie_is_good_for_its_address_only() {
+        let jar = CookieJar::new(&[1; 32]);
+        let peer = SocketAddr::from(([192, 0, 2, 1], 4_000));
+        let cookie = make(&jar, peer);
+        assert!(check(&jar, peer, &cookie));
+        for other in [
+            SocketAddr::from(([192, 0, 2, 1], 4_001)),
+            SocketAddr::from(([192, 0, 2, 2], 4_000)),
+            "[2001:db8::1]:4000".parse().unwrap(),
+        ] {
+            assert!(!check(&jar, other, &cookie));
+        }
+        assert!(!check(&jar, peer, &cookie[..31]));
+        assert!(!check(&jar, peer, &[]));
+        assert!(!check(&CookieJar::new(&[2; 32]), peer, &cookie));
+    }
+}

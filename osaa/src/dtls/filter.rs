@@ -103,3 +103,96 @@ fn is_plausible(record: &Record<'_>, shortest_sealed: usize) -> bool {
         (_, _) => false,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::record::tests::hello;
+    use super::*;
+
+    fn apply(datagram: &[u8]) -> Vec<u8> {
+        match Filter::new(24).apply(datagram) {
+            Filtered::All => datagram.to_vec(),
+            Filtered::Some(rest) => rest,
+            Filtered::None => Vec::new(),
+        }
+    }
+
+    fn record(content_type: u8, epoch: u8, fragment: &[u8]) -> Vec<u8> {
+        let length = u8::try_from(fragment.len()).unwrap();
+        let mut out = vec![
+            content_type,
+            0xFE,
+            0xFD,
+            0,
+            epoch,
+            0,
+            0,
+            0,
+            0,
+            0,
+            1,
+            0,
+            length,
+        ];
+        out.extend(fragment);
+        out
+    }
+
+    #[test]
+    fn what_a_handshake_is_made_of_passes() {
+        let good = [
+            hello(&[], &[]),
+            hello(&[1; 32], &[]),
+            record(CHANGE_CIPHER_SPEC, 0, &[1]),
+            record(ALERT, 0, &[2, 40]),
+            // ServerHelloDone, empty; a fragment in the middle of a Certificate.
+            record(HANDSHAKE, 0, &[14, 0, 0, 0, 0, 4, 0, 0, 0, 0, 0, 0]),
+            record(HANDSHAKE, 0, &[11, 0, 4, 0, 0, 2, 0, 1, 0, 0, 0, 2, 7, 7]),
+            record(HANDSHAKE, 1, &[0; 40]),
+            record(APPLICATION_DATA, 1, &[0; 24]),
+        ];
+        for datagram in &good {
+            assert_eq!(apply(datagram), *datagram);
+        }
+        assert_eq!(apply(&good.concat()), good.concat());
+    }
+
+    #[test]
+    fn what_cannot_belong_to_one_is_taken_out() {
+        let bad = [
+            record(APPLICATION_DATA, 0, &[1, 2, 3]),
+            record(CHANGE_CIPHER_SPEC, 0, &[2]),
+            record(CHANGE_CIPHER_SPEC, 1, &[0; 40]),
+            record(ALERT, 0, &[3, 40]),
+            record(ALERT, 0, &[2, 40, 0]),
+            record(HANDSHAKE, 1, &[0; 23]),
+            record(HANDSHAKE, 2, &[0; 40]),
+            record(HANDSHAKE, 0, &[]),
+            // Unknown type; late number; beyond its end; empty part of something; cut short.
+            record(HANDSHAKE, 0, &[99, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]),
+            record(HANDSHAKE, 0, &[14, 0, 0, 0, 0, 99, 0, 0, 0, 0, 0, 0]),
+            record(HANDSHAKE, 0, &[11, 0, 0, 4, 0, 2, 0, 0, 3, 0, 0, 2, 7, 7]),
+            record(HANDSHAKE, 0, &[11, 0, 0, 4, 0, 2, 0, 0, 0, 0, 0, 0]),
+            record(HANDSHAKE, 0, &[11, 0, 0, 4, 0, 2, 0, 0, 0, 0, 0, 4, 7]),
+        ];
+        let good = record(CHANGE_CIPHER_SPEC, 0, &[1]);
+        for datagram in &bad {
+            assert_eq!(apply(datagram), [], "{datagram:?}");
+            assert_eq!(
+                apply(&[&good[..], datagram, &good].concat()),
+                [&good[..], &good].concat()
+            );
+        }
+        assert_eq!(apply(&[&good[..], b"rest"].concat()), good);
+    }
+
+    #[test]
+    fn a_handshake_has_a_budget() {
+        let mut filter = Filter::new(24);
+        let datagram = record(HANDSHAKE, 1, &[0; 200]);
+        let passed = (0..100_000)
+            .filter(|_| matches!(filter.apply(&datagram), Filtered::All))
+            .count();
+        assert_eq!(passed, Filter::LIMIT / datagram.len());
+    }
+}

@@ -49,6 +49,13 @@ impl DatagramQueue {
         Some(result)
     }
 
+    /// Bytes that wait, lengths included.
+    #[cfg(feature = "dtls-openssl")]
+    pub(super) fn waiting(&self) -> usize {
+        self.bytes.len().saturating_sub(self.head)
+    }
+
+    #[cfg(feature = "dtls-webrtc")]
     pub(super) fn is_empty(&self) -> bool {
         self.bytes.is_empty()
     }

@@ -305,3 +305,130 @@ impl<'a> Reader<'a> {
         })
     }
 }
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    /// A ClientHello in one record, built by hand: RFC 5246 section 7.4.1.2 with the cookie of RFC 6347.
+    pub(in crate::dtls) fn hello(cookie: &[u8], extensions: &[u8]) -> Vec<u8> {
+        let mut body = vec![0xFE, 0xFD];
+        body.extend([0x55; 32]);
+        body.push(0);
+        body.push(u8::try_from(cookie.len()).unwrap());
+        body.extend(cookie);
+        body.extend([0, 2, 0xC0, 0x2B, 1, 0]);
+        if !extensions.is_empty() {
+            body.extend(u16::try_from(extensions.len()).unwrap().to_be_bytes());
+            body.extend(extensions);
+        }
+        let length = u8::try_from(body.len()).unwrap();
+        let sequence = u8::from(!cookie.is_empty());
+        let mut out = vec![
+            22,
+            0xFE,
+            0xFF,
+            0,
+            0,
+            0,
+            0,
+            0,
+            0,
+            0,
+            sequence,
+            0,
+            length + 12,
+        ];
+        out.extend([1, 0, 0, length, 0, sequence, 0, 0, 0, 0, 0, length]);
+        out.extend(body);
+        out
+    }
+
+    fn parse(datagram: &[u8]) -> Option<ClientHello<'_>> {
+        let record = records(datagram).next()?;
+        is_client_hello(&record).then(|| ClientHello::parse(&record))?
+    }
+
+    #[test]
+    fn a_hello_is_parsed() {
+        let datagram = hello(&[9; 20], &[]);
+        let hello = parse(&datagram).unwrap();
+        assert_eq!(hello.cookie, [9; 20]);
+        assert_eq!(hello.random, &[0x55; 32]);
+        assert_eq!((hello.record_sequence, hello.message_sequence), (1, 1));
+        assert!(!hello.has_session_id);
+        assert_eq!(hello.alpn, AlpnOffer::Absent);
+    }
+
+    #[test]
+    fn alpn_is_found_among_other_extensions() {
+        let other = [0, 23, 0, 0];
+        let tscf = [0, 16, 0, 10, 0, 8, 2, b'h', b'2', 4, b't', b's', b'c', b'f'];
+        let h2 = [0, 16, 0, 5, 0, 3, 2, b'h', b'2'];
+        for (extensions, expected) in [
+            (other.to_vec(), AlpnOffer::Absent),
+            ([&other[..], &tscf].concat(), AlpnOffer::Tscf),
+            ([&h2[..], &other].concat(), AlpnOffer::Other),
+        ] {
+            assert_eq!(parse(&hello(&[], &extensions)).unwrap().alpn, expected);
+        }
+        // Twice the same extension, and lists that do not add up.
+        for bad in [
+            [&h2[..], &tscf].concat(),
+            vec![0, 16, 0, 5, 0, 3, 9, b'h', b'2'],
+            vec![0, 16, 0, 9, 0, 3, 2, b'h', b'2'],
+            vec![0, 16, 0],
+        ] {
+            assert_eq!(parse(&hello(&[], &bad)), None);
+        }
+    }
+
+    #[test]
+    fn no_cut_hello_is_taken() {
+        let datagram = hello(&[1; 32], &[0, 23, 0, 0]);
+        assert!(parse(&datagram).is_some());
+        for length in 0..datagram.len() {
+            assert_eq!(parse(&datagram[..length]), None, "{length}");
+        }
+        // Fragmented: half of the message, well formed as a record.
+        let mut fragment = datagram.clone();
+        fragment[24] -= 10;
+        fragment[12] -= 10;
+        fragment.truncate(datagram.len() - 10);
+        assert_eq!(parse(&fragment), None);
+    }
+
+    #[test]
+    fn a_verify_request_answers_without_state() {
+        let datagram = hello(&[], &[]);
+        let hello = parse(&datagram).unwrap();
+        let answer = hello_verify_request(&hello, &[7; 32]);
+        assert!(answer.len() < datagram.len());
+        let expected = [
+            &[22, 0xFE, 0xFF, 0, 0, 0, 0, 0, 0, 0, 0, 0, 47][..],
+            &[3, 0, 0, 35, 0, 0, 0, 0, 0, 0, 0, 35, 0xFE, 0xFF, 32],
+            &[7; 32],
+        ]
+        .concat();
+        assert_eq!(answer, expected);
+    }
+
+    #[test]
+    fn records_end_at_the_first_that_is_none() {
+        let one = hello(&[], &[]);
+        let two = [
+            &one[..],
+            &[23, 0xFE, 0xFD, 0, 1, 0, 0, 0, 0, 0, 5, 0, 2, 8, 9],
+        ]
+        .concat();
+        let found: Vec<_> = records(&two).collect();
+        assert_eq!(found.len(), 2);
+        assert_eq!((found[1].epoch, found[1].sequence), (1, 5));
+        assert_eq!(found[1].fragment, [8, 9]);
+        assert_eq!([found[0].bytes, found[1].bytes].concat(), two);
+        let rest = [&two[..], b"rest"].concat();
+        assert_eq!(records(&rest).count(), 2);
+        assert_eq!(records(b"\x10\x01not a record at all").count(), 0);
+        assert_eq!(records(&[]).count(), 0);
+    }
+}

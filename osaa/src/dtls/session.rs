@@ -73,6 +73,10 @@ pub trait DtlsSession: Send + fmt::Debug {
     /// changes nothing. During a handshake it is abandoned.
     fn close(&mut self, now: Instant);
 
+    /// Gives back memory that is only needed while data flows; the next record takes it again. For owners of many
+    /// associations, most of them idle.
+    fn release_buffers(&mut self) {}
+
     /// Where the association stands.
     fn state(&self) -> DtlsState;
 

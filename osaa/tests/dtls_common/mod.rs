@@ -1,5 +1,5 @@
 //! Shared by the DTLS tests: certificates, and a world of one endpoint and its clients joined by a bad network.
-#![allow(dead_code, unreachable_pub)]
+#![allow(dead_code, unreachable_pub, clippy::wildcard_enum_match_arm)]
 
 pub mod pki;
 pub mod udp;

@@ -66,6 +66,8 @@ pub struct DtlsServerEndpoint {
     ready: Arc<ReadyQueue>,
     /// Associations with datagrams to send; each at most once.
     transmit: VecDeque<AssociationKey>,
+    /// Associations that keep their library's buffers, the longest used first; bounded by the limits.
+    warm: VecDeque<AssociationKey>,
     /// Datagrams without an association; bounded by the limits.
     stateless: VecDeque<(SocketAddr, Vec<u8>)>,
     events: VecDeque<DtlsEndpointEvent>,
@@ -176,6 +178,7 @@ impl DtlsServerEndpoint {
             table: Table::default(),
             ready: Arc::default(),
             transmit: VecDeque::new(),
+            warm: VecDeque::new(),
             stateless: VecDeque::new(),
             events: VecDeque::new(),
             stats: DtlsEndpointStats::default(),
@@ -252,6 +255,9 @@ impl DtlsServerEndpoint {
         if !association.transmit_queued {
             association.transmit_queued = true;
             self.transmit.push_back(key);
+        }
+        if !association.warm {
+            self.keep_warm(key);
         }
         Ok(())
     }
@@ -493,10 +499,28 @@ impl DtlsServerEndpoint {
         let after = association.session.state();
         if before == DtlsState::Connected && after == DtlsState::Connected {
             // The way of all data: whatever else it brings is seen when `recv` comes to its end.
+            if !association.warm {
+                self.keep_warm(key);
+            }
             return Some(key);
         }
         self.settle(key);
         (after == DtlsState::Connected).then_some(key)
+    }
+
+    /// Lets an association keep its library's buffers, in the place of the one that has kept them longest.
+    fn keep_warm(&mut self, key: AssociationKey) {
+        if let Some(association) = self.table.get_mut(key) {
+            association.warm = true;
+            self.warm.push_back(key);
+        }
+        if self.warm.len() > self.limits.warm
+            && let Some(longest) = self.warm.pop_front()
+            && let Some(association) = self.table.get_mut(longest)
+        {
+            association.warm = false;
+            association.session.release_buffers();
+        }
     }
 
     /// Collects what a session has to say after it was given something.
@@ -519,6 +543,7 @@ impl DtlsServerEndpoint {
                             error: DtlsError::Replaced,
                         });
                     }
+                    self.keep_warm(key);
                     self.events.push_back(DtlsEndpointEvent::Connected {
                         key,
                         peer,

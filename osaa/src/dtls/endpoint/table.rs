@@ -44,6 +44,8 @@ pub(super) struct Association {
     armed: Option<Instant>,
     /// Whether its key waits in the endpoint's transmit queue.
     pub(super) transmit_queued: bool,
+    /// Whether it is in the endpoint's list of those that keep their library's buffers.
+    pub(super) warm: bool,
 }
 
 /// The associations of one peer address.
@@ -126,6 +128,7 @@ impl Table {
             half_open: Some(age),
             armed: None,
             transmit_queued: false,
+            warm: false,
         });
         self.half_open.insert(age, key);
         self.half_open_by_prefix.add(peer.ip().into());

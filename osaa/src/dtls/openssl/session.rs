@@ -27,6 +27,8 @@ pub(super) struct OpenSslSession {
     stream: SslStream<Pipe>,
     state: State,
     events: VecDeque<DtlsEvent>,
+    /// Whether the record buffers were given back.
+    is_lean: bool,
 }
 
 enum State {
@@ -49,6 +51,7 @@ impl OpenSslSession {
                 filter: Filter::new(SHORTEST_SEALED),
             },
             events: VecDeque::new(),
+            is_lean: false,
         })
     }
 
@@ -68,12 +71,13 @@ impl OpenSslSession {
     /// Goes on with the handshake as far as the datagrams that are there allow.
     pub(super) fn advance(&mut self, now: Instant) {
         loop {
+            let waiting = self.waiting();
+            clear_errors();
             match self.stream.do_handshake() {
                 Ok(()) => return self.finish_handshake(),
                 Err(error) if error.code() == ErrorCode::WANT_READ => break,
-                // Noise that OpenSSL dropped without an error; what follows it may be good.
-                Err(error) if is_noise(&error) => {
-                    if self.stream.get_ref().inbound.is_empty() {
+                Err(error) if self.is_noise(&error, waiting) => {
+                    if self.waiting() == 0 {
                         break;
                     }
                 }
@@ -119,11 +123,38 @@ impl OpenSslSession {
 
     /// Ends the association for a reason of ours, with a close_notify.
     fn close_with(&mut self, error: DtlsError) {
+        if !self.fill_out() {
+            return self.end(error);
+        }
+        clear_errors();
         // Whether the peer's close_notify is already there does not matter: we do not wait for it.
         if let Err(error) = self.stream.shutdown() {
             trace!(%error, "close_notify not sent");
         }
         self.end(error);
+    }
+
+    /// Whether OpenSSL returned without success and without an error because it has dropped a datagram. What
+    /// follows it may be good. `waited` is what waited before the call.
+    fn is_noise(&self, error: &openssl::ssl::Error, waited: usize) -> bool {
+        error.code() == ErrorCode::SYSCALL
+            && error
+                .ssl_error()
+                .is_none_or(|stack| stack.errors().is_empty())
+            && self.waiting() < waited
+    }
+
+    /// Received bytes that OpenSSL has not read yet.
+    fn waiting(&self) -> usize {
+        self.stream.get_ref().inbound.waiting()
+    }
+
+    /// Takes the record buffers back into use: OpenSSL's DTLS writes without looking whether they are there.
+    fn fill_out(&mut self) -> bool {
+        if self.is_lean {
+            self.is_lean = !ffi::alloc_buffers(self.stream.ssl());
+        }
+        !self.is_lean
     }
 
     fn end(&mut self, error: DtlsError) {
@@ -169,10 +200,13 @@ impl DtlsSession for OpenSslSession {
     }
 
     fn recv(&mut self, buf: &mut [u8]) -> Option<usize> {
-        if buf.is_empty() {
+        // Nothing can be inside OpenSSL when its buffers were given back.
+        if buf.is_empty() || (self.is_lean && self.waiting() == 0) || !self.fill_out() {
             return None;
         }
         while let State::Connected = self.state {
+            let waiting = self.waiting();
+            clear_errors();
             match self.stream.ssl_read(buf) {
                 Ok(0) => {}
                 Ok(length) => {
@@ -188,8 +222,8 @@ impl DtlsSession for OpenSslSession {
                 Err(error) if error.code() == ErrorCode::ZERO_RETURN => {
                     self.close_with(DtlsError::PeerClosed);
                 }
-                Err(error) if is_noise(&error) => {
-                    if self.stream.get_ref().inbound.is_empty() {
+                Err(error) if self.is_noise(&error, waiting) => {
+                    if self.waiting() == 0 {
                         return None;
                     }
                 }
@@ -212,6 +246,11 @@ impl DtlsSession for OpenSslSession {
         if !outbound.has_room(plaintext.len() + RECORD_OVERHEAD) {
             return Err(DtlsSendError::QueueFull);
         }
+        if !self.fill_out() {
+            self.end(DtlsError::Backend("out of memory".to_owned()));
+            return Err(DtlsSendError::Closed);
+        }
+        clear_errors();
         match self.stream.ssl_write(plaintext) {
             Ok(_) => Ok(()),
             Err(error) => {
@@ -267,6 +306,12 @@ impl DtlsSession for OpenSslSession {
 
     fn set_waker(&mut self, _: &Waker) {}
 
+    fn release_buffers(&mut self) {
+        if matches!(self.state, State::Connected) && ffi::free_buffers(self.stream.ssl()) {
+            self.is_lean = true;
+        }
+    }
+
     fn close(&mut self, _now: Instant) {
         match self.state {
             State::Handshaking { .. } => self.end(DtlsError::LocalClosed),
@@ -292,12 +337,10 @@ impl fmt::Debug for OpenSslSession {
     }
 }
 
-/// OpenSSL returned without success, and without an error: it has dropped something.
-fn is_noise(error: &openssl::ssl::Error) -> bool {
-    error.code() == ErrorCode::SYSCALL
-        && error
-            .ssl_error()
-            .is_none_or(|stack| stack.errors().is_empty())
+/// OpenSSL takes what an earlier call on this thread, for another association perhaps, has left in the queue of
+/// errors for an error of the next call.
+fn clear_errors() {
+    drop(ErrorStack::get());
 }
 
 /// Reasons from <openssl/sslerr.h>.

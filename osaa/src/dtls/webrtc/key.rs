@@ -12,7 +12,7 @@ pub(super) fn certificate(identity: &Identity) -> Result<Certificate, DtlsConfig
     let pkcs8 = match identity.key() {
         PrivateKeyDer::Pkcs8(key) => key.secret_pkcs8_der().to_vec(),
         PrivateKeyDer::Sec1(key) => p256_to_pkcs8(key.secret_sec1_der()).ok_or_else(unsupported)?,
-        _ => return Err(unsupported()),
+        PrivateKeyDer::Pkcs1(_) | _ => return Err(unsupported()),
     };
     Ok(Certificate {
         certificate: identity.chain().to_vec(),

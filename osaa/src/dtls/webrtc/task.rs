@@ -9,11 +9,14 @@ use webrtc_dtls::config::Config;
 use webrtc_dtls::conn::DTLSConn;
 
 use crate::cert::CertificateError;
-use crate::dtls::{DtlsError, DtlsInfo, MAX_PLAINTEXT};
+use crate::dtls::{DtlsError, DtlsInfo};
 
 use super::Judge;
 use super::conn::ChannelConn;
 use super::shared::Shared;
+
+/// The library reads datagrams into a buffer of this size.
+const LONGEST_DATAGRAM: usize = 8_192;
 
 pub(super) struct Task {
     pub(super) shared: Arc<Shared>,
@@ -87,7 +90,7 @@ impl Task {
 
     /// Moves plaintext both ways until one end closes.
     async fn forward(&mut self, dtls: &DTLSConn) -> DtlsError {
-        let mut buf = vec![0; MAX_PLAINTEXT];
+        let mut buf = vec![0; LONGEST_DATAGRAM];
         loop {
             tokio::select! {
                 received = dtls.read(&mut buf, None) => {
