@@ -2,7 +2,7 @@
 //!
 //! `record`: a client seals 200 bytes (a voice packet in its tunnel) and the endpoint opens them. `handshake`: both ends,
 //! cookie exchange included, ECDSA P-256. The figures of `webrtc` contain the hops between its tasks.
-#![allow(clippy::unwrap_used, missing_docs)]
+#![allow(clippy::unwrap_used, clippy::wildcard_enum_match_arm, missing_docs)]
 
 use std::hint::black_box;
 use std::net::{Ipv4Addr, SocketAddr};

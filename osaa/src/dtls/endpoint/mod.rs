@@ -2,6 +2,7 @@
 //! cost.
 
 mod ready;
+mod report;
 mod source;
 mod table;
 
@@ -14,6 +15,7 @@ use std::time::Instant;
 
 use tracing::debug;
 
+pub use self::report::{DtlsEndpointEvent, DtlsEndpointStats, DtlsTransmit};
 pub use self::table::AssociationKey;
 
 use self::ready::ReadyQueue;
@@ -23,8 +25,7 @@ use super::config::ServerBackend;
 use super::cookie::CookieJar;
 use super::record::{self, AlpnOffer, ClientHello, Record};
 use super::{
-    Alert, DtlsEndpointLimits, DtlsError, DtlsEvent, DtlsInfo, DtlsSendError, DtlsServerConfig,
-    DtlsState,
+    Alert, DtlsEndpointLimits, DtlsError, DtlsEvent, DtlsSendError, DtlsServerConfig, DtlsState,
 };
 
 /// All DTLS associations of one UDP socket, without the socket.
@@ -72,89 +73,6 @@ pub struct DtlsServerEndpoint {
     stateless: VecDeque<(SocketAddr, Vec<u8>)>,
     events: VecDeque<DtlsEndpointEvent>,
     stats: DtlsEndpointStats,
-}
-
-/// A datagram to send.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct DtlsTransmit {
-    /// Where to.
-    pub peer: SocketAddr,
-    /// How many bytes were appended to the buffer.
-    pub len: usize,
-}
-
-/// What happened at an endpoint.
-#[derive(Debug)]
-#[non_exhaustive]
-pub enum DtlsEndpointEvent {
-    /// A handshake has finished. Data may be waiting: call [`DtlsServerEndpoint::recv`].
-    Connected {
-        /// The new association.
-        key: AssociationKey,
-        /// Its peer.
-        peer: SocketAddr,
-        /// What was negotiated, and who the peer is.
-        info: Box<DtlsInfo>,
-    },
-    /// The backend has received data in the background: call [`DtlsServerEndpoint::recv`].
-    Readable {
-        /// The association.
-        key: AssociationKey,
-    },
-    /// A connected association has ended; its key is no longer valid.
-    Closed {
-        /// The association.
-        key: AssociationKey,
-        /// Its peer.
-        peer: SocketAddr,
-        /// Why.
-        error: DtlsError,
-    },
-    /// A handshake has failed. Dropped when too many events wait.
-    HandshakeFailed {
-        /// Who tried.
-        peer: SocketAddr,
-        /// Why it failed.
-        error: DtlsError,
-    },
-}
-
-/// Counters since the endpoint was made, and two gauges.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct DtlsEndpointStats {
-    /// Datagrams that do not start with a DTLS record, and malformed or fragmented ClientHellos.
-    pub malformed: u64,
-    /// Datagrams other than a ClientHello from an address without association.
-    pub strangers: u64,
-    /// Repeated ClientHellos of associations that are already connected.
-    pub duplicate_hellos: u64,
-    /// HelloVerifyRequests sent without keeping state.
-    pub verify_requests: u64,
-    /// Stateless answers and last alerts dropped because the queue was full.
-    pub answers_dropped: u64,
-    /// ClientHellos refused because they offer another application protocol.
-    pub alpn_refused: u64,
-    /// ClientHellos dropped by the rate limit (backends without stateless cookie).
-    pub rate_limited: u64,
-    /// ClientHellos dropped by the cap per source prefix.
-    pub prefix_limited: u64,
-    /// ClientHellos dropped because the table is full.
-    pub table_full: u64,
-    /// Half-open handshakes given up for newer ones.
-    pub evicted: u64,
-    /// Handshakes started, i.e. sessions made.
-    pub started: u64,
-    /// Handshakes finished.
-    pub connected_total: u64,
-    /// Handshakes failed, by timeout too.
-    pub failed: u64,
-    /// Associations replaced by a newer one of the same peer address.
-    pub replaced: u64,
-    /// Associations in the table now, half-open ones included.
-    pub associations: usize,
-    /// Half-open handshakes now.
-    pub half_open: usize,
 }
 
 impl DtlsServerEndpoint {
