@@ -99,7 +99,9 @@ impl Session {
             Life::Persistent { since } => after(*since, self.timers.persistence),
             Life::Releasing(request) => Some(request.due()),
         };
-        let unconfirmed = (!self.confirmed).then(|| self.created + UNCONFIRMED_TIME);
+        // A release runs by its own clock; this one would be over and never be acted on.
+        let waits = !self.confirmed && !matches!(self.life, Life::Releasing(_));
+        let unconfirmed = waits.then(|| self.created + UNCONFIRMED_TIME);
         [life, unconfirmed, self.answers.next_expiry()]
             .into_iter()
             .flatten()

@@ -5,8 +5,11 @@
     clippy::wildcard_enum_match_arm
 )]
 
+mod common;
+
 use std::time::Duration;
 
+use common::Bench;
 use tsc_csm::Transport;
 use tsc_csm::server::{DownReason, Event};
 use tsc_sim::{LinkConfig, PathConfig, World, client_config, server_config};
@@ -109,4 +112,23 @@ fn a_confirmation_that_is_lost_is_repeated_until_it_is_answered() {
         );
         assert!(world.server_stats(server).sessions >= 1, "seed {seed}");
     }
+}
+
+#[test]
+fn an_unconfirmed_tunnel_that_is_being_released_does_not_keep_the_server_busy() {
+    let mut bench = Bench::new();
+    let binding = bench.open(Transport::Tls);
+    bench.configure(binding);
+    let session = bench.server.session_of(binding).unwrap();
+    bench.now += Duration::from_secs(29);
+    bench.catch_up();
+    bench.server.release(bench.now, session, None);
+    // Its 30 s are over; the release is given 10 s.
+    bench.now += Duration::from_secs(2);
+    bench.catch_up();
+    assert_eq!(bench.server.stats().sessions, 1);
+    assert!(bench.server.poll_timeout() > Some(bench.now));
+    bench.now += Duration::from_secs(8);
+    bench.catch_up();
+    assert_eq!(bench.server.stats().sessions, 0);
 }
