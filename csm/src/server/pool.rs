@@ -16,6 +16,9 @@ pub const MAX_RANGE_SIZE: u32 = 1 << 24;
 /// Most ranges of all pools together.
 pub const MAX_RANGES: usize = 4096;
 
+/// The lowest link-local IPv4 address (RFC 3927).
+const LINK_LOCAL_IPV4: IpAddr = IpAddr::V4(Ipv4Addr::new(169, 254, 0, 0));
+
 /// An inclusive range of addresses of one family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AddressRange {
@@ -84,7 +87,7 @@ pub enum PoolError {
     NotAssignable {
         /// Name of the pool.
         pool: String,
-        /// The offending end of the range.
+        /// The offending address.
         address: IpAddr,
     },
     /// Two ranges share an address, so one could be given to two tunnels.
@@ -356,11 +359,15 @@ impl Range {
                 prefix_len,
             });
         }
-        // The unassignable blocks are far larger than a range may be, or end at the edge of the number space,
-        // so looking at both ends finds every range that touches one.
+        // The unassignable blocks are at least as large as a range may be, or end at the edge of the number space,
+        // so looking at both ends finds every range that touches one; 169.254.0.0/16 alone can lie inside.
+        let (_, link_local) = sort_key(LINK_LOCAL_IPV4);
+        let inside = (family == Family::Ipv4 && (low..=high).contains(&link_local))
+            .then_some(LINK_LOCAL_IPV4);
         if let Some(address) = [first, last]
             .into_iter()
             .find(|address| !is_assignable(*address))
+            .or(inside)
         {
             return Err(PoolError::NotAssignable {
                 pool: pool.to_owned(),
@@ -606,6 +613,10 @@ mod tests {
         ));
         assert!(matches!(
             refused(&[("fe80::1", "fe80::9")]),
+            PoolError::NotAssignable { .. }
+        ));
+        assert!(matches!(
+            refused(&[("169.253.255.1", "169.255.0.9")]),
             PoolError::NotAssignable { .. }
         ));
         let overlapping = [("10.0.0.1", "10.0.0.9"), ("10.0.0.9", "10.0.0.12")];
