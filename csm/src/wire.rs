@@ -199,7 +199,9 @@ pub(crate) fn refusal(
         builder = builder.tlv(Tlv::Cookie(Cookie::new(cookie).ok()?));
     }
     if let Some(time) = details.retry_after {
-        builder = builder.tlv(Tlv::RetryAfter(seconds(time)));
+        // At least 1: zero would be an invitation.
+        let time = seconds(time).max(Seconds(1));
+        builder = builder.tlv(Tlv::RetryAfter(time));
     }
     encode(&builder)
 }

@@ -123,7 +123,11 @@ impl Plan {
     ) {
         match failure {
             AttemptFailure::Transport(failure) if failure.is_final() => self.set(target, Rest::Out),
-            AttemptFailure::Refused(refusal) => match (refusal.code, refusal.retry_after) {
+            // Zero is no wait that could be doubled: it must not make a busy server busier.
+            AttemptFailure::Refused(refusal) => match (
+                refusal.code,
+                refusal.retry_after.filter(|time| !time.is_zero()),
+            ) {
                 // The host is busy, not the transport: its other targets wait too.
                 (ResponseCode::BUSY | ResponseCode::NO_RESOURCES, Some(time)) => {
                     let until = now + time + random.up_to(time / 2);
@@ -163,10 +167,10 @@ impl Plan {
                 .iter()
                 .position(|entry| entry.target == *target);
             let entry = match known {
-                // Sent there now, it is to be tried now, unless that is pointless.
+                // Sent there now, it is to be tried now, unless that is pointless or it asked to be left alone.
                 Some(place) if first => {
                     let mut entry = self.entries.remove(place);
-                    if entry.rest != Rest::Out {
+                    if let Rest::None | Rest::Backoff(_) = entry.rest {
                         entry.rest = Rest::None;
                         entry.failures = 0;
                     }
@@ -322,6 +326,41 @@ mod tests {
             panic!("the host is busy, the other is out")
         };
         assert!((10..15).contains(&(at - now).as_secs()));
+    }
+
+    #[test]
+    fn a_redirect_does_not_shorten_the_wait_that_a_busy_server_asked_for() {
+        let (mut plan, now, random) = (plan(), Instant::now(), &mut Seeded(3));
+        plan.add(&[given(1)], true);
+        let busy = AttemptFailure::Refused(Refusal {
+            code: ResponseCode::BUSY,
+            retry_after: Some(Duration::from_secs(10)),
+            text: None,
+        });
+        plan.failed(now, given(1), &busy, random);
+        plan.add(&[given(1)], true);
+        assert_eq!(plan.pick(now, false), Pick::Now(TLS));
+        assert_eq!(
+            plan.pick(now + Duration::from_secs(15), false),
+            Pick::Now(given(1))
+        );
+    }
+
+    #[test]
+    fn a_busy_server_that_names_no_time_or_zero_is_backed_off_from() {
+        for retry_after in [None, Some(Duration::ZERO)] {
+            let (mut plan, now, random) = (plan(), Instant::now(), &mut Seeded(3));
+            let busy = AttemptFailure::Refused(Refusal {
+                code: ResponseCode::BUSY,
+                retry_after,
+                text: None,
+            });
+            for expected in [TLS, UDP, OTHER] {
+                assert_eq!(plan.pick(now, false), Pick::Now(expected));
+                plan.failed(now, expected, &busy, random);
+            }
+            assert!(matches!(plan.pick(now, false), Pick::At(at) if at > now));
+        }
     }
 
     #[test]
