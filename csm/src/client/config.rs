@@ -4,7 +4,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use tsc_tpl::registry::{
-    AUTH_TOKEN_LEN, MAX_DATAGRAM_AUTH_TOKEN, MAX_INNER_MTU, MAX_TEXT, MIN_INNER_MTU_IPV4,
+    AUTH_TOKEN_LEN, COOKIE_LEN, MAX_DATAGRAM_AUTH_TOKEN, MAX_INNER_MTU, MAX_TEXT,
+    MIN_INNER_MTU_IPV4, TLV_HEADER_LEN,
 };
 use tsc_tpl::{Family, ServiceType};
 
@@ -81,7 +82,7 @@ impl Default for RetryPolicy {
 pub struct ClientConfig {
     /// Ways to reach the servers, in order of preference; 1 to [`MAX_TARGETS`].
     pub targets: Vec<Target>,
-    /// Sent as Auth_Token.
+    /// Sent as Auth_Token; at most 2048 bytes, 900 if a target is DTLS, 832 if it goes over plain UDP.
     pub auth_token: Option<Secret>,
     /// Send the token on clear transports too, where anyone on the path can read it. Spec 3.3 leaves that to
     /// the operator; off by default.
@@ -147,15 +148,15 @@ impl ClientConfig {
             return Err(ClientConfigError::ClientInfoTooLong);
         }
         if let Some(token) = &self.auth_token {
-            let datagram = |target: &Target| {
-                !target.transport.is_stream()
-                    && (target.transport.is_protected() || self.token_in_clear)
+            let limit = |target: &Target| match target.transport {
+                Transport::Dtls => MAX_DATAGRAM_AUTH_TOKEN,
+                // The longest cookie has to fit beside it.
+                Transport::Udp if self.token_in_clear => {
+                    MAX_DATAGRAM_AUTH_TOKEN - TLV_HEADER_LEN - *COOKIE_LEN.end()
+                }
+                Transport::Tcp | Transport::Tls | Transport::Udp => *AUTH_TOKEN_LEN.end(),
             };
-            let limit = if self.targets.iter().any(datagram) {
-                MAX_DATAGRAM_AUTH_TOKEN
-            } else {
-                *AUTH_TOKEN_LEN.end()
-            };
+            let limit = self.targets.iter().map(limit).min().unwrap_or_default();
             if token.is_empty() || token.len() > limit {
                 return Err(ClientConfigError::AuthTokenLength {
                     length: token.len(),

@@ -6,13 +6,18 @@
 )]
 
 use std::net::{IpAddr, SocketAddr};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use tsc_csm::client::{AddressWish, AttemptFailure, DownReason, Event, TransportFailure};
+use tsc_csm::client::{
+    AddressWish, AttemptFailure, Client, ClientConfigError, DownReason, Epoch, Event,
+    TransportFailure,
+};
 use tsc_csm::server::pool::{AddressRange, Family, PoolRange};
-use tsc_csm::{Alternate, Transport};
-use tsc_sim::{Firewall, LinkConfig, PathConfig, World, client_config, server_config};
-use tsc_tpl::ServiceType;
+use tsc_csm::{Alternate, Secret, Transport};
+use tsc_sim::{Firewall, LinkConfig, PathConfig, Rng, World, client_config, server_config};
+use tsc_tpl::{
+    CmType, Cookie, Limits, MessageBuilder, ResponseCode, Sequence, ServiceType, Tlv, Tsid, Unit,
+};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -312,4 +317,46 @@ fn releasing_before_there_is_a_tunnel_ends_at_once() {
     );
     world.run(Duration::from_secs(60));
     assert_eq!(world.server_stats(server).sessions, 0);
+}
+
+#[test]
+fn the_longest_request_fits_one_datagram_and_a_longer_token_is_refused() {
+    for (transport, longest) in [(Transport::Udp, 832), (Transport::Dtls, 900)] {
+        let mut config = client_config(&[transport]);
+        config.token_in_clear = true;
+        config.client_info = Some("x".repeat(128));
+        config.supported_services = vec![ServiceType::ENABLE_DDT; 32];
+        let family = Family::Ipv4;
+        config.addresses = vec![AddressWish { family, count: 1 }; 8];
+        config.inner_mtu = Some(1400);
+        config.auth_token = Some(Secret::new(vec![b'x'; longest + 1]));
+        let refused = Client::new(config.clone(), Box::new(Rng::new(1))).unwrap_err();
+        let length = longest + 1;
+        let limit = longest;
+        assert_eq!(
+            refused,
+            ClientConfigError::AuthTokenLength { length, limit }
+        );
+        config.auth_token = Some(Secret::new(vec![b'x'; longest]));
+        let mut client = Client::new(config, Box::new(Rng::new(1))).unwrap();
+        let now = Instant::now();
+        client.start(now);
+        client.transport_opened(now, Epoch(0));
+        let first = client.poll_transmit().unwrap().bytes;
+        // The server asks for the longest cookie there is, and gets it.
+        let sequence = Sequence(u32::from_be_bytes(first[12..16].try_into().unwrap()));
+        let mut answer = Vec::new();
+        MessageBuilder::new(CmType::CONFIGURATION_RESPONSE, Tsid::UNASSIGNED, sequence)
+            .tlv(Tlv::ResponseCode(ResponseCode::COOKIE_REQUIRED))
+            .tlv(Tlv::Cookie(Cookie::new(&[7; 64]).unwrap()))
+            .encode_datagram(&mut answer)
+            .unwrap();
+        let unit = Unit::decode_datagram(&answer, &Limits::WIDEST).unwrap();
+        let _ = client.handle_unit(now, Epoch(0), unit);
+        let second = client.poll_transmit().map(|transmit| transmit.bytes.len());
+        // DTLS has a cookie of its own below the tunnel's protocol.
+        let expected = (transport == Transport::Udp).then_some(first.len() + 68);
+        assert_eq!(second, expected, "{transport}");
+        assert!(first.len() + 68 <= 1200 || transport == Transport::Dtls);
+    }
 }
