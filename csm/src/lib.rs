@@ -43,6 +43,7 @@
 //!     name: "inside".into(),
 //!     ranges: vec![PoolRange { range, prefix_len: 24 }],
 //!     exclusions: vec![],
+//!     quarantine: None,
 //! };
 //! let mut server = Server::new(
 //!     ServerConfig {
@@ -111,6 +112,8 @@
 //! - **Requests that are refused** leave the transport open until its 10 s are over; the client closes it.
 //! - **A late duplicate** of an earlier Configuration_Request (up to 32 sequences behind) on plain UDP is dropped,
 //!   so that the network cannot take a living tunnel's transport away.
+//! - **Requests beyond their source's rate** are answered `busy`, on plain UDP only as often as strangers are
+//!   answered at all, and no event tells of them.
 //! - **Limits by source prefix** count a tunnel where it was configured, for all its life: resuming from elsewhere
 //!   would otherwise move it out of the count.
 //! - **`unsupported_tlv` and `unsupported_message`** do not count towards the eight message errors: a newer peer

@@ -54,6 +54,8 @@ pub(super) enum Outcome {
     Refused,
     /// The client was told what is wrong with its message.
     Malformed(MessageError),
+    /// Too many have to be told: nobody was.
+    Ignored,
 }
 
 impl Origin {
@@ -96,6 +98,7 @@ impl Server {
                 self.refuse(origin, &header, code);
                 Outcome::Refused
             }
+            Err(Denied::RateLimited) => self.refuse_flood(now, origin, &header),
         }
     }
 
@@ -138,9 +141,31 @@ impl Server {
         }
         if !self.within_rate(now, origin.interface, origin.prefix()) {
             self.stats.rate_limited += 1;
-            return Err(Denied::Code(ResponseCode::BUSY));
+            return Err(Denied::RateLimited);
         }
         Ok(())
+    }
+
+    /// `busy` for a request beyond its source's rate. It must not become a flood of its own: no event tells of it,
+    /// and on plain UDP it counts as an answer to a stranger.
+    pub(super) fn refuse_flood(
+        &mut self,
+        now: Instant,
+        origin: &Origin,
+        header: &Header,
+    ) -> Outcome {
+        self.stats.refused += 1;
+        if matches!(origin.route, Route::Udp(_)) && !self.stateless_allowed(now) {
+            return Outcome::Ignored;
+        }
+        let details = RefusalDetails {
+            retry_after: Some(self.config.limits.retry_after),
+            ..RefusalDetails::default()
+        };
+        if let Some(bytes) = wire::refusal(header, ResponseCode::BUSY, &details) {
+            self.transmit(origin.destination(), bytes);
+        }
+        Outcome::Refused
     }
 
     /// Who the client is, by the interface's policy (spec 8.4).
@@ -501,6 +526,8 @@ impl Server {
 pub(super) enum Denied {
     Message(MessageError),
     Code(ResponseCode),
+    /// Beyond the rate of its source.
+    RateLimited,
 }
 
 impl From<MessageError> for Denied {

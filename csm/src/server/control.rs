@@ -71,6 +71,7 @@ impl Server {
         };
         match outcome {
             Outcome::Accepted(_) | Outcome::Refused => Verdict::Consumed,
+            Outcome::Ignored => Verdict::Dropped(DropReason::RateLimited),
             Outcome::Malformed(error) => self.message_error(now, id, error),
         }
     }
@@ -137,12 +138,13 @@ impl Server {
                 CmType::CONFIGURATION_RESPONSE,
             );
         }
-        // A duplicate of an earlier try must not take the transport away from the tunnel that came of a later.
-        if header
+        // A duplicate of an earlier try must not take the transport away from the tunnel that came of a later. Only
+        // plain UDP can lose a transport so; elsewhere it is a rule broken like any other.
+        let stale = header
             .sequence
             .behind(session.configured_by)
-            .is_some_and(|behind| behind <= STALE_REQUESTS)
-        {
+            .is_some_and(|behind| behind <= STALE_REQUESTS);
+        if stale && self.socket_of(id).is_some() {
             return self.drop_unit(DropReason::Repeat);
         }
         self.late_request(now, id, message)

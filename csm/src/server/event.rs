@@ -286,7 +286,8 @@ pub enum Event {
         /// Why.
         reason: CloseReason,
     },
-    /// A request for a tunnel, or for resuming one, was refused. For logs; comes at most at the rate of the limits.
+    /// A request for a tunnel, or for resuming one, was refused. For logs; comes at most at the rate of the limits,
+    /// as requests beyond it are only counted.
     Refused {
         /// The client's outer address.
         peer: SocketAddr,

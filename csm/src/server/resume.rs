@@ -39,6 +39,7 @@ impl Server {
                 self.refuse(origin, &header, code);
                 Outcome::Refused
             }
+            Err(Denied::RateLimited) => self.refuse_flood(now, origin, &header),
         }
     }
 

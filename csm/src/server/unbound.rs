@@ -80,6 +80,7 @@ impl Server {
         match outcome {
             Outcome::Accepted(binding) => Unbound::Bound(binding),
             Outcome::Refused | Outcome::Malformed(_) => Unbound::Answered,
+            Outcome::Ignored => self.ignore(DropReason::RateLimited),
         }
     }
 
@@ -143,7 +144,7 @@ impl Server {
     }
 
     /// One allowance for all strangers: their addresses prove nothing, so counting by them would protect nobody.
-    fn stateless_allowed(&mut self, now: Instant) -> bool {
+    pub(super) fn stateless_allowed(&mut self, now: Instant) -> bool {
         let everyone = SourcePrefix::of(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
         let allowed = self.stateless.admit(now, everyone);
         if !allowed {

@@ -5,21 +5,23 @@
     clippy::wildcard_enum_match_arm
 )]
 
+mod common;
+
 use std::net::{IpAddr, SocketAddr};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use tsc_csm::Transport;
 use tsc_csm::client::{DownReason as ClientDown, Event as ClientEvent, SuspendReason};
 use tsc_csm::server::{
-    BindingId, BindingInfo, CloseReason, DownReason, DropReason, Event, Server, SessionState,
-    Verdict,
+    AuthPolicy, CloseReason, DownReason, DropReason, Event, SessionState, Verdict,
 };
-use tsc_sim::{ClientId, PathConfig, Rng, ServerId, World, client_config, packet, server_config};
+use tsc_sim::{ClientId, PathConfig, ServerId, World, client_config, packet, server_config};
 use tsc_tpl::{
-    CmType, FramingError, Limits, MessageBuilder, ResponseCode, ResumeProof, Sequence, Tlv,
-    TlvType, Tsid, Unit,
+    CmType, FramingError, Limits, MessageBuilder, ResponseCode, Sequence, Tlv, TlvType, Tsid, Unit,
 };
+
+use common::{Bench, code, configuration_request, message, proof, resume_request};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -31,14 +33,6 @@ fn up(transport: Transport) -> (World, ServerId, ClientId) {
     world.run(SECOND);
     assert!(world.is_bound(client));
     (world, server, client)
-}
-
-fn message(cm_type: CmType, tsid: Tsid, sequence: u32) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    MessageBuilder::new(cm_type, tsid, Sequence(sequence))
-        .encode(&mut bytes)
-        .unwrap();
-    bytes
 }
 
 fn downs(world: &World, server: ServerId) -> Vec<DownReason> {
@@ -232,99 +226,6 @@ fn a_second_configuration_on_a_bound_transport_is_malformed() {
     assert!(world.is_bound(client));
 }
 
-/// A server, and connections to it without a client.
-struct Bench {
-    now: Instant,
-    server: Server,
-    next_port: u16,
-}
-
-impl Bench {
-    fn new() -> Self {
-        let now = Instant::now();
-        let server = Server::new(server_config(9), now, Box::new(Rng::new(1))).unwrap();
-        Self {
-            now,
-            server,
-            next_port: 1000,
-        }
-    }
-
-    fn open(&mut self, transport: Transport) -> BindingId {
-        self.next_port += 1;
-        let peer = SocketAddr::from(([192, 0, 2, 1], self.next_port));
-        let info = BindingInfo {
-            interface: 0,
-            transport,
-            peer,
-            identity: None,
-        };
-        self.server.open_binding(self.now, info).unwrap()
-    }
-
-    fn say_quietly(&mut self, binding: BindingId, bytes: &[u8]) -> Verdict {
-        let unit = Unit::decode_datagram(bytes, &Limits::WIDEST).unwrap();
-        self.server.handle_unit(self.now, binding, &unit)
-    }
-
-    fn say(&mut self, binding: BindingId, bytes: &[u8]) -> (Verdict, Vec<Bytes>) {
-        let verdict = self.say_quietly(binding, bytes);
-        let answers = std::iter::from_fn(|| self.server.poll_transmit())
-            .map(|transmit| transmit.bytes)
-            .collect();
-        (verdict, answers)
-    }
-
-    /// A confirmed tunnel: its name and resume key.
-    fn tunnel(&mut self, transport: Transport) -> (BindingId, Tsid, [u8; 32]) {
-        let binding = self.open(transport);
-        let mut request = Vec::new();
-        MessageBuilder::new(CmType::CONFIGURATION_REQUEST, Tsid::UNASSIGNED, Sequence(1))
-            .tlv(Tlv::ProtocolRevision(1))
-            .encode(&mut request)
-            .unwrap();
-        let (_, answers) = self.say(binding, &request);
-        let Ok(Unit::Control(answer)) = Unit::decode_datagram(&answers[0], &Limits::WIDEST) else {
-            panic!()
-        };
-        let key = answer
-            .raw_value(TlvType::RESUME_KEY)
-            .unwrap()
-            .try_into()
-            .unwrap();
-        let tsid = answer.header().tsid;
-        let (verdict, _) = self.say(binding, &message(CmType::KEEPALIVE, tsid, 2));
-        assert_eq!(verdict, Verdict::Consumed);
-        (binding, tsid, key)
-    }
-}
-
-fn resume_request(tsid: Tsid, counter: u32, mac: &[u8; 32]) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    MessageBuilder::new(CmType::CONFIGURATION_RESUME_REQUEST, tsid, Sequence(50))
-        .tlv(Tlv::ProtocolRevision(1))
-        .tlv(Tlv::ResumeProof(ResumeProof { counter, mac }))
-        .encode(&mut bytes)
-        .unwrap();
-    bytes
-}
-
-fn proof(key: &[u8; 32], tsid: Tsid, counter: u32) -> [u8; 32] {
-    use hmac::{Hmac, KeyInit, Mac};
-    let mut mac = Hmac::<sha2::Sha256>::new_from_slice(key).unwrap();
-    mac.update(b"tscf resume 1");
-    mac.update(&tsid.0.to_be_bytes());
-    mac.update(&counter.to_be_bytes());
-    mac.finalize().into_bytes().into()
-}
-
-fn code(answer: &[u8]) -> ResponseCode {
-    let Ok(Unit::Control(answer)) = Unit::decode_datagram(answer, &Limits::WIDEST) else {
-        panic!()
-    };
-    answer.parse().unwrap().response_code().unwrap()
-}
-
 #[test]
 fn every_rejected_resume_looks_the_same() {
     let mut bench = Bench::new();
@@ -369,6 +270,11 @@ fn the_proof_is_that_of_the_specification_and_is_used_up() {
     let second = bench.open(Transport::Dtls);
     let (_, answers) = bench.say(second, &request);
     assert_eq!(code(&answers[0]), ResponseCode::SUCCESS);
+    let closed = Event::CloseBinding {
+        binding: first,
+        reason: CloseReason::Superseded,
+    };
+    assert!(std::iter::from_fn(|| bench.server.poll_event()).any(|event| event == closed));
     // A retransmission gets the same answer; the proof is worth nothing to anyone else.
     let (_, again) = bench.say(second, &request);
     assert_eq!(again, answers);
@@ -561,13 +467,90 @@ fn a_packet_alone_is_activity_and_a_forged_one_is_none() {
         let forwarded = bench.say_quietly(binding, &inner) == Verdict::Forward(session);
         assert_eq!(forwarded, expected == SessionState::Active);
         bench.now += Duration::from_secs(30);
-        while bench
-            .server
-            .poll_timeout()
-            .is_some_and(|at| at <= bench.now)
-        {
-            bench.server.handle_timeout(bench.now);
-        }
+        bench.catch_up();
         assert_eq!(bench.server.state(session), Some(expected));
     }
+}
+
+#[test]
+fn a_resume_by_another_identity_or_of_a_released_tunnel_is_rejected_like_any_other() {
+    let mut config = server_config(9);
+    config.interfaces[0].auth = AuthPolicy::Mtls;
+    let mut bench = Bench::with(config);
+    let alice = bench.open_as(Transport::Tls, Some("alice"));
+    let (tsid, key) = bench.configure(alice);
+    let resumed = |bench: &mut Bench, name, counter| {
+        let binding = bench.open_as(Transport::Tls, name);
+        let request = resume_request(tsid, counter, &proof(&key, tsid, counter));
+        bench.say(binding, &request).1.swap_remove(0)
+    };
+    for (name, counter) in [(Some("mallory"), 1), (None, 2)] {
+        let answer = resumed(&mut bench, name, counter);
+        assert_eq!(answer[16..], [0, 14, 0, 2, 0, 9], "{name:?}");
+    }
+    let answer = resumed(&mut bench, Some("alice"), 3);
+    assert_eq!(code(&answer), ResponseCode::SUCCESS);
+    let session = bench.server.route([10, 0, 0, 1].into()).unwrap();
+    bench.server.release(bench.now, session, None);
+    assert!(bench.server.poll_transmit().is_some(), "the release");
+    let answer = resumed(&mut bench, Some("alice"), 4);
+    assert_eq!(answer[16..], [0, 14, 0, 2, 0, 9]);
+}
+
+#[test]
+fn a_configuration_just_behind_the_one_that_made_the_tunnel_is_malformed_where_nothing_is_duplicated()
+ {
+    for transport in [Transport::Tcp, Transport::Tls, Transport::Dtls] {
+        let mut bench = Bench::new();
+        let (binding, _, _) = bench.tunnel(transport);
+        let (_, answers) = bench.say(binding, &configuration_request(0));
+        assert_eq!(code(&answers[0]), ResponseCode::MALFORMED, "{transport}");
+        assert_eq!(bench.server.stats().message_errors, 1);
+    }
+}
+
+#[test]
+fn a_source_beyond_its_rate_is_answered_no_more_often_than_strangers_and_fills_no_log() {
+    let mut config = server_config(9);
+    config.limits.requests_per_second = 10;
+    config.limits.request_burst = 1;
+    config.limits.stateless_per_second = 25;
+    let mut bench = Bench::with(config);
+    let local = SocketAddr::from(([203, 0, 113, 1], 5060));
+    let listener = bench.server.add_listener(0, local).unwrap();
+    let mut say = |port: u16, cookie: Option<&[u8]>| {
+        let mut bytes = Vec::new();
+        let configuration = CmType::CONFIGURATION_REQUEST;
+        MessageBuilder::new(configuration, Tsid::UNASSIGNED, Sequence(1))
+            .tlv(Tlv::ProtocolRevision(1))
+            .tlvs(cookie.map(|cookie| Tlv::Cookie(tsc_tpl::Cookie::new(cookie).unwrap())))
+            .pad_to(128)
+            .encode_datagram(&mut bytes)
+            .unwrap();
+        let peer = SocketAddr::from(([192, 0, 2, 1], port));
+        let _ = bench
+            .server
+            .handle_unbound(bench.now, listener, peer, &bytes);
+        let answer = bench.server.poll_transmit().map(|transmit| transmit.bytes);
+        let told = std::iter::from_fn(|| bench.server.poll_event()).count();
+        (answer, told)
+    };
+    let cookies: Vec<_> = (1..=20)
+        .map(|port| {
+            let answer = say(port, None).0.unwrap();
+            let Ok(Unit::Control(asked)) = Unit::decode_datagram(&answer, &Limits::WIDEST) else {
+                panic!()
+            };
+            (port, asked.raw_value(TlvType::COOKIE).unwrap().to_vec())
+        })
+        .collect();
+    let answers: Vec<_> = cookies
+        .iter()
+        .map(|(port, cookie)| say(*port, Some(cookie)))
+        .map(|(answer, told)| (answer.map(|answer| code(&answer)), told))
+        .collect();
+    // One is within the rate; of 25 answers to strangers 20 were cookies.
+    assert_eq!(answers[0], (Some(ResponseCode::SUCCESS), 1));
+    assert_eq!(answers[1..6], [(Some(ResponseCode::BUSY), 0); 5]);
+    assert_eq!(answers[6..], [(None, 0); 14]);
 }
