@@ -155,11 +155,11 @@ impl Watch {
         }
     }
 
-    /// A request was handled: unless it was dropped, its answer must be among `sent`.
+    /// A request was handled: unless it was dropped, its answer must be among `sent`, once.
     ///
     /// # Panics
     ///
-    /// If a request was accepted and not answered.
+    /// If a request was accepted and not answered, or answered twice.
     pub fn answered(
         &self,
         request: &ControlMessage<'_>,
@@ -171,10 +171,11 @@ impl Watch {
             return;
         };
         if verdict == Verdict::Consumed {
-            let found = sent.contains(&(answer, header.sequence));
-            assert!(
-                found,
-                "seed {}: no answer to {request}, only {sent:?}",
+            let wanted = (answer, header.sequence);
+            let found = sent.iter().filter(|sent| **sent == wanted).count();
+            assert_eq!(
+                found, 1,
+                "seed {}: not one answer to {request}, but {sent:?}",
                 self.seed
             );
         }

@@ -5,12 +5,16 @@
     clippy::wildcard_enum_match_arm
 )]
 
+mod common;
+
 use std::time::Duration;
 
+use common::{Bench, message};
 use tsc_csm::Transport;
 use tsc_csm::client::{AttemptFailure, DownReason, SuspendReason};
 use tsc_csm::server::{DownReason as ServerDown, Event, SessionState, TunnelTimers};
 use tsc_sim::{ClientId, PathConfig, ServerId, World, client_config, server_config};
+use tsc_tpl::CmType;
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -110,43 +114,22 @@ fn packets_for_a_tunnel_without_a_transport_are_dropped_and_counted() {
 
 #[test]
 fn a_persistent_tunnel_with_a_transport_still_delivers_and_wakes_up() {
-    let mut world = World::new(8);
-    let mut config = server_config(9);
-    // The client believes in no keepalive on DTLS, so it is silent; but the server's timer runs on UDP.
-    config.interfaces[0].datagram_timers = TunnelTimers {
-        keepalive: Duration::from_secs(30),
-        persistence: Duration::from_secs(700),
-    };
-    let server = world.add_server(config);
-    let client = world.add_client(client_config(&[Transport::Dtls]), PathConfig::CLEAN);
-    let sender = world.add_client(client_config(&[Transport::Tcp]), PathConfig::CLEAN);
-    world.start(client);
-    world.start(sender);
-    world.run(SECOND);
-    let mine = world.assignment(client).unwrap().addresses[0].address;
-    // The client's keepalives are lost; the way down works.
-    world.path(client).up.config.loss = 1.0;
-    world.run(Duration::from_secs(14));
-    let before = world.received(client).len();
-    let session = world
-        .session(server, world.assignment(client).unwrap().tsid)
-        .unwrap();
-    world.run_until(Duration::from_secs(40), |world| {
-        world.server(server).state(session) == Some(SessionState::Persistent)
-    });
-    world.send(sender, mine, b"knock");
-    world.path(client).up.config.loss = 0.0;
-    world.run(Duration::from_secs(30));
-    let states: Vec<_> = states(&world, server)
-        .into_iter()
-        .map(|(_, state)| state)
-        .collect();
-    assert_eq!(states, [SessionState::Persistent, SessionState::Active]);
-    assert!(world.received(client).len() >= before);
-    assert_eq!(
-        world.server(server).state(session),
-        Some(SessionState::Active)
-    );
+    let mut bench = Bench::new();
+    let (binding, tsid, _) = bench.tunnel(Transport::Dtls);
+    let session = bench.server.session_of(binding).unwrap();
+    bench.now += Duration::from_secs(50);
+    bench.catch_up();
+    assert_eq!(bench.server.state(session), Some(SessionState::Persistent));
+    assert_eq!(bench.server.stats().persistent, 1);
+    // What the switch asks for each packet.
+    assert_eq!(bench.server.route([10, 0, 0, 1].into()), Some(session));
+    assert_eq!(bench.server.binding_of(session), Some(binding));
+    bench.now += Duration::from_secs(329);
+    bench.catch_up();
+    let (_, answers) = bench.say(binding, &message(CmType::KEEPALIVE, tsid, 3));
+    assert_eq!(answers.len(), 1);
+    assert_eq!(bench.server.state(session), Some(SessionState::Active));
+    assert_eq!(bench.server.stats().persistent, 0);
 }
 
 #[test]
