@@ -18,9 +18,9 @@ finish() {
 }
 trap finish EXIT
 
-# Waits until a line appears in a log.
+# Waits until a line appears in the log of the process started last. `tail` ends with that process.
 wait_for() {
-    timeout 20 tail -n +1 -F "$2" 2>/dev/null | grep -q -m1 "$1" || { cat "$2"; exit 1; }
+    timeout 20 grep -q -m1 "$1" <(exec tail -n +1 -F --pid="${pids[-1]}" "$2" 2>/dev/null) || { cat "$2"; exit 1; }
 }
 
 "$bin/tsc-demo" pki certs
