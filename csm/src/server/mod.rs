@@ -30,7 +30,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
 use bytes::Bytes;
-use tsc_tpl::{FramingError, IpPacket, Tsid, Unit};
+use tsc_tpl::{FramingError, IpPacket, Tsid, Unit, UnitError};
 
 use self::arena::{Arena, Key};
 use self::binding::{Attachment, Binding};
@@ -401,6 +401,10 @@ impl Server {
             self.stats.wrong_source += 1;
             return Verdict::Dropped(DropReason::Source);
         }
+        let mtu = session.inner_mtu;
+        if packet.len() > usize::from(mtu) {
+            return self.oversized_packet(now, id, packet.len(), mtu);
+        }
         session.last_activity = now;
         let session_id = session.id;
         if !(session.confirmed && matches!(session.life, Life::Active)) {
@@ -408,6 +412,22 @@ impl Server {
         }
         self.stats.forwarded += 1;
         Verdict::Forward(session_id)
+    }
+
+    /// The decoder knows the interface's inner MTU; this tunnel was granted a smaller one (spec 2, 7).
+    #[cold]
+    fn oversized_packet(&mut self, now: Instant, id: BindingId, len: usize, mtu: u16) -> Verdict {
+        let stream = self
+            .bindings
+            .get(id.key())
+            .is_some_and(|binding| binding.transport.is_stream());
+        let error = UnitError::InnerMtu { len, mtu };
+        let bad = if stream {
+            BadUnit::Framing(error.into())
+        } else {
+            BadUnit::Datagram(error.into())
+        };
+        self.handle_bad_unit(now, id, bad)
     }
 
     /// A unit that may not come before the request: it ends a stream (spec 2); datagrams can be out of order.

@@ -19,6 +19,7 @@ use tsc_csm::server::{
 use tsc_sim::{ClientId, PathConfig, ServerId, World, client_config, packet, server_config};
 use tsc_tpl::{
     CmType, FramingError, Limits, MessageBuilder, ResponseCode, Sequence, Tlv, TlvType, Tsid, Unit,
+    UnitError,
 };
 
 use common::{Bench, code, configuration_request, message, proof, resume_request};
@@ -553,4 +554,36 @@ fn a_source_beyond_its_rate_is_answered_no_more_often_than_strangers_and_fills_n
     assert_eq!(answers[0], (Some(ResponseCode::SUCCESS), 1));
     assert_eq!(answers[1..6], [(Some(ResponseCode::BUSY), 0); 5]);
     assert_eq!(answers[6..], [(None, 0); 14]);
+}
+
+#[test]
+fn packets_beyond_the_tunnels_own_inner_mtu_are_errors() {
+    for transport in [Transport::Tls, Transport::Dtls] {
+        let mut bench = Bench::new();
+        let binding = bench.open(transport);
+        let mut request = Vec::new();
+        let configuration = CmType::CONFIGURATION_REQUEST;
+        MessageBuilder::new(configuration, Tsid::UNASSIGNED, Sequence(1))
+            .tlv(Tlv::ProtocolRevision(1))
+            .tlv(Tlv::InnerMtu(600))
+            .encode(&mut request)
+            .unwrap();
+        let _ = bench.say(binding, &request);
+        let session = bench.server.session_of(binding).unwrap();
+        let mut say = |payload: usize| {
+            let (from, to) = ([10, 0, 0, 1].into(), [10, 0, 0, 2].into());
+            bench.say_quietly(binding, &packet::udp(from, to, &vec![0; payload]))
+        };
+        assert_eq!(say(600 - 28), Verdict::Forward(session));
+        let error = UnitError::InnerMtu { len: 601, mtu: 600 };
+        let expected = if transport.is_stream() {
+            Verdict::Close(CloseReason::Framing(error.into()))
+        } else {
+            Verdict::Dropped(DropReason::Datagram(error.into()))
+        };
+        assert_eq!(say(601 - 28), expected);
+        // The tunnel stays, with or without its transport.
+        assert_eq!(bench.server.stats().sessions, 1);
+        assert_eq!(bench.server.stats().bad_units, 1);
+    }
 }
