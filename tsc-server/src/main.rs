@@ -80,7 +80,13 @@ async fn serve(config: &Config) -> Exit {
             _ = interrupt.recv() => {}
         }
     };
-    signalled().await;
+    tokio::select! {
+        () = signalled() => {}
+        () = server.failed() => {
+            tracing::error!(event = "failed", "the worker has ended");
+            return Exit::Failure;
+        }
+    }
     tracing::info!(
         event = "stopping",
         "releasing all tunnels; a second signal ends at once"

@@ -124,17 +124,31 @@ impl Server {
     /// `graceful-stop-deadline`. Returns the last figures, `None` if the worker had failed.
     #[must_use]
     pub fn stop(mut self) -> Option<Report> {
-        // A full or closed queue means that a stop is under way or done.
-        let _ = self.orders.try_send(Order::Stop(self.stop_deadline));
+        self.order_stop(self.stop_deadline);
         self.worker.take()?.join().ok()
+    }
+
+    /// Resolves when the server serves no more though nobody has stopped it, which is a defect: end the process, so
+    /// that whoever watches it starts it again.
+    pub async fn failed(&self) {
+        self.orders.closed().await;
+    }
+
+    /// Hands in the order. The queue may hold orders of reports that nobody waits for any more: the worker drains them.
+    fn order_stop(&self, deadline: Duration) {
+        while let Err(mpsc::error::TrySendError::Full(_)) =
+            self.orders.try_send(Order::Stop(deadline))
+        {
+            thread::sleep(Duration::from_millis(1));
+        }
     }
 }
 
-/// Ends the server at once, without waiting for clients.
+/// Ends the server at once, without waiting for clients: that takes milliseconds, so it may happen in async code.
 impl Drop for Server {
     fn drop(&mut self) {
         if let Some(worker) = self.worker.take() {
-            let _ = self.orders.try_send(Order::Stop(Duration::ZERO));
+            self.order_stop(Duration::ZERO);
             let _ = worker.join();
         }
     }
@@ -161,9 +175,13 @@ fn serve(config: &Config, orders: mpsc::Receiver<Order>, started: &Started) -> R
                     tracing::info!(event = "listening", interface = port.interface, transport = %port.transport, address = %port.address);
                 }
                 let _ = started.send(Ok(ports));
-                let (report, closing) = worker.await;
-                // Each ends within a time of its own.
-                closing.join_all().await;
+                // The worker shares its time out by itself. With tokio's budget, which ends after 128 reads of
+                // streams, the UDP ports would starve behind streams that are always readable.
+                let (report, mut closing, deadline) = tokio::task::unconstrained(worker).await;
+                let all = async { while closing.join_next().await.is_some() {} };
+                // Each gets its chance to send without waiting, also when the deadline is over.
+                tokio::task::yield_now().await;
+                let _ = tokio::time::timeout_at(deadline.into(), all).await;
                 report
             }
             Err(error) => {

@@ -1,21 +1,44 @@
 //! Inner packets on their way from one tunnel to another, for one turn of the worker.
 //!
-//! A packet is copied out of the read buffer once. That is also where its hop count goes down (spec 7), and it
-//! frees the read buffer's owner before any other transport is touched.
+//! A packet is copied out of the read buffer once. That is also where its hop count goes down (spec 7), where it is
+//! fragmented for a tunnel with a smaller inner MTU, and it frees the read buffer's owner before any other transport is
+//! touched. ICMP errors travel back the same way.
 
-use std::ops::Range;
+use std::{
+    ops::Range,
+    time::{Duration, Instant},
+};
 
 use tsc_csm::server::SessionId;
 use tsc_tpl::IpPacket;
 
+use super::{
+    Counters,
+    icmp::{self, Complaint},
+};
+
 /// Packets beyond which a turn forwards before it reads on.
 pub(super) const BATCH_PACKETS: usize = 512;
 
-/// See the module. Bounded by [`BATCH_PACKETS`] packets of the largest inner MTU; its memory is reused.
+/// ICMP errors a second that one tunnel is sent, and at most at once. One that sends into the void learns of it, and
+/// does not get back more than a trickle of what it sends.
+pub(super) const ERRORS_PER_SECOND: u32 = 50;
+
+/// See the module. Bounded by what one read of a stream holds (64 KiB), or by [`BATCH_PACKETS`] datagrams of the largest
+/// inner MTU; with the headers of fragments, and [`ERRORS_PER_SECOND`] errors a tunnel. Its memory is reused.
 #[derive(Debug, Default)]
 pub(super) struct Batch {
     bytes: Vec<u8>,
-    packets: Vec<(SessionId, Range<usize>)>,
+    packets: Vec<Entry>,
+    /// When each tunnel's allowance of errors is whole again, by its slot. Grows to the highest slot that was ever
+    /// complained to; a new owner of a slot inherits at most a second of waiting.
+    allowance: Vec<Option<Instant>>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    to: SessionId,
+    range: Range<usize>,
 }
 
 impl Batch {
@@ -23,13 +46,76 @@ impl Batch {
     pub(super) fn push(&mut self, to: SessionId, packet: &IpPacket<'_>) -> bool {
         let start = self.bytes.len();
         self.bytes.extend_from_slice(packet.as_bytes());
+        self.take(to, start)
+    }
+
+    /// As [`Self::push`], in fragments of at most `mtu` bytes. Nothing is taken if that is impossible.
+    pub(super) fn push_fragments(
+        &mut self,
+        to: SessionId,
+        packet: &IpPacket<'_>,
+        mtu: u16,
+    ) -> bool {
+        let mut alive = true;
+        icmp::fragment(packet, mtu, |header, data| {
+            let start = self.bytes.len();
+            self.bytes.extend_from_slice(header);
+            self.bytes.extend_from_slice(data);
+            alive &= self.take(to, start);
+        }) && alive
+    }
+
+    /// What was appended from `start` on is a packet for `to`.
+    fn take(&mut self, to: SessionId, start: usize) -> bool {
         let alive = self.bytes.get_mut(start..).is_some_and(decrement_hops);
         if alive {
-            self.packets.push((to, start..self.bytes.len()));
+            let range = start..self.bytes.len();
+            self.packets.push(Entry { to, range });
         } else {
             self.bytes.truncate(start);
         }
         alive
+    }
+
+    /// Tells the tunnel `from` what became of its packet, if that may be said and was not said too often.
+    pub(super) fn complain(
+        &mut self,
+        now: Instant,
+        from: SessionId,
+        packet: &IpPacket<'_>,
+        complaint: Complaint,
+        counters: &mut Counters,
+    ) {
+        let start = self.bytes.len();
+        if !icmp::error(packet, complaint, &mut self.bytes) {
+            return;
+        }
+        if self.allow(now, from) {
+            counters.icmp_errors += 1;
+            let range = start..self.bytes.len();
+            self.packets.push(Entry { to: from, range });
+        } else {
+            counters.icmp_limited += 1;
+            self.bytes.truncate(start);
+        }
+    }
+
+    /// The generic cell rate algorithm, a second deep.
+    fn allow(&mut self, now: Instant, session: SessionId) -> bool {
+        let index = session.index();
+        if index >= self.allowance.len() {
+            self.allowance.resize(index + 1, None);
+        }
+        let Some(slot) = self.allowance.get_mut(index) else {
+            return false;
+        };
+        let depth = Duration::from_secs(1);
+        let whole_at = slot.map_or(now, |at| at.max(now)) + depth / ERRORS_PER_SECOND;
+        let allowed = whole_at.saturating_duration_since(now) <= depth;
+        if allowed {
+            *slot = Some(whole_at);
+        }
+        allowed
     }
 
     pub(super) const fn is_empty(&self) -> bool {
@@ -44,7 +130,7 @@ impl Batch {
     pub(super) fn iter(&self) -> impl Iterator<Item = (SessionId, &[u8])> {
         self.packets
             .iter()
-            .filter_map(|(to, range)| Some((*to, self.bytes.get(range.clone())?)))
+            .filter_map(|entry| Some((entry.to, self.bytes.get(entry.range.clone())?)))
     }
 
     /// Forgets the packets and keeps the memory.

@@ -4,7 +4,7 @@
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Counters {
-    /// Inner packets passed from one tunnel to another.
+    /// Inner packets put into the send queue of a tunnel: each fragment, and ICMP errors of the switch, too.
     pub switched: u64,
     /// Inner packets for an address that no tunnel has.
     pub no_route: u64,
@@ -12,8 +12,14 @@ pub struct Counters {
     pub blocked: u64,
     /// Inner packets whose hop count was used up.
     pub hops_exceeded: u64,
-    /// Inner packets larger than the other tunnel's inner MTU.
+    /// Inner packets larger than the other tunnel's inner MTU that could not be fragmented.
     pub too_big: u64,
+    /// Inner packets larger than the other tunnel's inner MTU that were passed on in fragments.
+    pub fragmented: u64,
+    /// ICMP errors sent about packets that could not be passed on.
+    pub icmp_errors: u64,
+    /// ICMP errors not sent because their receiver had many already.
+    pub icmp_limited: u64,
     /// Inner packets for a tunnel that has no transport at the moment.
     pub no_transport: u64,
     /// Inner packets for a tunnel whose send queue was full: its path is slower than its traffic.

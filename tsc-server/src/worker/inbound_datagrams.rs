@@ -53,10 +53,16 @@ impl Worker {
                 self.again = true;
                 return;
             }
+            if port.rests(now) {
+                return;
+            }
             match port.socket.poll_recv(cx, receive) {
                 Poll::Pending => return,
                 Poll::Ready(Err(error)) => {
-                    tracing::warn!(local = %port.socket.local_addr(), %error, "UDP port fails");
+                    port.rest(now);
+                    if let Some(missed) = self.log.port_failed(now) {
+                        tracing::warn!(local = %port.socket.local_addr(), %error, missed, "UDP port fails");
+                    }
                     return;
                 }
                 Poll::Ready(Ok(_)) => {}
@@ -153,12 +159,18 @@ impl Worker {
             self.counters.foreign_datagrams += 1;
             return;
         }
-        if let Some(key) = endpoint.handle_datagram(now, peer, bytes) {
+        let Some(key) = endpoint.handle_datagram(now, peer, bytes) else {
+            return;
+        };
+        // A handshake may have finished with this datagram: then the association is not bound yet.
+        if port.binding(key).is_some() {
             self.dtls_received(cx, now, index, key);
+        } else {
+            self.dtls_events(cx, now, index);
         }
     }
 
-    /// Hands in what an association has received.
+    /// Hands in what an association has received, if it is bound.
     pub(super) fn dtls_received(
         &mut self,
         cx: &mut Context<'_>,
@@ -166,14 +178,6 @@ impl Worker {
         index: usize,
         key: AssociationKey,
     ) {
-        // A handshake may have finished with this datagram: then the association is not bound yet.
-        if self
-            .ports
-            .get(index)
-            .is_some_and(|port| port.binding(key).is_none())
-        {
-            return self.dtls_events(cx, now, index);
-        }
         let mut buffer = std::mem::take(&mut self.read_buffer);
         while let Some(port) = self.ports.get_mut(index) {
             let Some(binding) = port.binding(key) else {
@@ -209,11 +213,13 @@ impl Worker {
             Ok(unit) => {
                 trace(self.capture.as_ref(), &unit, Direction::Inbound);
                 let verdict = self.core.handle_unit(now, binding, &unit);
-                if let (Verdict::Forward(_), Unit::Ip(packet)) = (verdict, &unit) {
+                if let (Verdict::Forward(from), Unit::Ip(packet)) = (verdict, &unit) {
                     let interface = self.interfaces.get(interface);
                     route(
                         &self.core,
                         interface,
+                        now,
+                        from,
                         packet,
                         &mut self.batch,
                         &mut self.counters,
@@ -269,7 +275,7 @@ impl Worker {
                     else {
                         continue;
                     };
-                    tracing::debug!(%peer, ?binding, %error, "association ended");
+                    tracing::debug!(%peer, %error, "association ended");
                     self.ways.remove(binding);
                     let why = if matches!(error, DtlsError::PeerClosed) {
                         BindingLoss::ClosedByClient

@@ -148,12 +148,14 @@ impl Worker {
             };
             trace(self.capture.as_ref(), &unit, Direction::Inbound);
             match self.core.handle_unit(now, binding, &unit) {
-                Verdict::Forward(_) => {
+                Verdict::Forward(from) => {
                     if let Unit::Ip(packet) = &unit {
                         let interface = self.interfaces.get(interface);
                         route(
                             &self.core,
                             interface,
+                            now,
+                            from,
                             packet,
                             &mut self.batch,
                             &mut self.counters,
@@ -165,7 +167,8 @@ impl Worker {
             }
         };
         // The event that goes with it closes the stream, behind the answers that are still queued.
-        tracing::debug!(?binding, ?verdict, "stream ends");
+        let peer = self.streams.peer(slot);
+        tracing::debug!(?peer, ?verdict, "stream ends");
         false
     }
 
@@ -181,7 +184,8 @@ impl Worker {
         } else {
             BindingLoss::Failed
         };
-        tracing::debug!(?binding, %error, "connection ended");
+        let peer = self.streams.peer(slot);
+        tracing::debug!(?peer, %error, "connection ended");
         self.core.binding_lost(now, binding, why);
         self.ways.remove(binding);
         self.streams.close(slot);

@@ -14,6 +14,7 @@
 mod batch;
 mod core_config;
 mod counters;
+mod icmp;
 mod inbound_datagrams;
 mod inbound_streams;
 mod open;
@@ -48,7 +49,7 @@ use tsc_tpl::{FramingError, Limits};
 pub use self::counters::Counters;
 pub use self::open::Bound;
 pub(crate) use self::open::open;
-use self::{batch::Batch, ports::Port, ready::Token, streams::Streams, way::Ways};
+use self::{batch::Batch, ports::Port, ready::Token, record::Log, streams::Streams, way::Ways};
 
 /// Orders that wait for the worker.
 pub(crate) const ORDERS: usize = 16;
@@ -117,6 +118,7 @@ pub(crate) struct Worker {
     timer: Pin<Box<tokio::time::Sleep>>,
     read_buffer: Vec<u8>,
     receive: RecvBatch,
+    log: Log,
     /// Reused by each turn.
     ready: Vec<Arc<Token>>,
     /// Something was left undone: come back without waiting.
@@ -124,8 +126,8 @@ pub(crate) struct Worker {
 }
 
 impl Future for Worker {
-    /// The last figures, and the closed streams that have still to send.
-    type Output = (Report, JoinSet<()>);
+    /// The last figures, the closed streams that have still to send, and until when they may.
+    type Output = (Report, JoinSet<()>, Instant);
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
@@ -138,8 +140,8 @@ impl Future for Worker {
         this.timeouts(now);
         this.settle(cx, now);
         this.flush(cx);
-        if this.is_done(now) {
-            return Poll::Ready((this.report(), this.streams.take_closing()));
+        if let Some(deadline) = this.is_done(now) {
+            return Poll::Ready((this.report(), this.streams.take_closing(), deadline));
         }
         this.arm(cx, now);
         if this.again {
@@ -165,16 +167,22 @@ impl Worker {
     }
 
     fn stop(&mut self, now: Instant, deadline: Duration) {
-        if matches!(self.phase, Phase::Running) {
-            self.phase = Phase::Stopping(now + deadline);
-            self.core.release_all(now, Some("the server is stopping"));
+        let deadline = now + deadline;
+        match &mut self.phase {
+            // A second order can only hurry.
+            Phase::Stopping(end) => *end = deadline.min(*end),
+            Phase::Running => {
+                self.phase = Phase::Stopping(deadline);
+                self.core.release_all(now, Some("the server is stopping"));
+            }
         }
     }
 
-    fn is_done(&self, now: Instant) -> bool {
+    /// When the stop has to be over, once there is nothing left to do but to close.
+    fn is_done(&self, now: Instant) -> Option<Instant> {
         match self.phase {
-            Phase::Running => false,
-            Phase::Stopping(deadline) => deadline <= now || self.core.stats().sessions == 0,
+            Phase::Stopping(end) if end <= now || self.core.stats().sessions == 0 => Some(end),
+            Phase::Running | Phase::Stopping(_) => None,
         }
     }
 

@@ -19,7 +19,7 @@ use tsc_osaa::{
 use tsc_tpl::Limits;
 
 use super::{
-    Batch, Counters, Interface, Listener, Order, Phase, Port, Streams, Ways, Worker,
+    Batch, Counters, Interface, Listener, Log, Order, Phase, Port, Streams, Ways, Worker,
     core_config::core_config,
 };
 use crate::{
@@ -99,6 +99,7 @@ pub(crate) fn open(
         timer: Box::pin(tokio::time::sleep(std::time::Duration::ZERO)),
         read_buffer: vec![0; RECV_BUFFER],
         receive: RecvBatch::new(RECEIVE_SLOTS),
+        log: Log::default(),
         ready: Vec::new(),
         again: false,
     };

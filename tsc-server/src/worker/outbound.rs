@@ -1,15 +1,16 @@
 //! From the session core and the switch to the transports.
 
-use std::{task::Context, time::Instant};
+use std::{net::SocketAddr, task::Context, time::Instant};
 
-use tsc_csm::server::{BindingId, Destination, Event, Server as Core};
+use tsc_csm::server::{BindingId, Destination, Event, Server as Core, SessionId};
 use tsc_osaa::trace::{Direction, Interface as Side};
 use tsc_tpl::IpPacket;
 
 use super::{
     Counters, Interface, Worker,
     batch::Batch,
-    record::{log, trace_bytes},
+    icmp::{self, Complaint},
+    record::trace_bytes,
     way::Way,
 };
 
@@ -86,10 +87,22 @@ impl Worker {
             }
         }
         while let Some(event) = self.core.poll_event() {
-            log(&event);
-            if let Event::CloseBinding { binding, .. } = event {
+            self.log.event(now, &event);
+            if let Event::CloseBinding { binding, reason } = event {
+                if let Some(peer) = self.peer(binding) {
+                    tracing::debug!(event = "transport-closed", %peer, ?reason);
+                }
                 self.close(now, binding);
             }
+        }
+    }
+
+    /// The outer address behind a binding.
+    fn peer(&self, binding: BindingId) -> Option<SocketAddr> {
+        match self.ways.find(binding)? {
+            Way::Stream(slot) => self.streams.peer(slot),
+            Way::Udp { peer, .. } => Some(peer),
+            Way::Dtls { port, key } => self.ports.get(port)?.endpoint_ref()?.peer(key),
         }
     }
 
@@ -117,26 +130,38 @@ impl Worker {
     }
 }
 
-/// Finds where a packet goes, and takes it into the batch.
+/// Finds where a packet of the tunnel `from` goes, and takes it into the batch; or tells `from` why not.
 pub(super) fn route(
     core: &Core,
     interface: Option<&Interface>,
+    now: Instant,
+    from: SessionId,
     packet: &IpPacket<'_>,
     batch: &mut Batch,
     counters: &mut Counters,
 ) {
-    let Some(to) = core.route(packet.destination()) else {
-        counters.no_route += 1;
-        return;
-    };
-    if interface.is_some_and(|interface| interface.inter_client_block) {
+    // Before it is looked who has the address: a client that may not reach others does not learn who is there.
+    let complaint = if interface.is_some_and(|interface| interface.inter_client_block) {
         counters.blocked += 1;
-    } else if core
-        .inner_mtu(to)
-        .is_some_and(|mtu| packet.len() > usize::from(mtu))
-    {
-        counters.too_big += 1;
-    } else if !batch.push(to, packet) {
-        counters.hops_exceeded += 1;
-    }
+        Complaint::Prohibited
+    } else if let Some(to) = core.route(packet.destination()) {
+        let mtu = core.inner_mtu(to).unwrap_or(u16::MAX);
+        if packet.hop_limit() <= 1 {
+            counters.hops_exceeded += 1;
+            Complaint::HopsExceeded
+        } else if packet.len() <= usize::from(mtu) {
+            batch.push(to, packet);
+            return;
+        } else if icmp::may_fragment(packet) && batch.push_fragments(to, packet, mtu) {
+            counters.fragmented += 1;
+            return;
+        } else {
+            counters.too_big += 1;
+            Complaint::TooBig { mtu }
+        }
+    } else {
+        counters.no_route += 1;
+        Complaint::Unreachable
+    };
+    batch.complain(now, from, packet, complaint, counters);
 }

@@ -3,7 +3,7 @@
 use std::{
     net::SocketAddr,
     task::{Context, Poll},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use tsc_csm::server::{BindingId, ListenerId};
@@ -15,6 +15,10 @@ use tsc_tpl::FirstByte;
 
 /// Bytes of datagrams that one turn may queue on a port before it sends them: several calls of sendmmsg or GSO.
 const SEND_BATCH: usize = 256 * 1024;
+
+/// Pause after errors of a socket itself: trying again at once would only spin, and not trying again would leave the
+/// port deaf.
+const BACK_OFF: Duration = Duration::from_millis(100);
 
 /// One UDP port.
 #[derive(Debug)]
@@ -29,6 +33,8 @@ pub(super) struct Port {
     sealed: Vec<u8>,
     /// Datagrams that did not fit the batch even after sending.
     pub(super) unsent: u64,
+    /// Until when nothing is received, after errors.
+    rests_until: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -67,6 +73,7 @@ impl Port {
             out: SendBatch::new(SEND_BATCH),
             sealed: Vec::new(),
             unsent: 0,
+            rests_until: None,
         }
     }
 
@@ -172,8 +179,22 @@ impl Port {
         }
     }
 
+    /// Receives nothing for a moment.
+    pub(super) fn rest(&mut self, now: Instant) {
+        self.rests_until = Some(now + BACK_OFF);
+    }
+
+    /// Whether the port still rests; ends the rest when it is over.
+    pub(super) fn rests(&mut self, now: Instant) -> bool {
+        self.rests_until = self.rests_until.filter(|until| *until > now);
+        self.rests_until.is_some()
+    }
+
     pub(super) fn timeout(&self) -> Option<Instant> {
-        self.endpoint_ref()?.poll_timeout()
+        let endpoint = self
+            .endpoint_ref()
+            .and_then(DtlsServerEndpoint::poll_timeout);
+        [endpoint, self.rests_until].into_iter().flatten().min()
     }
 
     pub(super) fn handle_timeout(&mut self, now: Instant) {

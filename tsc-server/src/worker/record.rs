@@ -1,8 +1,10 @@
 //! What is written down: capture files and log lines.
 
-use tsc_csm::server::{Event, Identity};
+use std::time::{Duration, Instant};
+
+use tsc_csm::server::{Event, Identity, SessionId};
 use tsc_osaa::trace::{Capture, CaptureWriter, Direction, Interface as Side};
-use tsc_tpl::Unit;
+use tsc_tpl::{Tsid, Unit};
 
 pub(super) fn trace(
     capture: Option<&(CaptureWriter, Capture)>,
@@ -27,36 +29,130 @@ pub(super) fn trace_bytes(
     }
 }
 
-/// One line for each event that an operator wants to find again; packets never get here.
-pub(super) fn log(event: &Event) {
-    match event {
-        Event::SessionUp {
-            session,
-            tsid,
-            addresses,
-            identity,
-            ..
-        } => {
-            let identity = identity.as_ref().map(Identity::as_str);
-            tracing::info!(event = "tunnel-up", ?session, %tsid, ?addresses, identity);
+/// Lines at `info` or above that strangers can cause, in a minute; the rest is counted, and written at `debug`.
+const LOGGED_PER_MINUTE: u32 = 20;
+
+/// One line for each event that an operator wants to find again; packets never get here. Tunnels are named by their
+/// TSID, which clients and captures show too.
+#[derive(Debug, Default)]
+pub(super) struct Log {
+    /// By the tunnel's slot: as large as the most tunnels there ever were at a time.
+    names: Vec<Option<(SessionId, Tsid)>>,
+    refused: Allowance,
+    ports: Allowance,
+}
+
+impl Log {
+    pub(super) fn event(&mut self, now: Instant, event: &Event) {
+        match event {
+            Event::SessionUp {
+                session,
+                tsid,
+                addresses,
+                identity,
+                ..
+            } => {
+                self.name(*session, *tsid);
+                let identity = identity.as_ref().map(Identity::as_str);
+                tracing::info!(event = "tunnel-up", %tsid, ?addresses, identity);
+            }
+            Event::Bound { session, .. } => {
+                let tsid = self.tsid(*session);
+                tracing::info!(
+                    event = "tunnel-resumed",
+                    tsid = tsid.map(tracing::field::display)
+                );
+            }
+            Event::StateChanged { session, state } => {
+                let tsid = self.tsid(*session);
+                tracing::info!(
+                    event = "tunnel-state",
+                    tsid = tsid.map(tracing::field::display),
+                    ?state
+                );
+            }
+            Event::SessionDown {
+                session,
+                tsid,
+                reason,
+            } => {
+                if let Some(slot) = self.names.get_mut(session.index()) {
+                    *slot = None;
+                }
+                tracing::info!(event = "tunnel-down", %tsid, ?reason);
+            }
+            Event::Refused { peer, code } => match self.refused.take(now) {
+                Some(missed) => tracing::info!(event = "tunnel-refused", %peer, %code, missed),
+                None => tracing::debug!(event = "tunnel-refused", %peer, %code),
+            },
+            // Written with the peer's address by who closes it.
+            Event::CloseBinding { .. } => {}
+            _ => {}
         }
-        Event::Bound { session, binding } => {
-            tracing::info!(event = "tunnel-resumed", ?session, ?binding)
+    }
+
+    /// Whether a line about a failing port may be written, and how many were not.
+    pub(super) fn port_failed(&mut self, now: Instant) -> Option<u64> {
+        self.ports.take(now)
+    }
+
+    fn name(&mut self, session: SessionId, tsid: Tsid) {
+        let index = session.index();
+        if index >= self.names.len() {
+            self.names.resize(index + 1, None);
         }
-        Event::StateChanged { session, state } => {
-            tracing::info!(event = "tunnel-state", ?session, ?state)
+        if let Some(slot) = self.names.get_mut(index) {
+            *slot = Some((session, tsid));
         }
-        Event::SessionDown {
-            session,
-            tsid,
-            reason,
-        } => {
-            tracing::info!(event = "tunnel-down", ?session, %tsid, ?reason);
+    }
+
+    fn tsid(&self, session: SessionId) -> Option<Tsid> {
+        let (owner, tsid) = (*self.names.get(session.index())?)?;
+        (owner == session).then_some(tsid)
+    }
+}
+
+/// Lines that may be written in the current minute.
+#[derive(Debug, Default)]
+struct Allowance {
+    minute: Option<Instant>,
+    written: u32,
+    missed: u64,
+}
+
+impl Allowance {
+    /// `Some(n)` if a line may be written; `n` were not in the minute before.
+    fn take(&mut self, now: Instant) -> Option<u64> {
+        let mut missed = 0;
+        let same = |start: Instant| now.saturating_duration_since(start) < Duration::from_secs(60);
+        if !self.minute.is_some_and(same) {
+            missed = self.missed;
+            *self = Self {
+                minute: Some(now),
+                ..Self::default()
+            };
         }
-        Event::CloseBinding { binding, reason } => {
-            tracing::debug!(event = "transport-closed", ?binding, ?reason)
+        if self.written == LOGGED_PER_MINUTE {
+            self.missed += 1;
+            return None;
         }
-        Event::Refused { peer, code } => tracing::info!(event = "tunnel-refused", %peer, %code),
-        _ => {}
+        self.written += 1;
+        Some(missed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flood_is_written_in_part_and_counted() {
+        let start = Instant::now();
+        let mut lines = Allowance::default();
+        let written = (0..100).filter(|_| lines.take(start).is_some()).count();
+        assert_eq!(written, 20);
+        let later = start + Duration::from_secs(60);
+        assert_eq!(lines.take(later), Some(80));
+        assert_eq!(lines.take(later), Some(0));
     }
 }

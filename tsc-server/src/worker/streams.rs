@@ -2,6 +2,7 @@
 
 use std::{
     collections::VecDeque,
+    net::SocketAddr,
     sync::Arc,
     task::{Context, Poll, Waker},
     time::{Duration, Instant},
@@ -20,6 +21,9 @@ const UNIT_TIME: Duration = Duration::from_secs(30);
 
 /// Room in a stream's send queue that packets leave free for control messages.
 const CONTROL_RESERVE: usize = 8 * 1024;
+
+/// Entries for streams that are gone which may wait for their time beyond the number of streams.
+const STALE_WATCHES: usize = 64;
 
 /// How long a stream that is closed may take to send what is queued.
 const CLOSE_TIME: Duration = Duration::from_secs(2);
@@ -48,7 +52,8 @@ pub(super) struct Streams {
     ready: Arc<ReadyList>,
     /// Streams with output queued in this turn; each at most once.
     dirty: Vec<usize>,
-    /// When incomplete units are too old, in order. At most one for each stream.
+    /// When incomplete units are too old, in order. At most one for each stream, and some of streams that are gone:
+    /// never more than twice as many as there are streams, and a few.
     stalls: VecDeque<(Instant, usize, BindingId)>,
     send_limit: usize,
     /// Streams that send the rest of their queues; each ends within [`CLOSE_TIME`].
@@ -97,6 +102,11 @@ impl Streams {
 
     pub(super) fn len(&self) -> usize {
         self.slots.len()
+    }
+
+    /// The other end of a connection.
+    pub(super) fn peer(&self, slot: usize) -> Option<SocketAddr> {
+        Some(self.slots.get(slot)?.transport.peer_addr())
     }
 
     pub(super) fn take_ready(&self, worker: &Waker, out: &mut Vec<Arc<Token>>) {
@@ -158,8 +168,16 @@ impl Streams {
             && let Some(unit) = stream.decoder.partial()
         {
             stream.watched = Some(unit);
-            self.stalls
-                .push_back((now + UNIT_TIME, slot, stream.binding));
+            let binding = stream.binding;
+            if self.stalls.len() >= 2 * self.slots.len() + STALE_WATCHES {
+                let slots = &self.slots;
+                self.stalls.retain(|(_, slot, binding)| {
+                    slots
+                        .get(*slot)
+                        .is_some_and(|stream| stream.binding == *binding)
+                });
+            }
+            self.stalls.push_back((now + UNIT_TIME, slot, binding));
         }
     }
 
