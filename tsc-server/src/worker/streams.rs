@@ -25,6 +25,9 @@ const CONTROL_RESERVE: usize = 8 * 1024;
 /// Entries for streams that are gone which may wait for their time beyond the number of streams.
 const STALE_WATCHES: usize = 64;
 
+/// Streams that may be sending the rest of their queues at a time; beyond it a closed stream is dropped at once.
+const MAX_CLOSING: usize = 4096;
+
 /// How long a stream that is closed may take to send what is queued.
 const CLOSE_TIME: Duration = Duration::from_secs(2);
 
@@ -56,7 +59,7 @@ pub(super) struct Streams {
     /// never more than twice as many as there are streams, and a few.
     stalls: VecDeque<(Instant, usize, BindingId)>,
     send_limit: usize,
-    /// Streams that send the rest of their queues; each ends within [`CLOSE_TIME`].
+    /// Streams that send the rest of their queues, at most [`MAX_CLOSING`]; each ends within [`CLOSE_TIME`].
     closing: JoinSet<()>,
 }
 
@@ -151,7 +154,9 @@ impl Streams {
 
     /// Forgets a stream; what is queued is still sent, in the background and for a bounded time.
     pub(super) fn close(&mut self, slot: usize) {
-        if let Some(stream) = self.slots.try_remove(slot) {
+        if let Some(stream) = self.slots.try_remove(slot)
+            && self.closing.len() < MAX_CLOSING
+        {
             self.closing.spawn(stream.transport.close(CLOSE_TIME));
         }
     }
