@@ -170,6 +170,10 @@ address-quarantine = 0
 realm-id = "{}"
 local-address-pools = ["{pool}"]
 {lines}
+
+# Everybody comes from this machine.
+[tscf-interface.limits]
+requests-per-prefix = 10000
 "#,
                 side.realm()
             ));
