@@ -180,7 +180,7 @@ fn json_logs_are_one_object_a_line() {
     assert_eq!(
         record["fields"]["event"]
             .as_str()
-            .or(record["event"].as_str()),
+            .or_else(|| record["event"].as_str()),
         Some("ready"),
         "{line}"
     );

@@ -38,7 +38,7 @@ fn config() -> &'static DtlsServerConfig {
 ///
 /// Whatever strangers send: no panic, never more than the allowed handshakes, no association without a handshake,
 /// and no answer longer than what was sent unless the sender has proved its address.
-pub fn dtls_endpoint(mut data: &[u8]) {
+pub(crate) fn dtls_endpoint(mut data: &[u8]) {
     let limits = DtlsEndpointLimits {
         half_open: HALF_OPEN,
         half_open_per_prefix: HALF_OPEN,
@@ -87,7 +87,7 @@ pub fn dtls_endpoint(mut data: &[u8]) {
 }
 
 /// Input: a certificate in DER. Reading it never fails in another way than by saying so, and what it says is bounded.
-pub fn certificate(data: &[u8]) {
+pub(crate) fn certificate(data: &[u8]) {
     if let Some(peer) = PeerIdentity::from_chain(&[CertificateDer::from(data)]) {
         assert!(peer.names().len() <= tsc_osaa::cert::MAX_NAMES);
         assert!(!peer.identity().is_empty());

@@ -48,7 +48,7 @@ async fn datagrams_pass_between_tunnels_of_every_transport() {
             let to = b.bind_udp(inner(&b, 4000)).unwrap();
             let mut buffer = vec![0; 4000];
             for size in [0, 1, 172, 1372, 3000] {
-                let payload: Vec<u8> = (0..size).map(|i| (i % 251) as u8).collect();
+                let payload: Vec<u8> = (0..size).map(|i| u8::try_from(i % 251).unwrap()).collect();
                 from.send_to(&payload, inner(&b, 4000)).await.unwrap();
                 let (len, sender) = timeout(LIMIT, to.recv_from(&mut buffer))
                     .await

@@ -70,11 +70,11 @@ impl Worker {
             // The binding of the datagram before: one lookup for a run of datagrams from one address.
             let mut run: Option<(SocketAddr, BindingId)> = None;
             for datagram in receive.datagrams() {
-                match self
-                    .ports
-                    .get(index)
-                    .map(|port| port.classify(datagram.bytes))
-                {
+                let kind = self.ports.get_mut(index).map(|port| {
+                    port.sources.note(datagram.peer, datagram.local_ip);
+                    port.classify(datagram.bytes)
+                });
+                match kind {
                     Some(Kind::Plain) => {
                         self.plain_datagram(now, index, datagram.peer, datagram.bytes, &mut run)
                     }

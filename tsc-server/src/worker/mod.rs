@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  streams (shared read buffer) --+                                  +--> stream queues --> one write each
-//!  UDP ports (recvmmsg, GRO) -----+--> units --> csm::server --------+--> UDP batches  --> sendmmsg, GSO
+//!  UDP ports (recvmmsg, GRO) -----+--> units --> csm::server --------+--> UDP batches  --> GSO
 //!    '- DTLS endpoints -----------+     |  answers, events           +--> DTLS seal --'
 //!                                       '--> batch of packets --route-'
 //! ```
@@ -22,6 +22,7 @@ mod outbound;
 mod ports;
 mod ready;
 mod record;
+mod sources;
 mod streams;
 mod way;
 

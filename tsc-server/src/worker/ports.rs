@@ -13,7 +13,9 @@ use tsc_osaa::{
 };
 use tsc_tpl::FirstByte;
 
-/// Bytes of datagrams that one turn may queue on a port before it sends them: several calls of sendmmsg or GSO.
+use super::sources::Sources;
+
+/// Bytes of datagrams that one turn may queue on a port before it sends them: many calls of GSO.
 const SEND_BATCH: usize = 256 * 1024;
 
 /// Pause after errors of a socket itself: trying again at once would only spin, and not trying again would leave the
@@ -29,6 +31,8 @@ pub(super) struct Port {
     pub(super) plain: Option<ListenerId>,
     dtls: Option<Dtls>,
     out: SendBatch,
+    /// Our addresses for answers, where the socket has several.
+    pub(super) sources: Sources,
     /// Reused for sealing.
     sealed: Vec<u8>,
     /// Datagrams that did not fit the batch even after sending.
@@ -63,6 +67,7 @@ impl Port {
         endpoint: Option<DtlsServerEndpoint>,
     ) -> Self {
         Self {
+            sources: Sources::new(socket.local_addr()),
             socket,
             interface,
             plain,
@@ -132,11 +137,12 @@ impl Port {
     /// Queues a datagram; sends what waits first if there is no room. Nothing is kept for a socket that
     /// does not take more: with UDP dropping is as good as sending.
     pub(super) fn queue(&mut self, cx: &mut Context<'_>, peer: SocketAddr, payload: &[u8]) {
-        if self.out.push(peer, None, payload) {
+        let source = self.sources.for_peer(peer);
+        if self.out.push(peer, source, payload) {
             return;
         }
         self.send(cx);
-        if !self.out.push(peer, None, payload) {
+        if !self.out.push(peer, source, payload) {
             self.unsent += 1;
         }
     }
