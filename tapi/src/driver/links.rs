@@ -1,0 +1,337 @@
+//! Open transports: what comes in, what goes out, and how they end.
+
+use std::{
+    collections::VecDeque,
+    io::IoSlice,
+    task::{Context, Poll},
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use tsc_csm::client::{BadUnit, Client, Epoch, Inbound, TransportFailure, TransportLoss};
+use tsc_eip::Stack;
+use tsc_osaa::{
+    client::{self as transport, ClientTransport, TransportError},
+    stream::StreamError,
+    tls::TlsError,
+    trace::{Capture, Direction, Interface},
+};
+use tsc_tpl::{Limits, StreamDecoder, Unit};
+
+use super::Driver;
+use crate::{server::Server, shared::Shared};
+
+/// Packets that a turn takes from the stack at a time.
+const BATCH: usize = 64;
+/// Reads of one transport in one turn.
+const READS_PER_TURN: usize = 32;
+/// How long a transport may take to end in order.
+pub(super) const CLOSE_TIME: Duration = Duration::from_secs(1);
+/// Control messages that wait for one transport. Beyond it they are dropped, as a network would drop them: a server
+/// that asks without reading our answers must not fill our memory.
+const CONTROL_BACKLOG: usize = 64;
+
+/// A transport that is open. There are two while a tunnel moves.
+pub(super) struct Link {
+    pub(super) epoch: Epoch,
+    pub(super) server: Server,
+    pub(super) transport: ClientTransport,
+    pub(super) decoder: StreamDecoder,
+    /// Control messages that wait for the transport; at most [`CONTROL_BACKLOG`].
+    pub(super) control: VecDeque<Bytes>,
+}
+
+impl Driver {
+    /// Reads what has arrived on all transports.
+    pub(super) fn receive(&mut self, cx: &mut Context<'_>, now: Instant) -> bool {
+        let mut progress = false;
+        let mut index = 0;
+        let mut buffer = std::mem::take(&mut self.buffer);
+        while index < self.links.len() {
+            for _ in 0..READS_PER_TURN {
+                let Some(link) = self.links.get_mut(index) else {
+                    break;
+                };
+                match link.transport.poll_recv(cx, &mut buffer) {
+                    Poll::Pending => break,
+                    Poll::Ready(Ok(len)) => {
+                        progress = true;
+                        self.handle_bytes(now, index, buffer.get(..len).unwrap_or_default());
+                    }
+                    Poll::Ready(Err(error)) => {
+                        progress = true;
+                        self.lost(now, index, &error);
+                        break;
+                    }
+                }
+            }
+            index += 1;
+        }
+        self.buffer = buffer;
+        if progress {
+            self.shared.lock().wake_readers();
+        }
+        progress
+    }
+
+    pub(super) fn lost(&mut self, now: Instant, index: usize, error: &TransportError) {
+        let link = self.links.swap_remove(index);
+        tracing::debug!(epoch = ?link.epoch, %error, "transport lost");
+        if let TransportError::Stream(StreamError::Tls(TlsError::Alert { alert })) = error {
+            // With TLS 1.3 a server that refuses our certificate says so after our handshake is done.
+            self.last_failure = Some((link.server, transport::ConnectError::Alert(*alert)));
+            self.client
+                .transport_failed(now, link.epoch, TransportFailure::Handshake);
+        }
+        let why = if error.is_orderly() {
+            TransportLoss::ClosedByServer
+        } else {
+            TransportLoss::Failed
+        };
+        // Without effect if the attempt has failed already.
+        self.client.transport_lost(now, link.epoch, why);
+    }
+
+    /// Hands in what one read gave: some of a stream, or one datagram.
+    pub(super) fn handle_bytes(&mut self, now: Instant, index: usize, bytes: &[u8]) {
+        let Some(link) = self.links.get_mut(index) else {
+            return;
+        };
+        let epoch = link.epoch;
+        let capture = self.capture.as_ref().map(|(_, capture)| capture);
+        let mut state = self.shared.lock();
+        let mut deliver = |client: &mut Client, unit: Unit<'_>| {
+            trace(capture, &unit, Direction::Inbound);
+            if let Inbound::Deliver(packet) = client.handle_unit(now, epoch, unit) {
+                state.stack.handle_packet(now, packet.as_bytes());
+            }
+        };
+        let bad = if link.transport.kind().is_stream() {
+            let mut feed = link.decoder.feed(bytes);
+            loop {
+                match feed.next() {
+                    Ok(Some(unit)) => deliver(&mut self.client, unit),
+                    Ok(None) => break None,
+                    Err(error) => break Some(BadUnit::Framing(error)),
+                }
+            }
+        } else {
+            match Unit::decode_datagram(bytes, &self.limits) {
+                Ok(unit) => {
+                    deliver(&mut self.client, unit);
+                    None
+                }
+                Err(error) => Some(BadUnit::Datagram(error)),
+            }
+        };
+        drop(state);
+        if let Some(bad) = bad {
+            self.client.handle_bad_unit(now, epoch, bad);
+        }
+    }
+
+    /// Sends what the control plane and the sockets have for the transports; true if something left.
+    pub(super) fn send(&mut self, cx: &mut Context<'_>, now: Instant) -> bool {
+        self.take_control();
+        let mut progress = false;
+        let mut index = 0;
+        let packets_to = self.client.can_send();
+        while let Some(link) = self.links.get_mut(index) {
+            let capture = self.capture.as_ref().map(|(_, capture)| capture);
+            let sent = link.send_control(cx, capture).and_then(|control| {
+                let packets = if packets_to == Some(link.epoch) && link.control.is_empty() {
+                    send_packets(
+                        link,
+                        &self.shared,
+                        &mut self.outbox,
+                        self.limits,
+                        cx,
+                        capture,
+                    )?
+                } else {
+                    false
+                };
+                if let Poll::Ready(Err(error)) = link.transport.poll_flush(cx) {
+                    return Err(error);
+                }
+                Ok((control, packets))
+            });
+            match sent {
+                Ok((control, packets)) => {
+                    progress |= control || packets;
+                    if packets {
+                        self.client.note_sent(now);
+                    }
+                    index += 1;
+                }
+                Err(error) => {
+                    progress = true;
+                    self.lost(now, index, &error);
+                }
+            }
+        }
+        progress
+    }
+
+    /// Moves control messages to the transports they are for.
+    pub(super) fn take_control(&mut self) {
+        while let Some(transmit) = self.client.poll_transmit() {
+            if let Some(link) = self
+                .links
+                .iter_mut()
+                .find(|link| link.epoch == transmit.epoch && link.control.len() < CONTROL_BACKLOG)
+            {
+                link.control.push_back(transmit.bytes);
+            }
+        }
+    }
+
+    /// Ends a transport in the background, behind what is queued for it.
+    pub(super) fn close(&mut self, epoch: Epoch) {
+        self.take_control();
+        self.openings.retain(|opening| opening.epoch != epoch);
+        let Some(index) = self.links.iter().position(|link| link.epoch == epoch) else {
+            return;
+        };
+        let Link {
+            mut transport,
+            control,
+            ..
+        } = self.links.swap_remove(index);
+        if let Some((_, capture)) = &self.capture {
+            for message in &control {
+                capture.record(Interface::Control, Direction::Outbound, message);
+            }
+        }
+        self.closing.spawn(async move {
+            let units: Vec<IoSlice<'_>> = control.iter().map(|bytes| IoSlice::new(bytes)).collect();
+            // The end of a transport is nobody's error.
+            drop(tokio::time::timeout(CLOSE_TIME, transport.send(&units)).await);
+            transport.close(CLOSE_TIME).await;
+        });
+        while self.closing.try_join_next().is_some() {}
+    }
+}
+
+impl Link {
+    fn send_control(
+        &mut self,
+        cx: &mut Context<'_>,
+        capture: Option<&Capture>,
+    ) -> Result<bool, TransportError> {
+        let mut progress = false;
+        while !self.control.is_empty() {
+            let units: Vec<IoSlice<'_>> = self
+                .control
+                .iter()
+                .map(|bytes| IoSlice::new(bytes))
+                .collect();
+            let Poll::Ready(taken) = self.transport.poll_send_batch(cx, &units) else {
+                break;
+            };
+            let taken = taken?;
+            for bytes in self.control.drain(..taken) {
+                progress = true;
+                if let Some(capture) = capture {
+                    capture.record(Interface::Control, Direction::Outbound, &bytes);
+                }
+            }
+        }
+        Ok(progress)
+    }
+}
+
+/// Sends inner packets until there are none or the transport takes no more.
+fn send_packets(
+    link: &mut Link,
+    shared: &Shared,
+    outbox: &mut VecDeque<Vec<u8>>,
+    limits: Limits,
+    cx: &mut Context<'_>,
+    capture: Option<&Capture>,
+) -> Result<bool, TransportError> {
+    let mut progress = false;
+    let mut sent: Vec<Vec<u8>> = Vec::new();
+    loop {
+        {
+            let mut state = shared.lock();
+            for buffer in sent.drain(..) {
+                state.stack.recycle(buffer);
+            }
+            refill(outbox, &mut state.stack, limits);
+        }
+        if outbox.is_empty() {
+            return Ok(progress);
+        }
+        let mut units = [IoSlice::new(&[]); BATCH];
+        for (unit, packet) in units.iter_mut().zip(outbox.iter()) {
+            *unit = IoSlice::new(packet);
+        }
+        let units = units.get(..outbox.len()).unwrap_or_default();
+        let Poll::Ready(taken) = link.transport.poll_send_batch(cx, units) else {
+            return Ok(progress);
+        };
+        let taken = taken?;
+        progress |= taken > 0;
+        if let Some(capture) = capture {
+            for packet in outbox.iter().take(taken) {
+                capture.record(Interface::Inner, Direction::Outbound, packet);
+            }
+        }
+        sent.extend(outbox.drain(..taken));
+    }
+}
+
+/// Takes packets from the stack. One that was made before a resume lowered the inner MTU does not go out: on a stream
+/// it would end the transport (spec 2).
+fn refill(outbox: &mut VecDeque<Vec<u8>>, stack: &mut Stack, limits: Limits) {
+    while outbox.len() < BATCH
+        && let Some(packet) = stack.poll_transmit()
+    {
+        if packet.len() <= usize::from(limits.inner_mtu) {
+            outbox.push_back(packet);
+        } else {
+            stack.recycle(packet);
+        }
+    }
+}
+
+fn trace(capture: Option<&Capture>, unit: &Unit<'_>, direction: Direction) {
+    let Some(capture) = capture else { return };
+    match unit {
+        Unit::Ip(packet) => capture.record(Interface::Inner, direction, packet.as_bytes()),
+        Unit::Control(message) => capture.record(Interface::Control, direction, message.as_bytes()),
+        Unit::Redundancy(_) | Unit::Reserved(_) => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tsc_eip::{SendOptions, StackConfig};
+
+    use super::*;
+
+    #[test]
+    fn packets_made_for_a_larger_inner_mtu_do_not_leave() {
+        let mut stack = Stack::new(StackConfig::default(), 1);
+        stack.set_mtu(1400);
+        stack.set_addresses(&["10.0.0.1".parse().unwrap()]).unwrap();
+        let socket = stack.udp_bind("10.0.0.1:4000".parse().unwrap()).unwrap();
+        let peer = "10.0.0.2:5000".parse().unwrap();
+        for size in [1300, 100] {
+            let payload = vec![0; size];
+            stack
+                .udp_send_to(
+                    Instant::now(),
+                    socket,
+                    peer,
+                    &payload,
+                    &SendOptions::default(),
+                )
+                .unwrap();
+        }
+        let mut outbox = VecDeque::new();
+        refill(&mut outbox, &mut stack, Limits::new(1280));
+        assert_eq!(outbox.iter().map(Vec::len).collect::<Vec<_>>(), [128]);
+    }
+}

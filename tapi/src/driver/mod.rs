@@ -1,0 +1,347 @@
+//! The one task of a tunnel: joins the control plane (`csm`), the inner stack (`eip`) and the transports (`osaa`).
+//!
+//! ```text
+//!   transports --units--> csm::client --inner packets--> stack --> sockets
+//!   transports <--control-- csm::client                  stack <-- sockets
+//!        ^------------------ packets of a turn ------------'
+//! ```
+//!
+//! It does what the control plane tells it (`Open`, `Close`), and decides nothing itself. A turn moves whole batches: a
+//! stream gets the packets of a turn in one write.
+
+#![expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "enums of other crates that may grow"
+)]
+
+mod connect;
+mod links;
+
+use std::{
+    collections::VecDeque,
+    future::{Future, poll_fn},
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::{Duration, Instant},
+};
+
+use tokio::{
+    sync::{oneshot, watch},
+    task::JoinSet,
+    time::Sleep,
+};
+use tsc_csm::{
+    Assignment, Random,
+    client::{AttemptFailure, Client, DownReason, Epoch, Event},
+};
+use tsc_eip::{Stack, StackConfig};
+use tsc_osaa::{
+    cert::ClientSecurity,
+    client::{self as transport, ConnectOptions, RECV_BUFFER},
+    random::OsRandom,
+    socket::Dscp,
+    trace::{Capture, CaptureWriter, DEFAULT_FILE_LIMIT},
+};
+use tsc_tpl::Limits;
+
+use self::{connect::Opening, links::Link};
+use crate::{
+    TunnelConfig,
+    builder::{LONGEST_TIME, TunnelBuilder},
+    error::ConnectError,
+    notification::Notification,
+    server::Server,
+    shared::{Command, Shared},
+};
+
+/// Turns before other tasks of the runtime get theirs.
+const TURNS_PER_POLL: usize = 16;
+
+/// Who waits for the tunnel to come up.
+type WhenUp = oneshot::Sender<Result<watch::Receiver<Arc<TunnelConfig>>, ConnectError>>;
+
+/// The operating system's generator, as the machines want it.
+struct SystemRandom;
+
+impl Random for SystemRandom {
+    fn fill(&mut self, buf: &mut [u8]) {
+        OsRandom.fill(buf);
+    }
+}
+
+/// See the module.
+pub(crate) struct Driver {
+    client: Client,
+    shared: Arc<Shared>,
+    servers: Vec<Server>,
+    server_name: Option<String>,
+    security: Option<ClientSecurity>,
+    options: ConnectOptions,
+    openings: Vec<Opening>,
+    links: Vec<Link>,
+    closing: JoinSet<()>,
+    /// Inner packets on their way to the transport; at most [`BATCH`].
+    outbox: VecDeque<Vec<u8>>,
+    limits: Limits,
+    buffer: Vec<u8>,
+    timer: Pin<Box<Sleep>>,
+    capture: Option<(CaptureWriter, Capture)>,
+    /// Why the last attempt at a transport failed, in detail.
+    last_failure: Option<(Server, transport::ConnectError)>,
+    when_up: Option<WhenUp>,
+    config: Option<watch::Sender<Arc<TunnelConfig>>>,
+    down: Option<DownReason>,
+    /// When the application wants a release to be over.
+    release_by: Option<Instant>,
+}
+
+/// However the task ends, also by a runtime that shuts down or a panic: nobody waits for it for ever.
+impl Drop for Driver {
+    fn drop(&mut self) {
+        self.shared.end(DownReason::Released { confirmed: false });
+    }
+}
+
+impl Driver {
+    /// Checks the parameters. Nothing is sent before [`Driver::run`].
+    pub(crate) fn new(
+        builder: TunnelBuilder,
+        when_up: WhenUp,
+    ) -> Result<(Self, Arc<Shared>), ConnectError> {
+        let mut random = SystemRandom;
+        let seed = random.u64();
+        let client = Client::new(builder.csm, Box::new(random))?;
+        for server in &builder.servers {
+            let name = builder
+                .server_name
+                .as_deref()
+                .unwrap_or_else(|| server.host());
+            if name.parse::<transport::Host>().is_err() {
+                return Err(ConnectError::ServerName(name.to_owned()));
+            }
+        }
+        let protected = builder
+            .servers
+            .iter()
+            .any(|server| server.transport().is_protected());
+        let security = if protected {
+            Some(ClientSecurity::new(builder.trust, builder.identity)?)
+        } else {
+            None
+        };
+        let capture = match builder.trace {
+            None => None,
+            Some(path) => {
+                let writer = CaptureWriter::create(&path, DEFAULT_FILE_LIMIT)?;
+                let handle = writer.handle();
+                Some((writer, handle))
+            }
+        };
+        let mut options = ConnectOptions::default();
+        options.dtls_backend = builder.dtls_backend;
+        let stack = Stack::new(StackConfig::default(), seed);
+        let shared = Shared::new(stack, builder.notifications);
+        let driver = Self {
+            client,
+            shared: Arc::clone(&shared),
+            servers: builder.servers,
+            server_name: builder.server_name,
+            security,
+            options,
+            openings: Vec::new(),
+            links: Vec::new(),
+            closing: JoinSet::new(),
+            outbox: VecDeque::new(),
+            limits: Limits::WIDEST,
+            buffer: vec![0; RECV_BUFFER],
+            timer: Box::pin(tokio::time::sleep(Duration::ZERO)),
+            capture,
+            last_failure: None,
+            when_up: Some(when_up),
+            config: None,
+            down: None,
+            release_by: None,
+        };
+        Ok((driver, shared))
+    }
+
+    /// Drives the tunnel to its end.
+    pub(crate) async fn run(mut self) {
+        self.client.start(Instant::now());
+        let reason = poll_fn(|cx| self.poll(cx)).await;
+        self.shared.end_sockets(&reason);
+        // Whoever waits for the end may end the process: first say goodbye properly.
+        self.close_all().await;
+        if let Some((writer, _)) = self.capture.take()
+            && let Ok(Err(error)) = tokio::task::spawn_blocking(|| writer.close()).await
+        {
+            tracing::warn!(%error, "capture file incomplete");
+        }
+        if let Some(when_up) = self.when_up.take() {
+            // Nobody to tell if the application gave up.
+            drop(when_up.send(Err(self.connect_error(&reason))));
+        }
+        self.shared.end(reason);
+    }
+
+    /// Waits for the transports that are ending, at most until the application's deadline.
+    async fn close_all(&mut self) {
+        let mut closing = std::mem::take(&mut self.closing);
+        let limit = self.release_by.map_or(LONGEST_TIME, |by| {
+            by.saturating_duration_since(Instant::now())
+        });
+        let all = async { while closing.join_next().await.is_some() {} };
+        // Each ends within a time of its own; what is left after the deadline is dropped.
+        drop(tokio::time::timeout(limit, all).await);
+    }
+
+    fn connect_error(&mut self, reason: &DownReason) -> ConnectError {
+        match reason {
+            DownReason::CannotConnect(AttemptFailure::Transport(failure)) => {
+                match self.last_failure.take() {
+                    Some((server, source)) => ConnectError::Transport { server, source },
+                    None => ConnectError::NotConfigured(AttemptFailure::Transport(*failure)),
+                }
+            }
+            DownReason::CannotConnect(AttemptFailure::Refused(refusal)) => {
+                ConnectError::Refused(refusal.clone())
+            }
+            DownReason::CannotConnect(failure) => ConnectError::NotConfigured(failure.clone()),
+            other => ConnectError::Ended(other.clone()),
+        }
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<DownReason> {
+        for _ in 0..TURNS_PER_POLL {
+            let now = Instant::now();
+            self.take_commands(now);
+            self.client.handle_timeout(now);
+            let mut progress = self.poll_openings(cx, now);
+            progress |= self.receive(cx, now);
+            progress |= self.take_events(now);
+            progress |= self.send(cx, now);
+            if let Some(reason) = self.down.take() {
+                return Poll::Ready(reason);
+            }
+            if !progress && !self.arm(cx, now) && self.shared.lock().sleep(cx.waker()) {
+                return Poll::Pending;
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    fn take_commands(&mut self, now: Instant) {
+        let commands = {
+            let mut state = self.shared.lock();
+            state.take_commands()
+        };
+        for command in commands {
+            match command {
+                Command::Release(deadline) => {
+                    let by = now + deadline.min(LONGEST_TIME);
+                    self.release_by.get_or_insert(by);
+                    self.client.release(now, by);
+                }
+                Command::NetworkChanged => self.client.network_changed(now),
+            }
+        }
+    }
+
+    /// Arms the timer; true if something is due already.
+    fn arm(&mut self, cx: &mut Context<'_>, now: Instant) -> bool {
+        let stack = self.shared.lock().stack_timeout(now);
+        let Some(due) = [self.client.poll_timeout(), stack]
+            .into_iter()
+            .flatten()
+            .min()
+        else {
+            return false;
+        };
+        let due = tokio::time::Instant::from_std(due);
+        if self.timer.deadline() != due {
+            self.timer.as_mut().reset(due);
+        }
+        self.timer.as_mut().poll(cx).is_ready()
+    }
+
+    fn take_events(&mut self, now: Instant) -> bool {
+        let mut progress = false;
+        while let Some(event) = self.client.poll_event() {
+            progress = true;
+            match event {
+                Event::Open { epoch, target } => self.open(now, epoch, target),
+                Event::Close { epoch, reason } => {
+                    tracing::debug!(?epoch, ?reason, "closing transport");
+                    self.close(epoch);
+                }
+                Event::Configured(assignment) => self.configured(*assignment),
+                Event::Suspended(reason) => {
+                    tracing::info!(?reason, "tunnel suspended");
+                    self.notify(Notification::Suspended(reason));
+                }
+                Event::Resumed(assignment) => {
+                    let config = self.assign(*assignment);
+                    tracing::info!(tunnel = config.tunnel_id, transport = %config.transport, "tunnel resumed");
+                    if let Some(sender) = &self.config {
+                        sender.send_replace(Arc::clone(&config));
+                    }
+                    self.notify(Notification::Resumed(config));
+                }
+                Event::Down(reason) => {
+                    tracing::info!(%reason, "tunnel down");
+                    let epochs: Vec<Epoch> = self.links.iter().map(|link| link.epoch).collect();
+                    for epoch in epochs {
+                        self.close(epoch);
+                    }
+                    self.openings.clear();
+                    self.down = Some(reason);
+                }
+                // Services are asked for by socket options, of which there are none yet.
+                other => tracing::debug!(event = ?other, "ignored"),
+            }
+        }
+        progress
+    }
+
+    fn notify(&self, notification: Notification) {
+        self.shared.notify(notification);
+    }
+
+    fn configured(&mut self, assignment: Assignment) {
+        let config = self.assign(assignment);
+        tracing::info!(tunnel = config.tunnel_id, transport = %config.transport, addresses = ?config.addresses, "tunnel up");
+        let (sender, receiver) = watch::channel(Arc::clone(&config));
+        self.config = Some(sender);
+        self.notify(Notification::Up(config));
+        if let Some(when_up) = self.when_up.take() {
+            drop(when_up.send(Ok(receiver)));
+        }
+    }
+
+    /// Puts an assignment in force.
+    fn assign(&mut self, assignment: Assignment) -> Arc<TunnelConfig> {
+        let config = Arc::new(TunnelConfig::from(assignment));
+        self.limits = Limits::new(config.inner_mtu);
+        let mtu = usize::from(config.inner_mtu);
+        self.outbox.retain(|packet| packet.len() <= mtu);
+        let addresses: Vec<_> = config.addresses.iter().map(|inner| inner.address).collect();
+        let mut state = self.shared.lock();
+        state.stack.set_mtu(config.inner_mtu);
+        if let Err(error) = state.stack.set_addresses(&addresses) {
+            // The control plane has checked them; the stack is stricter only about their number.
+            tracing::warn!(%error, "inner addresses refused by the stack");
+        }
+        drop(state);
+        for link in &mut self.links {
+            link.decoder.set_limits(self.limits);
+            if let Some(dscp) = config.dscp.and_then(Dscp::new)
+                && let Err(error) = link.transport.set_dscp(dscp)
+            {
+                tracing::debug!(%error, "outer packets cannot be marked");
+            }
+        }
+        config
+    }
+}
