@@ -162,15 +162,7 @@ impl TunnelBuilder {
     ///
     /// [`ConnectError`]: each variant says what the application can do.
     pub async fn connect(mut self) -> Result<Tunnel, ConnectError> {
-        self.csm.targets = self
-            .servers
-            .iter()
-            .enumerate()
-            .map(|(index, server)| Target {
-                transport: server.transport(),
-                endpoint: Endpoint::Configured(index),
-            })
-            .collect();
+        self.csm.targets = targets(&self.servers);
         for time in [
             Some(&mut self.csm.attempt_timeout),
             Some(&mut self.csm.connect_timeout),
@@ -182,5 +174,64 @@ impl TunnelBuilder {
             *time = (*time).min(LONGEST_TIME);
         }
         tunnel::open(self).await
+    }
+}
+
+/// The servers as the control plane knows them. It lets a *host* rest that was busy, whatever the transport, so all
+/// ways to a host share an endpoint: the index of the first. A second way by the same transport stands for itself.
+fn targets(servers: &[Server]) -> Vec<Target> {
+    let mut targets: Vec<Target> = Vec::new();
+    for (index, server) in servers.iter().enumerate() {
+        let first = servers
+            .iter()
+            .position(|other| other.host() == server.host())
+            .unwrap_or(index);
+        let shared = Target {
+            transport: server.transport(),
+            endpoint: Endpoint::Configured(first),
+        };
+        targets.push(if targets.contains(&shared) {
+            Target {
+                endpoint: Endpoint::Configured(index),
+                ..shared
+            }
+        } else {
+            shared
+        });
+    }
+    targets
+}
+
+/// The server that a target of [`targets`] stands for.
+pub(crate) fn server_of(servers: &[Server], target: Target) -> Option<&Server> {
+    let index = targets(servers).iter().position(|known| *known == target)?;
+    servers.get(index)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ways_to_one_host_share_an_endpoint_and_every_target_leads_back() {
+        let servers: Vec<Server> = [
+            "tls://a:1",
+            "udp://a:2",
+            "tls://b:1",
+            "tls://a:3",
+            "dtls://b:1",
+            "udp://a:4",
+        ]
+        .map(|url| url.parse().unwrap())
+        .into();
+        let targets = targets(&servers);
+        let endpoints: Vec<usize> = targets
+            .iter()
+            .map(|target| target.endpoint.origin())
+            .collect();
+        assert_eq!(endpoints, [0, 0, 2, 3, 2, 5]);
+        for (server, target) in servers.iter().zip(&targets) {
+            assert_eq!(server_of(&servers, *target), Some(server));
+        }
     }
 }

@@ -21,7 +21,7 @@ use tsc_osaa::client::{self as transport, ClientTransport};
 use tsc_tpl::StreamDecoder;
 
 use super::{Driver, links::Link};
-use crate::{notification::Notification, server::Server};
+use crate::{builder::server_of, notification::Notification, server::Server};
 
 type Opened = Result<ClientTransport, transport::ConnectError>;
 
@@ -54,7 +54,7 @@ impl Driver {
     /// Where a target is.
     pub(super) fn server(&self, target: Target) -> Option<Server> {
         match target.endpoint {
-            Endpoint::Configured(index) => self.servers.get(index).cloned(),
+            Endpoint::Configured(_) => server_of(&self.servers, target).cloned(),
             Endpoint::Address { address, .. } => Some(Server::new(
                 target.transport,
                 address.ip().to_string(),
