@@ -177,15 +177,13 @@ requests-per-prefix = 10000
 "#,
                 side.realm()
             ));
-            for backend in DtlsBackendKind::ALL
+            for (index, backend) in DtlsBackendKind::ALL
                 .into_iter()
                 .filter(|backend| backend.is_available())
+                .enumerate()
             {
-                let transports = if backend == DtlsBackendKind::OpenSsl {
-                    transports
-                } else {
-                    r#""dtls""#
-                };
+                // The first port serves all transports, a second one only the other back end.
+                let transports = if index == 0 { transports } else { r#""dtls""# };
                 text.push_str(&format!(
                     r#"
 [[tscf-interface.tscf-port]]
