@@ -248,7 +248,7 @@ impl Message {
     }
 }
 
-/// Builds the header part. Control characters in any text become spaces, so that no value can smuggle in
+/// Builds the header part. Control characters other than tabs become spaces in any text, so that no value can smuggle in
 /// a line of its own.
 #[derive(Default)]
 struct Writer(String);
@@ -276,8 +276,10 @@ struct Clean<'a>(&'a mut String);
 
 impl Write for Clean<'_> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        self.0
-            .extend(text.chars().map(|c| if c.is_control() { ' ' } else { c }));
+        self.0.extend(
+            text.chars()
+                .map(|c| if c.is_control() && c != '\t' { ' ' } else { c }),
+        );
         Ok(())
     }
 }
