@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# The quick start of README.md with its own words: server, SIP server and client, each a process of its own.
+# The quick start of README.md: server, SIP server and client, each a process of its own. It differs in the ports, which
+# the system chooses here, so that it runs beside anything.
 # Usage: tools/quickstart.sh [tcp|tls|udp|dtls]     Builds what it needs; leaves nothing running.
 set -euo pipefail
 cd "$(dirname "$0")/../examples/quickstart"
@@ -14,7 +15,7 @@ finish() {
         kill -TERM "${pids[i]}" 2>/dev/null || true
         wait "${pids[i]}" 2>/dev/null || true
     done
-    rm -rf "$work" certs users
+    rm -rf "$work" certs users chosen-ports.toml
 }
 trap finish EXIT
 
@@ -26,14 +27,20 @@ wait_for() {
 "$bin/tsc-demo" pki certs
 printf 'alice:wonderland\n' >users
 
-"$bin/tsc-server" --config tsc-server.toml 2>"$work/server.log" &
+sed -E 's/^port = [0-9]+/port = 0/' tsc-server.toml >chosen-ports.toml
+"$bin/tsc-server" --config chosen-ports.toml 2>"$work/server.log" &
 pids+=($!)
 wait_for 'event="ready"' "$work/server.log"
 
-"$bin/tsc_sip_server" --server 127.0.0.1:4568 --transport "$transport" --ca certs/ca.pem --users users \
+# The address that an interface listens on.
+address() {
+    sed -n "s/.*event=\"listening\" interface=\"$1\" transport=$transport address=//p" "$work/server.log"
+}
+
+"$bin/tsc_sip_server" --server "$(address core)" --transport "$transport" --ca certs/ca.pem --users users \
     --log-level info >"$work/sip.out" 2>"$work/sip.log" &
 pids+=($!)
 wait_for 'SIP server ready' "$work/sip.log"
 
-TSC_SIP_PASSWORD=wonderland "$bin/tsc_sip_client" --server 127.0.0.1:4567 --transport "$transport" \
+TSC_SIP_PASSWORD=wonderland "$bin/tsc_sip_client" --server "$(address access)" --transport "$transport" \
     --ca certs/ca.pem --duration 3
