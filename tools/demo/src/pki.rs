@@ -24,7 +24,13 @@ impl PemIdentity {
     /// What the file system says.
     pub fn write(&self, dir: &Path, name: &str) -> io::Result<()> {
         fs::write(dir.join(format!("{name}.pem")), &self.certificate)?;
-        fs::write(dir.join(format!("{name}.key")), &self.key)
+        let mut options = fs::OpenOptions::new();
+        options.write(true).create(true).truncate(true);
+        // Keys are their owner's business only.
+        #[cfg(unix)]
+        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+        let mut key = options.open(dir.join(format!("{name}.key")))?;
+        io::Write::write_all(&mut key, self.key.as_bytes())
     }
 }
 

@@ -286,7 +286,12 @@ impl Worker {
                 }
                 // Counted by the endpoint.
                 DtlsEndpointEvent::HandshakeFailed { peer, error } => {
-                    tracing::debug!(%peer, %error, "DTLS handshake failed");
+                    match self.log.transport_refused(now) {
+                        Some(missed) => {
+                            tracing::info!(event = "handshake-failed", %peer, %error, missed);
+                        }
+                        None => tracing::debug!(event = "handshake-failed", %peer, %error),
+                    }
                 }
                 _ => {}
             }

@@ -168,7 +168,10 @@ impl Worker {
         };
         // The event that goes with it closes the stream, behind the answers that are still queued.
         let peer = self.streams.peer(slot);
-        tracing::debug!(?peer, ?verdict, "stream ends");
+        match self.log.transport_refused(now) {
+            Some(missed) => tracing::info!(event = "stream-ended", ?peer, ?verdict, missed),
+            None => tracing::debug!(event = "stream-ended", ?peer, ?verdict),
+        }
         false
     }
 

@@ -40,6 +40,7 @@ pub(super) struct Log {
     names: Vec<Option<(SessionId, Tsid)>>,
     refused: Allowance,
     ports: Allowance,
+    transports: Allowance,
 }
 
 impl Log {
@@ -94,6 +95,11 @@ impl Log {
     /// Whether a line about a failing port may be written, and how many were not.
     pub(super) fn port_failed(&mut self, now: Instant) -> Option<u64> {
         self.ports.take(now)
+    }
+
+    /// Whether a handshake that failed, or a stream that broke the protocol, may be written, and how many were not.
+    pub(super) fn transport_refused(&mut self, now: Instant) -> Option<u64> {
+        self.transports.take(now)
     }
 
     fn name(&mut self, session: SessionId, tsid: Tsid) {
