@@ -7,6 +7,7 @@ cd "$(dirname "$0")/../examples/quickstart"
 transport=${1:-tls}
 cargo build --quiet --release --locked --bins
 bin=${CARGO_TARGET_DIR:-$PWD/../../target}/release
+example=$PWD
 work=$(mktemp -d)
 pids=()
 finish() {
@@ -15,7 +16,7 @@ finish() {
         kill -TERM "${pids[i]}" 2>/dev/null || true
         wait "${pids[i]}" 2>/dev/null || true
     done
-    rm -rf "$work" certs users chosen-ports.toml
+    rm -rf "$work"
 }
 trap finish EXIT
 
@@ -24,10 +25,12 @@ wait_for() {
     timeout 20 grep -q -m1 "$1" <(exec tail -n +1 -F --pid="${pids[-1]}" "$2" 2>/dev/null) || { cat "$2"; exit 1; }
 }
 
+# Nothing is written beside the example: what somebody made there by hand stays.
+cd "$work"
 "$bin/tsc-demo" pki certs
 printf 'alice:wonderland\n' >users
 
-sed -E 's/^port = [0-9]+/port = 0/' tsc-server.toml >chosen-ports.toml
+sed -E 's/^port = [0-9]+/port = 0/' "$example/tsc-server.toml" >chosen-ports.toml
 "$bin/tsc-server" --config chosen-ports.toml 2>"$work/server.log" &
 pids+=($!)
 wait_for 'event="ready"' "$work/server.log"
