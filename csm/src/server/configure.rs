@@ -102,17 +102,28 @@ impl Server {
         }
     }
 
+    /// What every request for a tunnel must pass: the limits, the rules of its message, a common revision.
+    pub(super) fn admit_request<'a>(
+        &mut self,
+        now: Instant,
+        origin: &Origin,
+        raw: &ControlMessage<'a>,
+    ) -> Result<Message<'a>, Denied> {
+        self.admit(now, origin)?;
+        let message = raw.parse()?;
+        if message.protocol_revision() < Some(PROTOCOL_REVISION) {
+            return Err(Denied::Code(ResponseCode::UNSUPPORTED_VERSION));
+        }
+        Ok(message)
+    }
+
     fn try_configure(
         &mut self,
         now: Instant,
         origin: &Origin,
         raw: &ControlMessage<'_>,
     ) -> Result<(Key, BindingId), Denied> {
-        self.admit(now, origin)?;
-        let message = raw.parse()?;
-        if message.protocol_revision() < Some(PROTOCOL_REVISION) {
-            return Err(Denied::Code(ResponseCode::UNSUPPORTED_VERSION));
-        }
+        let message = self.admit_request(now, origin, raw)?;
         let identity = self.authenticate(origin, &message)?;
         // No companion is ever reserved by this server yet, so every claim fails (spec 8.5).
         if message.companions().next().is_some() || message.tunnel_tag().is_some() {
@@ -135,7 +146,7 @@ impl Server {
     }
 
     /// Overload and stops: said before any work is done.
-    pub(super) fn admit(&mut self, now: Instant, origin: &Origin) -> Result<(), Denied> {
+    fn admit(&mut self, now: Instant, origin: &Origin) -> Result<(), Denied> {
         if self.stop.is_some() {
             return Err(Denied::Code(ResponseCode::BUSY));
         }

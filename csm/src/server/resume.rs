@@ -2,7 +2,6 @@
 
 use std::time::Instant;
 
-use tsc_tpl::registry::PROTOCOL_REVISION;
 use tsc_tpl::{CmType, ControlMessage, ResponseCode};
 
 use super::Server;
@@ -49,11 +48,7 @@ impl Server {
         origin: &Origin,
         raw: &ControlMessage<'_>,
     ) -> Result<(Key, BindingId), Denied> {
-        self.admit(now, origin)?;
-        let message = raw.parse()?;
-        if message.protocol_revision() < Some(PROTOCOL_REVISION) {
-            return Err(Denied::Code(ResponseCode::UNSUPPORTED_VERSION));
-        }
+        let message = self.admit_request(now, origin, raw)?;
         let proof = message
             .resume_proof()
             .ok_or(ResponseCode::RESUME_REJECTED)?;
