@@ -293,7 +293,9 @@ async fn errors_name_the_packets_destination_and_are_not_endless() {
         panic!("IPv4")
     };
     let to = to.octets();
-    let (lab, ()) = tokio::task::spawn_blocking(move || {
+    // The stream stays open until all is counted: a socket closed with answers unread resets its connection, and the
+    // server would lose what it has not read yet.
+    let (lab, _raw) = tokio::task::spawn_blocking(move || {
         let mut raw = Raw::open(&lab);
         // May not be fragmented: fragmentation needed, with the MTU.
         let packet = raw.udp(to, 1000, 0x40, 64);
@@ -317,7 +319,7 @@ async fn errors_name_the_packets_destination_and_are_not_endless() {
         let mut fragment = raw.udp([10, 64, 0, 250], 100, 0, 64);
         fragment[7] = 1;
         raw.stream.write_all(&fragment).unwrap();
-        (lab, ())
+        (lab, raw)
     })
     .await
     .unwrap();
