@@ -125,16 +125,20 @@
 
 mod assignment;
 pub mod client;
+mod prefix;
 mod random;
 mod resume;
 mod secret;
 pub mod server;
+mod service;
 mod transaction;
 mod transport;
 mod wire;
 
 pub use assignment::{Alternate, Assignment, InnerAddress};
+pub use prefix::{MAX_ROUTED_PREFIXES, Prefix, PrefixError};
 pub use random::{BoxedRandom, Random};
 pub use secret::{Key32, Secret};
+pub use service::ServiceGrant;
 pub use transaction::{ANSWER_MEMORY, MAX_ANSWERS, MAX_OUTSTANDING};
 pub use transport::Transport;

@@ -198,12 +198,7 @@ pub(crate) fn refusal(
     if let Some(cookie) = details.cookie {
         builder = builder.tlv(Tlv::Cookie(Cookie::new(cookie).ok()?));
     }
-    if let Some(time) = details.retry_after {
-        // At least 1: zero would be an invitation.
-        let time = seconds(time).max(Seconds(1));
-        builder = builder.tlv(Tlv::RetryAfter(time));
-    }
-    encode(&builder)
+    encode(&builder.tlvs(details.retry_after.map(retry_after)))
 }
 
 /// The answer to a request that breaks a rule; `None` for what is not answered.
@@ -211,15 +206,26 @@ pub(crate) fn refuse_message(request: &Header, error: &MessageError) -> Option<B
     encode(&MessageBuilder::refuse(request, error)?)
 }
 
-/// The answer to a request for a service that is not to be had: whether it is known at all tells the code.
-pub(crate) fn service_refusal(request: &Message<'_>) -> Option<Bytes> {
+/// The answer to a request for a service that is granted, or is ended.
+pub(crate) fn service_success<'a>(
+    request: &Message<'_>,
+    granted: impl IntoIterator<Item = Tlv<'a>>,
+) -> Option<Bytes> {
     let service = request.service_type()?;
-    let code = if service.is_known() {
-        ResponseCode::SERVICE_UNAVAILABLE
-    } else {
-        ResponseCode::UNSUPPORTED_SERVICE
-    };
-    encode(&MessageBuilder::response(&request.header(), code)?.tlv(Tlv::ServiceType(service)))
+    let builder = MessageBuilder::response(&request.header(), ResponseCode::SUCCESS)?;
+    encode(&builder.tlv(Tlv::ServiceType(service)).tlvs(granted))
+}
+
+/// The answer to a request for a service that is not to be had.
+pub(crate) fn service_refusal(
+    request: &Message<'_>,
+    code: ResponseCode,
+    retry_after: Option<Duration>,
+) -> Option<Bytes> {
+    let service = request.service_type()?;
+    let builder = MessageBuilder::response(&request.header(), code)?;
+    let retry_after = retry_after.map(self::retry_after);
+    encode(&builder.tlv(Tlv::ServiceType(service)).tlvs(retry_after))
 }
 
 /// A plain success, for Keepalives with the client's address as seen from here.
@@ -236,13 +242,14 @@ pub(crate) fn release_request(tsid: Tsid, sequence: Sequence, text: Option<&str>
     encode(&MessageBuilder::new(CmType::CONFIGURATION_RELEASE_REQUEST, tsid, sequence).tlvs(text))
 }
 
-pub(crate) fn service_request(
+pub(crate) fn service_request<'a>(
     tsid: Tsid,
     sequence: Sequence,
     service: ServiceType,
+    details: impl IntoIterator<Item = Tlv<'a>>,
 ) -> Option<Bytes> {
     let builder = MessageBuilder::new(CmType::CLIENT_SERVICE_REQUEST, tsid, sequence);
-    encode(&builder.tlv(Tlv::ServiceType(service)))
+    encode(&builder.tlv(Tlv::ServiceType(service)).tlvs(details))
 }
 
 /// Address_Request as wishes.
@@ -269,6 +276,11 @@ fn alternate<'a>(alternate: &Alternate) -> Tlv<'a> {
         transport: alternate.transport.code(),
         addr: alternate.address,
     })
+}
+
+/// At least 1 s: zero would be an invitation.
+fn retry_after<'a>(time: Duration) -> Tlv<'a> {
+    Tlv::RetryAfter(seconds(time).max(Seconds(1)))
 }
 
 fn nat_info<'a>(peer: SocketAddr) -> Tlv<'a> {

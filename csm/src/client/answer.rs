@@ -9,11 +9,12 @@ use super::config::{Endpoint, Target};
 use super::event::{
     AttemptFailure, CloseReason, DownReason, DropReason, Epoch, Event, Inbound, Refusal,
 };
+use super::service::Services;
 use super::tunnel::{Link, Seeker, Tunnel};
 use super::{Client, State};
 use crate::assignment::{Alternate, Assignment, InnerAddress};
+use crate::prefix::is_assignable;
 use crate::secret::Key32;
-use crate::server::pool::is_assignable;
 use crate::transaction::{Answers, Received, Schedule};
 use crate::transport::Transport;
 use crate::wire;
@@ -134,6 +135,7 @@ impl Client {
             resume_key,
             resume_counter: 0,
             protected: target.transport.is_protected(),
+            services: Services::default(),
             received: Received::default(),
             answers: Answers::default(),
             requests: Vec::new(),
@@ -190,6 +192,7 @@ impl Client {
         self.plan.begin(None);
         self.add_alternates(&assignment.alternates, target, false);
         self.events.push_back(Event::Resumed(Box::new(assignment)));
+        self.services_resumed();
         for bytes in repeats {
             self.stats.retransmissions += 1;
             self.transmit(epoch, bytes);
@@ -211,11 +214,7 @@ impl Client {
             }
             _ => {}
         }
-        let refusal = Refusal {
-            code,
-            retry_after: message.retry_after().map(|seconds| seconds.duration()),
-            text: message.reason_text().map(|text| text.as_str().to_owned()),
-        };
+        let refusal = Refusal::read(code, message);
         self.attempt_failed(now, AttemptFailure::Refused(refusal), true);
     }
 

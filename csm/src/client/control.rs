@@ -4,13 +4,10 @@ use std::time::Instant;
 
 use tsc_tpl::{CmType, ControlMessage, Message, MessageError, ResponseCode, Tsid};
 
-use super::event::{
-    CloseReason, DownReason, DropReason, Epoch, Event, Inbound, ServiceOutcome, SuspendReason,
-};
+use super::event::{CloseReason, DownReason, DropReason, Epoch, Inbound, SuspendReason};
 use super::tunnel::Asked;
 use super::{Client, State};
 use crate::server::MESSAGE_ERROR_LIMIT;
-use crate::transaction::Seen;
 use crate::transport::Transport;
 use crate::wire;
 
@@ -123,13 +120,7 @@ impl Client {
         self.heard();
         match asked {
             Some(Asked::Service(request, service)) => {
-                // A response with wrong content fails its transaction (spec 2).
-                let outcome = code.map_or(ServiceOutcome::NoAnswer, ServiceOutcome::Answered);
-                self.events.push_back(Event::Service {
-                    request,
-                    service,
-                    outcome,
-                });
+                self.service_over(request, service, Some(parsed.as_ref()));
             }
             Some(Asked::Release) => self.down(DownReason::Released { confirmed: true }),
             Some(Asked::Keepalive) | None => {
@@ -181,52 +172,8 @@ impl Client {
         Inbound::Consumed
     }
 
-    /// Services come with their own modules; until then each is refused in the way that its type asks for.
-    fn service_request<'a>(
-        &mut self,
-        now: Instant,
-        epoch: Epoch,
-        raw: &ControlMessage<'a>,
-    ) -> Inbound<'a> {
-        let header = raw.header();
-        let State::Up(tunnel) = &mut self.state else {
-            return self.drop_unit(DropReason::StaleEpoch);
-        };
-        let Some(answer) = header.cm_type.response() else {
-            return self.drop_unit(DropReason::Unexpected);
-        };
-        match tunnel.received.see(header.sequence) {
-            Seen::New => {}
-            Seen::Repeat => {
-                return match tunnel.answers.recall(now, header.sequence, answer) {
-                    Some(bytes) => {
-                        self.transmit(epoch, bytes);
-                        Inbound::Consumed
-                    }
-                    None => self.drop_unit(DropReason::Repeat),
-                };
-            }
-            Seen::TooOld => return self.drop_unit(DropReason::Repeat),
-        }
-        let parsed = raw.parse();
-        let bytes = match &parsed {
-            Ok(message) => wire::service_refusal(message),
-            Err(error) => wire::refuse_message(&header, error),
-        };
-        if let Some(bytes) = bytes {
-            tunnel
-                .answers
-                .remember(now, header.sequence, answer, bytes.clone());
-            self.transmit(epoch, bytes);
-        }
-        match parsed {
-            Ok(_) => Inbound::Consumed,
-            Err(error) => self.message_error(now, error),
-        }
-    }
-
     /// A message with wrong content; the 8th on one transport closes it (spec 2).
-    fn message_error<'a>(&mut self, now: Instant, error: MessageError) -> Inbound<'a> {
+    pub(super) fn message_error<'a>(&mut self, now: Instant, error: MessageError) -> Inbound<'a> {
         let dropped = self.drop_unit(DropReason::Message(error));
         // What a newer server may say in good faith does not count against it.
         if error.response_code() != ResponseCode::MALFORMED {

@@ -1,12 +1,16 @@
 //! What a client tells its owner, and why things end.
 
+use std::fmt;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tsc_tpl::{DatagramError, FramingError, IpPacket, MessageError, ResponseCode, ServiceType};
+use tsc_tpl::{
+    DatagramError, FramingError, IpPacket, Message, MessageError, ResponseCode, ServiceType,
+};
 
 use super::config::Target;
 use crate::assignment::Assignment;
+use crate::service::ServiceGrant;
 
 /// Names one attempt at a transport. Inputs that carry an epoch which is over are ignored (spec 5, "Epochs").
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -50,17 +54,48 @@ pub enum Event {
         /// How it ended.
         outcome: ServiceOutcome,
     },
+    /// A service that was in force is off, and nobody asked for that: a resume did not bring it back. Ask anew.
+    ServiceEnded(ServiceGrant),
+    /// An attempt at a transport, or the request made over it, has failed: also one that the owner itself reported.
+    /// Another follows when it is time, or [`Event::Down`]. Redirects that are followed are no failures.
+    AttemptFailed {
+        /// Name of the attempt.
+        epoch: Epoch,
+        /// Where it led.
+        target: Target,
+        /// Why it failed.
+        failure: AttemptFailure,
+    },
     /// The tunnel is over. The last event.
     Down(DownReason),
 }
 
 /// How a service request ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum ServiceOutcome {
-    /// The server answered.
-    Answered(ResponseCode),
+    /// The service is in force.
+    Granted(ServiceGrant),
+    /// The service is off, as was asked.
+    Ended,
+    /// The server answered and said no.
+    Refused(Refusal),
+    /// The server's answer is malformed, or grants nothing that was asked for.
+    Unusable,
     /// No answer came.
     NoAnswer,
+}
+
+impl fmt::Display for ServiceOutcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Granted(grant) => write!(f, "granted: {grant}"),
+            Self::Ended => f.write_str("ended"),
+            Self::Refused(refusal) => refusal.fmt(f),
+            Self::Unusable => f.write_str("the server's answer cannot be used"),
+            Self::NoAnswer => f.write_str("no answer from the server"),
+        }
+    }
 }
 
 /// Bytes for a transport.
@@ -77,6 +112,8 @@ pub struct Transmit {
 pub enum Inbound<'a> {
     /// An inner packet for this client: give it to the inner stack.
     Deliver(IpPacket<'a>),
+    /// An inner packet for a host behind this client, in a prefix that the server routes here: forward it.
+    Routed(IpPacket<'a>),
     /// The machine used it.
     Consumed,
     /// It was dropped, and counted in [`Stats`].
@@ -89,7 +126,7 @@ pub enum Inbound<'a> {
 pub enum DropReason {
     /// It came on a transport that does not belong to the tunnel (any more).
     StaleEpoch,
-    /// Its inner destination is none of the assigned addresses (spec 8.1).
+    /// Its inner destination is neither an assigned address nor in a granted prefix (spec 8.1).
     Destination,
     /// Its TSID is not the tunnel's.
     WrongTsid,
@@ -145,15 +182,23 @@ pub enum TransportFailure {
     /// The server's name could not be resolved.
     #[error("the server's name could not be resolved")]
     Resolve,
-    /// Refused, unreachable, reset, or no answer at the transport's own level.
+    /// Unreachable, reset, or no answer at the transport's own level.
     #[error("the server could not be reached")]
     Unreachable,
+    /// The server's host says that nobody listens there. A first tunnel is given up once all targets say so; a lost
+    /// one is not, as servers are started again.
+    #[error("nobody listens at the server's address")]
+    Refused,
     /// The handshake of TLS or DTLS failed, other than by a certificate.
     #[error("the secure handshake failed")]
     Handshake,
     /// The server's certificate was rejected. This target is not tried again.
     #[error("the server's certificate was rejected")]
     Certificate,
+    /// The server does not accept this client's certificate, or wants one and got none. This target is not tried
+    /// again.
+    #[error("the server refused this client's certificate")]
+    ClientCertificate,
     /// A proxy on the way refused. This target is not tried again.
     #[error("a proxy refused the connection")]
     Proxy,
@@ -166,7 +211,10 @@ impl TransportFailure {
     /// Whether trying the same target again is pointless.
     #[must_use]
     pub const fn is_final(self) -> bool {
-        matches!(self, Self::Certificate | Self::Proxy | Self::Unsupported)
+        matches!(
+            self,
+            Self::Certificate | Self::ClientCertificate | Self::Proxy | Self::Unsupported
+        )
     }
 }
 
@@ -208,6 +256,16 @@ pub struct Refusal {
     pub retry_after: Option<Duration>,
     /// The server's explanation, peer-controlled text of at most 128 bytes.
     pub text: Option<String>,
+}
+
+impl Refusal {
+    pub(super) fn read(code: ResponseCode, answer: &Message<'_>) -> Self {
+        Self {
+            code,
+            retry_after: answer.retry_after().map(|seconds| seconds.duration()),
+            text: answer.reason_text().map(|text| text.as_str().to_owned()),
+        }
+    }
 }
 
 /// Why one attempt failed.
@@ -292,6 +350,13 @@ pub enum RequestError {
     /// Too many requests are waiting for their answers (spec 4).
     #[error("too many requests are outstanding")]
     TooMany,
+    /// The last request about this service waits for its answer.
+    #[error("a request about this service is outstanding")]
+    InProgress,
+    /// More than [`MAX_ROUTED_PREFIXES`](crate::MAX_ROUTED_PREFIXES), or one that cannot be routed
+    /// ([`Prefix::is_routable`](crate::Prefix::is_routable)).
+    #[error("too many prefixes, or one that cannot be routed")]
+    Prefixes,
 }
 
 /// Counters of one client since it was made.

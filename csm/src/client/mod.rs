@@ -13,6 +13,7 @@ mod control;
 mod event;
 mod plan;
 mod seek;
+mod service;
 mod tunnel;
 
 use std::collections::VecDeque;
@@ -20,7 +21,7 @@ use std::net::IpAddr;
 use std::time::Instant;
 
 use bytes::Bytes;
-use tsc_tpl::{CmType, FramingError, IpPacket, Sequence, ServiceType, Unit};
+use tsc_tpl::{CmType, FramingError, IpPacket, Sequence, Unit};
 
 pub use self::config::{
     AddressWish, ClientConfig, ClientConfigError, Endpoint, MAX_TARGETS, RetryPolicy, Target,
@@ -195,41 +196,6 @@ impl Client {
         }
     }
 
-    /// Asks the server for a service; the outcome comes as [`Event::Service`]. Without a transport the request
-    /// waits for the next one.
-    ///
-    /// # Errors
-    ///
-    /// There is no tunnel, or too many requests are outstanding.
-    pub fn request_service(
-        &mut self,
-        now: Instant,
-        service: ServiceType,
-    ) -> Result<RequestId, RequestError> {
-        let sequence = self.next_sequence;
-        let State::Up(tunnel) = &mut self.state else {
-            return Err(RequestError::NotUp);
-        };
-        if tunnel.release_until.is_some() {
-            return Err(RequestError::NotUp);
-        }
-        if !tunnel.has_room() {
-            return Err(RequestError::TooMany);
-        }
-        let bytes = wire::service_request(tunnel.assignment.tsid, sequence, service)
-            .ok_or(RequestError::NotUp)?;
-        let id = RequestId(self.next_request);
-        self.next_request = self.next_request.wrapping_add(1);
-        self.ask(
-            now,
-            Asked::Service(id, service),
-            CmType::CLIENT_SERVICE_RESPONSE,
-            bytes,
-            Schedule::request,
-        );
-        Ok(id)
-    }
-
     /// Releases the tunnel. [`Event::Down`] follows when the server has answered, after the last transmission, or
     /// at `deadline`, whichever comes first; at once where there is no tunnel or no transport.
     pub fn release(&mut self, now: Instant, deadline: Instant) {
@@ -327,14 +293,20 @@ impl Client {
         if !bound && !attempted {
             return self.drop_unit(DropReason::StaleEpoch);
         }
-        if !tunnel.owns(packet.destination()) {
+        let destination = packet.destination();
+        let own = tunnel.owns(destination);
+        if !own && !tunnel.services.routes(destination) {
             return self.drop_unit(DropReason::Destination);
         }
         self.stats.delivered += 1;
         if bound {
             self.heard();
         }
-        Inbound::Deliver(packet)
+        if own {
+            Inbound::Deliver(packet)
+        } else {
+            Inbound::Routed(packet)
+        }
     }
 
     /// Spec 6: a frame of a service that is not in force is an error of section 2.
@@ -450,14 +422,7 @@ impl Client {
                     self.lose_link(now, SuspendReason::KeepaliveFailure, close);
                 }
                 Asked::Release => self.down(DownReason::Released { confirmed: false }),
-                Asked::Service(request, service) => {
-                    let outcome = ServiceOutcome::NoAnswer;
-                    self.events.push_back(Event::Service {
-                        request,
-                        service,
-                        outcome,
-                    });
-                }
+                Asked::Service(request, service) => self.service_over(request, service, None),
             }
         }
     }

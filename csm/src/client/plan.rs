@@ -6,7 +6,7 @@ use std::time::Instant;
 use tsc_tpl::ResponseCode;
 
 use super::config::{Endpoint, RetryPolicy, Target};
-use super::event::AttemptFailure;
+use super::event::{AttemptFailure, TransportFailure};
 use crate::random::Random;
 
 /// Most targets that servers can add by redirects and alternates; the oldest give way.
@@ -25,6 +25,8 @@ struct Entry {
     /// Named by a server rather than by the application.
     given: bool,
     failures: u32,
+    /// The last attempt of this search met nobody who listens.
+    refused: bool,
     rest: Rest,
 }
 
@@ -53,6 +55,7 @@ impl Plan {
             target: *target,
             given: false,
             failures: 0,
+            refused: false,
             rest: Rest::None,
         };
         Self {
@@ -88,10 +91,18 @@ impl Plan {
         }
     }
 
+    /// Whether nobody listens at any target that may be tried again.
+    pub(super) fn is_refused(&self) -> bool {
+        self.entries
+            .iter()
+            .all(|entry| entry.refused || entry.rest == Rest::Out)
+    }
+
     /// Begins a new search: what rested by our own choice is rested, and the target that worked last comes first.
     pub(super) fn begin(&mut self, first: Option<Target>) {
         for entry in &mut self.entries {
             entry.failures = 0;
+            entry.refused = false;
             if let Rest::Backoff(_) = entry.rest {
                 entry.rest = Rest::None;
             }
@@ -109,6 +120,7 @@ impl Plan {
             if let Rest::Backoff(_) = entry.rest {
                 entry.rest = Rest::None;
                 entry.failures = 0;
+                entry.refused = false;
             }
         }
     }
@@ -121,6 +133,9 @@ impl Plan {
         failure: &AttemptFailure,
         random: &mut dyn Random,
     ) {
+        if let Some(entry) = self.entries.iter_mut().find(|entry| entry.target == target) {
+            entry.refused = *failure == AttemptFailure::Transport(TransportFailure::Refused);
+        }
         match failure {
             AttemptFailure::Transport(failure) if failure.is_final() => self.set(target, Rest::Out),
             // Zero is no wait that could be doubled: it must not make a busy server busier.
@@ -173,6 +188,7 @@ impl Plan {
                     if let Rest::None | Rest::Backoff(_) = entry.rest {
                         entry.rest = Rest::None;
                         entry.failures = 0;
+                        entry.refused = false;
                     }
                     entry
                 }
@@ -181,6 +197,7 @@ impl Plan {
                     target: *target,
                     given: true,
                     failures: 0,
+                    refused: false,
                     rest: Rest::None,
                 },
             };
@@ -243,7 +260,7 @@ fn same_host(one: Endpoint, other: Endpoint) -> bool {
 mod tests {
     use super::*;
     use crate::Transport;
-    use crate::client::{Refusal, TransportFailure};
+    use crate::client::Refusal;
     use crate::random::tests::Seeded;
     use std::time::Duration;
 
@@ -302,6 +319,24 @@ mod tests {
             longest = longest.max(at - now);
         }
         assert!(longest > Duration::from_secs(30));
+    }
+
+    #[test]
+    fn all_have_refused_only_when_the_last_word_of_each_was_that() {
+        let (mut plan, now, random) = (plan(), Instant::now(), &mut Seeded(3));
+        let refused = AttemptFailure::Transport(TransportFailure::Refused);
+        plan.failed(now, TLS, &refused, random);
+        plan.failed(now, UDP, &AttemptFailure::NoAnswer, random);
+        let certificate = AttemptFailure::Transport(TransportFailure::ClientCertificate);
+        plan.failed(now, OTHER, &certificate, random);
+        assert!(!plan.is_refused(), "one is only silent");
+        plan.failed(now, UDP, &refused, random);
+        assert!(plan.is_refused());
+        plan.failed(now, TLS, &AttemptFailure::Lost, random);
+        assert!(!plan.is_refused(), "one is back");
+        plan.failed(now, TLS, &refused, random);
+        plan.end_backoff();
+        assert!(!plan.is_refused(), "the network is another");
     }
 
     #[test]

@@ -60,7 +60,12 @@ impl Client {
             State::Up(tunnel) => (true, tunnel.protected),
             State::Idle | State::Connecting(_) | State::Down => (false, false),
         };
-        let pick = self.plan.pick(now, protected_only);
+        // A server that is down comes back for those who had a tunnel; a first tunnel hears at once that there is none.
+        let pick = if !resuming && self.plan.is_refused() {
+            Pick::Nothing
+        } else {
+            self.plan.pick(now, protected_only)
+        };
         let attempt_timeout = self.config.attempt_timeout;
         let epoch = Epoch(self.next_epoch);
         let Some(seeker) = self.seeker_mut() else {
@@ -130,11 +135,16 @@ impl Client {
 
     /// The attempt under way has failed; `close` asks the owner to close its transport.
     pub(super) fn attempt_failed(&mut self, now: Instant, failure: AttemptFailure, close: bool) {
-        let Some(target) = self.abandon_attempt(now, close) else {
+        let Some((epoch, target)) = self.abandon_attempt(now, close) else {
             return;
         };
         tracing::debug!(?target, %failure, "attempt failed");
         self.plan.failed(now, target, &failure, &mut self.random);
+        self.events.push_back(Event::AttemptFailed {
+            epoch,
+            target,
+            failure: failure.clone(),
+        });
         if let Some(seeker) = self.seeker_mut() {
             seeker.last = Some(failure);
         }
@@ -142,7 +152,7 @@ impl Client {
     }
 
     /// Ends the attempt under way without a verdict on its target.
-    pub(super) fn abandon_attempt(&mut self, now: Instant, close: bool) -> Option<Target> {
+    pub(super) fn abandon_attempt(&mut self, now: Instant, close: bool) -> Option<(Epoch, Target)> {
         let seeker = self.seeker_mut()?;
         let attempt = seeker.attempt()?;
         let (epoch, target) = (attempt.epoch, attempt.target);
@@ -153,7 +163,7 @@ impl Client {
                 reason: CloseReason::AttemptFailed,
             });
         }
-        Some(target)
+        Some((epoch, target))
     }
 
     /// Sends the request of the attempt under way: the first, or another with a cookie, which is a new transaction

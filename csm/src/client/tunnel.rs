@@ -7,6 +7,7 @@ use tsc_tpl::{Sequence, ServiceType};
 
 use super::config::Target;
 use super::event::{AttemptFailure, Epoch, RequestId, SuspendReason};
+use super::service::Services;
 use crate::assignment::Assignment;
 use crate::random::Random;
 use crate::secret::Key32;
@@ -24,6 +25,7 @@ pub(super) struct Tunnel {
     pub(super) resume_counter: u32,
     /// Configured on a protected transport: no proof goes over a clear one (spec 5).
     pub(super) protected: bool,
+    pub(super) services: Services,
     /// The server's requests.
     pub(super) received: Received,
     pub(super) answers: Answers,

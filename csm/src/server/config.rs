@@ -1,5 +1,6 @@
 //! What a server is told before it starts.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -11,13 +12,17 @@ use tsc_tpl::registry::{
 };
 
 use super::cookie::CookieConfig;
-use super::pool::{PoolConfig, PoolError};
+use super::pool::{PoolConfig, PoolError, Pools};
 use crate::assignment::Alternate;
+use crate::prefix::{MAX_ROUTED_PREFIXES, Prefix};
 
 /// Most SIP servers, DNS servers, or alternates of one interface, so that a response fits one datagram.
 pub const MAX_LISTED: usize = 8;
 /// Most addresses of one tunnel, all families together.
 pub const MAX_ADDRESSES: u8 = 8;
+
+/// Most identities with routed prefixes of one interface.
+pub const MAX_ROUTED_IDENTITIES: usize = 4_096;
 
 /// Configuration of one worker's server.
 #[derive(Clone, Debug)]
@@ -57,6 +62,13 @@ impl ServerConfig {
         self.interfaces
             .iter()
             .try_for_each(|interface| interface.check(&self.pools))
+    }
+
+    /// What may be granted is known to be harmless from the start (spec 7, "STG").
+    pub(crate) fn check_routed_prefixes(&self, pools: &Pools) -> Result<(), ServerConfigError> {
+        self.interfaces
+            .iter()
+            .try_for_each(|interface| interface.check_routed_prefixes(pools))
     }
 }
 
@@ -208,6 +220,10 @@ pub struct InterfaceConfig {
     pub redirect: RedirectPolicy,
     /// *Assigned services*: what clients are offered (spec 7); blank by default.
     pub services: Vec<ServiceType>,
+    /// *STG*: the prefixes that may be granted to each identity, as far as [`ServiceType::ENABLE_STG`] is among the
+    /// `services`; at most [`MAX_ROUTED_IDENTITIES`] with [`MAX_ROUTED_PREFIXES`] each. Two identities may share
+    /// one, which then goes to the first that asks.
+    pub routed_prefixes: BTreeMap<Identity, Vec<Prefix>>,
     /// Largest inner packet: 576-9000, at least 1280 where a pool has IPv6.
     pub inner_mtu: u16,
     /// Mark of clients' outer packets, 0-63.
@@ -244,6 +260,7 @@ impl InterfaceConfig {
             alternates: Vec::new(),
             redirect: RedirectPolicy::Never,
             services: Vec::new(),
+            routed_prefixes: BTreeMap::new(),
             inner_mtu: DEFAULT_INNER_MTU,
             dscp: None,
             auth: AuthPolicy::None,
@@ -263,6 +280,33 @@ impl InterfaceConfig {
         } else {
             self.datagram_timers
         }
+    }
+
+    fn check_routed_prefixes(&self, pools: &Pools) -> Result<(), ServerConfigError> {
+        let error = |identity: &Identity, error| ServerConfigError::RoutedPrefix {
+            interface: self.name.clone(),
+            identity: identity.clone(),
+            error,
+        };
+        for (number, (identity, prefixes)) in self.routed_prefixes.iter().enumerate() {
+            if number >= MAX_ROUTED_IDENTITIES || prefixes.len() > MAX_ROUTED_PREFIXES {
+                return Err(error(identity, RoutedPrefixError::TooMany));
+            }
+            for (place, prefix) in prefixes.iter().enumerate() {
+                let mut before = prefixes.iter().take(place);
+                let why = if !prefix.is_routable() {
+                    RoutedPrefixError::NotRoutable(*prefix)
+                } else if pools.overlaps(prefix) {
+                    RoutedPrefixError::OverlapsPool(*prefix)
+                } else if before.any(|other| other.overlaps(prefix)) {
+                    RoutedPrefixError::Overlap(*prefix)
+                } else {
+                    continue;
+                };
+                return Err(error(identity, why));
+            }
+        }
+        Ok(())
     }
 
     fn check(&self, pools: &[PoolConfig]) -> Result<(), ServerConfigError> {
@@ -346,6 +390,26 @@ fn check_time(time: Duration, least: u64, most: u64) -> Result<(), u64> {
     }
 }
 
+/// What is wrong with a routed prefix.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum RoutedPrefixError {
+    /// See [`Prefix::is_routable`].
+    #[error("{0} must not be routed to a client")]
+    NotRoutable(Prefix),
+    /// Its addresses would be another tunnel's.
+    #[error("{0} overlaps an address pool")]
+    OverlapsPool(Prefix),
+    /// It could never be granted together with another of the same identity.
+    #[error("{0} overlaps another routed prefix of the same identity")]
+    Overlap(Prefix),
+    /// More than [`MAX_ROUTED_PREFIXES`] for one identity, or more than [`MAX_ROUTED_IDENTITIES`].
+    #[error(
+        "more than {MAX_ROUTED_PREFIXES} routed prefixes for one identity, or than {MAX_ROUTED_IDENTITIES} identities"
+    )]
+    TooMany,
+}
+
 /// Why a [`ServerConfig`] cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -403,6 +467,16 @@ pub enum ServerConfigError {
     TooManyListed {
         /// Name of the interface.
         interface: String,
+    },
+    /// A routed prefix that must not be granted.
+    #[error("interface {interface}, identity {identity}: {error}", identity = identity.as_str())]
+    RoutedPrefix {
+        /// Name of the interface.
+        interface: String,
+        /// Whose prefix it is.
+        identity: Identity,
+        /// What is wrong.
+        error: RoutedPrefixError,
     },
     /// A redirect policy without alternates.
     #[error("interface {interface}: redirects need alternates")]

@@ -253,6 +253,7 @@ impl Server {
             identity: identity.clone(),
             prefix,
             leases: leases.into(),
+            services: None,
             inner_mtu,
             resume_key,
             resume_counter: None,
@@ -463,6 +464,8 @@ impl Server {
         let binding = self.bindings.get(binding.key())?;
         let interface = self.config.interfaces.get(session.interface)?;
         let configured = answer == CmType::CONFIGURATION_RESPONSE;
+        let active = session.services.as_ref();
+        let active = active.map_or_else(Vec::new, |services| services.active());
         wire::grant(&Grant {
             answer,
             tsid: session.tsid,
@@ -470,7 +473,7 @@ impl Server {
             leases: &session.leases,
             timers: session.timers,
             resume_key: configured.then_some(&session.resume_key),
-            active_services: (!configured).then_some(&[]),
+            active_services: (!configured).then_some(&active),
             inner_mtu: session.inner_mtu,
             interface,
             peer: binding.peer,

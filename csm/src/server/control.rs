@@ -11,7 +11,6 @@ use super::binding::{Attachment, MESSAGE_ERROR_LIMIT};
 use super::configure::{Origin, Outcome, Route};
 use super::event::{BindingId, CloseReason, DownReason, DropReason, Unbound, Verdict};
 use super::session::Life;
-use crate::transaction::Seen;
 use crate::transport::Transport;
 use crate::wire;
 
@@ -202,7 +201,7 @@ impl Server {
     }
 
     /// The answer to a repeat of a request, if it is still known.
-    fn repeat_answer(
+    pub(super) fn repeat_answer(
         &mut self,
         now: Instant,
         id: BindingId,
@@ -297,44 +296,6 @@ impl Server {
         Verdict::Close(CloseReason::SessionDown(reason))
     }
 
-    /// Services come with their own modules; until then each is refused in the way that its type asks for.
-    fn service(
-        &mut self,
-        now: Instant,
-        id: BindingId,
-        key: Key,
-        message: &ControlMessage<'_>,
-    ) -> Verdict {
-        let header = message.header();
-        let Some(answer) = header.cm_type.response() else {
-            return self.drop_unit(DropReason::Unexpected);
-        };
-        let parsed = message.parse();
-        let Some(session) = self.sessions.get_mut(key) else {
-            return self.drop_unit(DropReason::UnknownBinding);
-        };
-        match session.received.see(header.sequence) {
-            Seen::New => {}
-            Seen::Repeat => return self.repeat_answer(now, id, key, header.sequence, answer),
-            Seen::TooOld => return self.drop_unit(DropReason::Repeat),
-        }
-        let bytes = match &parsed {
-            Ok(message) => wire::service_refusal(message),
-            Err(error) => wire::refuse_message(&header, error),
-        };
-        if let Some(bytes) = bytes {
-            session
-                .answers
-                .remember(now, header.sequence, answer, bytes.clone());
-            self.transmit_over(id, bytes);
-            self.arm_session(key);
-        }
-        match parsed {
-            Ok(_) => Verdict::Consumed,
-            Err(error) => self.message_error(now, id, error),
-        }
-    }
-
     fn answer_error(&mut self, id: BindingId, message: &ControlMessage<'_>, error: &MessageError) {
         if let Some(bytes) = wire::refuse_message(&message.header(), error) {
             self.transmit_over(id, bytes);
@@ -342,7 +303,12 @@ impl Server {
     }
 
     /// A message with wrong content was answered; what becomes of the transport.
-    fn message_error(&mut self, now: Instant, id: BindingId, error: MessageError) -> Verdict {
+    pub(super) fn message_error(
+        &mut self,
+        now: Instant,
+        id: BindingId,
+        error: MessageError,
+    ) -> Verdict {
         self.stats.message_errors += 1;
         // What a newer client may say in good faith does not count against it.
         let malformed = error.response_code() == ResponseCode::MALFORMED;

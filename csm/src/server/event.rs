@@ -6,6 +6,7 @@ use bytes::Bytes;
 use tsc_tpl::{DatagramError, FramingError, MessageError, ResponseCode, Tsid};
 
 use super::config::Identity;
+use crate::service::ServiceGrant;
 use crate::transport::Transport;
 
 /// Names a binding: a transport that the server knows. Never reused within a server's life.
@@ -148,7 +149,7 @@ pub enum DropReason {
     Stranger,
     /// From a stranger, beyond the rate at which strangers are answered.
     RateLimited,
-    /// The inner source is not assigned to the tunnel (spec 8.1).
+    /// The inner source is neither assigned to the tunnel nor behind a prefix granted to it (spec 8.1).
     Source,
     /// The TSID is not the tunnel's, on plain UDP, where anyone can send that.
     WrongTsid,
@@ -261,6 +262,20 @@ pub enum Event {
         session: SessionId,
         /// Its new transport.
         binding: BindingId,
+    },
+    /// A service is in force for a tunnel, or more of it than before. Told before the client is.
+    ServiceGranted {
+        /// The tunnel.
+        session: SessionId,
+        /// What was added.
+        grant: ServiceGrant,
+    },
+    /// A service, or a part of it, is over; when its tunnel ends, that is told after.
+    ServiceEnded {
+        /// The tunnel.
+        session: SessionId,
+        /// What is over.
+        grant: ServiceGrant,
     },
     /// A tunnel became active or persistent.
     StateChanged {

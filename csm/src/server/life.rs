@@ -267,6 +267,9 @@ impl Server {
             *count = count.saturating_sub(1);
         }
         tracing::debug!(tsid = %session.tsid, ?reason, "tunnel closed");
+        if let Some(services) = session.services.take() {
+            self.end_services(session.id, *services);
+        }
         self.events.push_back(Event::SessionDown {
             session: session.id,
             tsid: session.tsid,

@@ -20,13 +20,16 @@ mod deadline;
 mod event;
 mod life;
 pub mod pool;
+mod query;
 mod rate;
 mod resume;
+mod routes;
+mod service;
 mod session;
 mod unbound;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -36,8 +39,9 @@ use self::arena::{Arena, Key};
 use self::binding::{Attachment, Binding};
 pub use self::binding::{CONFIGURATION_TIME, MESSAGE_ERROR_LIMIT};
 pub use self::config::{
-    AuthPolicy, Identity, InterfaceConfig, Limits, MAX_ADDRESSES, MAX_LISTED, RedirectPolicy,
-    ServerConfig, ServerConfigError, TokenVerifier, TunnelTimers,
+    AuthPolicy, Identity, InterfaceConfig, Limits, MAX_ADDRESSES, MAX_LISTED,
+    MAX_ROUTED_IDENTITIES, RedirectPolicy, RoutedPrefixError, ServerConfig, ServerConfigError,
+    TokenVerifier, TunnelTimers,
 };
 use self::cookie::CookieJar;
 pub use self::cookie::{COOKIE_LEN, CookieConfig, CookieKey, SLOT as COOKIE_SLOT};
@@ -47,8 +51,9 @@ pub use self::event::{
     Event, ListenerId, OpenError, SessionId, SessionState, Stats, Transmit, Unbound, Verdict,
 };
 use self::life::Stop;
-use self::pool::{PoolStats, Pools};
+use self::pool::Pools;
 use self::rate::{KeyedHash, RateLimiter, SourcePrefix};
+use self::routes::RouteTable;
 pub use self::session::UNCONFIRMED_TIME;
 use self::session::{Life, Session};
 use crate::random::BoxedRandom;
@@ -65,6 +70,8 @@ pub struct Server {
     config: ServerConfig,
     random: BoxedRandom,
     pools: Pools,
+    /// Granted prefixes; none overlaps a pool.
+    routes: RouteTable,
     sessions: Arena<Session>,
     bindings: Arena<Binding>,
     /// By name on the wire. Bounded by `Limits::tunnels`.
@@ -144,6 +151,7 @@ impl Server {
     ) -> Result<Self, ServerConfigError> {
         config.check()?;
         let pools = Pools::new(&config.pools, config.quarantine)?;
+        config.check_routed_prefixes(&pools)?;
         let hash = KeyedHash::new(&mut random);
         let cookie = config.cookie.clone().unwrap_or_else(|| CookieConfig {
             current: CookieKey {
@@ -160,6 +168,7 @@ impl Server {
         };
         Ok(Self {
             pools,
+            routes: RouteTable::default(),
             sessions: Arena::new(),
             bindings: Arena::new(),
             directory: BTreeMap::new(),
@@ -305,58 +314,6 @@ impl Server {
         }
     }
 
-    /// The tunnel that an inner address is assigned to: an array access behind a search of the few ranges.
-    #[must_use]
-    #[inline]
-    pub fn route(&self, destination: IpAddr) -> Option<SessionId> {
-        let index = self.pools.owner(destination)?;
-        self.sessions.key_at(index).map(SessionId::from_key)
-    }
-
-    /// Where a tunnel's packets go; `None` while it has no transport: drop them and count.
-    #[must_use]
-    #[inline]
-    pub fn binding_of(&self, session: SessionId) -> Option<BindingId> {
-        self.sessions.get(session.key())?.binding
-    }
-
-    /// How bytes reach a binding: by its connection, or by its address on plain UDP.
-    #[must_use]
-    #[inline]
-    pub fn destination_of(&self, binding: BindingId) -> Option<Destination> {
-        let found = self.bindings.get(binding.key())?;
-        Some(match found.listener {
-            Some(listener) => Destination::Udp {
-                listener,
-                peer: found.peer,
-            },
-            None => Destination::Connection(binding),
-        })
-    }
-
-    /// The tunnel of a binding, if it carries one.
-    #[must_use]
-    pub fn session_of(&self, binding: BindingId) -> Option<SessionId> {
-        match self.bindings.get(binding.key())?.attachment {
-            Attachment::Session(key) => Some(SessionId::from_key(key)),
-            Attachment::Pending { .. } => None,
-        }
-    }
-
-    /// The largest inner packet of a tunnel in either direction, in bytes.
-    #[must_use]
-    pub fn inner_mtu(&self, session: SessionId) -> Option<u16> {
-        self.sessions
-            .get(session.key())
-            .map(|session| session.inner_mtu)
-    }
-
-    /// The state of a tunnel.
-    #[must_use]
-    pub fn state(&self, session: SessionId) -> Option<SessionState> {
-        self.sessions.get(session.key()).map(Session::state)
-    }
-
     /// Next bytes for a transport; call until `None`.
     #[must_use]
     pub fn poll_transmit(&mut self) -> Option<Transmit> {
@@ -367,23 +324,6 @@ impl Server {
     #[must_use]
     pub fn poll_event(&mut self) -> Option<Event> {
         self.events.pop_front()
-    }
-
-    /// Counters and gauges.
-    #[must_use]
-    pub fn stats(&self) -> Stats {
-        Stats {
-            sessions: self.sessions.len(),
-            persistent: self.counts.persistent,
-            pending: self.counts.pending,
-            ..self.stats
-        }
-    }
-
-    /// How full the pools are.
-    #[must_use]
-    pub fn pool_stats(&self) -> Vec<PoolStats> {
-        self.pools.stats()
     }
 
     #[inline]

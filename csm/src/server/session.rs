@@ -9,6 +9,7 @@ use super::config::{Identity, TunnelTimers};
 use super::event::{BindingId, SessionId, SessionState};
 use super::pool::Lease;
 use super::rate::SourcePrefix;
+use super::service::Services;
 use crate::secret::Key32;
 use crate::transaction::{Answers, Received, Request};
 
@@ -28,6 +29,8 @@ pub(crate) struct Session {
     /// Where it was configured from; counted there for all its life, or limits could be moved away from.
     pub(crate) prefix: SourcePrefix,
     pub(crate) leases: Box<[Lease]>,
+    /// `None` while no service is in force.
+    pub(super) services: Option<Box<Services>>,
     pub(crate) inner_mtu: u16,
     pub(crate) resume_key: Key32,
     /// Counter of the last accepted proof.
@@ -86,10 +89,14 @@ impl Session {
         }
     }
 
-    /// Spec 8.1: exactly an assigned address. One comparison for nearly all tunnels.
+    /// Spec 8.1: exactly an assigned address, or one that a service gives. One comparison for nearly all tunnels.
     #[inline]
     pub(crate) fn owns(&self, source: IpAddr) -> bool {
         self.leases.iter().any(|lease| lease.address == source)
+            || self
+                .services
+                .as_ref()
+                .is_some_and(|services| services.owns(source))
     }
 
     /// When this tunnel has to be looked at, if nothing happens before.

@@ -8,7 +8,7 @@
 use std::time::Duration;
 
 use tsc_csm::Transport;
-use tsc_csm::client::{Event, RequestError, ServiceOutcome, SuspendReason};
+use tsc_csm::client::{Event, Refusal, RequestError, ServiceOutcome, SuspendReason};
 use tsc_csm::server::DropReason;
 use tsc_sim::{ClientId, LinkConfig, PathConfig, ServerId, World, client_config, server_config};
 use tsc_tpl::{CmType, MessageBuilder, ResponseCode, Sequence, ServiceType, Tlv};
@@ -29,10 +29,18 @@ fn outcomes(world: &World, client: ClientId) -> Vec<(ServiceType, ServiceOutcome
     let service = |(_, event): &(Duration, Event)| match event {
         Event::Service {
             service, outcome, ..
-        } => Some((*service, *outcome)),
+        } => Some((*service, outcome.clone())),
         _ => None,
     };
     world.events(client).iter().filter_map(service).collect()
+}
+
+fn refused(code: ResponseCode) -> ServiceOutcome {
+    ServiceOutcome::Refused(Refusal {
+        code,
+        retry_after: None,
+        text: None,
+    })
 }
 
 fn raw_service(world: &World, client: ClientId, sequence: u32, service: ServiceType) -> Vec<u8> {
@@ -57,18 +65,14 @@ fn known_services_are_unavailable_and_unknown_ones_unsupported() {
             .unwrap();
         world.request_service(client, ServiceType(999)).unwrap();
         world.run(SECOND);
-        let answered = ServiceOutcome::Answered;
         assert_eq!(
             outcomes(&world, client),
             [
                 (
                     ServiceType::ENABLE_REDUNDANCY,
-                    answered(ResponseCode::SERVICE_UNAVAILABLE)
+                    refused(ResponseCode::SERVICE_UNAVAILABLE)
                 ),
-                (
-                    ServiceType(999),
-                    answered(ResponseCode::UNSUPPORTED_SERVICE)
-                ),
+                (ServiceType(999), refused(ResponseCode::UNSUPPORTED_SERVICE)),
             ]
         );
     }
@@ -91,7 +95,7 @@ fn a_request_is_answered_through_loss_and_duplication() {
             .request_service(client, ServiceType::ENABLE_DDT)
             .unwrap();
         world.run(Duration::from_secs(20));
-        let expected = ServiceOutcome::Answered(ResponseCode::SERVICE_UNAVAILABLE);
+        let expected = refused(ResponseCode::SERVICE_UNAVAILABLE);
         assert_eq!(
             outcomes(&world, client),
             [(ServiceType::ENABLE_DDT, expected)],
@@ -127,7 +131,7 @@ fn outstanding_requests_survive_the_loss_of_the_transport() {
         world.path(client).block(false);
         world.run(Duration::from_secs(30));
         assert_eq!(world.server_stats(server).resumed, 1, "{transport}");
-        let expected = ServiceOutcome::Answered(ResponseCode::SERVICE_UNAVAILABLE);
+        let expected = refused(ResponseCode::SERVICE_UNAVAILABLE);
         assert_eq!(
             outcomes(&world, client),
             [(ServiceType::ENABLE_DTTE, expected)],

@@ -5,103 +5,19 @@
 //! quarantine after a lease ended (spec 5, "Release"), so that late packets for the former owner do not reach
 //! the next one.
 
-use std::collections::VecDeque;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+mod config;
+mod range;
+
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 pub use tsc_tpl::Family;
 
-/// Most addresses of one range. A larger IPv6 prefix is written as a range inside it.
-pub const MAX_RANGE_SIZE: u32 = 1 << 24;
-/// Most ranges of all pools together.
-pub const MAX_RANGES: usize = 4096;
-
-/// The lowest link-local IPv4 address (RFC 3927).
-const LINK_LOCAL_IPV4: IpAddr = IpAddr::V4(Ipv4Addr::new(169, 254, 0, 0));
-
-/// An inclusive range of addresses of one family.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct AddressRange {
-    /// The lowest address.
-    pub first: IpAddr,
-    /// The highest address, at most [`MAX_RANGE_SIZE`] - 1 above `first`.
-    pub last: IpAddr,
-}
-
-/// Addresses that are handed out together with one prefix length.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PoolRange {
-    /// The addresses.
-    pub range: AddressRange,
-    /// The prefix length told to clients (TLV 2 or 4). It widens no check (spec 8.1).
-    pub prefix_len: u8,
-}
-
-/// One address pool, as `tscf-address-pool` describes it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct PoolConfig {
-    /// For logs and statistics.
-    pub name: String,
-    /// Where addresses come from, in this order.
-    pub ranges: Vec<PoolRange>,
-    /// Addresses inside the ranges that are never handed out.
-    pub exclusions: Vec<AddressRange>,
-    /// How long an address rests after its tunnel closed; `None` takes the server's.
-    pub quarantine: Option<Duration>,
-}
-
-/// Why the pools cannot be used as configured.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum PoolError {
-    /// First above last, or of different families.
-    #[error("pool {pool}: {first} - {last} is not a range")]
-    NotARange {
-        /// Name of the pool.
-        pool: String,
-        /// As configured.
-        first: IpAddr,
-        /// As configured.
-        last: IpAddr,
-    },
-    /// More than [`MAX_RANGE_SIZE`] addresses.
-    #[error("pool {pool}: the range from {first} has more than {MAX_RANGE_SIZE} addresses")]
-    TooLarge {
-        /// Name of the pool.
-        pool: String,
-        /// Start of the range.
-        first: IpAddr,
-    },
-    /// More than 32 or 128.
-    #[error("pool {pool}: prefix length {prefix_len} does not exist for {first}")]
-    PrefixLength {
-        /// Name of the pool.
-        pool: String,
-        /// Start of the range.
-        first: IpAddr,
-        /// As configured.
-        prefix_len: u8,
-    },
-    /// Loopback, link-local, multicast, broadcast and unspecified addresses cannot be assigned (spec 8.1).
-    #[error("pool {pool}: {address} cannot be assigned to a client")]
-    NotAssignable {
-        /// Name of the pool.
-        pool: String,
-        /// The offending address.
-        address: IpAddr,
-    },
-    /// Two ranges share an address, so one could be given to two tunnels.
-    #[error("pool {pool}: the range from {first} overlaps another range")]
-    Overlap {
-        /// Name of the pool.
-        pool: String,
-        /// Start of the range that comes second.
-        first: IpAddr,
-    },
-    /// More than [`MAX_RANGES`].
-    #[error("more than {MAX_RANGES} address ranges")]
-    TooManyRanges,
-}
+pub use self::config::{
+    AddressRange, MAX_RANGE_SIZE, MAX_RANGES, PoolConfig, PoolError, PoolRange,
+};
+use self::range::{Range, Slot};
+use crate::prefix::{Prefix, sort_key};
 
 /// How full a pool is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -123,6 +39,8 @@ pub struct Lease {
     pub address: IpAddr,
     /// Prefix length for TLV 2 or 4.
     pub prefix_len: u8,
+    /// Index of the pool that it came from.
+    pub pool: usize,
 }
 
 /// All pools of one server.
@@ -140,35 +58,6 @@ struct Pool {
     ranges: Vec<usize>,
 }
 
-#[derive(Debug)]
-struct Range {
-    family: Family,
-    first: u128,
-    size: u32,
-    prefix_len: u8,
-    /// Inclusive offsets, sorted.
-    excluded: Vec<(u32, u32)>,
-    total: u32,
-    leased: u32,
-    quarantined: u32,
-    /// `slots[offset]`; grows up to the highest offset ever leased.
-    slots: Vec<Slot>,
-    /// Offsets that were leased before and are free again, oldest first.
-    free: VecDeque<u32>,
-    /// Every offset from here on was never leased.
-    fresh: u32,
-    quarantine_time: Duration,
-    /// Offsets in quarantine, in order of time, as the time is one for all. Bounded by the number of addresses.
-    quarantine: VecDeque<(Instant, u32)>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Slot {
-    Free,
-    Leased(u32),
-    Quarantined,
-}
-
 impl Pools {
     /// Checks the configuration and builds empty pools. `quarantine` is for pools that set none.
     ///
@@ -179,21 +68,17 @@ impl Pools {
         let mut ranges = Vec::new();
         for (pool, config) in configs.iter().enumerate() {
             for (order, range) in config.ranges.iter().enumerate() {
-                ranges.push((
-                    pool,
-                    order,
-                    Range::new(config, *range, config.quarantine.unwrap_or(quarantine))?,
-                ));
+                ranges.push((order, Range::new(pool, config, *range, quarantine)?));
             }
         }
         if ranges.len() > MAX_RANGES {
             return Err(PoolError::TooManyRanges);
         }
-        ranges.sort_by_key(|(_, _, range)| (range.family, range.first));
-        for ((_, _, low), (pool, _, high)) in ranges.iter().zip(ranges.iter().skip(1)) {
+        ranges.sort_by_key(|(_, range)| (range.family, range.first));
+        for ((_, low), (_, high)) in ranges.iter().zip(ranges.iter().skip(1)) {
             if low.family == high.family && high.first - low.first < u128::from(low.size) {
                 let pool = configs
-                    .get(*pool)
+                    .get(high.pool)
                     .map(|config| config.name.clone())
                     .unwrap_or_default();
                 return Err(PoolError::Overlap {
@@ -206,8 +91,8 @@ impl Pools {
             let mut own: Vec<(usize, usize)> = ranges
                 .iter()
                 .enumerate()
-                .filter(|(_, (pool, _, _))| *pool == index)
-                .map(|(position, (_, order, _))| (*order, position))
+                .filter(|(_, (_, range))| range.pool == index)
+                .map(|(position, (order, _))| (*order, position))
                 .collect();
             own.sort_unstable();
             Pool {
@@ -216,7 +101,7 @@ impl Pools {
             }
         });
         let pools = pools.collect();
-        let ranges = ranges.into_iter().map(|(_, _, range)| range).collect();
+        let ranges = ranges.into_iter().map(|(_, range)| range).collect();
         Ok(Self { ranges, pools })
     }
 
@@ -254,6 +139,7 @@ impl Pools {
                 return Some(Lease {
                     address,
                     prefix_len: range.prefix_len,
+                    pool: range.pool,
                 });
             }
         }
@@ -289,6 +175,22 @@ impl Pools {
         }
     }
 
+    /// Whether an address of any pool lies in the prefix.
+    #[must_use]
+    pub fn overlaps(&self, prefix: &Prefix) -> bool {
+        let (family, first, last) = prefix.span();
+        // Ranges are disjoint, so the one that begins last before the prefix ends reaches furthest.
+        let above = self
+            .ranges
+            .partition_point(|range| (range.family, range.first) <= (family, last));
+        above
+            .checked_sub(1)
+            .and_then(|index| self.ranges.get(index))
+            .is_some_and(|range| {
+                range.family == family && range.first + u128::from(range.size - 1) >= first
+            })
+    }
+
     /// How full each pool is, in order of configuration.
     #[must_use]
     pub fn stats(&self) -> Vec<PoolStats> {
@@ -321,181 +223,6 @@ impl Pools {
             .filter(|range| range.family == family)?;
         let offset = u32::try_from(number.checked_sub(range.first)?).ok()?;
         (offset < range.size).then_some((index, offset))
-    }
-}
-
-impl Range {
-    fn new(
-        pool: &PoolConfig,
-        config: PoolRange,
-        quarantine_time: Duration,
-    ) -> Result<Self, PoolError> {
-        let (exclusions, pool) = (&pool.exclusions, pool.name.as_str());
-        let AddressRange { first, last } = config.range;
-        let (family, low) = sort_key(first);
-        let (last_family, high) = sort_key(last);
-        if family != last_family || low > high {
-            return Err(PoolError::NotARange {
-                pool: pool.to_owned(),
-                first,
-                last,
-            });
-        }
-        let size = u32::try_from(high - low)
-            .ok()
-            .and_then(|distance| distance.checked_add(1));
-        let Some(size) = size.filter(|size| *size <= MAX_RANGE_SIZE) else {
-            return Err(PoolError::TooLarge {
-                pool: pool.to_owned(),
-                first,
-            });
-        };
-        let bits = if family == Family::Ipv4 { 32 } else { 128 };
-        if config.prefix_len > bits {
-            let prefix_len = config.prefix_len;
-            return Err(PoolError::PrefixLength {
-                pool: pool.to_owned(),
-                first,
-                prefix_len,
-            });
-        }
-        // The unassignable blocks are at least as large as a range may be, or end at the edge of the number space,
-        // so looking at both ends finds every range that touches one; 169.254.0.0/16 alone can lie inside.
-        let (_, link_local) = sort_key(LINK_LOCAL_IPV4);
-        let inside = (family == Family::Ipv4 && (low..=high).contains(&link_local))
-            .then_some(LINK_LOCAL_IPV4);
-        if let Some(address) = [first, last]
-            .into_iter()
-            .find(|address| !is_assignable(*address))
-            .or(inside)
-        {
-            return Err(PoolError::NotAssignable {
-                pool: pool.to_owned(),
-                address,
-            });
-        }
-        let mut excluded = Vec::new();
-        for exclusion in exclusions {
-            let (from_family, from) = sort_key(exclusion.first);
-            let (to_family, to) = sort_key(exclusion.last);
-            if from_family != to_family || from > to {
-                let AddressRange { first, last } = *exclusion;
-                return Err(PoolError::NotARange {
-                    pool: pool.to_owned(),
-                    first,
-                    last,
-                });
-            }
-            if from_family == family && from <= high && to >= low {
-                let offset =
-                    |number: u128| u32::try_from(number.clamp(low, high) - low).unwrap_or(u32::MAX);
-                excluded.push((offset(from), offset(to)));
-            }
-        }
-        excluded.sort_unstable();
-        let excluded = merge(&excluded);
-        let skipped: u32 = excluded.iter().map(|(from, to)| to - from + 1).sum();
-        Ok(Self {
-            family,
-            first: low,
-            size,
-            prefix_len: config.prefix_len,
-            total: size - skipped,
-            excluded,
-            leased: 0,
-            quarantined: 0,
-            slots: Vec::new(),
-            free: VecDeque::new(),
-            fresh: 0,
-            quarantine_time,
-            quarantine: VecDeque::new(),
-        })
-    }
-
-    /// Work is bounded by the releases of the past, each paid for once.
-    fn end_quarantine(&mut self, now: Instant) {
-        while let Some((_, offset)) = self.quarantine.pop_front_if(|(until, _)| *until <= now) {
-            if let Some(slot @ Slot::Quarantined) = self.slots.get_mut(offset as usize) {
-                *slot = Slot::Free;
-                self.quarantined -= 1;
-                self.free.push_back(offset);
-            }
-        }
-    }
-
-    fn lease(&mut self, owner: u32) -> Option<IpAddr> {
-        let offset = self.free.pop_front().or_else(|| self.next_fresh())?;
-        let index = offset as usize;
-        if self.slots.len() <= index {
-            self.slots.resize(index + 1, Slot::Free);
-        }
-        let slot = self.slots.get_mut(index)?;
-        debug_assert_eq!(*slot, Slot::Free);
-        *slot = Slot::Leased(owner);
-        self.leased += 1;
-        Some(self.address(offset))
-    }
-
-    fn next_fresh(&mut self) -> Option<u32> {
-        let mut offset = self.fresh;
-        let next = self.excluded.partition_point(|(_, to)| *to < offset);
-        for (from, to) in self.excluded.iter().skip(next) {
-            if offset < *from {
-                break;
-            }
-            offset = to + 1;
-        }
-        if offset >= self.size {
-            self.fresh = self.size;
-            return None;
-        }
-        self.fresh = offset + 1;
-        Some(offset)
-    }
-
-    fn address(&self, offset: u32) -> IpAddr {
-        let number = self.first + u128::from(offset);
-        match self.family {
-            Family::Ipv4 => IpAddr::V4(Ipv4Addr::from_bits(
-                u32::try_from(number).unwrap_or(u32::MAX),
-            )),
-            Family::Ipv6 => IpAddr::V6(Ipv6Addr::from_bits(number)),
-        }
-    }
-}
-
-/// Merges sorted inclusive ranges that touch or overlap.
-fn merge(ranges: &[(u32, u32)]) -> Vec<(u32, u32)> {
-    let mut merged: Vec<(u32, u32)> = Vec::new();
-    for (from, to) in ranges {
-        match merged.last_mut() {
-            Some((_, end)) if *from <= end.saturating_add(1) => *end = (*end).max(*to),
-            _ => merged.push((*from, *to)),
-        }
-    }
-    merged
-}
-
-#[inline]
-fn sort_key(address: IpAddr) -> (Family, u128) {
-    match address {
-        IpAddr::V4(address) => (Family::Ipv4, u128::from(address.to_bits())),
-        IpAddr::V6(address) => (Family::Ipv6, address.to_bits()),
-    }
-}
-
-/// Whether an address can be a tunnel's inner address: unicast and of more than link scope (spec 8.1).
-pub(crate) fn is_assignable(address: IpAddr) -> bool {
-    match address {
-        IpAddr::V4(address) => {
-            let [a, b, ..] = address.octets();
-            !(a == 0 || a == 127 || a >= 224 || (a == 169 && b == 254))
-        }
-        IpAddr::V6(address) => {
-            let [a, ..] = address.segments();
-            // ::/8 holds unspecified, loopback and the embedded IPv4 addresses, which are no inner addresses.
-            !(a >> 8 == 0 || a >> 8 == 0xFF || a & 0xFFC0 == 0xFE80)
-        }
     }
 }
 

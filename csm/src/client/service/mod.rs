@@ -1,0 +1,205 @@
+//! Services (spec 7): one transaction path for both directions, and a module for each service.
+//!
+//! A module adds its verbs, its part of [`Services`], and its values to [`Client::service_granted`]; what a resume
+//! leaves of it is said in [`Client::services_resumed`].
+
+mod stg;
+
+use std::net::IpAddr;
+use std::time::Instant;
+
+use tsc_tpl::{CmType, ControlMessage, Message, MessageError, ResponseCode, ServiceType, Tlv};
+
+use self::stg::Stg;
+use super::event::{
+    DropReason, Epoch, Event, Inbound, Refusal, RequestError, RequestId, ServiceOutcome,
+};
+use super::tunnel::{Asked, Tunnel};
+use super::{Client, State};
+use crate::service::ServiceGrant;
+use crate::transaction::{Schedule, Seen};
+use crate::wire;
+
+/// Services of one tunnel, in force or asked for.
+#[derive(Debug, Default)]
+pub(super) struct Services {
+    stg: Stg,
+}
+
+impl Services {
+    /// Whether packets to this address come for hosts behind this client.
+    pub(super) fn routes(&self, destination: IpAddr) -> bool {
+        self.stg.routes(destination)
+    }
+}
+
+impl Tunnel {
+    /// Whether a request to begin or end this service waits for its answer.
+    fn is_asking_for(&self, service: ServiceType) -> bool {
+        self.requests.iter().any(|request| match request.what {
+            Asked::Service(_, asked) => asked.enable() == service.enable(),
+            Asked::Keepalive | Asked::Release => false,
+        })
+    }
+}
+
+impl Client {
+    /// Asks the server to begin or end a service for which this machine has no verb of its own; the outcome comes as
+    /// [`Event::Service`]. Without a transport the request waits for the next one.
+    ///
+    /// # Errors
+    ///
+    /// There is no tunnel, or too many requests are outstanding.
+    pub fn request_service(
+        &mut self,
+        now: Instant,
+        service: ServiceType,
+    ) -> Result<RequestId, RequestError> {
+        match service {
+            ServiceType::ENABLE_STG => self.request_routed_prefixes(now, &[]),
+            ServiceType::DISABLE_STG => self.release_routed_prefixes(now, &[]),
+            _ => self.ask_service(now, service, []),
+        }
+    }
+
+    fn ask_service<'a>(
+        &mut self,
+        now: Instant,
+        service: ServiceType,
+        details: impl IntoIterator<Item = Tlv<'a>>,
+    ) -> Result<RequestId, RequestError> {
+        let sequence = self.next_sequence;
+        let tunnel = self.open_tunnel()?;
+        if !tunnel.has_room() {
+            return Err(RequestError::TooMany);
+        }
+        let bytes = wire::service_request(tunnel.assignment.tsid, sequence, service, details)
+            .ok_or(RequestError::NotUp)?;
+        let id = RequestId(self.next_request);
+        self.next_request = self.next_request.wrapping_add(1);
+        self.ask(
+            now,
+            Asked::Service(id, service),
+            CmType::CLIENT_SERVICE_RESPONSE,
+            bytes,
+            Schedule::request,
+        );
+        Ok(id)
+    }
+
+    /// The tunnel, while services can be asked for.
+    fn open_tunnel(&mut self) -> Result<&mut Tunnel, RequestError> {
+        match &mut self.state {
+            State::Up(tunnel) if tunnel.release_until.is_none() => Ok(tunnel),
+            State::Up(_) | State::Idle | State::Connecting(_) | State::Down => {
+                Err(RequestError::NotUp)
+            }
+        }
+    }
+
+    /// A request of ours is over: with the server's answer, or without any.
+    pub(super) fn service_over(
+        &mut self,
+        request: RequestId,
+        service: ServiceType,
+        answer: Option<Result<&Message<'_>, &MessageError>>,
+    ) {
+        let outcome = match answer {
+            None => ServiceOutcome::NoAnswer,
+            // A response with wrong content fails its transaction (spec 2).
+            Some(Err(_)) => ServiceOutcome::Unusable,
+            Some(Ok(answer)) => match answer.response_code() {
+                Some(ResponseCode::SUCCESS) if answer.service_type() != Some(service) => {
+                    ServiceOutcome::Unusable
+                }
+                Some(ResponseCode::SUCCESS) if !service.is_enable() => ServiceOutcome::Ended,
+                Some(ResponseCode::SUCCESS) => self.service_granted(service, answer),
+                code => ServiceOutcome::Refused(Refusal::read(
+                    code.unwrap_or(ResponseCode::MALFORMED),
+                    answer,
+                )),
+            },
+        };
+        self.events.push_back(Event::Service {
+            request,
+            service,
+            outcome,
+        });
+    }
+
+    fn service_granted(&mut self, service: ServiceType, answer: &Message<'_>) -> ServiceOutcome {
+        let State::Up(tunnel) = &mut self.state else {
+            return ServiceOutcome::NoAnswer;
+        };
+        match service {
+            ServiceType::ENABLE_STG => tunnel.services.stg.granted(answer),
+            _ => ServiceOutcome::Granted(ServiceGrant::Other(service)),
+        }
+    }
+
+    /// After a resume only what the server lists is in force (spec 5, "Resume").
+    pub(super) fn services_resumed(&mut self) {
+        let State::Up(tunnel) = &mut self.state else {
+            return;
+        };
+        let active = &tunnel.assignment.active_services;
+        if !active.contains(&ServiceType::ENABLE_STG)
+            && let Some(grant) = tunnel.services.stg.end()
+        {
+            self.events.push_back(Event::ServiceEnded(grant));
+        }
+    }
+
+    /// A request of the server for a service: executed once, and answered to every repeat (spec 4). None of them is
+    /// built yet, so each is refused in the way that its type asks for.
+    pub(super) fn service_request<'a>(
+        &mut self,
+        now: Instant,
+        epoch: Epoch,
+        raw: &ControlMessage<'a>,
+    ) -> Inbound<'a> {
+        let header = raw.header();
+        let State::Up(tunnel) = &mut self.state else {
+            return self.drop_unit(DropReason::StaleEpoch);
+        };
+        let Some(answer) = header.cm_type.response() else {
+            return self.drop_unit(DropReason::Unexpected);
+        };
+        match tunnel.received.see(header.sequence) {
+            Seen::New => {}
+            Seen::Repeat => {
+                return match tunnel.answers.recall(now, header.sequence, answer) {
+                    Some(bytes) => {
+                        self.transmit(epoch, bytes);
+                        Inbound::Consumed
+                    }
+                    None => self.drop_unit(DropReason::Repeat),
+                };
+            }
+            Seen::TooOld => return self.drop_unit(DropReason::Repeat),
+        }
+        let parsed = raw.parse();
+        let bytes = match &parsed {
+            Ok(request) => {
+                let known = request.service_type().is_some_and(ServiceType::is_known);
+                let code = if known {
+                    ResponseCode::SERVICE_UNAVAILABLE
+                } else {
+                    ResponseCode::UNSUPPORTED_SERVICE
+                };
+                wire::service_refusal(request, code, None)
+            }
+            Err(error) => wire::refuse_message(&header, error),
+        };
+        if let Some(bytes) = bytes {
+            tunnel
+                .answers
+                .remember(now, header.sequence, answer, bytes.clone());
+            self.transmit(epoch, bytes);
+        }
+        match parsed {
+            Ok(_) => Inbound::Consumed,
+            Err(error) => self.message_error(now, error),
+        }
+    }
+}

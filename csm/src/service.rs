@@ -1,0 +1,42 @@
+//! What a service in force gives to a tunnel, as both ends tell it to their owners.
+
+use std::fmt;
+
+use tsc_tpl::ServiceType;
+
+use crate::prefix::Prefix;
+
+/// What a service gives (spec 7).
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ServiceGrant {
+    /// STG: these prefixes are behind the client.
+    RoutedPrefixes(Vec<Prefix>),
+    /// A service of which this version only knows that it was granted.
+    Other(ServiceType),
+}
+
+impl ServiceGrant {
+    /// The service, by the value that enables it.
+    #[must_use]
+    pub const fn service(&self) -> ServiceType {
+        match self {
+            Self::RoutedPrefixes(_) => ServiceType::ENABLE_STG,
+            Self::Other(service) => service.enable(),
+        }
+    }
+}
+
+impl fmt::Display for ServiceGrant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::RoutedPrefixes(prefixes) => {
+                f.write_str("routed prefixes")?;
+                prefixes
+                    .iter()
+                    .try_for_each(|prefix| write!(f, " {prefix}"))
+            }
+            Self::Other(service) => service.fmt(f),
+        }
+    }
+}
