@@ -114,6 +114,13 @@
 //!   so that the network cannot take a living tunnel's transport away.
 //! - **Requests beyond their source's rate** are answered `busy`, on plain UDP only as often as strangers are
 //!   answered at all, and no event tells of them.
+//! - **Answers on plain UDP** that no server gives are not believed at once: to a request without a cookie all but
+//!   `cookie_required` are dropped (spec 8.2), and after a malformed answer, or `malformed`, the client goes on
+//!   waiting for a better one until the request has failed by time.
+//! - **STG**: a prefix is granted exactly as configured or not at all; wanting none means all; what is taken by
+//!   another grant is left out. With nothing left the answer is `no_address`, with nothing configured
+//!   `not_authorized`. An identity's own older tunnel is another grant, too, until it ends. The IPv4 broadcast address
+//!   of a prefix shorter than 31 bits is nobody's. A client has one request about prefixes outstanding.
 //! - **Limits by source prefix** count a tunnel where it was configured, for all its life: resuming from elsewhere
 //!   would otherwise move it out of the count.
 //! - **`unsupported_tlv` and `unsupported_message`** do not count towards the eight message errors: a newer peer

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
-use tsc_tpl::{CmType, ControlMessage, Message, ResponseCode, TlvType, Tsid};
+use tsc_tpl::{CmType, ControlMessage, Message, MessageError, ResponseCode, TlvType, Tsid};
 
 use super::config::{Endpoint, Target};
 use super::event::{
@@ -50,7 +50,13 @@ impl Client {
         {
             return self.drop_unit(DropReason::WrongTsid);
         }
-        let message = match raw.parse() {
+        let parsed = raw.parse();
+        if target.transport == Transport::Udp
+            && let Some(dropped) = self.doubt(epoch, &parsed)
+        {
+            return dropped;
+        }
+        let message = match parsed {
             Ok(message) => message,
             Err(error) => {
                 self.stats.message_errors += 1;
@@ -82,6 +88,39 @@ impl Client {
             ),
         }
         Inbound::Consumed
+    }
+
+    /// On plain UDP anyone can send an answer who guesses its sequence, and some answers no server gives: anything but
+    /// `cookie_required` to a request without a cookie (spec 8.2), and nothing malformed, nor `malformed`, to ours.
+    /// The first are dropped; the second fail the attempt only if no other answer comes in its time.
+    fn doubt<'a>(
+        &mut self,
+        epoch: Epoch,
+        answer: &Result<Message<'_>, MessageError>,
+    ) -> Option<Inbound<'a>> {
+        let code = answer.as_ref().ok().and_then(Message::response_code);
+        if code == Some(ResponseCode::COOKIE_REQUIRED) {
+            return None;
+        }
+        let attempt = self
+            .seeker_mut()
+            .and_then(Seeker::attempt_mut)
+            .filter(|attempt| attempt.epoch == epoch)?;
+        if attempt.cookies == 0 {
+            return Some(self.drop_unit(DropReason::Unexpected));
+        }
+        match answer {
+            Err(error) if error.response_code() == ResponseCode::MALFORMED => {
+                attempt.doubtful = Some(AttemptFailure::BadAnswer(*error));
+                Some(self.drop_unit(DropReason::Message(*error)))
+            }
+            Ok(message) if code == Some(ResponseCode::MALFORMED) => {
+                let refusal = Refusal::read(ResponseCode::MALFORMED, message);
+                attempt.doubtful = Some(AttemptFailure::Refused(refusal));
+                Some(self.drop_unit(DropReason::Unexpected))
+            }
+            Ok(_) | Err(_) => None,
+        }
     }
 
     fn tsid(&self) -> Option<Tsid> {

@@ -79,6 +79,7 @@ impl Client {
                     target,
                     until,
                     cookies: 0,
+                    doubtful: None,
                     request: None,
                 }));
                 self.next_epoch = self.next_epoch.wrapping_add(1);
@@ -124,7 +125,9 @@ impl Client {
                     .map_or(Step::Wait, |request| request.poll(now));
                 let failed = over || attempt.until <= now || step == Step::Failed;
                 if failed {
-                    self.attempt_failed(now, AttemptFailure::NoAnswer, true);
+                    let failure = attempt.doubtful.take();
+                    let failure = failure.unwrap_or(AttemptFailure::NoAnswer);
+                    self.attempt_failed(now, failure, true);
                 } else if let Step::Retransmit(bytes) = step {
                     self.stats.retransmissions += 1;
                     self.transmit(epoch, bytes);

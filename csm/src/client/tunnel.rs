@@ -97,6 +97,8 @@ pub(super) struct Attempt {
     pub(super) until: Instant,
     /// Cookies asked for so far.
     pub(super) cookies: u8,
+    /// Plain UDP: an answer that may be anyone's. How the attempt has failed if no other comes.
+    pub(super) doubtful: Option<AttemptFailure>,
     /// The request, once the transport is open.
     pub(super) request: Option<Request<()>>,
 }
