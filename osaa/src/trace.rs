@@ -213,7 +213,7 @@ impl CaptureWriter {
 impl Drop for CaptureWriter {
     fn drop(&mut self) {
         if let Err(error) = self.finish() {
-            warn!(%error, "capture file incomplete");
+            warn!(event = "capture-incomplete", %error);
         }
     }
 }
@@ -276,6 +276,12 @@ struct Writer {
 
 impl Writer {
     fn run(mut self, orders: &Receiver<Order>) -> io::Result<()> {
+        // The first error ends the file. It is told at once, as the end may be days away.
+        let note = |result: io::Result<()>| {
+            result.inspect_err(|error| {
+                warn!(event = "capture-failed", %error, "cannot write the capture file, capturing stops");
+            })
+        };
         let mut result = Ok(());
         loop {
             // Flushed whenever there is nothing to do, so that the file can be watched while it grows.
@@ -283,7 +289,7 @@ impl Writer {
                 Ok(order) => Ok(order),
                 Err(TryRecvError::Empty) => {
                     if result.is_ok() {
-                        result = self.file.get_mut().flush();
+                        result = note(self.file.get_mut().flush());
                     }
                     orders.recv()
                 }
@@ -306,13 +312,11 @@ impl Writer {
                 }
                 Err(error) => {
                     self.shared.dropped.fetch_add(1, Ordering::Relaxed);
-                    let error = io_error(error);
-                    warn!(%error, "cannot write the capture file, capturing stops");
-                    result = Err(error);
+                    result = note(Err(io_error(error)));
                 }
             }
         }
-        result.and_then(|()| self.file.get_mut().flush())
+        result.and_then(|()| note(self.file.get_mut().flush()))
     }
 }
 

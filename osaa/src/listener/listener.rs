@@ -220,7 +220,7 @@ impl StreamListener {
                 self.stats.accept_errors += 1;
                 self.back_off = Some(Box::pin(sleep(BACK_OFF)));
                 if let Some(missed) = self.log.allow(Instant::now()) {
-                    warn!(local = %self.local, %error, missed, "cannot accept connections");
+                    warn!(event = "accept-failed", local = %self.local, %error, missed);
                 }
                 self.events.push_back(ListenerEvent::AcceptFailed(error));
                 Poll::Ready(())
@@ -317,9 +317,9 @@ impl StreamListener {
         *counter += 1;
         match self.log.allow(Instant::now()) {
             Some(missed) => {
-                info!(local = %self.local, %peer, %reason, missed, "connection refused");
+                info!(event = "connection-refused", local = %self.local, %peer, %reason, missed);
             }
-            None => debug!(local = %self.local, %peer, %reason, "connection refused"),
+            None => debug!(event = "connection-refused", local = %self.local, %peer, %reason),
         }
         self.events
             .push_back(ListenerEvent::Refused(Refusal { peer, reason }));
