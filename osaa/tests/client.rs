@@ -35,6 +35,8 @@ use tsc_osaa::{
     },
     listener::{ListenerConfig, ListenerEvent, StreamListener},
     socket::Dscp,
+    stream::StreamError,
+    tls::TlsError,
 };
 
 fn loopback() -> SocketAddr {
@@ -476,10 +478,15 @@ async fn a_udp_transport_survives_a_server_that_is_not_there_yet() {
         let mut buffer = vec![0; RECV_BUFFER];
         let mut cx = Context::from_waker(Waker::noop());
         assert!(transport.poll_recv(&mut cx, &mut buffer).is_pending());
+        assert!(transport.is_refused());
         let server = UdpSocket::bind(address).await.unwrap();
         transport.send(&[IoSlice::new(b"hello")]).await.unwrap();
-        let n = server.recv(&mut buffer).await.unwrap();
+        let (n, client) = server.recv_from(&mut buffer).await.unwrap();
         assert_eq!(&buffer[..n], b"hello");
+        server.send_to(b"here I am", client).await.unwrap();
+        let n = transport.recv(&mut buffer).await.unwrap();
+        assert_eq!(&buffer[..n], b"here I am");
+        assert!(!transport.is_refused());
         let ClientTransport::Datagram(datagram) = &transport else {
             panic!("UDP is a datagram transport");
         };
@@ -539,16 +546,29 @@ async fn a_client_without_a_certificate_is_told_over_tls_and_dtls() {
         let (dtls, _dtls) = dtls_echo(&ca.mutual_server());
         for (kind, address) in [(TransportKind::Tls, tls), (TransportKind::Dtls, dtls)] {
             let target = target(kind, address);
-            let text = match connect(&target, Some(&nobody), &ConnectOptions::default()).await {
-                Err(ConnectError::Alert(alert)) => alert.to_string(),
-                Err(other) => panic!("{kind}: {other}"),
+            let error = match connect(&target, Some(&nobody), &ConnectOptions::default()).await {
+                Err(error) => error,
                 // TLS 1.3: the handshake of the client is over before the server judges.
                 Ok(mut transport) => {
                     let mut buffer = vec![0; RECV_BUFFER];
-                    transport.recv(&mut buffer).await.unwrap_err().to_string()
+                    match transport.recv(&mut buffer).await.unwrap_err() {
+                        TransportError::Stream(StreamError::Tls(TlsError::Alert { alert })) => {
+                            ConnectError::from_alert(alert)
+                        }
+                        other => panic!("{kind}: {other}"),
+                    }
                 }
             };
-            assert!(!text.is_empty(), "{kind}");
+            assert!(
+                matches!(error, ConnectError::ClientCertificate(_)),
+                "{kind}: {error:?}"
+            );
+            let text = error.to_string();
+            assert!(
+                text.starts_with("the server refused this client's certificate: alert ")
+                    && text.ends_with(" (it requires a certificate from us)"),
+                "{kind}: {text}"
+            );
         }
     })
     .await;

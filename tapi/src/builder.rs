@@ -121,7 +121,8 @@ impl TunnelBuilder {
         self
     }
 
-    /// How long all attempts together may take until the tunnel is up. Default 60 s.
+    /// How long all attempts together may take until the tunnel is up. Default 60 s. It is not waited for where trying
+    /// again is pointless: when every server's host says that nobody listens there, or for certificates.
     pub const fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.csm.connect_timeout = timeout;
         self

@@ -108,7 +108,9 @@ impl Coded for ConnectError {
                 ErrorCode::Error
             }
             Self::Credentials(_) => ErrorCode::Authenticate,
-            Self::Transport { .. } if self.is_certificate() => ErrorCode::Authenticate,
+            Self::Transport { .. } if self.is_certificate() || self.is_client_certificate() => {
+                ErrorCode::Authenticate
+            }
             Self::Transport { .. } => ErrorCode::CannotConnect,
             Self::Refused(refusal) => refusal.code(),
             Self::NotConfigured(failure) => failure.code(),
@@ -132,9 +134,11 @@ impl Coded for Refusal {
 impl Coded for AttemptFailure {
     fn code(&self) -> ErrorCode {
         match self {
-            Self::Transport(TransportFailure::Certificate | TransportFailure::Proxy) => {
-                ErrorCode::Authenticate
-            }
+            Self::Transport(
+                TransportFailure::Certificate
+                | TransportFailure::ClientCertificate
+                | TransportFailure::Proxy,
+            ) => ErrorCode::Authenticate,
             Self::Transport(_) => ErrorCode::CannotConnect,
             Self::Refused(refusal) => refusal.code(),
             _ => ErrorCode::CannotConfigure,

@@ -22,8 +22,8 @@ pub enum ConnectError {
     /// The capture file could not be made.
     #[error(transparent)]
     Capture(#[from] tsc_osaa::trace::CaptureError),
-    /// No transport could be opened: the last one tried says why. Its certificate may have been refused
-    /// ([`ConnectError::is_certificate`]): that is never retried.
+    /// No transport could be opened: the last one tried says why. A certificate may have been refused, the server's
+    /// ([`ConnectError::is_certificate`]) or ours ([`ConnectError::is_client_certificate`]): that is never retried.
     #[error("cannot reach {server}: {source}")]
     Transport {
         /// The server tried last.
@@ -53,6 +53,18 @@ impl ConnectError {
             self,
             Self::Transport {
                 source: tsc_osaa::client::ConnectError::Certificate(_),
+                ..
+            }
+        )
+    }
+
+    /// Whether the server refused this client's certificate, or requires one. Trying again is pointless.
+    #[must_use]
+    pub const fn is_client_certificate(&self) -> bool {
+        matches!(
+            self,
+            Self::Transport {
+                source: tsc_osaa::client::ConnectError::ClientCertificate(_),
                 ..
             }
         )

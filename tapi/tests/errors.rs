@@ -111,6 +111,14 @@ fn each_code_is_what_some_typed_error_means() {
             transport(TransportFailure::Certificate),
             ErrorCode::Authenticate,
         ),
+        row(
+            transport(TransportFailure::ClientCertificate),
+            ErrorCode::Authenticate,
+        ),
+        row(
+            transport(TransportFailure::Refused),
+            ErrorCode::CannotConnect,
+        ),
         row(CloseError::NotConfirmed, ErrorCode::CannotRelease),
         row(
             CloseError::AlreadyDown(released(false)),

@@ -63,7 +63,7 @@ impl Default for ConnectOptions {
 }
 
 /// Connects to a target. A UDP transport is ready at once, as no packet has been sent; whether anybody
-/// listens shows later. The future may be dropped at any time.
+/// listens shows later ([`ClientTransport::is_refused`]). The future may be dropped at any time.
 ///
 /// # Errors
 /// Why it was not possible, for the last address tried.
@@ -238,7 +238,13 @@ async fn connect_dtls(
         .await
         .map(|datagram| ClientTransport::Datagram(Box::new(datagram)))
         .map_err(|error| match error {
-            HandshakeError::Dtls(error) => ConnectError::from_dtls(address, limit, error),
+            HandshakeError::Dtls {
+                error,
+                certificate_asked,
+            } => {
+                let owes_certificate = certificate_asked && security.identity().is_none();
+                ConnectError::from_dtls(address, limit, error, owes_certificate)
+            }
             HandshakeError::Refused => ConnectError::Refused { address },
             HandshakeError::Io(error) => ConnectError::from_io(address, error),
         })

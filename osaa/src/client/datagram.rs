@@ -16,7 +16,10 @@ use super::TransportError;
 use crate::{
     cert::PeerIdentity,
     datagram::{DatagramSocket, DatagramStats, RecvBatch, SendBatch},
-    dtls::{DtlsError, DtlsEvent, DtlsInfo, DtlsSendError, DtlsSession, RECORD_OVERHEAD},
+    dtls::{
+        DtlsError, DtlsEvent, DtlsInfo, DtlsSendError, DtlsSession, RECORD_OVERHEAD,
+        asks_for_certificate,
+    },
     socket::Dscp,
 };
 
@@ -33,7 +36,8 @@ const MAX_DATAGRAM: usize = 65_507;
 /// Timer expiries handled in one go; more would be a session that cannot settle.
 const EXPIRIES: usize = 8;
 
-/// "Nobody listens" answers during a DTLS handshake after which it is given up: one could be a leftover or forged.
+/// "Nobody listens" answers before the server was heard at all after which it is given up: one could be a leftover or
+/// forged.
 const REFUSALS: u64 = 2;
 
 /// A connected UDP socket, plain or under DTLS.
@@ -45,6 +49,8 @@ pub struct DatagramTransport {
     next: (usize, usize),
     outbox: SendBatch,
     dtls: Option<Dtls>,
+    /// Something was received.
+    heard: bool,
     /// Received datagrams that did not fit the caller's buffer.
     truncated: u64,
     /// Units that fit no datagram.
@@ -58,6 +64,8 @@ struct Dtls {
     timer: Pin<Box<Sleep>>,
     /// What `timer` is set to, unless it has expired.
     armed: Option<Instant>,
+    /// The server asked for our certificate, as far as an unprotected handshake tells.
+    certificate_asked: bool,
     scratch: Vec<u8>,
 }
 
@@ -70,6 +78,7 @@ impl DatagramTransport {
             next: (0, 0),
             outbox: SendBatch::new(SEND_LIMIT),
             dtls: None,
+            heard: false,
             truncated: 0,
             too_long: 0,
             ended: false,
@@ -88,6 +97,7 @@ impl DatagramTransport {
             info: None,
             timer: Box::pin(sleep_until(Instant::now().into())),
             armed: None,
+            certificate_asked: false,
             scratch: Vec::new(),
         });
         poll_fn(|cx| transport.poll_handshake(cx)).await?;
@@ -100,7 +110,15 @@ impl DatagramTransport {
             if let Some(dtls) = &mut self.dtls {
                 dtls.session.set_waker(cx.waker());
             }
-            self.settle(cx).map_err(HandshakeError::Dtls)?;
+            if let Err(error) = self.settle(cx) {
+                return Poll::Ready(Err(HandshakeError::Dtls {
+                    error,
+                    certificate_asked: self
+                        .dtls
+                        .as_ref()
+                        .is_some_and(|dtls| dtls.certificate_asked),
+                }));
+            }
             if self.dtls_info().is_some() {
                 return Poll::Ready(Ok(()));
             }
@@ -134,6 +152,13 @@ impl DatagramTransport {
     #[must_use]
     pub fn peer_identity(&self) -> Option<&PeerIdentity> {
         self.dtls_info()?.peer.as_ref()
+    }
+
+    /// Whether nobody listens at the server's address: its host said so twice (ICMP), and nothing was received. What
+    /// comes later says more than that.
+    #[must_use]
+    pub fn is_refused(&self) -> bool {
+        !self.heard && self.socket.stats().refused >= REFUSALS
     }
 
     /// Counters of the socket.
@@ -211,9 +236,13 @@ impl DatagramTransport {
     fn poll_input(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.socket.poll_recv(cx, &mut self.inbox))?;
         self.next = (0, 0);
+        self.heard = true;
         if let Some(dtls) = &mut self.dtls {
             let now = Instant::now();
             while let Some(datagram) = next_datagram(&mut self.inbox, &mut self.next) {
+                if dtls.info.is_none() {
+                    dtls.certificate_asked |= asks_for_certificate(datagram);
+                }
                 dtls.session.handle_datagram(now, datagram);
             }
         }
@@ -348,7 +377,10 @@ impl DatagramTransport {
 
 /// Why a DTLS handshake failed.
 pub(super) enum HandshakeError {
-    Dtls(DtlsError),
+    Dtls {
+        error: DtlsError,
+        certificate_asked: bool,
+    },
     Refused,
     Io(io::Error),
 }

@@ -64,8 +64,11 @@ pub enum ConnectError {
     /// We do not accept the server's certificate. Never worth an automatic retry.
     #[error("server certificate rejected: {0}")]
     Certificate(#[source] CertificateError),
-    /// The server ended the handshake by an alert; often it does not accept our certificate.
-    #[error("the server refused the handshake: alert {0}")]
+    /// The server does not accept our certificate, or wants one and got none. Never worth an automatic retry.
+    #[error("the server refused this client's certificate: alert {0}{hint}", hint = certificate_hint(*.0))]
+    ClientCertificate(Alert),
+    /// The server ended the handshake by an alert about something else.
+    #[error("the server refused the handshake: alert {0}{hint}", hint = .0.hint())]
     Alert(Alert),
     /// The server does not speak the application protocol `tscf`.
     #[error("the server does not speak the application protocol tscf")]
@@ -98,6 +101,7 @@ impl ConnectError {
             | Self::Unreachable { .. }
             | Self::Timeout { .. }
             | Self::Bind { .. }
+            | Self::ClientCertificate(_)
             | Self::Alert(_)
             | Self::Alpn
             | Self::Tls(_)
@@ -125,7 +129,7 @@ impl ConnectError {
     pub(super) fn from_stream(address: SocketAddr, error: StreamError) -> Self {
         match error {
             StreamError::Tls(TlsError::Certificate(error)) => Self::Certificate(error),
-            StreamError::Tls(TlsError::Alert { alert }) => Self::Alert(alert),
+            StreamError::Tls(TlsError::Alert { alert }) => Self::from_alert(alert),
             StreamError::Tls(TlsError::Alpn) => Self::Alpn,
             StreamError::Tls(error) => Self::Tls(error),
             StreamError::Io(error) => Self::from_io(address, error),
@@ -138,10 +142,30 @@ impl ConnectError {
         }
     }
 
-    pub(super) fn from_dtls(address: SocketAddr, limit: Duration, error: DtlsError) -> Self {
+    /// What an alert from the server means, during the handshake or, with TLS 1.3, right after it.
+    #[must_use]
+    pub const fn from_alert(alert: Alert) -> Self {
+        if alert.is_about_our_certificate() {
+            Self::ClientCertificate(alert)
+        } else {
+            Self::Alert(alert)
+        }
+    }
+
+    /// `owes_certificate`: the server asked for a certificate and we had none to send.
+    pub(super) fn from_dtls(
+        address: SocketAddr,
+        limit: Duration,
+        error: DtlsError,
+        owes_certificate: bool,
+    ) -> Self {
         match error {
             DtlsError::Certificate(error) => Self::Certificate(error),
-            DtlsError::Alert(alert) => Self::Alert(alert),
+            // RFC 5246, 7.4.6: so a server of version 1.2 says that a certificate is required.
+            DtlsError::Alert(alert @ Alert::HANDSHAKE_FAILURE) if owes_certificate => {
+                Self::ClientCertificate(alert)
+            }
+            DtlsError::Alert(alert) => Self::from_alert(alert),
             DtlsError::Alpn => Self::Alpn,
             DtlsError::HandshakeTimeout => Self::Timeout { address, limit },
             other @ (DtlsError::Protocol(_)
@@ -151,6 +175,13 @@ impl ConnectError {
             | DtlsError::Replaced
             | DtlsError::Backend(_)) => Self::Dtls(other),
         }
+    }
+}
+
+fn certificate_hint(alert: Alert) -> &'static str {
+    match alert {
+        Alert::HANDSHAKE_FAILURE => Alert::CERTIFICATE_REQUIRED.hint(),
+        other => other.hint(),
     }
 }
 

@@ -72,6 +72,17 @@ impl ClientTransport {
         }
     }
 
+    /// Whether the server's host says that nobody listens there, though the transport is open: only plain UDP, which
+    /// opens without a word from the server, and only until the server is heard. See
+    /// [`DatagramTransport::is_refused`].
+    #[must_use]
+    pub fn is_refused(&self) -> bool {
+        match self {
+            Self::Stream(_) => false,
+            Self::Datagram(datagram) => datagram.is_refused(),
+        }
+    }
+
     /// Marks what is sent from now on (spec 7, *DSCP*).
     ///
     /// # Errors

@@ -22,7 +22,7 @@ pub enum DtlsError {
     #[error("peer's certificate rejected: {0}")]
     Certificate(#[source] CertificateError),
     /// The peer refused us with a fatal alert, for instance because it does not accept our certificate.
-    #[error("refused by the peer: alert {0}")]
+    #[error("refused by the peer: alert {0}{hint}", hint = .0.hint())]
     Alert(Alert),
     /// The peer offered or chose an application protocol other than `tscf` (spec 8.4).
     #[error("peer's application protocol is not tscf")]
@@ -114,6 +114,8 @@ impl Alert {
     pub const UNEXPECTED_MESSAGE: Self = Self(10);
     /// No acceptable set of security parameters.
     pub const HANDSHAKE_FAILURE: Self = Self(40);
+    /// No certificate was sent; SSL 3.0's, which some libraries still send.
+    pub const NO_CERTIFICATE: Self = Self(41);
     /// The certificate is corrupt, not fit for the purpose or for another name.
     pub const BAD_CERTIFICATE: Self = Self(42);
     /// The certificate is of an unsupported type.
@@ -138,14 +140,59 @@ impl Alert {
     pub const INSUFFICIENT_SECURITY: Self = Self(71);
     /// The peer failed in itself.
     pub const INTERNAL_ERROR: Self = Self(80);
+    /// The name asked for is not served, RFC 6066.
+    pub const UNRECOGNIZED_NAME: Self = Self(112);
+    /// A certificate is required and none was sent, RFC 8446.
+    pub const CERTIFICATE_REQUIRED: Self = Self(116);
     /// No common application protocol, RFC 7301.
     pub const NO_APPLICATION_PROTOCOL: Self = Self(120);
+
+    /// Whether the sender says by it that it does not let our certificate, or us without one, in. Trying again is
+    /// then pointless.
+    #[must_use]
+    pub const fn is_about_our_certificate(self) -> bool {
+        matches!(
+            self,
+            Self::NO_CERTIFICATE
+                | Self::BAD_CERTIFICATE
+                | Self::UNSUPPORTED_CERTIFICATE
+                | Self::CERTIFICATE_REVOKED
+                | Self::CERTIFICATE_EXPIRED
+                | Self::CERTIFICATE_UNKNOWN
+                | Self::UNKNOWN_CA
+                | Self::ACCESS_DENIED
+                | Self::CERTIFICATE_REQUIRED
+        )
+    }
+
+    /// What to look at, for the alerts that mistakes in configurations cause: empty, or text in parentheses with a
+    /// space before it.
+    pub(crate) const fn hint(self) -> &'static str {
+        match self {
+            Self::BAD_CERTIFICATE | Self::UNSUPPORTED_CERTIFICATE | Self::CERTIFICATE_UNKNOWN => {
+                " (it does not accept our certificate)"
+            }
+            Self::CERTIFICATE_REVOKED => " (it says our certificate is revoked)",
+            Self::CERTIFICATE_EXPIRED => " (it says our certificate is expired)",
+            Self::UNKNOWN_CA => " (it does not trust the issuer of our certificate)",
+            Self::ACCESS_DENIED => " (it knows our certificate and does not let us in)",
+            Self::NO_CERTIFICATE | Self::CERTIFICATE_REQUIRED => {
+                " (it requires a certificate from us)"
+            }
+            Self::HANDSHAKE_FAILURE | Self::PROTOCOL_VERSION | Self::INSUFFICIENT_SECURITY => {
+                " (no common parameters)"
+            }
+            Self::UNRECOGNIZED_NAME => " (it does not serve the name we asked for)",
+            Self(_) => "",
+        }
+    }
 
     fn name(self) -> Option<&'static str> {
         Some(match self {
             Self::CLOSE_NOTIFY => "close_notify",
             Self::UNEXPECTED_MESSAGE => "unexpected_message",
             Self::HANDSHAKE_FAILURE => "handshake_failure",
+            Self::NO_CERTIFICATE => "no_certificate",
             Self::BAD_CERTIFICATE => "bad_certificate",
             Self::UNSUPPORTED_CERTIFICATE => "unsupported_certificate",
             Self::CERTIFICATE_REVOKED => "certificate_revoked",
@@ -158,6 +205,8 @@ impl Alert {
             Self::PROTOCOL_VERSION => "protocol_version",
             Self::INSUFFICIENT_SECURITY => "insufficient_security",
             Self::INTERNAL_ERROR => "internal_error",
+            Self::UNRECOGNIZED_NAME => "unrecognized_name",
+            Self::CERTIFICATE_REQUIRED => "certificate_required",
             Self::NO_APPLICATION_PROTOCOL => "no_application_protocol",
             Self(_) => return None,
         })

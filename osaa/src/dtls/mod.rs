@@ -52,6 +52,7 @@ pub use self::endpoint::{
 };
 pub use self::error::{Alert, DtlsConfigError, DtlsError, DtlsSendError};
 pub use self::limits::DtlsEndpointLimits;
+pub(crate) use self::record::asks_for_certificate;
 pub use self::session::{
     DtlsEvent, DtlsInfo, DtlsSession, DtlsState, MAX_PLAINTEXT, QUEUE_LIMIT, RECORD_OVERHEAD,
 };

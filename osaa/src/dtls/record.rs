@@ -19,6 +19,7 @@ pub(super) const APPLICATION_DATA: u8 = 23;
 /// Handshake types, RFC 6347 section 4.3.2.
 pub(super) const CLIENT_HELLO: u8 = 1;
 pub(super) const HELLO_VERIFY_REQUEST: u8 = 3;
+const CERTIFICATE_REQUEST: u8 = 13;
 
 /// Bytes of a record's header.
 pub(super) const RECORD_HEADER: usize = 13;
@@ -197,6 +198,27 @@ fn record_header(out: &mut Vec<u8>, content_type: u8, sequence: u64, length: u8)
     let [_, _, sequence @ ..] = sequence.to_be_bytes();
     out.extend_from_slice(&sequence);
     out.extend_from_slice(&[0, length]);
+}
+
+/// Whether a datagram from a server holds a CertificateRequest in the clear: as long as version 1.3 is not spoken, the
+/// server's flight is. Anyone can forge it, so it is for explanations only.
+pub(crate) fn asks_for_certificate(datagram: &[u8]) -> bool {
+    records(datagram)
+        .filter(|record| record.content_type == HANDSHAKE && record.epoch == 0)
+        .any(|record| {
+            let mut rest = Reader(record.fragment);
+            while let Some(kind) = rest.u8() {
+                if kind == CERTIFICATE_REQUEST {
+                    return true;
+                }
+                // Length of the message, its number, where the fragment begins; then the fragment.
+                let body = rest.take(3 + 2 + 3).and_then(|_| rest.u24());
+                if body.and_then(|length| rest.take(length)).is_none() {
+                    break;
+                }
+            }
+            false
+        })
 }
 
 /// Header of a handshake fragment.

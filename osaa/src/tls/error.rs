@@ -13,7 +13,7 @@ pub enum TlsError {
     Certificate(#[source] CertificateError),
     /// The peer ended the connection by a fatal alert. With TLS 1.3 a client learns only after its handshake that
     /// the server refuses its certificate.
-    #[error("refused by the peer: alert {alert}{}", explain(*alert))]
+    #[error("refused by the peer: alert {alert}{}", alert.hint())]
     Alert {
         /// What the peer sent.
         alert: Alert,
@@ -72,18 +72,5 @@ impl TlsError {
             | Error::HandshakeNotComplete => Self::Library(error.to_string()),
             other => Self::Protocol(other.to_string()),
         }
-    }
-}
-
-/// What to look at, for the alerts that configuration mistakes cause.
-fn explain(alert: Alert) -> &'static str {
-    match alert.0 {
-        42 | 43 | 46 => " (it does not accept our certificate)",
-        45 => " (it says our certificate is expired)",
-        48 => " (it does not trust the issuer of our certificate)",
-        116 => " (it requires a certificate from us)",
-        40 | 70 | 71 => " (no common parameters)",
-        112 => " (it does not serve the name we asked for)",
-        _ => "",
     }
 }

@@ -119,17 +119,30 @@ impl Driver {
                     self.client.transport_opened(now, epoch);
                 }
                 Err(error) => {
-                    tracing::debug!(%server, %error, "transport failed");
-                    self.notify(Notification::AttemptFailed {
-                        server: server.clone(),
-                        reason: error.to_string(),
-                    });
-                    self.client.transport_failed(now, epoch, failure(&error));
-                    self.last_failure = Some((server, error));
+                    self.attempt_failed(now, epoch, server, error);
                 }
             }
         }
         progress
+    }
+}
+
+impl Driver {
+    /// No transport came of an attempt; without effect on the tunnel if the attempt is over.
+    pub(super) fn attempt_failed(
+        &mut self,
+        now: Instant,
+        epoch: Epoch,
+        server: Server,
+        error: transport::ConnectError,
+    ) {
+        tracing::debug!(%server, %error, "transport failed");
+        self.notify(Notification::AttemptFailed {
+            server: server.clone(),
+            reason: error.to_string(),
+        });
+        self.client.transport_failed(now, epoch, failure(&error));
+        self.last_failure = Some((server, error));
     }
 }
 
@@ -139,6 +152,8 @@ fn failure(error: &transport::ConnectError) -> TransportFailure {
     match error {
         ConnectError::Resolve { .. } | ConnectError::NoAddress { .. } => TransportFailure::Resolve,
         ConnectError::Certificate(_) => TransportFailure::Certificate,
+        ConnectError::ClientCertificate(_) => TransportFailure::ClientCertificate,
+        ConnectError::Refused { .. } => TransportFailure::Refused,
         ConnectError::NoSecurity(_) | ConnectError::DtlsConfig(_) => TransportFailure::Unsupported,
         ConnectError::Alert(_)
         | ConnectError::Alpn

@@ -8,7 +8,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use tsc_csm::client::{BadUnit, Client, Epoch, Inbound, TransportFailure, TransportLoss};
+use tsc_csm::client::{BadUnit, Client, Epoch, Inbound, TransportLoss};
 use tsc_eip::Stack;
 use tsc_osaa::{
     client::{self as transport, ClientTransport, TransportError},
@@ -53,7 +53,10 @@ impl Driver {
                     break;
                 };
                 match link.transport.poll_recv(cx, &mut buffer) {
-                    Poll::Pending => break,
+                    Poll::Pending => {
+                        progress |= self.note_refusal(now, index);
+                        break;
+                    }
                     Poll::Ready(Ok(len)) => {
                         progress = true;
                         self.handle_bytes(now, index, buffer.get(..len).unwrap_or_default());
@@ -74,14 +77,32 @@ impl Driver {
         progress
     }
 
+    /// Gives up a transport over plain UDP to where nobody listens; true if it was one.
+    fn note_refusal(&mut self, now: Instant, index: usize) -> bool {
+        if !self
+            .links
+            .get(index)
+            .is_some_and(|link| link.transport.is_refused())
+        {
+            return false;
+        }
+        let link = self.links.swap_remove(index);
+        let error = transport::ConnectError::Refused {
+            address: link.transport.peer_addr(),
+        };
+        self.attempt_failed(now, link.epoch, link.server, error);
+        true
+    }
+
     pub(super) fn lost(&mut self, now: Instant, index: usize, error: &TransportError) {
         let link = self.links.swap_remove(index);
         tracing::debug!(epoch = ?link.epoch, %error, "transport lost");
-        if let TransportError::Stream(StreamError::Tls(TlsError::Alert { alert })) = error {
+        if let TransportError::Stream(StreamError::Tls(TlsError::Alert { alert })) = error
+            && self.client.can_send() != Some(link.epoch)
+        {
             // With TLS 1.3 a server that refuses our certificate says so after our handshake is done.
-            self.last_failure = Some((link.server, transport::ConnectError::Alert(*alert)));
-            self.client
-                .transport_failed(now, link.epoch, TransportFailure::Handshake);
+            let error = transport::ConnectError::from_alert(*alert);
+            self.attempt_failed(now, link.epoch, link.server, error);
         }
         let why = if error.is_orderly() {
             TransportLoss::ClosedByServer
