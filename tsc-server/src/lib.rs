@@ -25,6 +25,8 @@
 
 pub mod cli;
 pub mod config;
+mod egress;
+mod icmp;
 pub mod logging;
 mod server;
 mod worker;

@@ -9,7 +9,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use config_support::{ABC, GOOD, PEMS, files, parse};
+use config_support::{ABC, GOOD, PEMS, egress::with_egress, files, parse};
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
@@ -17,9 +17,10 @@ use proptest::sample::{select, subsequence};
 use tsc_server::{
     Transport,
     config::{
-        AddressRange, Alternate, AssignedServices, Authentication, Config, DtlsBackend,
+        AddressRange, Alternate, AssignedServices, Authentication, Config, DtlsBackend, Egress,
         InterfaceConfig, InterfaceLimits, LogFormat, LogLevel, PemRef, PoolConfig, PortConfig,
         SystemConfig, Timers, TlsProfile, TokenAuthentication, TokenTable, Transports,
+        TunEgressConfig, UserSpaceConfig,
     },
 };
 
@@ -186,6 +187,9 @@ fn pool(index: u8) -> impl Strategy<Value = PoolConfig> {
                 prefix_len_v4,
                 prefix_len_v6,
                 quarantine: Duration::from_secs(quarantine),
+                egress: Egress::UserSpace,
+                policies: Vec::new(),
+                data_flow: None,
             }
         },
     )
@@ -318,7 +322,7 @@ fn config() -> impl Strategy<Value = Config> {
         let interfaces: Vec<_> = (1..=2).map(|index| interface(index, &pools)).collect();
         (system(), Just(pools), interfaces)
     });
-    parts.prop_map(|(system, pools, interfaces)| {
+    let config = parts.prop_map(|(system, pools, interfaces)| {
         let memory = |name: &str, text: &str| PemRef::memory(name, text.as_bytes());
         Config {
             system,
@@ -330,8 +334,13 @@ fn config() -> impl Strategy<Value = Config> {
             }],
             pools,
             interfaces,
+            policies: Vec::new(),
+            data_flows: Vec::new(),
+            user_space: UserSpaceConfig::default(),
+            tun: TunEgressConfig::default(),
         }
-    })
+    });
+    config.prop_flat_map(with_egress)
 }
 
 /// Pieces of configurations, so that texts get past the first line.

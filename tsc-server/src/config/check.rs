@@ -16,7 +16,7 @@ use super::source::PemRef;
 use super::value::suggestion;
 
 /// Least inner MTU with IPv6 (RFC 8200, 5; spec 7).
-const IPV6_MIN_MTU: u16 = 1280;
+pub(super) const IPV6_MIN_MTU: u16 = 1280;
 
 /// Networks that no client can have an address of.
 const UNUSABLE: &[&str] = &[
@@ -65,6 +65,7 @@ impl Checker<'_> {
             );
         }
         self.pools();
+        self.egress();
         self.interface_names();
         self.sockets();
         for (interface, path) in self.interfaces() {
@@ -76,17 +77,17 @@ impl Checker<'_> {
         self.document.consequence(path, kind, help.into());
     }
 
-    fn conflict(&self, path: &KeyPath, reason: impl Into<String>, help: impl Into<String>) {
+    pub(super) fn conflict(&self, path: &KeyPath, reason: impl Into<String>, help: impl Into<String>) {
         let reason = reason.into();
         self.fail(path, ConfigErrorKind::Conflict { reason }, help);
     }
 
-    fn missing(&self, path: &KeyPath, what: &str, help: &str) {
+    pub(super) fn missing(&self, path: &KeyPath, what: &str, help: &str) {
         let what = what.to_owned();
         self.fail(path, ConfigErrorKind::Missing { what }, help);
     }
 
-    fn duplicate(&self, path: &KeyPath, what: String, help: &str) {
+    pub(super) fn duplicate(&self, path: &KeyPath, what: String, help: &str) {
         self.fail(path, ConfigErrorKind::Duplicate { what }, help);
     }
 
@@ -99,7 +100,7 @@ impl Checker<'_> {
     }
 
     /// Names of one kind of table must differ.
-    fn unique_names<'n>(&self, table: &str, names: impl Iterator<Item = &'n str>) {
+    pub(super) fn unique_names<'n>(&self, table: &str, names: impl Iterator<Item = &'n str>) {
         let mut seen = Vec::new();
         for (index, name) in names.enumerate() {
             if !name.is_empty() && seen.contains(&name) {
@@ -335,7 +336,7 @@ impl Checker<'_> {
         }
     }
 
-    fn unknown<'n>(
+    pub(super) fn unknown<'n>(
         &self,
         path: &KeyPath,
         what: &'static str,

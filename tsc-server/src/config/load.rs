@@ -8,7 +8,7 @@ use super::error::{ConfigError, ConfigErrorKind, ConfigErrors, Place};
 use super::files::Files;
 use super::model::Config;
 use super::source::{ENVIRONMENT_PREFIX, Environment, KeyOverride, MAX_FILE, Overrides, read_text};
-use super::{read, read_interface};
+use super::{read, read_egress, read_interface};
 
 /// The commented example, `tsc-server.toml` of the package: every key with its default.
 pub const DEFAULT_CONFIG: &str = include_str!("../../tsc-server.toml");
@@ -31,7 +31,7 @@ pub(crate) const SYSTEM_KEYS: &[&str] = &[
 /// Variables that begin like ours and are read elsewhere.
 const OTHER_VARIABLES: &[&str] = &["TSC_CONFIG"];
 
-/// Most profiles, pools and interfaces of one file.
+/// Most profiles, pools, interfaces, policies and data flows of one file.
 const MAX_TABLES: usize = 256;
 
 /// The environment variable that sets a key of `[tscf-config]`: `log-level` is set by `TSC_LOG_LEVEL`.
@@ -163,6 +163,10 @@ fn assemble(document: &Document<'_>, files: &Files<'_>) -> Config {
     let profiles = root.sections("tls-profile", MAX_TABLES);
     let pools = root.sections("tscf-address-pool", MAX_TABLES);
     let interfaces = root.sections("tscf-interface", MAX_TABLES);
+    let policies = root.sections("tscf-protocol-policy", MAX_TABLES);
+    let data_flows = root.sections("tscf-data-flow", MAX_TABLES);
+    let user_space = root.sections("user-space-egress", 1).pop();
+    let tun = root.sections("tun-egress", 1).pop();
     root.finish(&[]);
     let mut config = Config {
         tls_profiles: profiles
@@ -174,6 +178,10 @@ fn assemble(document: &Document<'_>, files: &Files<'_>) -> Config {
             .map(|section| read::pool(section, &system))
             .collect(),
         interfaces: Vec::new(),
+        policies: policies.into_iter().map(read_egress::policy).collect(),
+        data_flows: data_flows.into_iter().map(read_egress::data_flow).collect(),
+        user_space: user_space.map(read_egress::user_space).unwrap_or_default(),
+        tun: tun.map(read_egress::tun).unwrap_or_default(),
         system,
     };
     let mut positions = Vec::new();

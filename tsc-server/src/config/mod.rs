@@ -6,7 +6,7 @@
 //! ```
 //!
 //! The objects and keys are those of the vendor's ACLI where it has them: `tscf-config`, `tscf-interface`,
-//! `tscf-port`, `tscf-address-pool`. `docs/configuration.md` explains each key and maps the names.
+//! `tscf-port`, `tscf-address-pool`, `tscf-protocol-policy`, `tscf-data-flow`. `docs/configuration.md` explains each key and maps the names.
 //!
 //! ```no_run
 //! use tsc_server::config::{Config, Environment, Overrides};
@@ -19,21 +19,29 @@
 //! ```
 
 mod check;
+mod check_egress;
 mod defaults;
 mod document;
+mod egress;
 mod error;
 mod files;
 mod load;
 mod model;
 mod print;
+mod print_egress;
 mod range;
 mod read;
+mod read_egress;
 mod read_interface;
 mod source;
 mod tls;
 mod tokens;
 mod value;
 
+pub use egress::{
+    DataFlowConfig, Egress, MAX_GROUP, MAX_POLICIES, MAX_RATE, PolicyConfig, PolicyEgress, TransportType,
+    TunEgressConfig, UdpFiltering, UserSpaceConfig,
+};
 pub use error::{ConfigError, ConfigErrorKind, ConfigErrors, Place};
 pub use load::DEFAULT_CONFIG;
 pub(crate) use load::{SYSTEM_KEYS, variable};

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tsc_csm::Transport;
 
+use super::egress::{DataFlowConfig, Egress, PolicyConfig, TunEgressConfig, UserSpaceConfig};
 use super::range::AddressRange;
 use super::source::PemRef;
 use super::tokens::TokenTable;
@@ -32,12 +33,41 @@ pub struct Config {
     pub pools: Vec<PoolConfig>,
     /// `[[tscf-interface]]`: what clients reach. At least one.
     pub interfaces: Vec<InterfaceConfig>,
+    /// `[[tscf-protocol-policy]]`, by name.
+    pub policies: Vec<PolicyConfig>,
+    /// `[[tscf-data-flow]]`, by name.
+    pub data_flows: Vec<DataFlowConfig>,
+    /// `[user-space-egress]`.
+    pub user_space: UserSpaceConfig,
+    /// `[tun-egress]`.
+    pub tun: TunEgressConfig,
 }
 
 impl Config {
     /// The pool of this name.
     pub fn pool(&self, name: &str) -> Option<&PoolConfig> {
         self.pools.iter().find(|pool| pool.name == name)
+    }
+
+    /// The protocol policy of this name.
+    pub fn policy(&self, name: &str) -> Option<&PolicyConfig> {
+        self.policies.iter().find(|policy| policy.name == name)
+    }
+
+    /// The data flow of this name.
+    pub fn data_flow(&self, name: &str) -> Option<&DataFlowConfig> {
+        self.data_flows.iter().find(|flow| flow.name == name)
+    }
+
+    /// Whether an egress is used: by a pool, or by a policy that a pool names.
+    pub fn uses(&self, egress: Egress) -> bool {
+        let by_policy = |name: &String| {
+            let chosen = self.policy(name).and_then(|policy| policy.egress);
+            chosen.and_then(super::PolicyEgress::egress) == Some(egress)
+        };
+        self.pools
+            .iter()
+            .any(|pool| pool.egress == egress || pool.policies.iter().any(by_policy))
     }
 
     /// The TLS profile of this name.
@@ -217,6 +247,12 @@ pub struct PoolConfig {
     pub prefix_len_v6: u8,
     /// `address-quarantine`: how long a released address is kept back.
     pub quarantine: Duration,
+    /// `egress`: how packets of its tunnels reach what is behind the server.
+    pub egress: Egress,
+    /// `protocol-policy`: names of policies; the first that matches a packet decides.
+    pub policies: Vec<String>,
+    /// `data-flow`: name of the rates for its tunnels.
+    pub data_flow: Option<String>,
 }
 
 impl PoolConfig {
@@ -327,6 +363,8 @@ macro_rules! keywords {
         }
     };
 }
+
+pub(super) use keywords;
 
 impl Keyword for Transport {
     const ALL: &'static [Self] = &Self::ALL;

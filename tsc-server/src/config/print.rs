@@ -8,6 +8,7 @@ use std::net::Ipv4Addr;
 use std::path::Path;
 use std::time::Duration;
 
+use super::egress::{Egress, TunEgressConfig, UserSpaceConfig};
 use super::model::{
     AssignedServices, Authentication, Config, InterfaceConfig, PoolConfig, PortConfig, Service,
     SystemConfig, Timers, TlsProfile,
@@ -24,6 +25,18 @@ impl Display for Config {
         for pool in &self.pools {
             out.pool(pool)?;
         }
+        for policy in &self.policies {
+            out.policy(policy)?;
+        }
+        for flow in &self.data_flows {
+            out.data_flow(flow)?;
+        }
+        if self.user_space != UserSpaceConfig::default() || self.uses(Egress::UserSpace) {
+            out.user_space(&self.user_space)?;
+        }
+        if self.tun != TunEgressConfig::default() || self.uses(Egress::Tun) {
+            out.tun(&self.tun)?;
+        }
         for interface in &self.interfaces {
             out.interface(interface)?;
         }
@@ -31,22 +44,22 @@ impl Display for Config {
     }
 }
 
-struct Printer<'a, 'f>(&'a mut fmt::Formatter<'f>);
+pub(super) struct Printer<'a, 'f>(&'a mut fmt::Formatter<'f>);
 
 impl Printer<'_, '_> {
-    fn header(&mut self, header: &str) -> fmt::Result {
+    pub(super) fn header(&mut self, header: &str) -> fmt::Result {
         writeln!(self.0, "\n{header}")
     }
 
-    fn bare(&mut self, key: &str, value: impl Display) -> fmt::Result {
+    pub(super) fn bare(&mut self, key: &str, value: impl Display) -> fmt::Result {
         writeln!(self.0, "{key} = {value}")
     }
 
-    fn seconds(&mut self, key: &str, value: Duration) -> fmt::Result {
+    pub(super) fn seconds(&mut self, key: &str, value: Duration) -> fmt::Result {
         self.bare(key, value.as_secs())
     }
 
-    fn text(&mut self, key: &str, value: impl Display) -> fmt::Result {
+    pub(super) fn text(&mut self, key: &str, value: impl Display) -> fmt::Result {
         self.bare(key, quoted(value))
     }
 
@@ -54,7 +67,7 @@ impl Printer<'_, '_> {
         self.text(key, path.display())
     }
 
-    fn list<T: Display>(&mut self, key: &str, items: impl IntoIterator<Item = T>) -> fmt::Result {
+    pub(super) fn list<T: Display>(&mut self, key: &str, items: impl IntoIterator<Item = T>) -> fmt::Result {
         let items: Vec<String> = items.into_iter().map(quoted).collect();
         self.bare(key, format_args!("[{}]", items.join(", ")))
     }
@@ -99,7 +112,13 @@ impl Printer<'_, '_> {
         let mask = u32::MAX.checked_shl(host_bits).unwrap_or(0);
         self.text("netmask", Ipv4Addr::from_bits(mask))?;
         self.bare("prefix-length", pool.prefix_len_v6)?;
-        self.seconds("address-quarantine", pool.quarantine)
+        self.seconds("address-quarantine", pool.quarantine)?;
+        self.text("egress", pool.egress)?;
+        self.list("protocol-policy", &pool.policies)?;
+        match &pool.data_flow {
+            Some(name) => self.text("data-flow", name),
+            None => Ok(()),
+        }
     }
 
     fn interface(&mut self, interface: &InterfaceConfig) -> fmt::Result {

@@ -10,6 +10,7 @@ use super::error::ConfigErrorKind;
 use super::files::Files;
 use super::model::{MAX_TUNNELS, PoolConfig, SystemConfig, Timers, TlsProfile};
 use super::range::AddressRange;
+use super::read_egress;
 use super::source::PemRef;
 use super::value::Value;
 
@@ -30,14 +31,6 @@ const HIGH_AVAILABILITY: &str = "high availability is not implemented in this ve
 /// Keys of the vendor's `tscf-address-pool` that have no counterpart here.
 const FOREIGN_POOL: &[(&str, &str)] = &[
     ("dns-realm-id", "use \"dns-servers\" of [[tscf-interface]]"),
-    (
-        "data-flow",
-        "data flows are not implemented in this version; remove it",
-    ),
-    (
-        "protocol-policy",
-        "protocol policies are not implemented in this version; remove it",
-    ),
 ];
 
 /// A value in whole seconds.
@@ -158,6 +151,7 @@ pub(super) fn pool(section: Section<'_>, system: &SystemConfig) -> PoolConfig {
     let quarantine = section
         .value("address-quarantine")
         .and_then(|value| seconds(&value, 0, 3600, false));
+    let (egress, policies, data_flow) = read_egress::of_pool(&section);
     section.finish(FOREIGN_POOL);
     PoolConfig {
         name: name.unwrap_or_default(),
@@ -166,6 +160,9 @@ pub(super) fn pool(section: Section<'_>, system: &SystemConfig) -> PoolConfig {
         prefix_len_v4: netmask.unwrap_or(32),
         prefix_len_v6: prefix_len.unwrap_or(128),
         quarantine: quarantine.unwrap_or(system.quarantine),
+        egress,
+        policies,
+        data_flow,
     }
 }
 

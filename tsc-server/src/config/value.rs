@@ -66,6 +66,14 @@ impl<'d> Value<'d> {
         text
     }
 
+    /// The text, without complaint if it is none.
+    pub(super) fn text_quietly(&self) -> Option<&'d str> {
+        match self.node {
+            Node::Toml(value) => value.as_str(),
+            Node::Text(text) => Some(text),
+        }
+    }
+
     /// `true` or `false`.
     pub(super) fn flag(&self) -> Option<bool> {
         let flag = match self.node {
@@ -167,10 +175,7 @@ impl<'d> Value<'d> {
 
     /// The text as a path, without complaint if it is none.
     pub(super) fn path_quietly(&self) -> Option<PathBuf> {
-        match self.node {
-            Node::Toml(value) => value.as_str().map(PathBuf::from),
-            Node::Text(text) => Some(PathBuf::from(text)),
-        }
+        self.text_quietly().map(PathBuf::from)
     }
 
     /// A name for logs and references.

@@ -2,6 +2,8 @@
 // Each test file uses its own part of this.
 #![allow(dead_code, unreachable_pub)]
 
+pub mod egress;
+
 use std::sync::LazyLock;
 
 use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair};
