@@ -12,10 +12,8 @@ use std::{
 use tsc_csm::server::SessionId;
 use tsc_tpl::IpPacket;
 
-use super::{
-    Counters,
-    icmp::{self, Complaint},
-};
+use super::Counters;
+use crate::icmp::{self, Complaint};
 
 /// Packets beyond which a turn forwards before it reads on.
 pub(super) const BATCH_PACKETS: usize = 512;

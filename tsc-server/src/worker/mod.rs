@@ -14,7 +14,6 @@
 mod batch;
 mod core_config;
 mod counters;
-mod icmp;
 mod inbound_datagrams;
 mod inbound_streams;
 mod open;

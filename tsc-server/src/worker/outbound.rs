@@ -6,13 +6,8 @@ use tsc_csm::server::{BindingId, Destination, Event, Server as Core, SessionId};
 use tsc_osaa::trace::{Direction, Interface as Side};
 use tsc_tpl::IpPacket;
 
-use super::{
-    Counters, Interface, Worker,
-    batch::Batch,
-    icmp::{self, Complaint},
-    record::trace_bytes,
-    way::Way,
-};
+use super::{Counters, Interface, Worker, batch::Batch, record::trace_bytes, way::Way};
+use crate::icmp::{self, Complaint};
 
 impl Worker {
     /// Moves the packets of the batch to the send queues of their tunnels.

@@ -1,7 +1,7 @@
-//! What the switch says about packets that it cannot pass on: ICMP (RFC 792, RFC 1191) and ICMPv6 (RFC 4443) errors;
+//! What the server says about packets that it cannot pass on: ICMP (RFC 792, RFC 1191) and ICMPv6 (RFC 4443) errors;
 //! and the fragments of IPv4 packets that are too long for the next tunnel (RFC 791).
 //!
-//! The switch has no inner address, so an error names as its source the address that the packet was sent to. A client
+//! The server has no inner address, so an error names as its source the address that the packet was sent to. A client
 //! checks inner destinations only (spec 8.1), no other tunnel is ever shown such a packet, and whoever has that address
 //! could have said the same. Errors go back through the tunnel that the packet came from, whose source was checked, so
 //! that nobody else can be made to receive them.
@@ -24,12 +24,14 @@ const FRAGMENT_HEADER: usize = 8;
 
 /// Why a packet does not go on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Complaint {
-    /// No tunnel has the address.
+pub(crate) enum Complaint {
+    /// No tunnel, or no host, has the address.
     Unreachable,
+    /// The host has nobody at the port.
+    PortUnreachable,
     /// The operator forbids it.
     Prohibited,
-    /// Longer than the other tunnel takes, and not to be fragmented here.
+    /// Longer than the other tunnel, or the path beyond, takes, and not to be fragmented here.
     TooBig {
         /// What it takes, in bytes.
         mtu: u16,
@@ -43,6 +45,7 @@ impl Complaint {
     const fn v4(self) -> (u8, u8, u32) {
         match self {
             Self::Unreachable => (3, 1, 0),
+            Self::PortUnreachable => (3, 3, 0),
             Self::Prohibited => (3, 13, 0),
             Self::TooBig { mtu } => (3, 4, mtu as u32),
             Self::HopsExceeded => (11, 0, 0),
@@ -52,6 +55,7 @@ impl Complaint {
     const fn v6(self) -> (u8, u8, u32) {
         match self {
             Self::Unreachable => (1, 3, 0),
+            Self::PortUnreachable => (1, 4, 0),
             Self::Prohibited => (1, 1, 0),
             Self::TooBig { mtu } => (2, 0, mtu as u32),
             Self::HopsExceeded => (3, 0, 0),
@@ -62,7 +66,7 @@ impl Complaint {
 /// Appends the error about `packet` to `out`. False, and nothing appended, where none may be sent (RFC 1122, section
 /// 3.2.2; RFC 4443, section 2.4 e): about ICMP errors, fragments other than first ones, and packets that are not from
 /// one host to one host.
-pub(super) fn error(packet: &IpPacket<'_>, complaint: Complaint, out: &mut Vec<u8>) -> bool {
+pub(crate) fn error(packet: &IpPacket<'_>, complaint: Complaint, out: &mut Vec<u8>) -> bool {
     if !is_host(packet.source())
         || !is_host(packet.destination())
         || is_later_fragment(packet)
@@ -116,13 +120,13 @@ pub(super) fn error(packet: &IpPacket<'_>, complaint: Complaint, out: &mut Vec<u
 }
 
 /// Whether an IPv4 packet may be fragmented on the way. IPv6 packets may not (RFC 8200, section 4.5).
-pub(super) fn may_fragment(packet: &IpPacket<'_>) -> bool {
+pub(crate) fn may_fragment(packet: &IpPacket<'_>) -> bool {
     matches!(packet.as_bytes(), [0x40..=0x4F, _, _, _, _, _, flags, ..] if flags & 0x40 == 0)
 }
 
 /// Cuts an IPv4 packet into fragments of at most `mtu` bytes, given as header and data in order. False, and nothing
 /// given, if that is impossible: no room for data, or an offset beyond what the header can hold.
-pub(super) fn fragment(
+pub(crate) fn fragment(
     packet: &IpPacket<'_>,
     mtu: u16,
     mut give: impl FnMut(&[u8], &[u8]),
