@@ -14,7 +14,7 @@ use std::{
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
-    net::{InnerSocket, is_fatal},
+    net::{InnerSocket, is_fatal, is_unreachable},
     random::Random,
     sip::{Request, Response, StatusCode, limits},
     transaction::{ClientId, Event, Limits, ServerId, Timers, TransactionError, TransactionLayer},
@@ -34,6 +34,9 @@ pub enum RequestError {
     /// Nobody answered within 64 T1 (32 s with default timers).
     #[error("no answer")]
     Timeout,
+    /// The network says that nobody can be reached there.
+    #[error("the peer cannot be reached")]
+    Unreachable,
     /// The socket or the network below it is gone.
     #[error("the SIP socket is closed")]
     Closed,
@@ -65,6 +68,10 @@ enum Command {
         response: Box<Response>,
         done: oneshot::Sender<Result<(), TransactionError>>,
     },
+    Unreachable {
+        peer: SocketAddr,
+        done: oneshot::Sender<Result<(), TransactionError>>,
+    },
 }
 
 type Reply = Result<Response, RequestError>;
@@ -87,6 +94,9 @@ pub enum Incoming {
     Acknowledged(ServerId),
     /// The ACK for our 2xx never came: end the call.
     AckMissing(ServerId),
+    /// Three copies of a request to this address, or more, and nothing has come back. Whoever finds out that nobody is there
+    /// says so by [`Endpoint::unreachable`].
+    Unanswered(SocketAddr),
 }
 
 /// A request together with the means to answer it.
@@ -246,6 +256,16 @@ impl Endpoint {
         })
     }
 
+    /// Ends the requests to `peer` that have had no response: they fail with [`RequestError::Unreachable`].
+    ///
+    /// # Errors
+    ///
+    /// The socket is closed.
+    pub async fn unreachable(&self, peer: SocketAddr) -> Result<(), RequestError> {
+        self.command(|done| Command::Unreachable { peer, done })
+            .await
+    }
+
     async fn command<T>(
         &self,
         make: impl FnOnce(oneshot::Sender<Result<T, TransactionError>>) -> Command,
@@ -304,13 +324,19 @@ impl<S: InnerSocket> Driver<S> {
     }
 
     async fn drain(&mut self) {
-        while let Some(event) = self.layer.poll_event() {
-            self.handle_event(event);
-        }
-        while let Some(transmit) = self.layer.poll_transmit() {
-            // A datagram that is not sent counts as lost: it will be repeated.
+        loop {
+            while let Some(event) = self.layer.poll_event() {
+                self.handle_event(event);
+            }
+            let Some(transmit) = self.layer.poll_transmit() else {
+                return;
+            };
             if let Err(error) = self.socket.send_to(&transmit.payload, transmit.to).await {
                 tracing::debug!(to = %transmit.to, %error, "SIP not sent");
+                // Anything else counts as lost on the way: it will be repeated.
+                if is_unreachable(&error) {
+                    self.layer.handle_unreachable(transmit.to);
+                }
             }
         }
     }
@@ -340,6 +366,10 @@ impl<S: InnerSocket> Driver<S> {
             Command::Respond { id, response, done } => {
                 let _ = done.send(self.layer.respond(now, id, &response));
             }
+            Command::Unreachable { peer, done } => {
+                self.layer.handle_unreachable(peer);
+                let _ = done.send(Ok(()));
+            }
         }
     }
 
@@ -359,12 +389,9 @@ impl<S: InnerSocket> Driver<S> {
                 }
                 return;
             }
-            Event::Timeout { id } => {
-                if let Some(sender) = self.waiting.remove(&id) {
-                    forward(&sender, Err(RequestError::Timeout));
-                }
-                return;
-            }
+            Event::Timeout { id } => return self.fail(id, RequestError::Timeout),
+            Event::Unreachable { id } => return self.fail(id, RequestError::Unreachable),
+            Event::Unanswered { to } => Incoming::Unanswered(to),
             Event::Request { id, request, from } => {
                 let Some(commands) = self.endpoint.upgrade() else {
                     return;
@@ -396,6 +423,15 @@ impl<S: InnerSocket> Driver<S> {
     }
 }
 
+impl<S> Driver<S> {
+    fn fail(&mut self, id: ClientId, error: RequestError) {
+        // A CANCEL has nobody who waits for it.
+        if let Some(sender) = self.waiting.remove(&id) {
+            forward(&sender, Err(error));
+        }
+    }
+}
+
 fn forward(sender: &mpsc::Sender<Reply>, reply: Reply) {
     if sender.try_send(reply).is_err() {
         tracing::debug!("response not read");
@@ -408,6 +444,10 @@ async fn sleep_until(deadline: Option<Instant>) {
         None => std::future::pending().await,
     }
 }
+
+/// How long a BYE may wait for its answer where the peer is probably gone, or the program is to end: three copies of it
+/// at the default timers. A peer that is gone must not hold up the report.
+pub const GOODBYE: Duration = Duration::from_secs(2);
 
 /// How long an endpoint stays after its last call, so that a peer whose copy of our last response was lost can
 /// get it again.

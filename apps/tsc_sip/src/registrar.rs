@@ -18,7 +18,9 @@ pub struct RegistrarConfig {
     pub max_expires: u32,
     /// Users at a time.
     pub max_users: usize,
-    /// Contacts of one user.
+    /// Contacts of one user. One more takes the place of the one whose registration is the oldest: a phone that
+    /// restarts at a new address and never removes the old one must not lock its user out. A single request with more
+    /// contacts than this gets 503.
     pub max_contacts: usize,
 }
 
@@ -127,7 +129,13 @@ impl Registrar {
                 continue;
             }
             if bindings.len() >= self.config.max_contacts {
-                return Err(StatusCode::SERVICE_UNAVAILABLE);
+                // Each renewal moves a binding to the end, so the first is the oldest.
+                let of_this_request =
+                    |b: &Binding| b.call_id == head.call_id && b.cseq == head.cseq.number;
+                let oldest = bindings.iter().position(|b| !of_this_request(b));
+                let oldest = oldest.ok_or(StatusCode::SERVICE_UNAVAILABLE)?;
+                let gone = bindings.remove(oldest);
+                tracing::info!(contact = %gone.contact.uri, "oldest contact replaced");
             }
             let expires = expires.min(self.config.max_expires);
             bindings.push(Binding {
@@ -243,6 +251,32 @@ mod tests {
         let response = registrar.register(now, "alice", &register(3, &["*"], Some(0)), "t");
         assert_eq!(response.status, StatusCode::OK);
         assert!(registrar.is_empty());
+    }
+
+    #[test]
+    fn one_contact_too_many_replaces_the_oldest() {
+        let config = RegistrarConfig {
+            max_contacts: 2,
+            ..RegistrarConfig::default()
+        };
+        let mut registrar = Registrar::new(config);
+        let now = Instant::now();
+        let contact = |n: u32| format!("sip:alice@192.0.2.{n}");
+        // The first is renewed after the second was made, so the second is the oldest.
+        for (cseq, n) in [(1, 1), (2, 2), (3, 1), (4, 3)] {
+            let request = register(cseq, &[&contact(n)], None);
+            let response = registrar.register(now, "alice", &request, "t");
+            assert_eq!(response.status, StatusCode::OK, "contact {n}");
+        }
+        let left = registrar.lookup(now, "alice");
+        let left: Vec<String> = left.iter().map(|c| c.uri.to_string()).collect();
+        assert_eq!(left, [contact(1), contact(3)]);
+        // A request that does not fit as a whole changes nothing.
+        let three = [contact(4), contact(5), contact(6)];
+        let three = register(5, &[&three[0], &three[1], &three[2]], None);
+        let response = registrar.register(now, "alice", &three, "t");
+        assert_eq!(response.status, StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(registrar.lookup(now, "alice").len(), 2);
     }
 
     #[test]

@@ -74,6 +74,10 @@ impl InnerNet for LossyNet {
 }
 
 impl InnerSocket for LossySocket {
+    async fn connect(&self, peer: SocketAddr) -> io::Result<()> {
+        self.inner.connect(peer).await
+    }
+
     async fn send_to(&self, payload: &[u8], to: SocketAddr) -> io::Result<usize> {
         let is_rtcp = payload[0] == 0x80 | payload[0] & 0x1f && (200..=204).contains(&payload[1]);
         let (lost, doubled) = {

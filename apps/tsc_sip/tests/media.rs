@@ -87,6 +87,32 @@ fn call(seconds: u64, delay: Duration, fate: impl Fn(u64) -> Option<Duration>) -
 }
 
 #[test]
+fn any_sign_of_the_peer_breaks_the_silence() {
+    let start = Instant::now();
+    let mut peer = session(start, 1, speech(None));
+    let mut ours = session(start, 2, Source::Echo);
+    assert_eq!(ours.silent_since(), Some(start));
+    let mut rtp = Vec::new();
+    assert!(peer.tick(&mut rtp));
+    let later = start + TICK;
+    ours.handle_rtp(later, address(9, 4000), &rtp);
+    assert_eq!(ours.silent_since(), Some(start), "a stranger");
+    ours.handle_rtp(later, address(1, 4000), &rtp);
+    assert_eq!(ours.silent_since(), Some(later));
+    let rtcp = peer.poll_rtcp(later).unwrap();
+    ours.handle_rtcp(later + TICK, address(1, 4001), &rtcp);
+    assert_eq!(ours.silent_since(), Some(later + TICK));
+
+    let on_hold = Agreed {
+        receive: false,
+        ..*ours.agreed()
+    };
+    let config = MediaConfig::new(Source::Echo, "2@x");
+    let ours = MediaSession::new(start, on_hold, config, &mut SeededRandom::new(2));
+    assert_eq!(ours.silent_since(), None, "silence was agreed on");
+}
+
+#[test]
 fn a_perfect_network_costs_only_its_delay() {
     let delay = Duration::from_millis(40);
     let [caller, callee] = call(20, delay, |_| Some(delay));

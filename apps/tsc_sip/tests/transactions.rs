@@ -123,8 +123,10 @@ impl World {
         (id, self.sent_request())
     }
 
+    /// The next event; that something had to be repeated is a story of its own.
     fn event(&mut self) -> Option<Event> {
-        self.layer.poll_event()
+        std::iter::from_fn(|| self.layer.poll_event())
+            .find(|event| !matches!(event, Event::Unanswered { .. }))
     }
 
     fn status(&mut self) -> u16 {
@@ -180,6 +182,36 @@ fn another_request_is_repeated_by_timer_e_until_timer_f() {
     assert_eq!(times, wanted);
     assert_eq!(over, 32_000);
     assert!(matches!(world.event(), Some(Event::Timeout { .. })));
+}
+
+#[test]
+fn an_unreachable_peer_ends_what_it_has_not_answered() {
+    let mut world = World::new(LOCAL);
+    let (answered, invite) = world.ask(Method::Invite);
+    world.receive(&response(&invite, 180));
+    assert_eq!(world.status(), 180);
+    let (lost, _) = world.ask(Method::Invite);
+    let (also_lost, _) = world.ask(Method::Bye);
+    world.pass(500);
+    assert_eq!(world.layer.poll_event(), None, "one copy may be lost");
+    world.pass(1000);
+    // Both are repeated again, and whoever can is asked to have a look.
+    let unanswered = Some(Event::Unanswered { to: at(PEER) });
+    assert_eq!(world.layer.poll_event(), unanswered);
+    assert_eq!(world.layer.poll_event(), unanswered);
+    world.layer.handle_unreachable(at("192.0.2.99:5060"));
+    assert_eq!(world.layer.poll_event(), None, "somebody else");
+    world.layer.handle_unreachable(at(PEER));
+    for id in [lost, also_lost] {
+        assert_eq!(world.layer.poll_event(), Some(Event::Unreachable { id }));
+    }
+    assert_eq!(
+        world.layer.poll_event(),
+        None,
+        "a forged error ends no call that rings"
+    );
+    assert_eq!(world.layer.len(), 1);
+    assert!(world.layer.sent_request(answered).is_some());
 }
 
 #[test]

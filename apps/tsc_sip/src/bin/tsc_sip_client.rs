@@ -11,11 +11,11 @@ use std::{process::ExitCode, sync::Arc, time::Duration, time::Instant};
 use clap::Parser;
 use serde::Serialize;
 use tsc_sip::{
-    cli::ClientArgs,
+    cli::{ClientArgs, connect_outcome},
     client::{ClientOptions, ClientReport, run_client},
-    net::HostNet,
+    net::{ConfigSummary, HostNet, NotificationSummary},
     report::{self, Outcome, millis},
-    stop::{Stop, Stopper},
+    stop::{Signals, Stop, Stopper},
 };
 use tsc_tapi::Coded;
 
@@ -51,7 +51,7 @@ impl Failure {
 async fn run(args: &ClientArgs) -> Result<ClientReport, Failure> {
     let usage = |error| Failure::new(Outcome::Configuration, &error);
     let options = args.options().map_err(usage)?;
-    let stop = stop_on_signal();
+    let stop = stop_on_signal().map_err(|error| Failure::new(Outcome::Configuration, &error))?;
 
     if let Some(address) = args.tunnel.no_tunnel {
         return run_client(Arc::new(HostNet::new(address)), options, stop)
@@ -69,18 +69,23 @@ async fn run(args: &ClientArgs) -> Result<ClientReport, Failure> {
     // Opens the transport and exchanges the configuration: when this returns, the server has assigned our
     // inner addresses and named its SIP servers. Notifications take the place of callbacks.
     let started = Instant::now();
-    let tunnel = builder.connect().await.map_err(|error| {
-        tracing::error!(code = %error.code(), "no tunnel");
-        Failure::new(Outcome::TunnelFailed, &error)
-    })?;
+    let tunnel = tokio::select! {
+        tunnel = builder.connect() => tunnel.map_err(|error| {
+            tracing::error!(code = %error.code(), "no tunnel");
+            Failure::new(connect_outcome(&error), &error)
+        })?,
+        () = stop.stopped() => {
+            return Err(Failure::new(Outcome::TunnelFailed, &"stopped before the tunnel was up"));
+        }
+    };
     let tunnel_ms = millis(started.elapsed());
     let mut notifications = tunnel.notifications();
     let watch = tokio::spawn(async move {
         while let Some(notification) = notifications.recv().await {
-            tracing::info!(?notification, "tunnel");
+            tracing::info!("tunnel {}", NotificationSummary(&notification));
         }
     });
-    tracing::info!(config = ?tunnel.config(), "tunnel is up");
+    tracing::info!("tunnel is up: {}", ConfigSummary(&tunnel.config()));
 
     let tunnel = Arc::new(tunnel);
     let result = calls(Arc::clone(&tunnel), options, stop, tunnel_ms).await;
@@ -112,18 +117,17 @@ async fn calls(
     }
 }
 
-/// The first Ctrl-C hangs up in good order, the second one ends the program.
-fn stop_on_signal() -> Stop {
+/// The first SIGINT or SIGTERM hangs up in good order, the second one ends the program.
+fn stop_on_signal() -> std::io::Result<Stop> {
     let (stopper, stop) = Stopper::new();
+    let mut signals = Signals::listen()?;
     tokio::spawn(async move {
-        if tokio::signal::ctrl_c().await.is_ok() {
-            stopper.stop();
-        }
-        if tokio::signal::ctrl_c().await.is_ok() {
-            std::process::exit(130);
-        }
+        signals.recv().await;
+        stopper.stop();
+        let code = signals.recv().await;
+        std::process::exit(code.into());
     });
-    stop
+    Ok(stop)
 }
 
 #[derive(Serialize)]
@@ -137,7 +141,10 @@ struct Output {
 fn print(args: &ClientArgs, outcome: Outcome, result: Result<ClientReport, Failure>) {
     if args.output.json {
         let (report, error) = match result {
-            Ok(report) => (Some(report), None),
+            Ok(report) => {
+                let lost = report.lost.clone();
+                (Some(report), lost)
+            }
             Err(failure) => (None, Some(failure.error)),
         };
         let output = Output {
@@ -160,6 +167,9 @@ fn print(args: &ClientArgs, outcome: Outcome, result: Result<ClientReport, Failu
                 println!("registered in {register_ms:.1} ms");
             }
             print!("{}", report::table(&report.calls));
+            if let Some(lost) = report.lost {
+                eprintln!("tsc_sip_client: {lost}");
+            }
         }
         Err(failure) => eprintln!("tsc_sip_client: {}", failure.error),
     }

@@ -6,15 +6,19 @@
 
 #![allow(clippy::print_stdout)] // the reports are what this program is for
 
-use std::{process::ExitCode, sync::Arc, time::Duration};
+use std::{
+    process::ExitCode,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use clap::Parser;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tsc_sip::{
-    cli::ServerArgs,
-    net::{HostNet, InnerNet},
+    cli::{ServerArgs, UsageError, connect_outcome},
+    net::{ConfigSummary, HostNet, InnerNet},
     report::{self, CallReport, Outcome},
-    server::{ServerError, SipServer},
+    server::{ServerError, ServerOptions, SipServer},
+    stop::Signals,
 };
 use tsc_tapi::Coded;
 
@@ -39,25 +43,28 @@ async fn main() -> ExitCode {
 type Failure = (Outcome, String);
 
 async fn run(args: &ServerArgs) -> Result<(), Failure> {
+    let usage = |error: UsageError| (Outcome::Configuration, error.to_string());
+    // What the command line names is looked at before anybody is bothered.
+    let options = args.options().map_err(usage)?;
+    if args.open_registration {
+        tracing::warn!("anybody may register as anybody (--open-registration)");
+    }
     if let Some(address) = args.tunnel.no_tunnel {
-        return serve(Arc::new(HostNet::new(address)), args).await;
+        return serve(Arc::new(HostNet::new(address)), options, args).await;
     }
 
     // --- tsc_ctrl_init() ----------------------------------------------------------------------------
     // The tunnel's parameters; see tsc_sip_client.
-    let builder = args
-        .tunnel
-        .builder()
-        .map_err(|error| (Outcome::Configuration, error.to_string()))?;
+    let builder = args.tunnel.builder().map_err(usage)?;
 
     // --- Create a Tunnel ----------------------------------------------------------------------------
     let tunnel = builder.connect().await.map_err(|error| {
         tracing::error!(code = %error.code(), "no tunnel");
-        (Outcome::TunnelFailed, error.to_string())
+        (connect_outcome(&error), error.to_string())
     })?;
-    tracing::info!(config = ?tunnel.config(), "tunnel is up");
+    tracing::info!("tunnel is up: {}", ConfigSummary(&tunnel.config()));
     let tunnel = Arc::new(tunnel);
-    let result = serve(Arc::clone(&tunnel), args).await;
+    let result = serve(Arc::clone(&tunnel), options, args).await;
 
     // --- TEST DONE ----------------------------------------------------------------------------------
     // Finished, Socket, Tunnel Cleanup.
@@ -69,51 +76,53 @@ async fn run(args: &ServerArgs) -> Result<(), Failure> {
     result
 }
 
-async fn serve<N: InnerNet>(net: Arc<N>, args: &ServerArgs) -> Result<(), Failure> {
-    let options = args
-        .options()
-        .map_err(|error| (Outcome::Configuration, error.to_string()))?;
-    if args.open_registration {
-        tracing::warn!("anybody may register as anybody (--open-registration)");
-    }
-    let listen = |kind| signal(kind).map_err(|e| (Outcome::Configuration, e.to_string()));
-    let mut interrupt = listen(SignalKind::interrupt())?;
-    let mut terminate = listen(SignalKind::terminate())?;
-
+async fn serve<N: InnerNet>(
+    net: Arc<N>,
+    options: ServerOptions,
+    args: &ServerArgs,
+) -> Result<(), Failure> {
+    let mut signals = Signals::listen().map_err(|e| (Outcome::Configuration, e.to_string()))?;
     let mut server = SipServer::start(net, options).await.map_err(failure)?;
     println!("ready sip:{}", server.address());
 
     let mut calls = 0;
+    let mut end_at = None;
     loop {
         tokio::select! {
             report = server.next_report() => match report {
                 Some(report) => {
                     print(args, &report);
                     calls += 1;
-                    if args.exit_after == Some(calls) {
-                        break;
-                    }
                 }
-                // Ended by itself: stopping says why.
+                // All is over: stopping says how.
                 None => break,
             },
-            () = any(&mut interrupt, &mut terminate) => break,
+            _ = signals.recv() => {
+                if end_at.is_some() {
+                    tracing::warn!("calls broken off");
+                    break;
+                }
+                end_at = Some(Instant::now() + STOP);
+            }
+            () = until(end_at) => {
+                tracing::warn!("calls broken off: they do not end");
+                break;
+            }
+        }
+        if args.exit_after.is_some_and(|wanted| calls >= wanted) && end_at.is_none() {
+            end_at = Some(Instant::now() + STOP);
+        }
+        if end_at.is_some() {
+            server.hang_up();
         }
     }
-    tokio::select! {
-        stopped = server.stop(STOP) => {
-            let rest = stopped.map_err(failure)?;
-            rest.iter().for_each(|report| print(args, report));
-        }
-        () = any(&mut interrupt, &mut terminate) => tracing::warn!("calls broken off"),
-    }
-    Ok(())
+    server.stop(Duration::ZERO).await.map(drop).map_err(failure)
 }
 
-async fn any(interrupt: &mut Signal, terminate: &mut Signal) {
-    tokio::select! {
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
+async fn until(end: Option<Instant>) {
+    match end {
+        Some(at) => tokio::time::sleep_until(at.into()).await,
+        None => std::future::pending().await,
     }
 }
 

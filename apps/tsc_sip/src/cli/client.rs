@@ -17,7 +17,7 @@ const PASSWORD_VARIABLE: &str = "TSC_SIP_PASSWORD";
     version,
     max_term_width = 100,
     after_help = EXIT_CODES,
-    after_long_help = AFTER_HELP
+    after_long_help = format!("{AFTER_HELP}{EXIT_CODES}")
 )]
 pub struct ClientArgs {
     /// The tunnel.
@@ -107,6 +107,8 @@ What it does, step by step (the same steps stand as comments in the source):
   3. REGISTER, with the password when the registrar asks; INVITE, ACK
   4. RTP every 20 ms and RTCP, both ways; what is heard is recorded with --record
   5. BYE, removes the registration, releases the tunnel, reports
+SIGINT and SIGTERM lead to step 5 at once; a second one ends the program. A lost tunnel ends the calls, and what there is of
+them is reported and recorded.
 
 Examples:
   tsc_sip_client --server sbc.example.com:443 --ca ca.pem --password-file alice.pw
@@ -117,13 +119,7 @@ The report, for each call (names of --json in brackets):
   time from INVITE to 200 [setup_ms]; RTP packets [sent, received, lost, late, duplicated, reordered];
   jitter by RFC 3550 [jitter_ms]; round trip by RTCP [rtt_ms]; estimated quality by G.107, 1 to 4.41 [mos]
 
-Exit codes:
-  0  every call was made and heard
-  2  wrong command line, or a file that it names cannot be used
-  3  no tunnel, or the tunnel was lost
-  4  the registrar refused or did not answer
-  5  a call was refused, not answered or broken off
-  6  a call was made, but nothing was heard";
+";
 
 impl ClientArgs {
     /// Reads the files that the command line names.
@@ -157,7 +153,8 @@ impl ClientArgs {
         options.ring_timeout = Duration::from_secs(self.ring_timeout);
         options.play = self.media.audio(Audio::speech)?;
         options.codecs.clone_from(&self.media.codec);
-        options.record.clone_from(&self.media.record);
+        options.record = self.media.record_directory()?;
+        options.media_timeout = Duration::from_secs(self.media.media_timeout);
         options.playout_delay = Duration::from_millis(self.media.playout_delay);
         Ok(options)
     }

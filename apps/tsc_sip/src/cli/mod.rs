@@ -6,14 +6,14 @@ mod client;
 mod server;
 mod tunnel;
 
-use std::{io::IsTerminal, path::PathBuf};
+use std::{fs, io::IsTerminal, path::PathBuf};
 
 use clap::{Args, ValueEnum};
 use tracing_subscriber::EnvFilter;
 
 pub use client::ClientArgs;
 pub use server::ServerArgs;
-pub use tunnel::TunnelArgs;
+pub use tunnel::{TunnelArgs, connect_outcome};
 
 use crate::media::{Audio, WavError};
 
@@ -21,7 +21,7 @@ use crate::media::{Audio, WavError};
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum UsageError {
-    /// A file cannot be read.
+    /// A file cannot be read, or a directory not written to.
     #[error("{option} {path}: {error}")]
     File {
         /// The option that names it.
@@ -120,9 +120,27 @@ pub struct MediaArgs {
     /// the first packet.
     #[arg(long, value_name = "MS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(0..=2000))]
     pub playout_delay: u64,
+
+    /// End a call when neither RTP nor RTCP has come from the other side for this many seconds; 0 never does.
+    #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(0..=86_400))]
+    pub media_timeout: u64,
 }
 
 impl MediaArgs {
+    /// The directory for recordings, made if need be. That it can be written to is found out now: at the end of a call
+    /// it would be too late.
+    fn record_directory(&self) -> Result<Option<PathBuf>, UsageError> {
+        let Some(directory) = &self.record else {
+            return Ok(None);
+        };
+        let probe = directory.join(format!(".tsc_sip-{}", std::process::id()));
+        fs::create_dir_all(directory)
+            .and_then(|()| fs::write(&probe, []))
+            .and_then(|()| fs::remove_file(&probe))
+            .map_err(|error| UsageError::file("--record", directory, error))?;
+        Ok(Some(directory.clone()))
+    }
+
     fn audio(&self, default: fn() -> Audio) -> Result<Audio, UsageError> {
         match &self.play {
             Some(path) => Ok(Audio::read(path)?),
@@ -134,7 +152,7 @@ impl MediaArgs {
 const EXIT_CODES: &str = "\
 Exit codes:
   0  every call was made and heard
-  2  wrong command line, or a file that it names cannot be used
+  2  wrong command line, or a file or directory that it names cannot be used
   3  no tunnel, or the tunnel was lost
   4  the registrar refused or did not answer
   5  a call was refused, not answered or broken off

@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use clap::Parser;
+use clap::{ArgGroup, Parser};
 
 use super::{MediaArgs, OutputArgs, TunnelArgs, UsageError};
 use crate::{
@@ -17,6 +17,7 @@ use crate::{
     name = "tsc_sip_server",
     version,
     max_term_width = 100,
+    group = ArgGroup::new("registration").required(true).args(["users", "open_registration"]),
     after_long_help = AFTER_HELP
 )]
 pub struct ServerArgs {
@@ -33,17 +34,12 @@ pub struct ServerArgs {
     )]
     pub sip_port: u16,
 
-    /// Who may register: a file with a line NAME:PASSWORD for each user.
-    #[arg(
-        long,
-        value_name = "FILE",
-        help_heading = "SIP",
-        required_unless_present = "open_registration"
-    )]
+    /// Who may register: a file with a line NAME:PASSWORD for each user. Or --open-registration.
+    #[arg(long, value_name = "FILE", help_heading = "SIP")]
     pub users: Option<PathBuf>,
 
     /// Let anybody register as anybody, without a password.
-    #[arg(long, help_heading = "SIP", conflicts_with = "users")]
+    #[arg(long, help_heading = "SIP")]
     pub open_registration: bool,
 
     /// Realm that passwords are asked for.
@@ -85,7 +81,8 @@ const AFTER_HELP: &str = "\
 It opens a tunnel as any client does, and is reached at the inner address that the tunnel server assigns to it:
 make that address the assigned SIP server, so that clients find it. When it can be called it prints a line with
 its address to standard output; after each call it prints the report (with --json one JSON object per line).
-SIGINT or SIGTERM says BYE to all calls first; a second signal ends at once.
+SIGINT or SIGTERM says BYE to all calls first, waits 2 seconds at most for the answers, and prints their reports; a
+second signal ends at once. So does a lost tunnel end all calls, and their reports are printed.
 
 Examples:
   tsc_sip_server --server sbc.example.com:443 --ca ca.pem --users users.txt --record heard/
@@ -93,7 +90,7 @@ Examples:
 
 Exit codes:
   0  stopped as asked
-  2  wrong command line, or a file or port that it names cannot be used
+  2  wrong command line, or a file, directory or port that it names cannot be used
   3  no tunnel, or the tunnel was lost";
 
 impl ServerArgs {
@@ -123,7 +120,8 @@ impl ServerArgs {
             play: self.media.audio(Audio::reply)?,
             ring: Duration::from_millis(self.ring),
             max_calls: self.max_calls.into(),
-            record: self.media.record.clone(),
+            record: self.media.record_directory()?,
+            media_timeout: Duration::from_secs(self.media.media_timeout),
             playout_delay: Duration::from_millis(self.media.playout_delay),
             ..ServerOptions::default()
         };
@@ -161,7 +159,14 @@ mod tests {
             let line = format!("x --no-tunnel ::1 {more}");
             ServerArgs::try_parse_from(line.split_whitespace())
         };
-        assert!(parse("").is_err(), "registration is closed unless opened");
+        let error = parse("").unwrap_err().to_string();
+        for way in ["--users", "--open-registration"] {
+            assert!(
+                error.contains(way),
+                "registration is closed unless opened: {error}"
+            );
+        }
+        assert!(parse("--open-registration --users u").is_err());
         let args = parse("--open-registration --callee bob=echo --callee eve=busy").unwrap();
         let options = args.options().unwrap();
         assert_eq!(options.callees.len(), 2);

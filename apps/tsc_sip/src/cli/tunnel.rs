@@ -3,10 +3,12 @@
 use std::{net::IpAddr, path::PathBuf, time::Duration};
 
 use clap::Args;
-use tsc_tapi::{DtlsBackendKind, Identity, PemSource, Roots, Server, Trust, Tunnel, TunnelBuilder};
+use tsc_tapi::{
+    ConnectError, DtlsBackendKind, Identity, PemSource, Roots, Server, Trust, Tunnel, TunnelBuilder,
+};
 
 use super::UsageError;
-use crate::secret::Secret;
+use crate::{report::Outcome, secret::Secret};
 
 /// How to reach the tunnel server.
 #[derive(Clone, Debug, Args)]
@@ -41,7 +43,8 @@ pub struct TunnelArgs {
     #[arg(long, value_name = "NAME")]
     pub server_name: Option<String>,
 
-    /// File whose first line is the token that shows the server who we are. Sent over tls and dtls only.
+    /// File whose first line is the token that shows the server who we are. Over tls and dtls only: tcp and udp would
+    /// show it to everybody on the way.
     #[arg(long, value_name = "FILE")]
     pub token_file: Option<PathBuf>,
 
@@ -95,6 +98,15 @@ impl TunnelArgs {
             builder = builder.server_name(name);
         }
         if let Some(path) = &self.token_file {
+            if !["tls", "dtls"].contains(&self.transport.as_str()) {
+                return Err(UsageError::Value {
+                    option: "--token-file",
+                    error: format!(
+                        "{} would show the token to everybody on the way: use --transport tls or dtls",
+                        self.transport
+                    ),
+                });
+            }
             let token = Secret::from_file(path)
                 .map_err(|error| UsageError::file("--token-file", path, error))?;
             builder = builder.auth_token(token.expose());
@@ -110,5 +122,22 @@ impl TunnelArgs {
             builder = builder.trace(path);
         }
         Ok(builder)
+    }
+}
+
+/// What a program that cannot open its tunnel says by its exit code: some reasons lie in the command line.
+#[must_use]
+pub const fn connect_outcome(error: &ConnectError) -> Outcome {
+    let named_by_us = matches!(
+        error,
+        ConnectError::Parameters(_)
+            | ConnectError::ServerName(_)
+            | ConnectError::Credentials(_)
+            | ConnectError::Capture(_)
+    );
+    if named_by_us {
+        Outcome::Configuration
+    } else {
+        Outcome::TunnelFailed
     }
 }

@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use super::{Shared, address_of_record};
 use crate::{
     dialog::{Dialog, DialogId},
-    endpoint::{IncomingRequest, PendingRequest, RequestError},
+    endpoint::{GOODBYE, IncomingRequest, PendingRequest, RequestError},
     media::{MediaConfig, SAMPLES_PER_PACKET, Source},
     net::{InnerNet, bind_media_pair},
     random::{OsRandom, Random},
@@ -34,8 +34,22 @@ enum CallError {
     NotAnswered(Duration),
     #[error("stopped while ringing")]
     Stopped,
+    #[error("the tunnel is gone: {0}")]
+    Lost(String),
     #[error("the 200 response is not usable: {0}")]
     BadAnswer(String),
+}
+
+/// Why a call that was up ends.
+enum End {
+    /// All is said, or we are to stop.
+    Over,
+    /// Nothing came from the callee for too long.
+    Silent,
+    /// The callee said BYE.
+    HungUp(IncomingRequest),
+    /// The network is gone.
+    Lost(String),
 }
 
 /// Makes call `number`; whatever happens is in the report.
@@ -43,12 +57,20 @@ pub(super) async fn call<N: InnerNet>(shared: &Shared<N>, number: usize) -> Call
     let callee = address_of_record(&shared.options, &shared.options.callee, shared.server);
     let call_id = format!("{}@{}", OsRandom.token(), shared.ip);
     let mut report = CallReport::new(&call_id, callee.to_string(), Role::Caller);
-    if let Err(error) = try_call(shared, &mut report, NameAddr::new(callee)).await {
+    if let Err(mut error) = try_call(shared, &mut report, NameAddr::new(callee)).await {
+        if let CallError::Request(RequestError::Closed) = error {
+            error = CallError::Lost(shared.why_gone().await);
+        }
         if let CallError::Refused { status, .. } = error {
             report.status = Some(status.code());
         }
         tracing::warn!(call = number + 1, %error, "call failed");
-        report.fail(Outcome::CallFailed, error.to_string());
+        let outcome = if let CallError::Lost(_) = error {
+            Outcome::TunnelFailed
+        } else {
+            Outcome::CallFailed
+        };
+        report.fail(outcome, error.to_string());
     }
     let name = format!("call-{}", number + 1);
     record(report, shared.options.record.clone(), name).await
@@ -123,25 +145,46 @@ async fn try_call<N: InnerNet>(
         .await;
     // Without permission to send there is no last packet to wait for.
     let length = PACKET_TIME.saturating_mul(u32::try_from(packets(options)).unwrap_or(u32::MAX));
-    let ended_by_peer = tokio::select! {
-        () = stream.played_out() => None,
-        () = tokio::time::sleep(length), if !agreed.send => None,
-        () = shared.stop.stopped() => None,
-        request = hung_up.recv() => request,
+    let patience = options.media_timeout;
+    let end = tokio::select! {
+        () = stream.played_out() => End::Over,
+        () = tokio::time::sleep(length), if !agreed.send => End::Over,
+        () = shared.stop.stopped() => End::Over,
+        () = stream.silent(patience) => End::Silent,
+        reason = shared.net.lost() => End::Lost(reason),
+        Some(request) = hung_up.recv() => End::HungUp(request),
     };
     stream.stop().await;
 
     // --- BYE TRANSACTION ----------------------------------------------------------------------------
     // Either side may end the call. Our stream ended before, so the callee has all of it when BYE comes.
-    match ended_by_peer {
-        Some(request) => answer_bye(&mut dialog, &request).await,
-        None => {
+    if let End::Silent = end {
+        let error = format!("neither RTP nor RTCP came for {patience:?}");
+        report.fail(Outcome::CallFailed, error);
+    }
+    match end {
+        End::HungUp(request) => answer_bye(&mut dialog, &request).await,
+        End::Lost(reason) => {
+            let error = CallError::Lost(reason);
+            tracing::warn!(%error, "call broken off");
+            report.fail(Outcome::TunnelFailed, error.to_string());
+        }
+        End::Over | End::Silent => {
+            let hurried = matches!(end, End::Silent);
             let mut late_bye = pin!(hung_up.recv());
             tokio::select! {
-                done = bye(shared, &mut dialog) => {
-                    if let Err(error) = done {
+                done = bye(shared, &mut dialog) => match done {
+                    Ok(()) => {}
+                    Err(RequestError::Closed) => {
+                        let error = CallError::Lost(shared.why_gone().await);
+                        report.fail(Outcome::TunnelFailed, error.to_string());
+                    }
+                    Err(error) => {
                         report.fail(Outcome::CallFailed, format!("BYE failed: {error}"));
                     }
+                },
+                () = too_long(shared, hurried) => {
+                    report.fail(Outcome::CallFailed, "BYE failed: no answer");
                 }
                 // Both hang up at the same time.
                 Some(request) = &mut late_bye => {
@@ -228,6 +271,14 @@ fn media_config<N: InnerNet>(shared: &Shared<N>, agreed: Agreed) -> MediaConfig 
     let mut config = MediaConfig::new(source, format!("{}@{}", options.user, shared.ip));
     config.playout_delay = options.playout_delay;
     config
+}
+
+/// How long a BYE waits for its answer: as long as any request, but not long when the peer is gone or we are to stop.
+async fn too_long<N: InnerNet>(shared: &Shared<N>, hurried: bool) {
+    if !hurried {
+        shared.stop.stopped().await;
+    }
+    tokio::time::sleep(GOODBYE).await;
 }
 
 async fn bye<N: InnerNet>(shared: &Shared<N>, dialog: &mut Dialog) -> Result<(), RequestError> {

@@ -24,9 +24,9 @@ pub use register::RegisterError;
 
 use crate::{
     dialog::DialogId,
-    endpoint::{Endpoint, Incoming, IncomingEvents, IncomingRequest},
+    endpoint::{Endpoint, Incoming, IncomingEvents, IncomingRequest, RequestError},
     media::MediaClock,
-    net::{self, InnerNet},
+    net::{self, InnerNet, Prober},
     random::{OsRandom, Random},
     report::{CallReport, Outcome, millis},
     sip::{Method, NameAddr, SipUri, StatusCode},
@@ -77,12 +77,18 @@ pub struct ClientReport {
     pub register_ms: Option<f64>,
     /// The calls, in the order in which they were made.
     pub calls: Vec<CallReport>,
+    /// Why the network is gone, if it was lost once calls had begun. Their reports say how far they came.
+    #[serde(skip)]
+    pub lost: Option<String>,
 }
 
 impl ClientReport {
-    /// The worst of all calls.
+    /// The worst of all calls; a lost tunnel is worse than any.
     #[must_use]
     pub fn outcome(&self) -> Outcome {
+        if self.lost.is_some() {
+            return Outcome::TunnelFailed;
+        }
         let outcomes = self.calls.iter().map(|call| call.outcome);
         outcomes.max().unwrap_or(Outcome::Ok)
     }
@@ -105,6 +111,12 @@ impl<N: InnerNet> Shared<N> {
     /// Our address of record.
     fn identity(&self) -> SipUri {
         address_of_record(&self.options, &self.options.user, self.server)
+    }
+
+    /// Why the network is gone, in the words of [`ClientError::Lost`]'s reason.
+    async fn why_gone(&self) -> String {
+        let reason = net::why_gone(&*self.net).await;
+        reason.unwrap_or_else(|| "its socket was closed".to_owned())
     }
 
     /// Where we can be reached right now.
@@ -133,7 +145,7 @@ impl Dialogs {
 /// Makes the calls that the options describe, in a network that is up: inside a tunnel or on the host.
 ///
 /// Registers first, if wanted, and removes the registration at the end. Calls run at the same time. `stop`
-/// makes them hang up early. All sockets are closed when it returns.
+/// makes them hang up early. A network that is lost while calls are up ends them too, and is told in the report.
 ///
 /// # Errors
 ///
@@ -175,12 +187,11 @@ pub async fn run_client<N: InnerNet>(
         options,
     });
     let mut helpers = JoinSet::new();
-    helpers.spawn(answer_requests(incoming, shared.dialogs.clone()));
+    let prober = Prober::new(net, ip);
+    let (endpoint, dialogs) = (shared.endpoint.clone(), shared.dialogs.clone());
+    helpers.spawn(answer_requests(incoming, endpoint, dialogs, prober));
 
-    let result = tokio::select! {
-        result = register_and_call(&shared, &mut helpers) => result,
-        reason = net.lost() => Err(ClientError::Lost(reason)),
-    };
+    let result = register_and_call(&shared, &mut helpers).await;
     helpers.shutdown().await;
     result
 }
@@ -196,7 +207,18 @@ async fn register_and_call<N: InnerNet>(
     if shared.options.register {
         let started = Instant::now();
         let mut new = register::Registration::new(shared);
-        new.register(shared).await?;
+        tokio::select! {
+            biased;
+            reason = shared.net.lost() => return Err(ClientError::Lost(reason)),
+            () = shared.stop.stopped() => return Err(RegisterError::Stopped.into()),
+            done = new.register(shared) => match done {
+                // The socket noticed first.
+                Err(RegisterError::Request(RequestError::Closed)) => {
+                    return Err(ClientError::Lost(shared.why_gone().await));
+                }
+                done => done?,
+            },
+        }
         register_ms = Some(millis(started.elapsed()));
         registration = Some(new);
     }
@@ -229,19 +251,52 @@ async fn register_and_call<N: InnerNet>(
     if let Some(registration) = keep {
         register::remove(shared, registration).await;
     }
+    let calls: Vec<CallReport> = calls.into_values().collect();
+    let mut broken = calls.iter().filter(|c| c.outcome == Outcome::TunnelFailed);
+    let lost = match broken.next() {
+        Some(call) => call.error.clone(),
+        // Lost after the last call.
+        None => tokio::select! {
+            biased;
+            reason = shared.net.lost() => Some(ClientError::Lost(reason).to_string()),
+            () = std::future::ready(()) => None,
+        },
+    };
     Ok(ClientReport {
         tunnel_ms: None,
         register_ms,
-        calls: calls.into_values().collect(),
+        calls,
+        lost,
     })
 }
 
 /// The caller is a user agent server too: the other side may hang up, or ask what we can do.
-async fn answer_requests(mut incoming: IncomingEvents, dialogs: Dialogs) {
-    while let Some(event) = incoming.recv().await {
-        let Incoming::Request(incoming) = event else {
+async fn answer_requests<N: InnerNet>(
+    mut incoming: IncomingEvents,
+    endpoint: Endpoint,
+    dialogs: Dialogs,
+    mut prober: Prober<N>,
+) {
+    loop {
+        let event = tokio::select! {
+            event = incoming.recv() => event,
+            peer = prober.unreachable() => {
+                // Fails only if the socket is closed, and then nobody waits any more.
+                let _ = endpoint.unreachable(peer).await;
+                continue;
+            }
+        };
+        let incoming = match event {
+            Some(Incoming::Request(incoming)) => incoming,
+            Some(Incoming::Unanswered(to)) => {
+                prober.suspect(to);
+                continue;
+            }
             // No INVITE is ever accepted here, so nothing else can follow.
-            continue;
+            Some(Incoming::Cancelled(_) | Incoming::Acknowledged(_) | Incoming::AckMissing(_)) => {
+                continue;
+            }
+            None => return,
         };
         let request = &incoming.request;
         let tag = OsRandom.token();

@@ -43,6 +43,9 @@ pub struct ClientOptions {
     pub ring_timeout: Duration,
     /// See [`MediaConfig::playout_delay`].
     pub playout_delay: Duration,
+    /// How long a call goes on without RTP and RTCP of the other side where media is expected; then it is ended with
+    /// BYE. Zero is for ever.
+    pub media_timeout: Duration,
     /// How long packets that are on their way at the end may still arrive.
     pub linger: Duration,
     /// Timers of SIP.
@@ -69,6 +72,7 @@ impl ClientOptions {
             record: None,
             ring_timeout: Duration::from_secs(60),
             playout_delay: MediaConfig::PLAYOUT_DELAY,
+            media_timeout: MediaConfig::MEDIA_TIMEOUT,
             linger: endpoint::LINGER,
             timers: Timers::default(),
         }

@@ -41,6 +41,9 @@ pub enum RegisterError {
         /// The registrar's words.
         reason: String,
     },
+    /// We were told to stop meanwhile.
+    #[error("stopped while registering")]
+    Stopped,
     /// No response.
     #[error(transparent)]
     Request(#[from] RequestError),

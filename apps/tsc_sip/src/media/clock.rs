@@ -107,6 +107,22 @@ impl<S: InnerSocket> MediaStream<S> {
         self.wait(&self.shared.heard, MediaSession::has_heard).await;
     }
 
+    /// Waits until neither RTP nor RTCP has come from the other side for this long, although media is expected from it.
+    /// Zero waits for ever.
+    pub async fn silent(&self, limit: Duration) {
+        loop {
+            let since = self.shared.session().silent_since();
+            let Some(since) = since.filter(|_| !limit.is_zero()) else {
+                return std::future::pending().await;
+            };
+            let until = since + limit;
+            if until <= Instant::now() {
+                return;
+            }
+            tokio::time::sleep_until(until.into()).await;
+        }
+    }
+
     async fn wait(&self, changed: &Notify, reached: impl Fn(&MediaSession) -> bool) {
         loop {
             let mut notified = std::pin::pin!(changed.notified());

@@ -59,6 +59,8 @@ impl MediaConfig {
     /// The reduced minimum of RFC 3550 6.2, 360 divided by the session's bandwidth in kbit/s: G.711 in packets of
     /// 20 ms with all its headers has 80.
     pub const RTCP_INTERVAL: Duration = Duration::from_millis(4500);
+    /// How long a call goes on without a sign of life of the peer, by default: six intervals of RTCP.
+    pub const MEDIA_TIMEOUT: Duration = Duration::from_secs(30);
     /// Ten minutes.
     pub const MAX_RECORDING: usize = 10 * 60 * 8000;
 
@@ -130,6 +132,8 @@ pub struct MediaSession {
     agreed: Agreed,
     config: MediaConfig,
     started: Instant,
+    /// When the peer's last RTP or RTCP packet came; the start before the first.
+    alive_at: Instant,
     ntp_at_start: u64,
     random: SeededRandom,
     sender: Sender,
@@ -177,6 +181,7 @@ impl MediaSession {
         Self {
             agreed,
             started: now,
+            alive_at: now,
             ntp_at_start: ntp(wall + Duration::from_secs(NTP_TO_UNIX)),
             random: SeededRandom::new(random.bits()),
             sender: Sender {
@@ -229,6 +234,13 @@ impl MediaSession {
     #[must_use]
     pub fn has_heard(&self) -> bool {
         self.receiver.stats().received > 0
+    }
+
+    /// Since when neither RTP nor RTCP has come from the peer, if media is expected from it: `None` where it was agreed
+    /// that the peer is silent.
+    #[must_use]
+    pub fn silent_since(&self) -> Option<Instant> {
+        self.agreed.receive.then_some(self.alive_at)
     }
 
     /// Whether [`stop`](Self::stop) was called.
@@ -353,6 +365,7 @@ impl MediaSession {
             self.ignored += 1;
             return;
         }
+        self.alive_at = now;
         let (sequence, timestamp) = (packet.sequence_number(), packet.timestamp());
         let Received::New { offset, .. } = self.receiver.receive(now, sequence, timestamp) else {
             return;
@@ -385,6 +398,7 @@ impl MediaSession {
             self.ignored += 1;
             return;
         }
+        self.alive_at = now;
         self.bye_received |= report.bye;
         if let Some(sender) = report.sender {
             self.last_sr = Some((short(sender.ntp), now));

@@ -45,6 +45,10 @@ impl InnerNet for HostNet {
 }
 
 impl InnerSocket for UdpSocket {
+    async fn connect(&self, peer: SocketAddr) -> io::Result<()> {
+        Self::connect(self, peer).await
+    }
+
     async fn send_to(&self, payload: &[u8], to: SocketAddr) -> io::Result<usize> {
         Self::send_to(self, payload, to).await
     }

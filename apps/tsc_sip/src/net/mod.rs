@@ -4,15 +4,19 @@
 //! and for tests). Everything else in this crate is written against the two traits.
 
 mod host;
+mod probe;
 mod tunnel;
 
 use std::{
     future::Future,
     io,
     net::{IpAddr, SocketAddr},
+    time::Duration,
 };
 
 pub use host::HostNet;
+pub(crate) use probe::Prober;
+pub use tunnel::{ConfigSummary, NotificationSummary};
 
 /// A network to open UDP sockets in.
 pub trait InnerNet: Send + Sync + 'static {
@@ -34,6 +38,10 @@ pub trait InnerNet: Send + Sync + 'static {
 
 /// A UDP socket. Shaped like tokio's.
 pub trait InnerSocket: Send + Sync + 'static {
+    /// Sets the one peer that datagrams are received from. Only such a socket learns by an error of
+    /// [`recv_from`](Self::recv_from) that its peer cannot be reached (ICMP).
+    fn connect(&self, peer: SocketAddr) -> impl Future<Output = io::Result<()>> + Send;
+
     /// Sends one datagram.
     fn send_to(
         &self,
@@ -101,4 +109,22 @@ pub(crate) fn is_fatal(error: &io::Error) -> bool {
             | io::ErrorKind::Interrupted
             | io::ErrorKind::WouldBlock
     )
+}
+
+/// Whether an error says that the peer cannot be reached.
+pub(crate) fn is_unreachable(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionRefused
+            | io::ErrorKind::HostUnreachable
+            | io::ErrorKind::NetworkUnreachable
+    )
+}
+
+/// Sockets of a network that goes away may close a moment before the network says why.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// Why a network is gone whose sockets were closed.
+pub(crate) async fn why_gone<N: InnerNet>(net: &N) -> Option<String> {
+    tokio::time::timeout(LAST_WORDS, net.lost()).await.ok()
 }

@@ -1,11 +1,12 @@
-//! The inside of a tunnel. The sockets already look as they should: nothing here but forwarding.
+//! The inside of a tunnel. The sockets already look as they should: nothing here but forwarding, and how a tunnel is
+//! shown in the log.
 
 use std::{
-    io,
+    fmt, io,
     net::{IpAddr, SocketAddr},
 };
 
-use tsc_tapi::{Tunnel, UdpSocket};
+use tsc_tapi::{Notification, Tunnel, TunnelConfig, UdpSocket};
 
 use super::{InnerNet, InnerSocket};
 
@@ -31,6 +32,10 @@ impl InnerNet for Tunnel {
 }
 
 impl InnerSocket for UdpSocket {
+    async fn connect(&self, peer: SocketAddr) -> io::Result<()> {
+        Self::connect(self, peer).await
+    }
+
     async fn send_to(&self, payload: &[u8], to: SocketAddr) -> io::Result<usize> {
         Self::send_to(self, payload, to).await
     }
@@ -41,5 +46,68 @@ impl InnerSocket for UdpSocket {
 
     fn local_addr(&self) -> io::Result<SocketAddr> {
         Self::local_addr(self)
+    }
+}
+
+/// A tunnel's identifier as the tunnel server and `tsc-decode` show it, so that logs of both ends can be searched for it.
+struct TunnelId(u64);
+
+impl fmt::Display for TunnelId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+/// What the server assigned, on one line.
+#[derive(Clone, Copy, Debug)]
+pub struct ConfigSummary<'a>(pub &'a TunnelConfig);
+
+impl fmt::Display for ConfigSummary<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let config = self.0;
+        write!(
+            f,
+            "{} over {}:",
+            TunnelId(config.tunnel_id),
+            config.transport
+        )?;
+        for inner in &config.addresses {
+            write!(f, " address {}", inner.address)?;
+        }
+        for server in &config.sip_servers {
+            write!(f, " SIP server {server}")?;
+        }
+        write!(f, " MTU {}", config.inner_mtu)?;
+        if let Some(seen) = config.nat_view {
+            write!(f, " seen as {seen}")?;
+        }
+        Ok(())
+    }
+}
+
+/// What happened to a tunnel, on one line.
+#[derive(Clone, Copy, Debug)]
+pub struct NotificationSummary<'a>(pub &'a Notification);
+
+impl fmt::Display for NotificationSummary<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Notification::Up(config) = self.0 {
+            write!(f, "up: {}", ConfigSummary(config))
+        } else if let Notification::Resumed(config) = self.0 {
+            write!(f, "resumed: {}", ConfigSummary(config))
+        } else {
+            // The others carry no identifier.
+            write!(f, "{:?}", self.0)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn identifiers_look_as_in_the_servers_log() {
+        assert_eq!(TunnelId(0x1f_00ab).to_string(), "00000000001f00ab");
     }
 }

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     dialog::Dialog,
-    endpoint::IncomingRequest,
+    endpoint::{GOODBYE, IncomingRequest, RequestError},
     media::{MediaConfig, MediaStream, Source},
     net::{InnerNet, InnerSocket, bind_media_pair},
     random::{OsRandom, Random},
@@ -40,8 +40,12 @@ enum End {
     HungUp(IncomingRequest),
     /// The ACK never came.
     AckMissing,
-    /// The server stops, or nobody is left to bring events.
+    /// Nothing came from the caller for too long.
+    Silent,
+    /// The server stops.
     Stopped,
+    /// The network is gone.
+    Lost,
 }
 
 /// Counts a call as up while it lives.
@@ -173,7 +177,10 @@ impl<N: InnerNet> Call<N> {
                         }
                     }
                     Some(CallEvent::Acknowledged | CallEvent::AckMissing) => {}
-                    None => return Err(StatusCode::SERVICE_UNAVAILABLE),
+                    None => {
+                        self.lost();
+                        return Err(StatusCode::SERVICE_UNAVAILABLE);
+                    }
                 },
                 () = stop.stopped() => return Err(StatusCode::TEMPORARILY_UNAVAILABLE),
                 () = &mut answer_at => return Ok(()),
@@ -184,11 +191,13 @@ impl<N: InnerNet> Call<N> {
     /// RTP Exchange, seen from the callee: the media clock does the work, we wait for the end.
     async fn talk(&mut self, stream: &MediaStream<N::Socket>) -> End {
         let stop = self.shared.stop.clone();
+        let patience = self.shared.options.media_timeout;
         let mut up = None;
         loop {
             let event = tokio::select! {
                 event = self.events.recv() => event,
                 () = stop.stopped() => return End::Stopped,
+                () = stream.silent(patience) => return End::Silent,
                 () = stream.heard(), if up.is_none() => {
                     up = Some(Up::new(&self.shared.up));
                     continue;
@@ -213,9 +222,15 @@ impl<N: InnerNet> Call<N> {
                         respond(&request, request.request.response(keep, "")).await;
                     }
                 }
-                None => return End::Stopped,
+                None => return End::Lost,
             }
         }
+    }
+
+    fn lost(&mut self) {
+        let reason = self.shared.gone.get();
+        let reason = reason.map_or("the network is gone", String::as_str);
+        self.report.fail(Outcome::TunnelFailed, reason);
     }
 
     /// BYE TRANSACTION, seen from the callee.
@@ -226,17 +241,33 @@ impl<N: InnerNet> Call<N> {
                 return;
             }
             End::AckMissing => self.report.fail(Outcome::CallFailed, "no ACK came"),
+            End::Silent => {
+                let patience = self.shared.options.media_timeout;
+                tracing::warn!(peer = %self.report.peer, ?patience, "no RTP and no RTCP: the call is ended");
+                self.report.fail(
+                    Outcome::CallFailed,
+                    format!("neither RTP nor RTCP came for {patience:?}"),
+                );
+            }
             End::Stopped => {}
+            End::Lost => return self.lost(),
         }
         let (bye, to) = self.dialog.request(Method::Bye);
-        let result = match self.shared.endpoint.request(bye, to).await {
-            Ok(mut pending) => pending.final_response().await.map(drop),
-            Err(error) => Err(error),
+        let bye = async {
+            let mut pending = self.shared.endpoint.request(bye, to).await?;
+            pending.final_response().await
         };
-        if let Err(error) = result {
-            self.report
-                .fail(Outcome::CallFailed, format!("BYE failed: {error}"));
+        // The endpoint goes on repeating it; only the report does not wait for that.
+        let error = match tokio::time::timeout(GOODBYE, bye).await {
+            Ok(Ok(_)) => return,
+            Ok(Err(error)) => error,
+            Err(_) => RequestError::Timeout,
+        };
+        if let RequestError::Closed = error {
+            self.lost();
         }
+        self.report
+            .fail(Outcome::CallFailed, format!("BYE failed: {error}"));
     }
 
     fn media_config(&self, codec: crate::media::Codec) -> MediaConfig {

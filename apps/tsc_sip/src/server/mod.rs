@@ -7,7 +7,7 @@ mod requests;
 use std::{
     io,
     net::{IpAddr, SocketAddr},
-    sync::Arc,
+    sync::{Arc, OnceLock},
     time::Duration,
 };
 
@@ -44,7 +44,7 @@ pub enum ServerError {
     /// The tunnel went away.
     #[error("the tunnel is gone: {0}")]
     Lost(String),
-    /// The server's task ended without having been asked to.
+    /// The SIP socket was closed, and the network does not say why.
     #[error("the SIP socket was closed")]
     Closed,
 }
@@ -54,8 +54,8 @@ impl ServerError {
     #[must_use]
     pub const fn outcome(&self) -> Outcome {
         match self {
-            Self::NoAddress | Self::Socket(_) | Self::Closed => Outcome::Configuration,
-            Self::Lost(_) => Outcome::TunnelFailed,
+            Self::NoAddress | Self::Socket(_) => Outcome::Configuration,
+            Self::Lost(_) | Self::Closed => Outcome::TunnelFailed,
         }
     }
 }
@@ -78,6 +78,8 @@ struct Shared<N: InnerNet> {
     clock: MediaClock<N::Socket>,
     ip: IpAddr,
     stop: Stop,
+    /// Why the network is gone, once it is: then no more events come to the calls.
+    gone: OnceLock<String>,
     /// Calls that are up: answered, heard, not yet over.
     up: watch::Sender<usize>,
 }
@@ -117,6 +119,7 @@ impl SipServer {
             clock: MediaClock::start(),
             ip,
             stop,
+            gone: OnceLock::new(),
             up,
         });
         let task = tokio::spawn(requests::serve(shared, incoming, sender));
@@ -135,7 +138,15 @@ impl SipServer {
         self.address
     }
 
+    /// Asks all calls to end with BYE, and takes no more. [`next_report`](Self::next_report) brings the reports that
+    /// follow, and `None` when all is over; then [`stop`](Self::stop) says how it ended.
+    pub fn hang_up(&self) {
+        self.stopper.stop();
+    }
+
     /// The report of the next call that ended; `None` when the server has ended. Cancel-safe.
+    ///
+    /// A server that loses its network still reports the calls that were in progress, before it ends.
     pub async fn next_report(&mut self) -> Option<CallReport> {
         self.reports.recv().await
     }
@@ -152,7 +163,7 @@ impl SipServer {
     ///
     /// # Errors
     ///
-    /// The server had ended before, and why.
+    /// The server had ended before, and why. Reports that were not fetched by then are lost with it.
     pub async fn stop(mut self, within: Duration) -> Result<Vec<CallReport>, ServerError> {
         self.stopper.stop();
         let ended = tokio::time::timeout(within, &mut self.task).await;

@@ -61,6 +61,9 @@ pub struct ServerOptions {
     pub record: Option<PathBuf>,
     /// See [`MediaConfig::playout_delay`].
     pub playout_delay: Duration,
+    /// How long a call goes on without RTP and RTCP of the other side where media is expected; then it is ended with
+    /// BYE. Zero is for ever.
+    pub media_timeout: Duration,
     /// How long packets that are on their way at the end may still arrive.
     pub linger: Duration,
     /// Timers of SIP.
@@ -88,6 +91,7 @@ impl Default for ServerOptions {
             max_calls: 256,
             record: None,
             playout_delay: MediaConfig::PLAYOUT_DELAY,
+            media_timeout: MediaConfig::MEDIA_TIMEOUT,
             linger: endpoint::LINGER,
             timers: Timers::default(),
         }

@@ -9,7 +9,7 @@ use crate::{
     dialog::{Dialog, DialogId},
     digest::{Authenticator, Users, Verdict},
     endpoint::{Incoming, IncomingEvents, IncomingRequest},
-    net::InnerNet,
+    net::{self, InnerNet, Prober},
     random::{OsRandom, Random},
     registrar::Registrar,
     report::CallReport,
@@ -45,7 +45,7 @@ struct Server<N: InnerNet> {
     tasks: JoinSet<(ServerId, DialogId, CallReport)>,
 }
 
-/// Runs until it is told to stop, or the network is gone.
+/// Runs until it is told to stop, or the network is gone. Either way all calls end and are reported first.
 pub(super) async fn serve<N: InnerNet>(
     shared: Arc<Shared<N>>,
     mut incoming: IncomingEvents,
@@ -64,15 +64,18 @@ pub(super) async fn serve<N: InnerNet>(
         tasks: JoinSet::new(),
         shared: Arc::clone(&shared),
     };
+    let mut prober = Prober::new(Arc::clone(&shared.net), shared.ip);
     let mut stopping = false;
+    let mut gone = None;
     loop {
         tokio::select! {
-            event = incoming.recv() => match event {
+            event = incoming.recv(), if gone.is_none() => match event {
                 Some(Incoming::Request(request)) => server.handle(request, stopping).await,
                 Some(Incoming::Cancelled(id)) => server.notify(id, CallEvent::Cancelled),
                 Some(Incoming::Acknowledged(id)) => server.notify(id, CallEvent::Acknowledged),
                 Some(Incoming::AckMissing(id)) => server.notify(id, CallEvent::AckMissing),
-                None => return Err(ServerError::Closed),
+                Some(Incoming::Unanswered(to)) => prober.suspect(to),
+                None => gone = Some(server.network_gone(net::why_gone(&*shared.net).await)),
             },
             Some(done) = server.tasks.join_next() => {
                 let Ok((id, dialog, report)) = done else { continue };
@@ -82,16 +85,36 @@ pub(super) async fn serve<N: InnerNet>(
                     tracing::debug!("report not fetched");
                 }
             }
-            reason = shared.net.lost() => return Err(ServerError::Lost(reason)),
+            reason = shared.net.lost(), if gone.is_none() => {
+                gone = Some(server.network_gone(Some(reason)));
+            }
+            peer = prober.unreachable(), if gone.is_none() => {
+                // Fails only if the socket was closed, which is seen above.
+                let _ = shared.endpoint.unreachable(peer).await;
+            }
             () = shared.stop.stopped(), if !stopping => stopping = true,
         }
-        if stopping && server.tasks.is_empty() {
-            return Ok(());
+        if server.tasks.is_empty() {
+            match gone {
+                Some(error) => return Err(error),
+                None if stopping => return Ok(()),
+                None => {}
+            }
         }
     }
 }
 
 impl<N: InnerNet> Server<N> {
+    /// Ends all calls without a word to their peers, whom nothing reaches any more.
+    fn network_gone(&mut self, reason: Option<String>) -> ServerError {
+        let error = reason.map_or(ServerError::Closed, ServerError::Lost);
+        // Set once: this is called once.
+        let _ = self.shared.gone.set(error.to_string());
+        self.invites.clear();
+        self.calls.clear();
+        error
+    }
+
     fn notify(&self, invite: ServerId, event: CallEvent) {
         let call = self.invites.get(&invite).and_then(|id| self.calls.get(id));
         if let Some(call) = call

@@ -14,6 +14,8 @@ enum State {
     Sent {
         resend_at: Instant,
         interval: Duration,
+        /// Sent more than once.
+        repeated: bool,
         give_up_at: Instant,
     },
     /// A provisional response came. A request that is no INVITE goes on at T2 and still has its timer F;
@@ -69,6 +71,7 @@ impl ClientTransaction {
             state: State::Sent {
                 resend_at: now + timers.t1,
                 interval: timers.t1,
+                repeated: false,
                 give_up_at: now + timers.give_up(),
             },
             cancel_pending: false,
@@ -113,6 +116,7 @@ impl ClientTransaction {
             State::Sent {
                 resend_at,
                 interval,
+                repeated,
                 ..
             } if *resend_at <= now => {
                 // Timer A doubles without end, timer E up to T2.
@@ -122,6 +126,10 @@ impl ClientTransaction {
                 }
                 *resend_at = now + *interval;
                 out.resend(self.to, self.wire.clone());
+                // One copy may well be lost.
+                if std::mem::replace(repeated, true) {
+                    out.events.push_back(Event::Unanswered { to: self.to });
+                }
             }
             State::Proceeding {
                 give_up_at: Some(at),
@@ -148,6 +156,14 @@ impl ClientTransaction {
     fn fail(&mut self, out: &mut Output) {
         self.state = State::Terminated;
         out.events.push_back(Event::Timeout { id: self.id });
+    }
+
+    /// The network says that there is no way to the peer. Believed only while nothing has come back.
+    pub(super) fn handle_unreachable(&mut self, out: &mut Output) {
+        if let State::Sent { .. } = self.state {
+            self.state = State::Terminated;
+            out.events.push_back(Event::Unreachable { id: self.id });
+        }
     }
 
     /// Returns whether a CANCEL that waited for a provisional response is due now.

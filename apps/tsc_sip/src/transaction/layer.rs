@@ -438,6 +438,22 @@ impl TransactionLayer {
         }
     }
 
+    /// Takes the network's word that nobody can be reached at an address: an ICMP error, or a socket that does not send
+    /// there (18.4). Requests on their way to it that have had no response end now.
+    pub fn handle_unreachable(&mut self, peer: SocketAddr) {
+        let to_peer = |(id, (_, transaction)): (&u64, &(_, Transaction))| match transaction {
+            Transaction::Client(_, machine) => (machine.destination() == peer).then_some(*id),
+            Transaction::Server(..) => None,
+        };
+        let ids: Vec<u64> = self.transactions.iter().filter_map(to_peer).collect();
+        for id in ids {
+            if let Some((_, Transaction::Client(_, machine))) = self.transactions.get_mut(&id) {
+                machine.handle_unreachable(&mut self.out);
+            }
+            self.settle(id);
+        }
+    }
+
     /// When [`handle_timeout`](Self::handle_timeout) is due.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {

@@ -100,6 +100,17 @@ pub enum Event {
         /// Which request failed.
         id: ClientId,
     },
+    /// Three copies of a request, or more, and nothing at all has come back yet. Whoever can find out whether there is anybody
+    /// at that address calls [`TransactionLayer::handle_unreachable`] if there is not.
+    Unanswered {
+        /// Where the request goes.
+        to: SocketAddr,
+    },
+    /// The network says that the peer cannot be reached (17.1.4); like 503 (8.1.3.1).
+    Unreachable {
+        /// Which request failed.
+        id: ClientId,
+    },
     /// A new request. Answer it with [`TransactionLayer::respond`].
     Request {
         /// Its transaction.
