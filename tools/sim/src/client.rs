@@ -9,8 +9,8 @@ use tsc_csm::client::{
     BadUnit, Client, ClientConfig, DownReason, Endpoint, Epoch, Event, Inbound, RequestError,
     RequestId, Stats, Target,
 };
-use tsc_csm::{Assignment, Transport};
-use tsc_tpl::{Limits, ServiceType, StreamDecoder, Unit};
+use tsc_csm::{Assignment, Prefix, Transport};
+use tsc_tpl::{Header, Limits, ServiceType, StreamDecoder, Unit};
 
 use crate::conn::Item;
 use crate::packet;
@@ -25,7 +25,9 @@ pub(crate) struct ClientNode {
     pub(crate) path: Path,
     pub(crate) conns: BTreeMap<Epoch, ConnId>,
     pub(crate) events: Vec<(Duration, Event)>,
+    last_sent: Option<Header>,
     pub(crate) received: Vec<(Duration, Vec<u8>)>,
+    pub(crate) routed: Vec<(Duration, IpAddr, Vec<u8>)>,
 }
 
 impl ClientNode {
@@ -37,7 +39,23 @@ impl ClientNode {
             path,
             conns: BTreeMap::new(),
             events: Vec::new(),
+            last_sent: None,
             received: Vec::new(),
+            routed: Vec::new(),
+        }
+    }
+
+    fn unit(&mut self, now: Instant, elapsed: Duration, epoch: Epoch, unit: Unit<'_>) {
+        match self.core.handle_unit(now, epoch, unit) {
+            Inbound::Deliver(packet) => self
+                .received
+                .push((elapsed, packet::payload(packet.as_bytes()).to_vec())),
+            Inbound::Routed(packet) => self.routed.push((
+                elapsed,
+                packet.destination(),
+                packet::payload(packet.as_bytes()).to_vec(),
+            )),
+            Inbound::Consumed | Inbound::Dropped(_) => {}
         }
     }
 }
@@ -59,6 +77,18 @@ impl World {
     #[must_use]
     pub fn received(&self, client: ClientId) -> &[(Duration, Vec<u8>)] {
         &self.clients[client.0].received
+    }
+
+    /// What has come for hosts behind a client so far: when, to which address, and the payload.
+    #[must_use]
+    pub fn routed(&self, client: ClientId) -> &[(Duration, IpAddr, Vec<u8>)] {
+        &self.clients[client.0].routed
+    }
+
+    /// The prefixes behind a client that its server routes to it.
+    #[must_use]
+    pub fn routed_prefixes(&self, client: ClientId) -> &[Prefix] {
+        self.clients[client.0].core.routed_prefixes()
     }
 
     /// What a client is assigned, while its tunnel exists.
@@ -102,6 +132,12 @@ impl World {
         self.clients[client.0].core.stats()
     }
 
+    /// The header of the last message that a client's machine made.
+    #[must_use]
+    pub fn last_sent(&self, client: ClientId) -> Option<Header> {
+        self.clients[client.0].last_sent
+    }
+
     /// Releases a client's tunnel.
     pub fn release(&mut self, client: ClientId, patience: Duration) {
         self.clients[client.0]
@@ -129,6 +165,38 @@ impl World {
         let result = self.clients[client.0]
             .core
             .request_service(self.now, service);
+        self.drain_client(client.0);
+        result
+    }
+
+    /// Lets a client ask for prefixes, or for all that are configured for it.
+    ///
+    /// # Errors
+    ///
+    /// Those of the machine.
+    pub fn request_routed_prefixes(
+        &mut self,
+        client: ClientId,
+        prefixes: &[Prefix],
+    ) -> Result<RequestId, RequestError> {
+        let core = &mut self.clients[client.0].core;
+        let result = core.request_routed_prefixes(self.now, prefixes);
+        self.drain_client(client.0);
+        result
+    }
+
+    /// Lets a client give prefixes back, or all of them.
+    ///
+    /// # Errors
+    ///
+    /// Those of the machine.
+    pub fn release_routed_prefixes(
+        &mut self,
+        client: ClientId,
+        prefixes: &[Prefix],
+    ) -> Result<RequestId, RequestError> {
+        let core = &mut self.clients[client.0].core;
+        let result = core.release_routed_prefixes(self.now, prefixes);
         self.drain_client(client.0);
         result
     }
@@ -195,6 +263,11 @@ impl World {
     pub(crate) fn drain_client(&mut self, client: usize) {
         loop {
             while let Some(transmit) = self.clients[client].core.poll_transmit() {
+                if let Ok(Unit::Control(message)) =
+                    Unit::decode_datagram(&transmit.bytes, &Limits::WIDEST)
+                {
+                    self.clients[client].last_sent = Some(message.header());
+                }
                 self.client_send(client, transmit.epoch, transmit.bytes);
             }
             let Some(event) = self.clients[client].core.poll_event() else {
@@ -323,12 +396,7 @@ impl World {
         let (now, elapsed) = (self.now, self.elapsed());
         let node = &mut self.clients[client];
         match Unit::decode_datagram(bytes, &Limits::WIDEST) {
-            Ok(unit) => {
-                if let Inbound::Deliver(packet) = node.core.handle_unit(now, epoch, unit) {
-                    node.received
-                        .push((elapsed, packet::payload(packet.as_bytes()).to_vec()));
-                }
-            }
+            Ok(unit) => node.unit(now, elapsed, epoch, unit),
             Err(error) => node
                 .core
                 .handle_bad_unit(now, epoch, BadUnit::Datagram(error)),
@@ -349,10 +417,7 @@ impl World {
         loop {
             match feed.next() {
                 Ok(Some(unit)) => {
-                    if let Inbound::Deliver(packet) = node.core.handle_unit(now, epoch, unit) {
-                        node.received
-                            .push((elapsed, packet::payload(packet.as_bytes()).to_vec()));
-                    }
+                    node.unit(now, elapsed, epoch, unit);
                 }
                 Ok(None) => break,
                 Err(error) => {

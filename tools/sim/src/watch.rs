@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tsc_csm::server::{Event, SessionId, Verdict};
+use tsc_csm::{Prefix, ServiceGrant};
 use tsc_tpl::{CmType, ControlMessage, Limits, Sequence, TlvType, Tsid, Unit};
 
 /// Answers that are compared; the oldest are forgotten.
@@ -19,6 +20,8 @@ pub struct Watch {
     held: BTreeMap<IpAddr, SessionId>,
     resting: BTreeMap<IpAddr, Instant>,
     owners: BTreeMap<SessionId, Vec<IpAddr>>,
+    /// Prefixes behind tunnels.
+    routed: BTreeMap<Prefix, SessionId>,
     tsids: BTreeSet<Tsid>,
     answers: BTreeMap<AnswerKey, (Instant, Bytes)>,
     order: VecDeque<AnswerKey>,
@@ -37,6 +40,7 @@ impl Watch {
             held: BTreeMap::new(),
             resting: BTreeMap::new(),
             owners: BTreeMap::new(),
+            routed: BTreeMap::new(),
             tsids: BTreeSet::new(),
             answers: BTreeMap::new(),
             order: VecDeque::new(),
@@ -47,7 +51,8 @@ impl Watch {
     ///
     /// # Panics
     ///
-    /// If an address is given to two tunnels at once or before its quarantine is over, or a TSID a second time.
+    /// If an address is given to two tunnels at once or before its quarantine is over, a TSID a second time, or a
+    /// prefix while it overlaps another or after its tunnel's end.
     pub fn event(&mut self, now: Instant, event: &Event) {
         let seed = self.seed;
         match event {
@@ -96,8 +101,41 @@ impl Watch {
                     self.held.remove(&address);
                     self.resting.insert(address, now + self.quarantine);
                 }
+                assert!(
+                    !self.routed.values().any(|holder| holder == session),
+                    "seed {seed}: {session:?} is over and has prefixes behind it"
+                );
+            }
+            Event::ServiceGranted { session, grant } => self.granted(*session, grant),
+            Event::ServiceEnded { session, grant } => {
+                for prefix in prefixes(grant) {
+                    let holder = self.routed.remove(prefix);
+                    assert_eq!(
+                        holder,
+                        Some(*session),
+                        "seed {seed}: {prefix} was not behind it"
+                    );
+                }
             }
             _ => {}
+        }
+    }
+
+    fn granted(&mut self, session: SessionId, grant: &ServiceGrant) {
+        let seed = self.seed;
+        assert!(
+            self.owners.contains_key(&session),
+            "seed {seed}: {grant} for no tunnel"
+        );
+        for prefix in prefixes(grant) {
+            let other = self.routed.keys().find(|other| other.overlaps(prefix));
+            assert_eq!(other, None, "seed {seed}: {prefix} overlaps another grant");
+            let address = self.held.keys().find(|address| prefix.contains(**address));
+            assert_eq!(
+                address, None,
+                "seed {seed}: {prefix} holds a tunnel's address"
+            );
+            self.routed.insert(*prefix, session);
         }
     }
 
@@ -179,5 +217,12 @@ impl Watch {
                 self.seed
             );
         }
+    }
+}
+
+fn prefixes(grant: &ServiceGrant) -> &[Prefix] {
+    match grant {
+        ServiceGrant::RoutedPrefixes(prefixes) => prefixes,
+        _ => &[],
     }
 }

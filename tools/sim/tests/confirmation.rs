@@ -10,23 +10,10 @@ mod common;
 use std::time::Duration;
 
 use common::Bench;
+use common::tunnel::{SECOND, downs};
 use tsc_csm::Transport;
-use tsc_csm::server::{DownReason, Event};
+use tsc_csm::server::DownReason;
 use tsc_sim::{LinkConfig, PathConfig, World, client_config, server_config};
-
-const SECOND: Duration = Duration::from_secs(1);
-
-fn downs(world: &World, server: tsc_sim::ServerId) -> Vec<(u64, DownReason)> {
-    let down = |(at, event): &(Duration, Event)| match event {
-        Event::SessionDown { reason, .. } => Some((at.as_secs(), *reason)),
-        _ => None,
-    };
-    world
-        .server_events(server)
-        .iter()
-        .filter_map(down)
-        .collect()
-}
 
 #[test]
 fn a_client_confirms_at_once_without_any_traffic() {

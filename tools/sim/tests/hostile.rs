@@ -11,42 +11,19 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use bytes::Bytes;
+use common::tunnel::{SECOND, reasons, up};
 use tsc_csm::Transport;
 use tsc_csm::client::{DownReason as ClientDown, Event as ClientEvent, SuspendReason};
 use tsc_csm::server::{
     AuthPolicy, CloseReason, DownReason, DropReason, Event, SessionState, Verdict,
 };
-use tsc_sim::{ClientId, PathConfig, ServerId, World, client_config, packet, server_config};
+use tsc_sim::{PathConfig, client_config, packet, server_config};
 use tsc_tpl::{
     CmType, FramingError, Limits, MessageBuilder, ResponseCode, Sequence, Tlv, TlvType, Tsid, Unit,
     UnitError,
 };
 
 use common::{Bench, code, configuration_request, message, proof, resume_request};
-
-const SECOND: Duration = Duration::from_secs(1);
-
-fn up(transport: Transport) -> (World, ServerId, ClientId) {
-    let mut world = World::new(13);
-    let server = world.add_server(server_config(9));
-    let client = world.add_client(client_config(&[transport]), PathConfig::CLEAN);
-    world.start(client);
-    world.run(SECOND);
-    assert!(world.is_bound(client));
-    (world, server, client)
-}
-
-fn downs(world: &World, server: ServerId) -> Vec<DownReason> {
-    let down = |(_, event): &(Duration, Event)| match event {
-        Event::SessionDown { reason, .. } => Some(*reason),
-        _ => None,
-    };
-    world
-        .server_events(server)
-        .iter()
-        .filter_map(down)
-        .collect()
-}
 
 #[test]
 fn packets_with_another_source_are_dropped_and_counted() {
@@ -100,10 +77,10 @@ fn a_wrong_tsid_ends_the_tunnel_of_its_transport_except_on_plain_udp() {
         world.run(Duration::from_millis(100));
         if transport == Transport::Udp {
             assert!(world.dropped(server, DropReason::WrongTsid));
-            assert_eq!(downs(&world, server), []);
+            assert_eq!(reasons(&world, server), []);
         } else {
             assert_eq!(
-                downs(&world, server),
+                reasons(&world, server),
                 [DownReason::WrongTsid],
                 "{transport}"
             );

@@ -5,24 +5,15 @@
     clippy::wildcard_enum_match_arm
 )]
 
+mod common;
+
 use std::time::Duration;
 
+use common::tunnel::{SECOND, up};
 use tsc_csm::Transport;
 use tsc_csm::client::{Event, SuspendReason};
 use tsc_csm::server::{SessionState, TunnelTimers};
-use tsc_sim::{ClientId, PathConfig, ServerId, World, client_config, server_config};
-
-const SECOND: Duration = Duration::from_secs(1);
-
-fn up(transport: Transport) -> (World, ServerId, ClientId) {
-    let mut world = World::new(6);
-    let server = world.add_server(server_config(9));
-    let client = world.add_client(client_config(&[transport]), PathConfig::CLEAN);
-    world.start(client);
-    world.run(SECOND);
-    assert!(world.is_bound(client));
-    (world, server, client)
-}
+use tsc_sim::{ClientId, PathConfig, World, client_config, server_config};
 
 /// When the client suspended, and why.
 fn suspended(world: &World, client: ClientId) -> Option<(Duration, SuspendReason)> {

@@ -9,35 +9,13 @@ mod common;
 
 use std::time::Duration;
 
+use common::tunnel::{SECOND, downs, up};
 use common::{Bench, message};
 use tsc_csm::Transport;
 use tsc_csm::client::{AttemptFailure, DownReason, SuspendReason};
 use tsc_csm::server::{DownReason as ServerDown, Event, SessionState, TunnelTimers};
-use tsc_sim::{ClientId, PathConfig, ServerId, World, client_config, server_config};
+use tsc_sim::{PathConfig, ServerId, World, client_config, server_config};
 use tsc_tpl::CmType;
-
-const SECOND: Duration = Duration::from_secs(1);
-
-fn up(transport: Transport) -> (World, ServerId, ClientId) {
-    let mut world = World::new(8);
-    let server = world.add_server(server_config(9));
-    let client = world.add_client(client_config(&[transport]), PathConfig::CLEAN);
-    world.start(client);
-    world.run(SECOND);
-    assert!(world.is_bound(client));
-    (world, server, client)
-}
-
-/// When the server closed its only tunnel, and why.
-fn closed(world: &World, server: ServerId) -> Option<(Duration, ServerDown)> {
-    world
-        .server_events(server)
-        .iter()
-        .find_map(|(at, event)| match event {
-            Event::SessionDown { reason, .. } => Some((*at, *reason)),
-            _ => None,
-        })
-}
 
 fn states(world: &World, server: ServerId) -> Vec<(u64, SessionState)> {
     let state = |(at, event): &(Duration, Event)| match event {
@@ -63,10 +41,9 @@ fn a_silent_client_is_persistent_after_the_keepalive_time_and_closed_after_the_p
             [(keepalive, SessionState::Persistent)],
             "{transport}"
         );
-        let (at, reason) = closed(&world, server).unwrap();
         assert_eq!(
-            (at.as_secs(), reason),
-            (keepalive + 330, ServerDown::Expired),
+            downs(&world, server),
+            [(keepalive + 330, ServerDown::Expired)],
             "{transport}"
         );
     }
@@ -85,8 +62,8 @@ fn a_lost_stream_makes_the_tunnel_persistent_at_once() {
             .unwrap();
         assert_eq!(world.server(server).binding_of(session), None);
         world.run(Duration::from_secs(400));
-        assert_eq!(closed(&world, server).unwrap().1, ServerDown::Expired);
-        assert_eq!(closed(&world, server).unwrap().0.as_secs(), 331);
+        assert_eq!(downs(&world, server)[0].1, ServerDown::Expired);
+        assert_eq!(downs(&world, server)[0].0, 331);
     }
 }
 

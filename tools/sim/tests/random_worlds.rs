@@ -1,6 +1,6 @@
 //! Random worlds: whatever the links, NATs, firewalls and applications do, the invariants hold and in the end both
 //! ends agree, or the tunnel is over at both. The world's own watch checks on every step that no address is given to
-//! two tunnels or during its quarantine, that no TSID comes twice, that what the server sends is valid, that every
+//! two tunnels or during its quarantine, that no prefix is granted to two tunnels, that no TSID comes twice, that what the server sends is valid, that every
 //! request that is accepted is answered, and that no request gets two different answers.
 //!
 //! A failure names the seed; `TSC_SIM_TRACE=1` prints every message of its run.
@@ -10,12 +10,14 @@
     clippy::wildcard_enum_match_arm
 )]
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use proptest::prelude::*;
 use tsc_csm::Transport;
 use tsc_csm::client::Event;
-use tsc_csm::server::TunnelTimers;
+use tsc_csm::server::{AuthPolicy, Identity, TokenVerifier, TunnelTimers};
+use tsc_csm::{Prefix, Secret};
 use tsc_sim::{
     ClientId, Firewall, LinkConfig, PathConfig, Rng, ServerId, World, client_config, server_config,
 };
@@ -33,6 +35,7 @@ enum Act {
     ForgetNat,
     Send(u8, u8),
     Service(u8),
+    Prefixes(u8, u8, bool),
     NetworkChange(u8),
     Release(u8),
     ReleaseByServer(u8),
@@ -52,12 +55,29 @@ fn act() -> impl Strategy<Value = Act> {
         1 => Just(Act::ForgetNat),
         4 => any::<(u8, u8)>().prop_map(|(from, to)| Act::Send(from, to)),
         1 => any::<u8>().prop_map(Act::Service),
+        3 => any::<(u8, u8, bool)>().prop_map(|(client, which, ask)| Act::Prefixes(client, which, ask)),
         1 => any::<u8>().prop_map(Act::NetworkChange),
         1 => any::<u8>().prop_map(Act::Release),
         1 => any::<u8>().prop_map(Act::ReleaseByServer),
         1 => any::<(u8, u64)>().prop_map(|(client, seed)| Act::Garbage(client, seed)),
         1 => any::<u64>().prop_map(Act::Stranger),
     ]
+}
+
+/// Prefixes that may be behind clients: `one` has the first three, `two` the last three, which overlap them.
+const PREFIXES: [&str; 4] = ["10.1.0.0/16", "10.2.0.0/24", "fd00:7::/48", "10.1.2.0/24"];
+
+fn prefix(text: &str) -> Prefix {
+    text.parse().unwrap()
+}
+
+/// A token is its bearer's name.
+struct Gateways;
+
+impl TokenVerifier for Gateways {
+    fn verify(&self, token: &[u8]) -> Option<Identity> {
+        std::str::from_utf8(token).ok().map(Identity::new)
+    }
 }
 
 struct Run {
@@ -80,6 +100,16 @@ impl Run {
             keepalive: Duration::from_secs(30),
             persistence: Duration::from_secs(60),
         };
+        // Every client is one of two gateways, which contend for their prefixes.
+        config.interfaces[0].auth = AuthPolicy::Token(Arc::new(Gateways));
+        config.interfaces[0].token_in_clear = true;
+        config.interfaces[0].services = vec![ServiceType::ENABLE_STG];
+        for (name, prefixes) in [("one", &PREFIXES[..3]), ("two", &PREFIXES[1..])] {
+            let prefixes = prefixes.iter().map(|text| prefix(text)).collect();
+            config.interfaces[0]
+                .routed_prefixes
+                .insert(Identity::new(name), prefixes);
+        }
         let server = world.add_server(config);
         let nat = world.add_nat(Duration::from_secs(25));
         Self {
@@ -105,6 +135,8 @@ impl Run {
         transports.truncate(1 + usize::try_from(rng.below(4)).unwrap());
         let mut config = client_config(&transports);
         config.attempt_timeout = Duration::from_secs(1 + rng.below(20));
+        config.auth_token = Some(Secret::new(if rng.chance(0.5) { b"one" } else { b"two" }));
+        config.token_in_clear = true;
         let nat = rng.chance(0.5).then_some(self.nat);
         let client = self.world.add_client(
             config,
@@ -159,6 +191,17 @@ impl Run {
             }
             Act::Service(n) => self.with(n, |world, client| {
                 let _ = world.request_service(client, ServiceType(u16::from(n)));
+            }),
+            Act::Prefixes(n, which, ask) => self.with(n, |world, client| {
+                let wanted: Vec<Prefix> = (0..4)
+                    .filter(|bit| which >> bit & 1 == 1)
+                    .map(|bit| prefix(PREFIXES[bit]))
+                    .collect();
+                let _ = if ask {
+                    world.request_routed_prefixes(client, &wanted)
+                } else {
+                    world.release_routed_prefixes(client, &wanted)
+                };
             }),
             Act::NetworkChange(n) => self.with(n, |world, client| world.network_changed(client)),
             Act::Release(n) => self.with(n, |world, client| {
@@ -226,6 +269,19 @@ impl Run {
                 binding.is_some(),
                 "seed {seed}: {client:?} is bound at its own end only"
             );
+            // What the client takes for its own is routed to it. The server may hold more: its answer can be lost.
+            for prefix in self.world.routed_prefixes(client) {
+                let held = session.map_or(&[][..], |session| server.routed_prefixes(session));
+                assert!(
+                    held.contains(prefix),
+                    "seed {seed}: {client:?} is not behind {prefix}"
+                );
+                assert_eq!(
+                    server.route(prefix.address()),
+                    session,
+                    "seed {seed}: {prefix}"
+                );
+            }
             // A packet to itself goes all the way round.
             let before = self.world.received(client).len();
             assert!(self.world.send(client, address, b"echo"), "seed {seed}");

@@ -5,34 +5,15 @@
     clippy::wildcard_enum_match_arm
 )]
 
+mod common;
+
 use std::time::Duration;
 
+use common::tunnel::{SECOND, reasons, up};
 use tsc_csm::Transport;
 use tsc_csm::client::DownReason;
-use tsc_csm::server::{DownReason as ServerDown, Event};
-use tsc_sim::{ClientId, LinkConfig, PathConfig, ServerId, World, client_config, server_config};
-
-const SECOND: Duration = Duration::from_secs(1);
-
-fn up(transport: Transport) -> (World, ServerId, ClientId) {
-    let mut world = World::new(10);
-    let server = world.add_server(server_config(9));
-    let client = world.add_client(client_config(&[transport]), PathConfig::CLEAN);
-    world.start(client);
-    world.run(SECOND);
-    assert!(world.is_bound(client));
-    (world, server, client)
-}
-
-fn server_reason(world: &World, server: ServerId) -> Option<ServerDown> {
-    world
-        .server_events(server)
-        .iter()
-        .find_map(|(_, event)| match event {
-            Event::SessionDown { reason, .. } => Some(*reason),
-            _ => None,
-        })
-}
+use tsc_csm::server::DownReason as ServerDown;
+use tsc_sim::{LinkConfig, PathConfig, World, client_config, server_config};
 
 #[test]
 fn a_client_releases_and_the_server_confirms() {
@@ -46,10 +27,7 @@ fn a_client_releases_and_the_server_confirms() {
             Some(&DownReason::Released { confirmed: true }),
             "{transport}"
         );
-        assert_eq!(
-            server_reason(&world, server),
-            Some(ServerDown::ReleasedByClient)
-        );
+        assert_eq!(reasons(&world, server), [ServerDown::ReleasedByClient]);
         assert_eq!(world.server_stats(server).sessions, 0);
     }
 }
@@ -89,8 +67,8 @@ fn a_server_releases_with_its_reason() {
         };
         assert_eq!(world.down_reason(client), Some(&expected), "{transport}");
         assert_eq!(
-            server_reason(&world, server),
-            Some(ServerDown::ReleasedByServer { confirmed: true })
+            reasons(&world, server),
+            [ServerDown::ReleasedByServer { confirmed: true }]
         );
         let attempts = world.attempts(client).len();
         world.run(Duration::from_secs(600));
@@ -115,8 +93,8 @@ fn a_server_is_done_with_a_silent_client_after_three_transmissions() {
     assert_eq!(world.server_stats(server).retransmissions, 2);
     world.run(Duration::from_millis(200));
     assert_eq!(
-        server_reason(&world, server),
-        Some(ServerDown::ReleasedByServer { confirmed: false })
+        reasons(&world, server),
+        [ServerDown::ReleasedByServer { confirmed: false }]
     );
 }
 

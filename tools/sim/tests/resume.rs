@@ -5,32 +5,21 @@
     clippy::wildcard_enum_match_arm
 )]
 
+mod common;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use common::tunnel::{SECOND, up_over};
 use tsc_csm::Transport;
 use tsc_csm::client::{DownReason, Event};
 use tsc_csm::server::AuthPolicy;
-use tsc_sim::{
-    ClientId, LinkConfig, PathConfig, ServerId, Setup, World, client_config, server_config,
-};
-
-const SECOND: Duration = Duration::from_secs(1);
-
-fn up(transports: &[Transport]) -> (World, ServerId, ClientId) {
-    let mut world = World::new(9);
-    let server = world.add_server(server_config(9));
-    let client = world.add_client(client_config(transports), PathConfig::CLEAN);
-    world.start(client);
-    world.run(SECOND);
-    assert!(world.is_bound(client));
-    (world, server, client)
-}
+use tsc_sim::{LinkConfig, PathConfig, Setup, World, client_config, server_config};
 
 #[test]
 fn a_resumed_tunnel_keeps_its_name_and_addresses() {
     for transport in Transport::ALL {
-        let (mut world, server, client) = up(&[transport]);
+        let (mut world, server, client) = up_over(&[transport]);
         let before = world.assignment(client).unwrap().clone();
         for round in 1..=3 {
             world.break_transport(client);
@@ -53,7 +42,7 @@ fn a_resumed_tunnel_keeps_its_name_and_addresses() {
 
 #[test]
 fn the_tunnel_moves_to_whatever_transport_passes() {
-    let (mut world, server, client) = up(&[Transport::Dtls, Transport::Tls]);
+    let (mut world, server, client) = up_over(&[Transport::Dtls, Transport::Tls]);
     assert_eq!(world.assignment(client).unwrap().transport, Transport::Dtls);
     world.path(client).firewall = tsc_sim::Firewall::STREAMS_ONLY;
     world.network_changed(client);
@@ -70,7 +59,7 @@ fn the_tunnel_moves_to_whatever_transport_passes() {
 
 #[test]
 fn packets_flow_to_the_new_binding_only() {
-    let (mut world, server, client) = up(&[Transport::Udp]);
+    let (mut world, server, client) = up_over(&[Transport::Udp]);
     let sender = world.add_client(client_config(&[Transport::Tcp]), PathConfig::CLEAN);
     world.start(sender);
     world.run(SECOND);
@@ -89,7 +78,7 @@ fn packets_flow_to_the_new_binding_only() {
 #[test]
 fn the_old_transport_is_closed_when_another_takes_over() {
     // The server does not notice the loss of a stream that just falls silent; the client does.
-    let (mut world, server, client) = up(&[Transport::Tls]);
+    let (mut world, server, client) = up_over(&[Transport::Tls]);
     world.path(client).block(true);
     world.network_changed(client);
     world.run(Duration::from_secs(16));
@@ -131,7 +120,7 @@ fn lost_answers_cost_another_attempt_and_nothing_else() {
 #[test]
 fn a_server_that_has_forgotten_rejects_and_the_client_ends() {
     for transport in Transport::ALL {
-        let (mut world, server, client) = up(&[transport]);
+        let (mut world, server, client) = up_over(&[transport]);
         world.restart_server(server, server_config(9));
         world.run(Duration::from_secs(60));
         let down = world.down_reason(client);
@@ -182,7 +171,7 @@ fn a_restarted_server_is_not_stormed() {
 
 #[test]
 fn a_protected_tunnel_never_tries_a_clear_transport() {
-    let (mut world, _, client) = up(&[Transport::Dtls, Transport::Udp, Transport::Tcp]);
+    let (mut world, _, client) = up_over(&[Transport::Dtls, Transport::Udp, Transport::Tcp]);
     world.path(client).firewall = tsc_sim::Firewall::CLOSED;
     world.network_changed(client);
     world.run(Duration::from_secs(400));
@@ -201,7 +190,7 @@ fn a_protected_tunnel_never_tries_a_clear_transport() {
 
 #[test]
 fn a_clear_tunnel_may_move_to_a_protected_transport() {
-    let (mut world, server, client) = up(&[Transport::Udp, Transport::Tls]);
+    let (mut world, server, client) = up_over(&[Transport::Udp, Transport::Tls]);
     world.path(client).firewall = tsc_sim::Firewall::STREAMS_ONLY;
     world.network_changed(client);
     world.run(Duration::from_secs(60));
@@ -231,7 +220,7 @@ fn authenticated_clients_resume_with_their_own_identity() {
 
 #[test]
 fn events_tell_the_story_in_order() {
-    let (mut world, _, client) = up(&[Transport::Udp]);
+    let (mut world, _, client) = up_over(&[Transport::Udp]);
     world.break_transport(client);
     world.run(SECOND);
     let told: Vec<_> = world

@@ -5,25 +5,16 @@
     clippy::wildcard_enum_match_arm
 )]
 
+mod common;
+
 use std::time::Duration;
 
+use common::tunnel::{SECOND, up};
 use tsc_csm::Transport;
 use tsc_csm::client::{Event, Refusal, RequestError, ServiceOutcome, SuspendReason};
 use tsc_csm::server::DropReason;
-use tsc_sim::{ClientId, LinkConfig, PathConfig, ServerId, World, client_config, server_config};
+use tsc_sim::{ClientId, LinkConfig, PathConfig, World, client_config, server_config};
 use tsc_tpl::{CmType, MessageBuilder, ResponseCode, Sequence, ServiceType, Tlv};
-
-const SECOND: Duration = Duration::from_secs(1);
-
-fn up(transport: Transport) -> (World, ServerId, ClientId) {
-    let mut world = World::new(4);
-    let server = world.add_server(server_config(9));
-    let client = world.add_client(client_config(&[transport]), PathConfig::CLEAN);
-    world.start(client);
-    world.run(SECOND);
-    assert!(world.is_bound(client));
-    (world, server, client)
-}
 
 fn outcomes(world: &World, client: ClientId) -> Vec<(ServiceType, ServiceOutcome)> {
     let service = |(_, event): &(Duration, Event)| match event {

@@ -1,5 +1,8 @@
-//! A server machine, and connections to it without a client machine.
+//! What test files share: worlds with a tunnel (`tunnel`), and a server machine with connections to it without a
+//! client machine (`Bench`).
 #![allow(dead_code, reason = "each test file uses its own part")]
+
+pub(crate) mod tunnel;
 
 use std::net::SocketAddr;
 use std::time::Instant;
