@@ -23,6 +23,7 @@
 //! | [`dtls`] | DTLS without sockets, by interchangeable libraries |
 //! | [`socket`] | options, marks, addresses, source prefixes |
 //! | [`random`] | the operating system's generator |
+//! | `tun` | TUN devices on Linux (feature `tun`) |
 //! | [`trace`] | capture files for Wireshark |
 //!
 //! Nothing here knows what the bytes mean, beyond the first byte by which a listener tells plain connections from TLS, and
@@ -30,7 +31,7 @@
 //! Each buffer and table states its bound where it is declared. What strangers cause is counted and logged
 //! sparingly, and is never an error of the caller's.
 //!
-//! Cargo features choose the DTLS libraries: `dtls-openssl` (default) and `dtls-webrtc`.
+//! Cargo features choose the DTLS libraries: `dtls-openssl` (default) and `dtls-webrtc`. `tun` adds TUN devices.
 
 pub mod cert;
 pub mod client;
@@ -42,3 +43,5 @@ pub mod socket;
 pub mod stream;
 pub mod tls;
 pub mod trace;
+#[cfg(all(feature = "tun", target_os = "linux"))]
+pub mod tun;

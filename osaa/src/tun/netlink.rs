@@ -1,0 +1,240 @@
+//! Addresses, routes and the state of the interface, by rtnetlink (man 7 rtnetlink). Every call is answered by the
+//! kernel before it returns; none waits on anybody else.
+
+use std::{io, net::IpAddr};
+
+use ipnet::IpNet;
+use netlink_packet_core::{
+    NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REQUEST, NetlinkBuffer, NetlinkHeader,
+    NetlinkMessage, NetlinkPayload,
+};
+use netlink_packet_route::{
+    AddressFamily, RouteNetlinkMessage,
+    address::{AddressAttribute, AddressHeaderFlags, AddressMessage, AddressScope},
+    link::{AfSpecInet6, AfSpecUnspec, In6AddrGenMode, LinkAttribute, LinkFlags, LinkMessage},
+    route::{
+        RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope,
+        RouteType,
+    },
+};
+use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
+
+use super::InterfaceCounters;
+
+pub(super) struct Netlink {
+    socket: Socket,
+    sequence: u32,
+}
+
+impl Netlink {
+    pub(super) fn open() -> io::Result<Self> {
+        let mut socket = Socket::new(NETLINK_ROUTE)?;
+        socket.bind_auto()?;
+        socket.connect(&SocketAddr::new(0, 0))?;
+        Ok(Self {
+            socket,
+            sequence: 0,
+        })
+    }
+
+    /// Index, MTU and counters of an interface.
+    pub(super) fn link(&mut self, name: &str) -> io::Result<Link> {
+        let mut message = LinkMessage::default();
+        message
+            .attributes
+            .push(LinkAttribute::IfName(name.to_owned()));
+        let mut found = None;
+        self.exchange(RouteNetlinkMessage::GetLink(message), 0, |answer| {
+            if let RouteNetlinkMessage::NewLink(link) = answer {
+                found = Some(Link::from(link));
+            }
+        })?;
+        found.ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+
+    /// Sets MTU and queue length, and keeps the kernel from inventing a link-local address, for which it would send
+    /// unasked packets into the tunnels.
+    pub(super) fn configure(&mut self, index: u32, mtu: u16, queue_length: u32) -> io::Result<()> {
+        let mut message = LinkMessage::default();
+        message.header.index = index;
+        message.attributes = vec![
+            LinkAttribute::Mtu(mtu.into()),
+            LinkAttribute::TxQueueLen(queue_length),
+        ];
+        self.request(RouteNetlinkMessage::SetLink(message), 0)?;
+        let mut message = LinkMessage::default();
+        message.header.index = index;
+        let quiet = AfSpecInet6::AddrGenMode(In6AddrGenMode::None);
+        message.attributes = vec![LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(
+            vec![quiet],
+        )])];
+        // Refused where there is no IPv6, where it is not needed either.
+        match self.request(RouteNetlinkMessage::SetLink(message), 0) {
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Err(error),
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
+
+    pub(super) fn up(&mut self, index: u32) -> io::Result<()> {
+        let mut message = LinkMessage::default();
+        message.header.index = index;
+        message.header.flags = LinkFlags::Up;
+        message.header.change_mask = LinkFlags::Up;
+        self.request(RouteNetlinkMessage::SetLink(message), 0)
+    }
+
+    /// The addresses of all interfaces, with their interface's index.
+    pub(super) fn addresses(&mut self) -> io::Result<Vec<(IpAddr, u32)>> {
+        let mut found = Vec::new();
+        let question = RouteNetlinkMessage::GetAddress(AddressMessage::default());
+        self.exchange(question, NLM_F_DUMP, |answer| {
+            let RouteNetlinkMessage::NewAddress(message) = answer else {
+                return;
+            };
+            // IPv4 names the interface's own address "local", IPv6 has only "address".
+            let (mut local, mut address) = (None, None);
+            for attribute in message.attributes {
+                if let AddressAttribute::Local(ip) = attribute {
+                    local = Some(ip);
+                } else if let AddressAttribute::Address(ip) = attribute {
+                    address = Some(ip);
+                }
+            }
+            found.extend(local.or(address).map(|ip| (ip, message.header.index)));
+        })?;
+        Ok(found)
+    }
+
+    /// Gives the interface an address; its prefix becomes a route by itself.
+    pub(super) fn add_address(&mut self, index: u32, address: IpNet) -> io::Result<()> {
+        let mut message = AddressMessage::default();
+        message.header.family = family(address);
+        message.header.prefix_len = address.prefix_len();
+        message.header.scope = AddressScope::Universe;
+        message.header.index = index;
+        let ip = address.addr();
+        message.attributes.push(AddressAttribute::Address(ip));
+        if ip.is_ipv4() {
+            message.attributes.push(AddressAttribute::Local(ip));
+        } else {
+            // There is nobody on the link who could have the address too.
+            message.header.flags = AddressHeaderFlags::Nodad;
+        }
+        self.request(
+            RouteNetlinkMessage::NewAddress(message),
+            NLM_F_CREATE | NLM_F_EXCL,
+        )
+    }
+
+    /// Leads a destination into the interface.
+    pub(super) fn add_route(&mut self, index: u32, prefix: IpNet) -> io::Result<()> {
+        let mut message = RouteMessage::default();
+        message.header.address_family = family(prefix);
+        message.header.destination_prefix_length = prefix.prefix_len();
+        message.header.table = RouteHeader::RT_TABLE_MAIN;
+        message.header.protocol = RouteProtocol::Static;
+        message.header.scope = if prefix.addr().is_ipv4() {
+            RouteScope::Link
+        } else {
+            RouteScope::Universe
+        };
+        message.header.kind = RouteType::Unicast;
+        message.attributes = vec![
+            RouteAttribute::Destination(RouteAddress::from(prefix.network())),
+            RouteAttribute::Oif(index),
+        ];
+        self.request(
+            RouteNetlinkMessage::NewRoute(message),
+            NLM_F_CREATE | NLM_F_EXCL,
+        )
+    }
+
+    fn request(&mut self, message: RouteNetlinkMessage, flags: u16) -> io::Result<()> {
+        self.exchange(message, NLM_F_ACK | flags, |_| ())
+    }
+
+    /// Sends a message and takes all answers to it.
+    fn exchange(
+        &mut self,
+        message: RouteNetlinkMessage,
+        flags: u16,
+        mut answer: impl FnMut(RouteNetlinkMessage),
+    ) -> io::Result<()> {
+        self.sequence = self.sequence.wrapping_add(1);
+        let mut header = NetlinkHeader::default();
+        header.flags = NLM_F_REQUEST | flags;
+        header.sequence_number = self.sequence;
+        let mut request = NetlinkMessage::new(header, NetlinkPayload::from(message));
+        request.finalize();
+        let mut bytes = vec![0; request.buffer_len()];
+        request.serialize(&mut bytes);
+        self.socket.send(&bytes, 0)?;
+        // Dumps and acknowledged requests say themselves when they are done, plain questions have one answer.
+        let many = flags & (NLM_F_DUMP | NLM_F_ACK) != 0;
+        loop {
+            let (bytes, _) = self.socket.recv_from_full()?;
+            let mut rest = bytes.as_slice();
+            while !rest.is_empty() {
+                let length = NetlinkBuffer::new_checked(rest)
+                    .map_err(io::Error::other)?
+                    .length();
+                let message = NetlinkMessage::<RouteNetlinkMessage>::deserialize(rest)
+                    .map_err(io::Error::other)?;
+                // Messages are padded to four bytes.
+                let length = usize::try_from(length).unwrap_or(rest.len());
+                rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+                if message.header.sequence_number != self.sequence {
+                    continue;
+                }
+                match message.payload {
+                    NetlinkPayload::Error(error) if error.code.is_some() => {
+                        return Err(error.to_io());
+                    }
+                    NetlinkPayload::Error(_) | NetlinkPayload::Done(_) => return Ok(()),
+                    NetlinkPayload::InnerMessage(message) => {
+                        answer(message);
+                        if !many {
+                            return Ok(());
+                        }
+                    }
+                    NetlinkPayload::Noop | NetlinkPayload::Overrun(_) => {}
+                    _ => {}
+                }
+            }
+        }
+    }
+}
+
+/// What an interface is.
+pub(super) struct Link {
+    pub(super) index: u32,
+    pub(super) counters: InterfaceCounters,
+}
+
+impl From<LinkMessage> for Link {
+    fn from(message: LinkMessage) -> Self {
+        let mut counters = InterfaceCounters::default();
+        for attribute in message.attributes {
+            if let LinkAttribute::Stats64(stats) = attribute {
+                // From the interface's point of view: what it transmits is what we read.
+                counters = InterfaceCounters {
+                    to_us: stats.tx_packets,
+                    to_us_dropped: stats.tx_dropped,
+                    from_us: stats.rx_packets,
+                    from_us_dropped: stats.rx_dropped,
+                };
+            }
+        }
+        Self {
+            index: message.header.index,
+            counters,
+        }
+    }
+}
+
+fn family(prefix: IpNet) -> AddressFamily {
+    match prefix {
+        IpNet::V4(_) => AddressFamily::Inet,
+        IpNet::V6(_) => AddressFamily::Inet6,
+    }
+}
