@@ -1,25 +1,30 @@
 //! What the fuzz targets run, and the ordinary tests replay over the corpus.
 //!
 //! The input is a list of operations: `op u8, length u8, bytes`. The bytes of a control message may carry a
-//! placeholder TSID (eight times 0xEE), which is replaced by that of a living tunnel, so that the fuzzer gets past
-//! the first comparison.
+//! placeholder TSID (eight times 0xEE, or 0xDD), which is replaced by that of a living tunnel (the victim's, or the
+//! fuzzer's own), so that the fuzzer gets past the first comparison.
 
 #![allow(dead_code, reason = "each target uses its own half")]
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use tsc_csm::client::{Client, ClientConfig, Endpoint, Epoch, Event, Target};
 use tsc_csm::server::pool::{AddressRange, PoolConfig, PoolRange};
 use tsc_csm::server::{
-    self, BadUnit, BindingId, BindingInfo, Destination, InterfaceConfig, ListenerId, Server,
-    ServerConfig, Verdict,
+    self, AuthPolicy, BadUnit, BindingId, BindingInfo, Destination, Identity, InterfaceConfig,
+    ListenerId, Server, ServerConfig, Verdict,
 };
 use tsc_csm::{Random, Transport};
-use tsc_tpl::{CmType, Limits, MessageBuilder, Sequence, StreamDecoder, Tlv, TlvType, Tsid, Unit};
+use tsc_tpl::{
+    CmType, Limits, MessageBuilder, Sequence, ServiceType, StreamDecoder, Tlv, TlvType, Tsid, Unit,
+};
 
 const PLACEHOLDER: [u8; 8] = [0xEE; 8];
+const OWN_PLACEHOLDER: [u8; 8] = [0xDD; 8];
 const ADDRESSES: u64 = 6;
+const VICTIM_PREFIX: &str = "10.1.0.0/16";
+const VICTIM_HOST: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 1, 2, 3));
 
 /// Counts: as bad as a generator can be, and the same each time.
 struct Counter(u64);
@@ -47,11 +52,15 @@ fn operations(mut data: &[u8]) -> impl Iterator<Item = (u8, &[u8])> {
     })
 }
 
-/// Puts the living tunnel's name where the placeholder stands.
-fn with_tsid(bytes: &[u8], tsid: Tsid) -> Vec<u8> {
+/// Puts a living tunnel's name where a placeholder stands.
+fn with_tsid(bytes: &[u8], tsid: Tsid, own: Tsid) -> Vec<u8> {
     let mut bytes = bytes.to_vec();
-    if let Some(field) = bytes.get_mut(4..12).filter(|field| **field == PLACEHOLDER) {
-        field.copy_from_slice(&tsid.0.to_be_bytes());
+    if let Some(field) = bytes.get_mut(4..12) {
+        if field == PLACEHOLDER {
+            field.copy_from_slice(&tsid.0.to_be_bytes());
+        } else if field == OWN_PLACEHOLDER {
+            field.copy_from_slice(&own.0.to_be_bytes());
+        }
     }
     bytes
 }
@@ -69,6 +78,8 @@ struct ServerWorld {
     /// A well-behaved client's TLS stream, which nothing that others do may harm.
     victim: BindingId,
     victim_tsid: Tsid,
+    /// The fuzzer's last tunnel.
+    own_tsid: Tsid,
     sequence: u32,
     next_port: u16,
 }
@@ -89,9 +100,22 @@ impl ServerWorld {
             exclusions: Vec::new(),
             quarantine: None,
         };
+        // Plain UDP is for strangers; connections are for gateways, whose prefixes overlap.
+        let mut gateways = InterfaceConfig::new("gateways", vec![0]);
+        gateways.auth = AuthPolicy::Mtls;
+        gateways.services = vec![ServiceType::ENABLE_STG];
+        for (name, text) in [
+            ("victim", VICTIM_PREFIX),
+            ("fuzz", "10.1.2.0/24"),
+            ("fuzz", "fd00::/64"),
+        ] {
+            let prefix = text.parse().expect("a prefix");
+            let prefixes = gateways.routed_prefixes.entry(Identity::new(name));
+            prefixes.or_default().push(prefix);
+        }
         let config = ServerConfig {
             pools: vec![pool],
-            interfaces: vec![InterfaceConfig::new("fuzz", vec![0])],
+            interfaces: vec![InterfaceConfig::new("fuzz", vec![0]), gateways],
             ..ServerConfig::new()
         };
         let mut server =
@@ -101,10 +125,10 @@ impl ServerWorld {
             .expect("a listener");
         let victim_peer = SocketAddr::from(([198, 51, 100, 1], 4000));
         let info = BindingInfo {
-            interface: 0,
+            interface: 1,
             transport: Transport::Tls,
             peer: victim_peer,
-            identity: None,
+            identity: Some(Identity::new("victim")),
         };
         let victim = server.open_binding(now, info).expect("a stream");
         let mut world = Self {
@@ -113,6 +137,7 @@ impl ServerWorld {
             listener,
             victim,
             victim_tsid: Tsid(0),
+            own_tsid: Tsid(0),
             sequence: 1,
             next_port: 1000,
         };
@@ -122,6 +147,15 @@ impl ServerWorld {
         );
         world.unit(victim, &request);
         world.victim_tsid = world.answer(victim).expect("a tunnel");
+        let request = encode(
+            &MessageBuilder::new(
+                CmType::CLIENT_SERVICE_REQUEST,
+                world.victim_tsid,
+                Sequence(1),
+            )
+            .tlv(Tlv::ServiceType(ServiceType::ENABLE_STG)),
+        );
+        world.unit(victim, &request);
         world.check_victim();
         world
     }
@@ -133,10 +167,10 @@ impl ServerWorld {
             .open_binding(
                 self.now,
                 BindingInfo {
-                    interface: 0,
+                    interface: 1,
                     transport,
                     peer,
-                    identity: None,
+                    identity: Some(Identity::new("fuzz")),
                 },
             )
             .ok()
@@ -204,7 +238,11 @@ impl ServerWorld {
             answers <= 2 * server::TIMEOUTS_PER_TURN,
             "{answers} answers to one input"
         );
-        while self.server.poll_event().is_some() {}
+        while let Some(event) = self.server.poll_event() {
+            if let server::Event::SessionUp { tsid, .. } = event {
+                self.own_tsid = tsid;
+            }
+        }
         let stats = self.server.stats();
         assert!(stats.sessions as u64 <= ADDRESSES && stats.transmit_overflow == 0);
     }
@@ -225,6 +263,11 @@ impl ServerWorld {
             Some(self.victim_tsid),
             "the tunnel of another was harmed"
         );
+        let behind = self.server.route(VICTIM_HOST);
+        assert!(
+            behind.is_some() && behind == self.server.session_of(self.victim),
+            "the prefix of another was harmed"
+        );
     }
 
     fn pass(&mut self, time: Duration) {
@@ -244,7 +287,7 @@ pub fn server(data: &[u8]) {
     let mut world = ServerWorld::new();
     let mut own: Option<BindingId> = None;
     for (op, bytes) in operations(data) {
-        let message = with_tsid(bytes, world.victim_tsid);
+        let message = with_tsid(bytes, world.victim_tsid, world.own_tsid);
         match op % 8 {
             // Time, at most two minutes at once: the victim speaks after each operation.
             0 => world.pass(Duration::from_millis(
@@ -365,7 +408,7 @@ pub fn client(data: &[u8]) {
         let tsid = client
             .assignment()
             .map_or(Tsid(0x0123_4567), |assignment| assignment.tsid);
-        let mut message = with_tsid(bytes, tsid);
+        let mut message = with_tsid(bytes, tsid, tsid);
         // An answer to the last request, so that the fuzzer need not guess the transaction.
         if op >= 128
             && let Some(field) = message.get_mut(12..16)
@@ -376,7 +419,10 @@ pub fn client(data: &[u8]) {
             0 => now += Duration::from_millis(u64::from(bytes.first().copied().unwrap_or(1)) * 100),
             1 => client.transport_opened(now, epoch),
             2 => client.transport_lost(now, epoch, tsc_csm::client::TransportLoss::Failed),
-            3 => client.note_sent(now),
+            3 if op < 128 => client.note_sent(now),
+            3 => {
+                let _ = client.request_service(now, ServiceType(27 + u16::from(op / 6 % 2)));
+            }
             _ => match Unit::decode_datagram(&message, &Limits::WIDEST) {
                 Ok(unit) => {
                     let _ = client.handle_unit(now, epoch, unit);
