@@ -59,6 +59,39 @@ pub struct StackConfig {
     pub icmp_errors_per_second: u32,
     /// ICMP echo requests answered per second, and as many in a burst. 0 answers none.
     pub echo_replies_per_second: u32,
+    /// The stack stands for all hosts of the Internet: TCP to any destination is its own, and a
+    /// request that no listener takes becomes
+    /// [`Event::TcpIncoming`](crate::Event::TcpIncoming). Other protocols are dropped, echo
+    /// requests included.
+    pub transparent: bool,
+    /// TCP connections at a time, those included that nobody holds any more and that still deliver.
+    pub tcp_connections: usize,
+    /// TCP listeners at a time.
+    pub tcp_listeners: usize,
+    /// Half-open connections of one listener. When full, the oldest goes; each takes a few hundred
+    /// bytes. At least 1.
+    pub tcp_half_open: usize,
+    /// Requests of a transparent stack that wait for their owner. When full, the oldest is
+    /// forgotten.
+    pub tcp_incoming: usize,
+    /// How long such a request waits.
+    pub tcp_incoming_timeout: Duration,
+    /// Closed connections whose address stays taken (TIME-WAIT). When full, the oldest goes.
+    pub tcp_time_waits: usize,
+    /// How long it stays taken.
+    pub tcp_time_wait: Duration,
+    /// How long a connection that was closed may take to deliver what was written.
+    pub tcp_linger: Duration,
+    /// Bytes of a connection's send buffer, and of its receive buffer, while memory is plenty;
+    /// 16 KiB to 64 MiB. The receive buffer is the window: 640 KiB carry 100 Mbit/s at a round trip
+    /// of 50 ms.
+    pub tcp_buffer_bytes: usize,
+    /// Bytes of all send and receive buffers. Buffers of new connections shrink down to 16 KiB as
+    /// it fills, and connections are refused when it is exhausted. Memory is reserved, and
+    /// on most systems taken only as it is used.
+    pub tcp_total_bytes: usize,
+    /// Resets sent per second to segments for which there is no connection, and as many in a burst.
+    pub tcp_resets_per_second: u32,
 }
 
 /// RFC 6056, section 3.2 asks for a range as large as possible; this one stays clear of registered
@@ -90,6 +123,18 @@ impl Default for StackConfig {
             path_mtus: 64,
             icmp_errors_per_second: 50,
             echo_replies_per_second: 100,
+            transparent: false,
+            tcp_connections: 16_384,
+            tcp_listeners: 1024,
+            tcp_half_open: 512,
+            tcp_incoming: 512,
+            tcp_incoming_timeout: Duration::from_secs(75),
+            tcp_time_waits: 4096,
+            tcp_time_wait: Duration::from_secs(60),
+            tcp_linger: Duration::from_secs(60),
+            tcp_buffer_bytes: 1024 * 1024,
+            tcp_total_bytes: 1024 * 1024 * 1024,
+            tcp_resets_per_second: 500,
         }
     }
 }
@@ -104,6 +149,7 @@ impl StackConfig {
         }
         self.receive_packets = self.receive_packets.max(1);
         self.transmit_packets = self.transmit_packets.max(MIN_TRANSMIT_PACKETS);
+        self.tcp_half_open = self.tcp_half_open.max(1);
         self
     }
 }

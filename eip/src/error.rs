@@ -101,3 +101,75 @@ pub enum RecvError {
     #[error("a datagram did not reach the peer in time")]
     TimeExceeded,
 }
+
+/// Why a TCP connection was not started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum TcpConnectError {
+    /// The peer is no unicast address, or its port is 0.
+    #[error("{0} cannot be a peer")]
+    InvalidPeer(SocketAddr),
+    /// The local address and the peer are of different IP versions.
+    #[error("the local address and {0} are of different IP versions")]
+    FamilyMismatch(SocketAddr),
+    /// The stack has no address of the peer's IP version.
+    #[error("no own address to reach {0} from")]
+    NoSourceAddress(IpAddr),
+    /// The local address is not one of the stack's.
+    #[error("{0} is not an address of this stack")]
+    AddressNotAvailable(IpAddr),
+    /// There is, or was a moment ago, a connection between the same addresses and ports.
+    #[error("{0} is in use towards this peer")]
+    AddressInUse(SocketAddr),
+    /// No ephemeral port is free towards the peer.
+    #[error("no ephemeral port is free")]
+    PortsExhausted,
+    /// [`StackConfig::tcp_connections`](crate::StackConfig::tcp_connections) are open.
+    #[error("too many TCP connections")]
+    TooManyConnections,
+    /// [`StackConfig::tcp_total_bytes`](crate::StackConfig::tcp_total_bytes) are exhausted.
+    #[error("no memory for the buffers of another TCP connection")]
+    OutOfMemory,
+    /// The request was withdrawn by the peer, has expired, or was answered before.
+    #[error("the request for a connection is gone")]
+    Withdrawn,
+}
+
+/// What happened to a TCP connection, or why a verb cannot be obeyed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum TcpError {
+    /// The handle was given up.
+    #[error("the connection is closed")]
+    Closed,
+    /// Our end was shut down, or both are (`EPIPE`).
+    #[error("the sending end is shut down")]
+    ShutDown,
+    /// The peer has reset the connection (`ECONNRESET`).
+    #[error("the peer has reset the connection")]
+    Reset,
+    /// Nobody takes connections at the peer's port (`ECONNREFUSED`).
+    #[error("the peer refuses the connection")]
+    Refused,
+    /// The peer does not answer (`ETIMEDOUT`).
+    #[error("the peer does not answer")]
+    TimedOut,
+    /// The peer's network or host cannot be reached (`EHOSTUNREACH`).
+    #[error("the peer is unreachable")]
+    Unreachable,
+    /// A router or the peer forbids the communication (`EACCES`).
+    #[error("communication with the peer is prohibited")]
+    Prohibited,
+}
+
+/// What an ICMP error means to an attempt to open a connection.
+impl From<RecvError> for TcpError {
+    fn from(error: RecvError) -> Self {
+        match error {
+            RecvError::PortUnreachable => Self::Refused,
+            RecvError::Prohibited => Self::Prohibited,
+            RecvError::Closed => Self::Closed,
+            RecvError::Unreachable | RecvError::TimeExceeded => Self::Unreachable,
+        }
+    }
+}

@@ -79,18 +79,23 @@ mod error;
 mod event;
 mod icmp;
 mod ip;
+mod ports;
 mod random;
 mod reassembly;
 mod slots;
 mod stack;
 mod stats;
+mod tcp;
 mod udp;
 
 pub use addresses::MAX_ADDRESSES;
 pub use config::{MAX_MTU, MIN_MTU, StackConfig};
-pub use error::{AddressError, BindError, ConnectError, RecvError, SendError};
+pub use error::{
+    AddressError, BindError, ConnectError, RecvError, SendError, TcpConnectError, TcpError,
+};
 pub use event::Event;
 pub use ip::Dscp;
 pub use stack::Stack;
-pub use stats::{Drops, Gauges, Stats};
+pub use stats::{Drops, Gauges, Stats, TcpStats};
+pub use tcp::{TcpHandle, TcpIncoming, TcpIncomingId, TcpListenHandle, TcpOptions, TcpState};
 pub use udp::{MAX_UDP_PAYLOAD, Received, SendOptions, UdpHandle, UdpStats};

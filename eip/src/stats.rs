@@ -29,10 +29,43 @@ pub struct Stats {
     pub icmp_errors_in: u64,
     /// Path MTUs lowered by an ICMP message.
     pub path_mtu_updates: u64,
+    /// What TCP has done.
+    pub tcp: TcpStats,
     /// What was dropped, by reason.
     pub drops: Drops,
     /// What is held now.
     pub gauges: Gauges,
+}
+
+/// What TCP has done, for all connections together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct TcpStats {
+    /// Segments received with a good checksum.
+    pub segments_in: u64,
+    /// Segments sent.
+    pub segments_out: u64,
+    /// Connections that have opened, whoever asked.
+    pub opened: u64,
+    /// Connections ended by the peer's reset.
+    pub resets_in: u64,
+    /// Resets sent.
+    pub resets_out: u64,
+    /// Connections given up because the peer was silent.
+    pub timed_out: u64,
+    /// Segments that do not fit their connection: resets with a wrong number, SYNs in the middle,
+    /// acknowledgements of what was not sent, data beyond the window (RFC 5961).
+    pub unacceptable: u64,
+    /// Answers to such segments that say where the connection is.
+    pub challenges: u64,
+    /// Half-open connections that made room for others.
+    pub half_open_evicted: u64,
+    /// Connections not completed yet because a backlog, the connections or their memory were full.
+    pub backlog_full: u64,
+    /// Requests of a transparent stack that made room for others.
+    pub incoming_evicted: u64,
+    /// Answers not sent because too many were waiting.
+    pub answers_dropped: u64,
 }
 
 /// Packets and datagrams dropped, by reason.
@@ -86,4 +119,16 @@ pub struct Gauges {
     pub reassembly_bytes: usize,
     /// Remembered path MTUs.
     pub path_mtus: usize,
+    /// TCP connections, those that nobody holds any more included.
+    pub tcp_connections: usize,
+    /// TCP listeners.
+    pub tcp_listeners: usize,
+    /// Half-open TCP connections of all listeners.
+    pub tcp_half_open: usize,
+    /// Requests of a transparent stack that wait for their owner.
+    pub tcp_incoming: usize,
+    /// TCP connections in TIME-WAIT.
+    pub tcp_time_waits: usize,
+    /// Bytes reserved for buffers of TCP connections.
+    pub tcp_buffer_bytes: usize,
 }

@@ -5,6 +5,7 @@ mod path_mtu;
 mod pool;
 
 use std::collections::VecDeque;
+use std::net::IpAddr;
 use std::time::Instant;
 
 use identification::Identification;
@@ -137,7 +138,7 @@ impl Egress {
             // A packet to ourselves meets no link, and no receiver that fragments would protect.
             Route::Local => max_payload,
             Route::Tunnel => {
-                let path = self.paths.lookup(now, message.pair.destination(), self.mtu);
+                let path = self.path_mtu(now, message.pair.destination());
                 usize::from(path).saturating_sub(ip_header)
             }
         };
@@ -292,9 +293,14 @@ impl Egress {
         packet
     }
 
+    /// The largest packet known to pass to `destination`.
+    pub(crate) fn path_mtu(&mut self, now: Instant, destination: IpAddr) -> u16 {
+        self.paths.lookup(now, destination, self.mtu)
+    }
+
     /// A buffer with room for `len` bytes, and for any other packet of the tunnel when it is used
     /// again.
-    fn buffer(&mut self, len: usize) -> Vec<u8> {
+    pub(crate) fn buffer(&mut self, len: usize) -> Vec<u8> {
         self.pool.take(len.max(usize::from(self.mtu)))
     }
 

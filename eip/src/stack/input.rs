@@ -3,15 +3,17 @@
 use std::net::SocketAddr;
 use std::time::Instant;
 
-use smoltcp::wire::{UDP_HEADER_LEN, UdpPacket};
+use smoltcp::wire::{TCP_HEADER_LEN, UDP_HEADER_LEN, UdpPacket};
 use tracing::trace;
 
 use super::Stack;
 use crate::addresses::is_unicast;
 use crate::egress::Outgoing;
+use crate::error::RecvError;
 use crate::icmp::{self, Complaint, Message, Quoted};
 use crate::ip::{Fragment, HOP_LIMIT, Packet, Pair, Refusal, Start, checksum, protocol, walk};
 use crate::reassembly::Outcome;
+use crate::tcp::{Segment, Tuple};
 
 /// Where a packet comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,7 +90,12 @@ impl Stack {
 
     /// Whether a host may take the packet at all; counts it if not.
     fn is_for_us(&mut self, origin: Origin, pair: &Pair) -> bool {
-        if !self.addresses.contains(pair.destination()) {
+        let ours = if self.transparent {
+            is_unicast(pair.destination())
+        } else {
+            self.addresses.contains(pair.destination())
+        };
+        if !ours {
             trace!(destination = %pair.destination(), "dropped: not our address");
             self.counted.drops.not_ours += 1;
             return false;
@@ -150,6 +157,9 @@ impl Stack {
                     }
                 }
             }
+            // What is in the first fragment is only known to be a segment when all are there; but
+            // the header with its numbers must be in it (RFC 1858, section 3.2).
+            protocol::TCP => payload.get(..TCP_HEADER_LEN).map(|_| ()).ok_or(None),
             // Of ICMP only an echo request is ever longer than a packet.
             icmp if icmp == packet.pair.icmp() => Ok(()),
             _ => {
@@ -183,9 +193,18 @@ impl Stack {
         self.dispatch(now, &datagram);
     }
 
-    /// The one place where upper-layer protocols part. TCP will be the next arm.
+    /// The one place where upper-layer protocols part.
     fn dispatch(&mut self, now: Instant, datagram: &Datagram<'_>) {
         let judgement = match datagram.protocol {
+            protocol::TCP => {
+                self.tcp_input(now, datagram);
+                Ok(())
+            }
+            // A transparent stack is no host: who answers for others is its owner's business.
+            other if self.transparent && other != datagram.pair.icmp() => {
+                self.counted.drops.protocol += 1;
+                Ok(())
+            }
             protocol::UDP => self.udp_input(datagram),
             icmp if icmp == datagram.pair.icmp() => {
                 self.icmp_input(now, datagram);
@@ -204,6 +223,23 @@ impl Stack {
         };
         if let (Err(Some(complaint)), Some((packet, _))) = (judgement, datagram.packet) {
             self.complain(now, &datagram.pair, complaint, packet);
+        }
+    }
+
+    fn tcp_input(&mut self, now: Instant, datagram: &Datagram<'_>) {
+        let packet = datagram.packet.map(|(packet, _)| packet);
+        let Some(segment) = Segment::parse(datagram.pair, datagram.payload, packet) else {
+            return self.malformed("TCP header");
+        };
+        if !checksum::verify(&datagram.pair, protocol::TCP, datagram.payload) {
+            return self.bad_checksum("TCP");
+        }
+        let known = self
+            .tcp
+            .input(now, &segment, self.transparent, &mut self.egress);
+        if !known {
+            trace!(tuple = ?segment.tuple, "dropped: no connection");
+            self.counted.drops.no_socket += 1;
         }
     }
 
@@ -255,13 +291,14 @@ impl Stack {
         }
         match icmp::parse(&datagram.pair, datagram.payload) {
             None => self.malformed("ICMP header"),
+            Some(Message::EchoRequest { .. }) if self.transparent => self.count_icmp(false),
             Some(Message::EchoRequest { identifier, data }) => {
                 self.echo(now, datagram, identifier, data)
             }
             Some(Message::Failure { error, quote }) => {
                 let known = self
                     .quoted(&datagram.pair, quote)
-                    .is_some_and(|quoted| self.udp.deliver_error(quoted.local, quoted.peer, error));
+                    .is_some_and(|quoted| self.failure(&quoted, error));
                 self.count_icmp(known);
             }
             Some(Message::TooBig { mtu, quote }) => {
@@ -288,13 +325,31 @@ impl Stack {
         (quoted.local.ip() == pair.destination()).then_some(quoted)
     }
 
+    /// Returns whether the failure concerns a socket.
+    fn failure(&mut self, quoted: &Quoted, error: RecvError) -> bool {
+        match quoted.sequence {
+            None => self.udp.deliver_error(quoted.local, quoted.peer, error),
+            Some(sequence) => {
+                let key = self.tcp.quoted(&tuple_of(quoted), sequence);
+                if let Some(key) = key {
+                    self.tcp.icmp_error(key, error.into());
+                }
+                key.is_some()
+            }
+        }
+    }
+
     fn too_big(&mut self, now: Instant, pair: &Pair, mtu: u32, quote: &[u8]) -> bool {
         let Some(quoted) = self.quoted(pair, quote) else {
             return false;
         };
         // A packet that fits cannot have been too big.
         let plausible = usize::try_from(mtu).is_ok_and(|mtu| mtu < quoted.packet_len);
-        if !plausible || self.udp.lookup(quoted.local, quoted.peer).is_none() {
+        let known = match quoted.sequence {
+            None => self.udp.lookup(quoted.local, quoted.peer).is_some(),
+            Some(sequence) => self.tcp.quoted(&tuple_of(&quoted), sequence).is_some(),
+        };
+        if !plausible || !known {
             return false;
         }
         let tunnel_mtu = self.egress.mtu();
@@ -362,5 +417,12 @@ impl Stack {
     fn bad_checksum(&mut self, what: &'static str) {
         trace!(what, "dropped: checksum");
         self.counted.drops.checksum += 1;
+    }
+}
+
+fn tuple_of(quoted: &Quoted) -> Tuple {
+    Tuple {
+        local: quoted.local,
+        remote: quoted.peer,
     }
 }

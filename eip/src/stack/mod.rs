@@ -2,6 +2,7 @@
 //! events between.
 
 mod input;
+mod tcp;
 mod udp;
 
 use std::net::IpAddr;
@@ -15,6 +16,7 @@ use crate::event::Event;
 use crate::icmp::RateLimit;
 use crate::reassembly::Reassembly;
 use crate::stats::{Gauges, Stats};
+use crate::tcp::Tcp;
 use crate::udp::UdpSockets;
 
 /// A host inside a tunnel. See the [crate documentation](crate) for the driving loop.
@@ -24,7 +26,14 @@ use crate::udp::UdpSockets;
 #[derive(Debug)]
 pub struct Stack {
     addresses: Addresses,
+    /// All destinations are ours.
+    transparent: bool,
     udp: UdpSockets,
+    tcp: Tcp,
+    /// The latest time that a verb was given: connections transmit when they are asked for packets,
+    /// which comes without one.
+    latest: Option<Instant>,
+    others_in_a_row: u8,
     egress: Egress,
     reassembly: Reassembly,
     errors: RateLimit,
@@ -43,7 +52,11 @@ impl Stack {
         let config = config.normalised();
         Self {
             addresses: Addresses::default(),
+            transparent: config.transparent,
             udp: UdpSockets::new(&config, seed),
+            tcp: Tcp::new(&config, seed),
+            latest: None,
+            others_in_a_row: 0,
             egress: Egress::new(&config, seed),
             reassembly: Reassembly::new(&config),
             errors: RateLimit::new(config.icmp_errors_per_second),
@@ -86,8 +99,7 @@ impl Stack {
     /// router said so.
     #[must_use]
     pub fn path_mtu(&mut self, now: Instant, destination: IpAddr) -> u16 {
-        let mtu = self.egress.mtu();
-        self.egress.paths.lookup(now, destination, mtu)
+        self.egress.path_mtu(now, destination)
     }
 
     /// The own address from which datagrams to `destination` leave unless the socket or a send
@@ -100,16 +112,18 @@ impl Stack {
     /// Takes an IP packet from the tunnel. Whatever is wrong with it is counted in
     /// [`Stats::drops`].
     pub fn handle_packet(&mut self, now: Instant, packet: &[u8]) {
+        self.latest = Some(now);
         self.counted.packets_in += 1;
         self.input(now, input::Origin::Tunnel, packet);
         self.deliver_local(now);
     }
 
     /// The next IP packet for the tunnel, at most [`mtu`](Self::mtu) bytes as it was when the
-    /// packet was made; call until `None`. Give the buffer back by [`recycle`](Self::recycle).
+    /// packet was made; call until `None`, or as long as there is room for it: connections send no
+    /// faster than packets are taken from here. Give the buffer back by [`recycle`](Self::recycle).
     #[must_use]
     pub fn poll_transmit(&mut self) -> Option<Vec<u8>> {
-        self.egress.poll_transmit()
+        self.next_packet()
     }
 
     /// Gives back a buffer from [`poll_transmit`](Self::poll_transmit). Any other buffer is welcome
@@ -118,21 +132,33 @@ impl Stack {
         self.egress.recycle(buffer);
     }
 
+    /// Whether [`poll_transmit`](Self::poll_transmit) is likely to have a packet.
+    #[must_use]
+    pub fn wants_transmit(&self) -> bool {
+        self.egress.queued() > 0 || self.tcp.wants_transmit()
+    }
+
     /// The next event; call until `None`.
     #[must_use]
     pub fn poll_event(&mut self) -> Option<Event> {
-        self.udp.poll_event().map(Event::UdpReadable)
+        let datagrams = self.udp.poll_event().map(Event::UdpReadable);
+        datagrams.or_else(|| self.tcp.poll_event())
     }
 
     /// When [`handle_timeout`](Self::handle_timeout) is due; `None` is never.
     #[must_use]
-    pub const fn poll_timeout(&self) -> Option<Instant> {
-        self.reassembly.poll_timeout()
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        [self.reassembly.poll_timeout(), self.tcp.poll_timeout()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// Does what is due at `now`. Calling it early or late is harmless.
     pub fn handle_timeout(&mut self, now: Instant) {
+        self.latest = Some(now);
         self.reassembly.handle_timeout(now);
+        self.tcp.handle_timeout(now, &mut self.egress);
     }
 
     /// Counters and gauges as they are now.
@@ -140,8 +166,8 @@ impl Stack {
     pub fn stats(&self) -> Stats {
         let mut stats = self.counted;
         let sent = self.egress.counters;
-        stats.packets_out = sent.packets;
-        stats.packets_local = sent.local;
+        stats.packets_out += sent.packets;
+        stats.packets_local += sent.local;
         stats.fragmented = sent.fragmented;
         stats.drops.transmit_full = sent.dropped;
         let reassembly = self.reassembly.counters;
@@ -149,6 +175,7 @@ impl Stack {
         stats.drops.fragments_refused = reassembly.refused;
         stats.drops.reassembly_full = reassembly.evicted;
         stats.drops.reassembly_timeout = reassembly.timed_out;
+        stats.tcp = self.tcp.counters;
         stats.gauges = Gauges {
             sockets: self.udp.len(),
             receive_bytes: self.udp.held(),
@@ -157,6 +184,12 @@ impl Stack {
             reassembly_datagrams: self.reassembly.len(),
             reassembly_bytes: self.reassembly.held(),
             path_mtus: self.egress.paths.len(),
+            tcp_connections: self.tcp.connections(),
+            tcp_listeners: self.tcp.listeners(),
+            tcp_half_open: self.tcp.half_open(),
+            tcp_incoming: self.tcp.incoming(),
+            tcp_time_waits: self.tcp.time_waits(),
+            tcp_buffer_bytes: self.tcp.buffer_bytes(),
         };
         stats
     }

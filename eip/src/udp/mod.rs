@@ -1,6 +1,5 @@
 //! UDP sockets: binding, connecting, demultiplexing, receive queues (RFC 768).
 
-mod demux;
 mod queue;
 mod signals;
 
@@ -8,7 +7,6 @@ use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU8;
 use std::ops::RangeInclusive;
 
-use demux::Demux;
 use queue::{Budget, Meta, QueueLimits, ReceiveQueue};
 use signals::Signals;
 
@@ -16,15 +14,13 @@ use crate::addresses::{Addresses, is_any, is_unicast};
 use crate::config::StackConfig;
 use crate::error::{BindError, ConnectError, RecvError};
 use crate::ip::{Dscp, Pair};
+use crate::ports::{self, Demux};
 use crate::random::Prf;
 use crate::slots::{Key, Slots};
 
 /// Largest payload of one datagram in bytes: what IPv4's length field leaves. The same for IPv6, so
 /// that a program need not know which it talks.
 pub const MAX_UDP_PAYLOAD: usize = 65_507;
-
-/// Random tries for an ephemeral port before all are searched in order.
-const RANDOM_TRIES: usize = 16;
 
 /// Names one UDP socket of one stack. It goes stale when the socket is closed: verbs then answer
 /// `Closed`.
@@ -178,22 +174,11 @@ impl UdpSockets {
         Ok(UdpHandle(key))
     }
 
-    /// RFC 6056, section 3.3.2 (algorithm 2): random tries, then all ports in order from a random
-    /// one.
     fn ephemeral_port(&mut self, address: IpAddr) -> Option<u16> {
-        let (first, last) = (*self.ephemeral.start(), *self.ephemeral.end());
-        let count = u64::from(last.saturating_sub(first)) + 1;
-        let port_at = |n: u64| u16::try_from(u64::from(first) + n % count).unwrap_or(last);
-        for _ in 0..RANDOM_TRIES {
-            let port = port_at(self.random.next());
-            if self.demux.is_port_free(address, port) {
-                return Some(port);
-            }
-        }
-        let start = self.random.next() % count;
-        (start..start + count)
-            .map(port_at)
-            .find(|port| self.demux.is_port_free(address, *port))
+        let demux = &self.demux;
+        ports::ephemeral(&self.ephemeral, &mut self.random, |port| {
+            demux.is_port_free(address, port)
+        })
     }
 
     /// Whether there was such a socket.

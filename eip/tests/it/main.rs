@@ -16,5 +16,6 @@ mod icmp;
 mod limits;
 mod sockets;
 mod support;
+mod tcp_basic;
 mod vectors;
 mod wire;

@@ -1,12 +1,38 @@
 //! From a local port to the socket that is bound to it: one hash lookup, however many sockets there
-//! are.
+//! are. And the choice of a free port.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::net::{IpAddr, SocketAddr};
+use std::ops::RangeInclusive;
 
 use crate::addresses::is_any;
+use crate::random::Prf;
 use crate::slots::Key;
+
+/// Random tries for an ephemeral port before all are searched in order.
+const RANDOM_TRIES: usize = 16;
+
+/// RFC 6056, section 3.3.2 (algorithm 2): random tries, then all ports in order from a random one.
+pub(crate) fn ephemeral(
+    range: &RangeInclusive<u16>,
+    random: &mut Prf,
+    mut is_free: impl FnMut(u16) -> bool,
+) -> Option<u16> {
+    let (first, last) = (*range.start(), *range.end());
+    let count = u64::from(last.saturating_sub(first)) + 1;
+    let port_at = |n: u64| u16::try_from(u64::from(first) + n % count).unwrap_or(last);
+    for _ in 0..RANDOM_TRIES {
+        let port = port_at(random.next());
+        if is_free(port) {
+            return Some(port);
+        }
+    }
+    let start = random.next() % count;
+    (start..start + count)
+        .map(port_at)
+        .find(|port| is_free(*port))
+}
 
 /// Bound sockets by IP version and port.
 #[derive(Debug, Default)]

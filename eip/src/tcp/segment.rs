@@ -1,0 +1,295 @@
+//! Segments: bytes to the fields that we judge by, and those few that we write ourselves.
+
+use std::net::SocketAddr;
+
+use smoltcp::phy::ChecksumCapabilities;
+use smoltcp::wire::{
+    IpAddress, IpProtocol, IpRepr, TcpControl, TcpPacket, TcpRepr, TcpSeqNumber, TcpTimestampRepr,
+};
+
+use super::seq::{Seq, length};
+use crate::egress::Egress;
+use crate::ip::{HOP_LIMIT, Pair, v4, v6};
+
+/// What names a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct Tuple {
+    pub(crate) local: SocketAddr,
+    pub(crate) remote: SocketAddr,
+}
+
+/// A received segment whose checksum has been verified.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Segment<'a> {
+    pub(crate) tuple: Tuple,
+    pair: Pair,
+    repr: TcpRepr<'a>,
+    /// Header and payload.
+    bytes: &'a [u8],
+    /// The packet that it came in, if that is one which smoltcp reads as it is.
+    packet: Option<&'a [u8]>,
+}
+
+impl<'a> Segment<'a> {
+    /// Reads what smoltcp will read, so that nothing is refused later. `None` if it makes no sense.
+    pub(crate) fn parse(pair: Pair, bytes: &'a [u8], packet: Option<&'a [u8]>) -> Option<Self> {
+        let view = TcpPacket::new_checked(bytes).ok()?;
+        // The addresses only matter for the checksum.
+        let (source, destination) = (IpAddress::from(pair.source()), pair.destination().into());
+        let ignored = ChecksumCapabilities::ignored();
+        let repr = TcpRepr::parse(&view, &source, &destination, &ignored).ok()?;
+        Some(Self {
+            tuple: Tuple {
+                local: SocketAddr::new(pair.destination(), repr.dst_port),
+                remote: SocketAddr::new(pair.source(), repr.src_port),
+            },
+            pair,
+            repr,
+            bytes,
+            packet: packet.filter(|packet| is_plain(packet)),
+        })
+    }
+
+    pub(super) const fn seq(&self) -> Seq {
+        from_smoltcp(self.repr.seq_number)
+    }
+
+    pub(super) fn ack(&self) -> Option<Seq> {
+        self.repr.ack_number.map(from_smoltcp)
+    }
+
+    pub(super) fn is_syn(&self) -> bool {
+        self.repr.control == TcpControl::Syn
+    }
+
+    pub(super) fn is_fin(&self) -> bool {
+        self.repr.control == TcpControl::Fin
+    }
+
+    pub(super) fn is_rst(&self) -> bool {
+        self.repr.control == TcpControl::Rst
+    }
+
+    /// Asks for a connection.
+    pub(super) fn is_request(&self) -> bool {
+        self.is_syn() && self.repr.ack_number.is_none()
+    }
+
+    /// The window field as it stands, before scaling.
+    pub(super) const fn window(&self) -> u16 {
+        self.repr.window_len
+    }
+
+    pub(super) const fn window_scale(&self) -> Option<u8> {
+        self.repr.window_scale
+    }
+
+    pub(super) const fn permits_sack(&self) -> bool {
+        self.repr.sack_permitted
+    }
+
+    pub(super) fn payload_len(&self) -> u32 {
+        length(self.repr.payload.len())
+    }
+
+    /// Sequence numbers that the segment takes.
+    pub(super) fn len(&self) -> u32 {
+        self.payload_len() + u32::from(self.is_syn() || self.is_fin())
+    }
+
+    /// The first sequence number after the payload.
+    pub(super) fn payload_end(&self) -> Seq {
+        self.seq().plus(self.payload_len())
+    }
+
+    /// The packet, if smoltcp can read it as it came.
+    pub(super) const fn as_packet(&self) -> Option<&'a [u8]> {
+        self.packet
+    }
+
+    /// Writes the segment as a packet without extension headers, with acknowledgement and window
+    /// replaced. The checksum is not repaired: it has been verified, and nobody looks again.
+    pub(super) fn write_packet(&self, replace: Option<(Seq, u16)>, into: &mut Vec<u8>) {
+        into.clear();
+        self.write_head(self.bytes.len(), into);
+        let start = into.len();
+        into.extend_from_slice(self.bytes);
+        if let (Some((ack, window)), Some(written)) = (replace, into.get_mut(start..)) {
+            let mut view = TcpPacket::new_unchecked(written);
+            view.set_ack_number(to_smoltcp(ack));
+            view.set_window_len(window);
+        }
+    }
+
+    /// The packet without payload, to be kept: a SYN with data is acknowledged without them, and
+    /// the peer sends them again.
+    pub(super) fn to_kept_packet(self) -> Vec<u8> {
+        let header_len = self.bytes.len().saturating_sub(self.repr.payload.len());
+        let header = self.bytes.get(..header_len).unwrap_or(self.bytes);
+        let mut packet = Vec::with_capacity(v6::HEADER_LEN + header.len());
+        self.write_head(header.len(), &mut packet);
+        packet.extend_from_slice(header);
+        packet
+    }
+
+    fn write_head(&self, payload_len: usize, into: &mut Vec<u8>) {
+        let payload_len = u16::try_from(payload_len).unwrap_or(u16::MAX);
+        let protocol = crate::ip::protocol::TCP;
+        match self.pair {
+            Pair::V4 {
+                source,
+                destination,
+            } => into.extend_from_slice(
+                &v4::Header {
+                    source,
+                    destination,
+                    traffic_class: 0,
+                    hop_limit: HOP_LIMIT,
+                    protocol,
+                    dont_fragment: true,
+                    identification: 0,
+                    offset: 0,
+                    more: false,
+                    payload_len,
+                }
+                .to_bytes(),
+            ),
+            Pair::V6 {
+                source,
+                destination,
+            } => into.extend_from_slice(
+                &v6::Header {
+                    source,
+                    destination,
+                    traffic_class: 0,
+                    hop_limit: HOP_LIMIT,
+                    protocol,
+                    payload_len,
+                }
+                .to_bytes(),
+            ),
+        }
+    }
+}
+
+/// Whether the upper layer follows the IP header at once: smoltcp reads IPv4 options, but few
+/// extension headers.
+fn is_plain(packet: &[u8]) -> bool {
+    match packet.first().map(|first| first >> 4) {
+        Some(4) => true,
+        Some(6) => packet.get(6) == Some(&crate::ip::protocol::TCP),
+        _ => false,
+    }
+}
+
+/// The fields of a segment that smoltcp has sent.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Sent {
+    pub(super) start: Seq,
+    /// First sequence number after the segment.
+    pub(super) end: Seq,
+    pub(super) ack: Option<Seq>,
+    pub(super) window: u16,
+    pub(super) syn: bool,
+    pub(super) rst: bool,
+}
+
+impl Sent {
+    /// Reads a packet of the engine's.
+    pub(super) fn parse(packet: &[u8]) -> Option<Self> {
+        let header = match packet.first()? >> 4 {
+            4 => v4::HEADER_LEN,
+            _ => v6::HEADER_LEN,
+        };
+        let view = TcpPacket::new_checked(packet.get(header..)?).ok()?;
+        let start = from_smoltcp(view.seq_number());
+        Some(Self {
+            start,
+            end: start.plus(length(view.segment_len())),
+            ack: view.ack().then(|| from_smoltcp(view.ack_number())),
+            window: view.window_len(),
+            syn: view.syn(),
+            rst: view.rst(),
+        })
+    }
+}
+
+/// A segment of our own making.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Reply {
+    pub(super) syn: bool,
+    pub(super) rst: bool,
+    pub(super) seq: Seq,
+    pub(super) ack: Option<Seq>,
+    pub(super) window: u16,
+    /// Options of a SYN.
+    pub(super) mss: Option<u16>,
+    pub(super) window_scale: Option<u8>,
+    pub(super) sack: bool,
+}
+
+impl Reply {
+    /// The answer to a segment for which there is no connection (RFC 9293, section 3.10.7.1).
+    pub(super) fn reset(segment: &Segment<'_>) -> Self {
+        match segment.ack() {
+            Some(ack) => Self {
+                rst: true,
+                seq: ack,
+                ..Self::default()
+            },
+            None => Self {
+                rst: true,
+                ack: Some(segment.seq().plus(segment.len())),
+                ..Self::default()
+            },
+        }
+    }
+
+    pub(super) fn write(&self, tuple: &Tuple, egress: &mut Egress) -> Vec<u8> {
+        let control = match (self.syn, self.rst) {
+            (true, _) => TcpControl::Syn,
+            (_, true) => TcpControl::Rst,
+            (false, false) => TcpControl::None,
+        };
+        let repr = TcpRepr {
+            src_port: tuple.local.port(),
+            dst_port: tuple.remote.port(),
+            control,
+            seq_number: to_smoltcp(self.seq),
+            ack_number: self.ack.map(to_smoltcp),
+            window_len: self.window,
+            window_scale: self.window_scale,
+            max_seg_size: self.mss,
+            sack_permitted: self.sack,
+            sack_ranges: [None; 3],
+            timestamp: None::<TcpTimestampRepr>,
+            payload: &[],
+        };
+        let (source, destination) = (tuple.local.ip().into(), tuple.remote.ip().into());
+        let ip = IpRepr::new(
+            source,
+            destination,
+            IpProtocol::Tcp,
+            repr.buffer_len(),
+            HOP_LIMIT,
+        );
+        let checksums = ChecksumCapabilities::default();
+        let mut packet = egress.buffer(ip.buffer_len());
+        packet.resize(ip.buffer_len(), 0);
+        ip.emit(packet.as_mut_slice(), &checksums);
+        if let Some(segment) = packet.get_mut(ip.header_len()..) {
+            let mut view = TcpPacket::new_unchecked(segment);
+            repr.emit(&mut view, &source, &destination, &checksums);
+        }
+        packet
+    }
+}
+
+/// smoltcp keeps the same 32 bits signed.
+const fn from_smoltcp(number: TcpSeqNumber) -> Seq {
+    Seq(number.0.cast_unsigned())
+}
+
+const fn to_smoltcp(number: Seq) -> TcpSeqNumber {
+    TcpSeqNumber(number.0.cast_signed())
+}

@@ -1,0 +1,82 @@
+//! A queue in which each slot stands at most once.
+
+use std::collections::VecDeque;
+
+use crate::slots::Key;
+
+/// Slots in the order in which they were put in. An entry whose value is gone serves the next value
+/// of the slot, so that the queue is never longer than there are slots.
+#[derive(Debug, Default)]
+pub(super) struct Turns {
+    queue: VecDeque<usize>,
+    queued: Vec<bool>,
+}
+
+impl Turns {
+    pub(super) fn push(&mut self, key: Key) {
+        let index = key.index();
+        if self.queued.len() <= index {
+            self.queued.resize(index + 1, false);
+        }
+        if let Some(queued) = self.queued.get_mut(index)
+            && !*queued
+        {
+            *queued = true;
+            self.queue.push_back(index);
+        }
+    }
+
+    /// The slot whose turn it is.
+    pub(super) fn front(&self) -> Option<usize> {
+        self.queue.front().copied()
+    }
+
+    pub(super) fn pop(&mut self) -> Option<usize> {
+        let index = self.queue.pop_front()?;
+        self.unmark(index);
+        Some(index)
+    }
+
+    /// Takes back the entry that was put in last, if it is this one.
+    pub(super) fn unpush(&mut self, key: Key) -> bool {
+        let is_last = self.queue.back() == Some(&key.index());
+        if is_last {
+            self.queue.pop_back();
+            self.unmark(key.index());
+        }
+        is_last
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.queue.is_empty()
+    }
+
+    fn unmark(&mut self, index: usize) {
+        if let Some(queued) = self.queued.get_mut(index) {
+            *queued = false;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::slots::Slots;
+
+    #[test]
+    fn a_slot_stands_in_the_queue_once() {
+        let mut slots = Slots::new(2);
+        let (first, second) = (slots.insert(()).unwrap(), slots.insert(()).unwrap());
+        let mut turns = Turns::default();
+        for _ in 0..3 {
+            turns.push(second);
+            turns.push(first);
+        }
+        assert!(!turns.unpush(second), "it is not the last");
+        assert_eq!(turns.pop(), Some(second.index()));
+        turns.push(second);
+        assert!(turns.unpush(second));
+        assert_eq!(turns.pop(), Some(first.index()));
+        assert!(turns.is_empty());
+    }
+}
