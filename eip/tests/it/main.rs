@@ -14,6 +14,7 @@ mod fuzz;
 mod garbage;
 mod icmp;
 mod limits;
+mod net;
 mod sockets;
 mod support;
 mod tcp_basic;
