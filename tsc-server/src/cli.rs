@@ -12,7 +12,9 @@
 //! ```
 
 use std::fmt::Write as _;
-use std::path::PathBuf;
+use std::fs::{self, OpenOptions};
+use std::io;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::LazyLock;
 
@@ -174,6 +176,18 @@ impl Cli {
             return Action::Print { text };
         }
         if self.check_config {
+            if let Some(path) = &config.system.trace_file
+                && let Err(error) = can_create(path)
+            {
+                return Action::Refuse {
+                    report: format!(
+                        "error: trace-file: cannot create {}: {error}\n  help: name a file in a directory that \
+                         the server may write to\n1 error",
+                        path.display()
+                    ),
+                    exit: Exit::Configuration,
+                };
+            }
             let text = format!("{}: {}\n", path.display(), summary(&config));
             return Action::Print { text };
         }
@@ -227,6 +241,22 @@ impl Cli {
                 Exit::Configuration
             },
         }
+    }
+}
+
+/// Whether a file can be made at `path`, or the one there be written; leaves the file system as it was.
+fn can_create(path: &Path) -> io::Result<()> {
+    let mut options = OpenOptions::new();
+    options.write(true);
+    match fs::metadata(path) {
+        Ok(there) if there.is_file() || there.is_dir() => options.open(path).map(drop),
+        // Opening a pipe would wait for its reader.
+        Ok(_) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            options.create_new(true).open(path)?;
+            fs::remove_file(path)
+        }
+        Err(error) => Err(error),
     }
 }
 
@@ -295,6 +325,13 @@ Environment:
     for exit in Exit::ALL {
         let _ = writeln!(help, "  {}  {}", exit.code(), exit.meaning());
     }
+    help.push_str(
+        "\nSignals:
+  TERM, INT, QUIT  release all tunnels and stop; a second one ends at once
+  USR1             write all counters to the log
+  HUP              refused: this version cannot reload its configuration
+",
+    );
     help.push_str("\nResults go to standard output, logs and errors to standard error.");
     help
 });

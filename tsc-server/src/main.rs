@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Parser as _;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tsc_server::{
     Server,
     cli::{Action, Cli, Exit},
@@ -54,15 +54,12 @@ fn run(config: &Config, log: &LogOptions) -> Exit {
     runtime.block_on(serve(config))
 }
 
-/// Serves until SIGINT or SIGTERM; a second one ends at once.
+/// Serves until SIGINT, SIGTERM or SIGQUIT; a second one ends at once.
 async fn serve(config: &Config) -> Exit {
-    let (mut terminate, mut interrupt) = match (
-        signal(SignalKind::terminate()),
-        signal(SignalKind::interrupt()),
-    ) {
-        (Ok(terminate), Ok(interrupt)) => (terminate, interrupt),
-        (Err(error), _) | (_, Err(error)) => {
-            tracing::error!(%error, "cannot watch signals");
+    let mut signals = match Signals::watch() {
+        Ok(signals) => signals,
+        Err(error) => {
+            tracing::error!(event = "start-failed", %error, "cannot watch signals");
             return Exit::Failure;
         }
     };
@@ -74,42 +71,99 @@ async fn serve(config: &Config) -> Exit {
         }
     };
     tracing::info!(event = "ready", ports = server.ports().len());
-    let mut signalled = async || {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-    };
-    tokio::select! {
-        () = signalled() => {}
-        () = server.failed() => {
-            tracing::error!(event = "failed", "the worker has ended");
-            return Exit::Failure;
+    loop {
+        let asked = tokio::select! {
+            asked = signals.next() => asked,
+            () = server.failed() => {
+                tracing::error!(event = "failed", "the worker has ended");
+                return Exit::Failure;
+            }
+        };
+        match asked {
+            Asked::Stop => break,
+            Asked::Report => {
+                if let Some(report) = server.report().await {
+                    report.log();
+                }
+            }
+            Asked::Reload => refuse_reload(),
         }
     }
     tracing::info!(
         event = "stopping",
         "releasing all tunnels; a second signal ends at once"
     );
-    let stopped = tokio::task::spawn_blocking(|| server.stop());
-    let report = tokio::select! {
-        report = stopped => report.ok().flatten(),
-        () = signalled() => {
-            tracing::warn!(event = "stopped", "ended without waiting for the clients");
-            std::process::exit(Exit::Ok.code().into());
+    let mut stopped = tokio::task::spawn_blocking(|| server.stop());
+    let report = loop {
+        tokio::select! {
+            report = &mut stopped => break report.ok().flatten(),
+            asked = signals.next() => match asked {
+                Asked::Stop => {
+                    tracing::warn!(event = "stopped", "ended without waiting for the clients");
+                    std::process::exit(Exit::Ok.code().into());
+                }
+                // All figures follow in a moment.
+                Asked::Report => {}
+                Asked::Reload => refuse_reload(),
+            },
         }
     };
     let Some(report) = report else {
+        tracing::error!(event = "failed", "the worker has ended");
         return Exit::Failure;
     };
-    let (sessions, counters) = (&report.sessions, &report.counters);
+    report.log();
     tracing::info!(
         event = "stopped",
-        configured = sessions.configured,
-        refused = sessions.refused,
-        switched = counters.switched,
-        no_route = counters.no_route,
-        queue_full = counters.queue_full,
+        configured = report.sessions.configured,
+        refused = report.sessions.refused,
+        switched = report.counters.switched,
     );
     Exit::Ok
+}
+
+fn refuse_reload() {
+    tracing::warn!(
+        event = "reload-refused",
+        "SIGHUP: this version cannot reload its configuration; nothing has changed, restart to change it"
+    );
+}
+
+/// What a signal asks for.
+enum Asked {
+    Stop,
+    Report,
+    Reload,
+}
+
+/// The signals that the server obeys. Left alone, each would end it without a word to the clients.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    quit: Signal,
+    user: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn watch() -> std::io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            quit: signal(SignalKind::quit())?,
+            user: signal(SignalKind::user_defined1())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+
+    /// The next one; dropping the future loses none.
+    async fn next(&mut self) -> Asked {
+        tokio::select! {
+            _ = self.terminate.recv() => Asked::Stop,
+            _ = self.interrupt.recv() => Asked::Stop,
+            _ = self.quit.recv() => Asked::Stop,
+            _ = self.user.recv() => Asked::Report,
+            _ = self.hangup.recv() => Asked::Reload,
+        }
+    }
 }

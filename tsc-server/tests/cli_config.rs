@@ -128,6 +128,39 @@ fn a_bad_certificate_exits_with_4_but_fails_the_check_with_2() {
 }
 
 #[test]
+fn the_check_covers_the_trace_file_and_leaves_it_alone() {
+    let directory = tempfile::tempdir().unwrap();
+    let check = |path: &std::path::Path| {
+        act(
+            GOOD,
+            &["--check-config", "--trace", path.to_str().unwrap()],
+            &[],
+        )
+    };
+    let refused = [
+        directory.path().join("missing/trace.pcapng"),
+        directory.path().to_owned(),
+    ];
+    for path in refused {
+        let Action::Refuse { report, exit } = check(&path) else {
+            panic!("refuse {}", path.display());
+        };
+        assert_eq!(exit, Exit::Configuration);
+        assert!(
+            report.contains("trace-file") && report.contains(path.to_str().unwrap()),
+            "{report}"
+        );
+    }
+    let new = directory.path().join("new.pcapng");
+    assert!(matches!(check(&new), Action::Print { .. }));
+    assert!(!new.exists());
+    let old = directory.path().join("old.pcapng");
+    std::fs::write(&old, "yesterday's").unwrap();
+    assert!(matches!(check(&old), Action::Print { .. }));
+    assert_eq!(std::fs::read_to_string(&old).unwrap(), "yesterday's");
+}
+
+#[test]
 fn the_printed_configuration_is_one() {
     let (_directory, path) = file(GOOD);
     let flags = [

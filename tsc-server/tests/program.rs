@@ -6,116 +6,16 @@
     clippy::panic
 )]
 
+mod program_support;
+
 use std::{
-    io::{BufRead, BufReader},
-    net::TcpListener,
-    path::Path,
-    process::{Child, Command, ExitStatus, Output, Stdio},
-    sync::mpsc,
-    time::{Duration, Instant},
+    io::{Read as _, Write as _},
+    net::{TcpListener, TcpStream},
+    process::Command,
 };
 
-/// Nothing here takes longer unless it hangs.
-const LIMIT: Duration = Duration::from_secs(20);
-
-fn config(port: u16) -> String {
-    format!(
-        r#"
-[[tscf-address-pool]]
-name = "clients"
-address-range = ["10.64.0.0/24"]
-
-[[tscf-interface]]
-realm-id = "access"
-local-address-pools = ["clients"]
-authentication = "none"
-
-[[tscf-interface.tscf-port]]
-address = "127.0.0.1"
-port = {port}
-transport-protocol = ["tcp", "udp"]
-"#
-    )
-}
-
-fn command(directory: &Path, text: &str) -> Command {
-    let path = directory.join("tsc-server.toml");
-    std::fs::write(&path, text).unwrap();
-    let mut command = Command::new(env!("CARGO_BIN_EXE_tsc-server"));
-    command
-        .arg("--config")
-        .arg(path)
-        .env_remove("RUST_LOG")
-        .stdin(Stdio::null());
-    command
-}
-
-fn run(command: &mut Command) -> (Output, String) {
-    let output = command.output().unwrap();
-    let errors = String::from_utf8(output.stderr.clone()).unwrap();
-    (output, errors)
-}
-
-/// A server process that is stopped when the test ends, however it ends.
-struct Program {
-    child: Child,
-    lines: mpsc::Receiver<String>,
-}
-
-impl Program {
-    fn start(mut command: Command) -> Self {
-        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
-        let errors = BufReader::new(child.stderr.take().unwrap());
-        let (sender, lines) = mpsc::channel();
-        std::thread::spawn(move || {
-            for line in errors.lines().map_while(Result::ok) {
-                if sender.send(line).is_err() {
-                    return;
-                }
-            }
-        });
-        Self { child, lines }
-    }
-
-    fn wait_for(&self, wanted: &str) -> String {
-        let end = Instant::now() + LIMIT;
-        loop {
-            let line = self
-                .lines
-                .recv_timeout(end.saturating_duration_since(Instant::now()));
-            let line = line.unwrap_or_else(|_| panic!("no line with {wanted}"));
-            if line.contains(wanted) {
-                return line;
-            }
-        }
-    }
-
-    fn signal(&self, name: &str) {
-        let status = Command::new("kill")
-            .args(["-s", name, &self.child.id().to_string()])
-            .status()
-            .unwrap();
-        assert!(status.success());
-    }
-
-    fn wait(&mut self) -> ExitStatus {
-        let end = Instant::now() + LIMIT;
-        loop {
-            if let Some(status) = self.child.try_wait().unwrap() {
-                return status;
-            }
-            assert!(Instant::now() < end, "the server does not end");
-            std::thread::yield_now();
-        }
-    }
-}
-
-impl Drop for Program {
-    fn drop(&mut self) {
-        drop(self.child.kill());
-        drop(self.child.wait());
-    }
-}
+use program_support::{LIMIT, Program, command, config, event, run, text};
+use tsc_tpl::{CmType, Limits, MessageBuilder, Sequence, StreamDecoder, Tlv, Tsid, Unit, registry};
 
 #[test]
 fn a_good_configuration_passes_the_check() {
@@ -172,18 +72,122 @@ fn it_says_when_it_is_ready_and_stops_on_sigterm() {
 #[test]
 fn json_logs_are_one_object_a_line() {
     let directory = tempfile::tempdir().unwrap();
-    let mut command = command(directory.path(), &config(0));
-    command.args(["--log-format", "json"]);
-    let mut program = Program::start(command);
-    let line = program.wait_for("ready");
-    let record: serde_json::Value = serde_json::from_str(&line).unwrap();
-    assert_eq!(
-        record["fields"]["event"]
-            .as_str()
-            .or_else(|| record["event"].as_str()),
-        Some("ready"),
-        "{line}"
-    );
+    let (mut program, ports) = Program::start_json(command(directory.path(), &config(0)));
+    let spoken: Vec<&str> = ports.iter().map(|port| port.transport.as_str()).collect();
+    assert_eq!(spoken, ["tcp", "udp"]);
     program.signal("INT");
     assert_eq!(program.wait().code(), Some(0));
+}
+
+/// A tunnel over TCP, by hand.
+struct Client {
+    stream: TcpStream,
+    decoder: StreamDecoder,
+}
+
+impl Client {
+    fn configured(port: &program_support::Port) -> Self {
+        let mut stream = TcpStream::connect(port.address).unwrap();
+        stream.set_read_timeout(Some(LIMIT)).unwrap();
+        let mut request = Vec::new();
+        MessageBuilder::new(CmType::CONFIGURATION_REQUEST, Tsid::UNASSIGNED, Sequence(1))
+            .tlv(Tlv::ProtocolRevision(registry::PROTOCOL_REVISION))
+            .encode(&mut request)
+            .unwrap();
+        stream.write_all(&request).unwrap();
+        let mut client = Self {
+            stream,
+            decoder: StreamDecoder::new(Limits::default()),
+        };
+        assert_eq!(client.next(), CmType::CONFIGURATION_RESPONSE);
+        client
+    }
+
+    /// The type of the next message from the server.
+    fn next(&mut self) -> CmType {
+        let mut buffer = [0; 2048];
+        loop {
+            let len = self.stream.read(&mut buffer).unwrap();
+            assert_ne!(len, 0, "the server has closed the connection");
+            let mut feed = self.decoder.feed(&buffer[..len]);
+            if let Some(Unit::Control(message)) = feed.next().unwrap() {
+                return message.header().cm_type;
+            }
+        }
+    }
+}
+
+#[test]
+fn usr1_reports_all_counters_and_hup_changes_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let (mut program, ports) = Program::start_json(command(directory.path(), &config(0)));
+    let first = Client::configured(&ports[0]);
+    program.signal("HUP");
+    let refused = program.wait_for_event("reload-refused", |_| true);
+    assert_eq!(text(&refused, "level"), "WARN");
+    // It still serves, those it served and others.
+    let second = Client::configured(&ports[0]);
+    program.signal("USR1");
+    let mut report = Vec::new();
+    while report.len() < 6 {
+        report.push(program.wait_for_event("report", |_| true));
+    }
+    check_report(&report, 2);
+    // It does not wait for clients that have hung up.
+    drop((first, second));
+    program.signal("TERM");
+    let records = program.records_until("stopped");
+    let last: Vec<_> = records
+        .into_iter()
+        .filter(|record| event(record) == "report")
+        .collect();
+    check_report(&last, 0);
+    assert_eq!(program.wait().code(), Some(0));
+}
+
+/// Every part is there, with what two tunnels over TCP have left in it.
+fn check_report(report: &[serde_json::Value], sessions: u64) {
+    let parts: Vec<&str> = report.iter().map(|part| text(part, "part")).collect();
+    assert_eq!(
+        parts,
+        ["tunnels", "pool", "switch", "streams", "datagrams", "dtls"]
+    );
+    assert_eq!(report[0]["sessions"], sessions, "{}", report[0]);
+    assert_eq!(report[0]["configured"], 2, "{}", report[0]);
+    assert_eq!(report[1]["name"], "clients", "{}", report[1]);
+    assert_eq!(report[1]["leased"], sessions, "{}", report[1]);
+    assert_eq!(report[3]["accepted"], 2, "{}", report[3]);
+    // The counters that docs/limits.md names.
+    for (part, counters) in [
+        (0, &["rate_limited", "transmit_overflow"][..]),
+        (2, &["stalled", "queue_full", "icmp_limited", "send_errors"]),
+        (3, &["evicted", "source_limit", "timeout"]),
+        (
+            5,
+            &["rate_limited", "prefix_limited", "evicted", "table_full"],
+        ),
+    ] {
+        for counter in counters {
+            assert_eq!(report[part][counter], 0, "{counter} in {}", report[part]);
+        }
+    }
+}
+
+#[test]
+fn quit_releases_the_tunnels_as_term_does() {
+    for signal in ["QUIT", "TERM"] {
+        let directory = tempfile::tempdir().unwrap();
+        let (mut program, ports) = Program::start_json(command(directory.path(), &config(0)));
+        let mut client = Client::configured(&ports[0]);
+        program.signal(signal);
+        assert_eq!(
+            client.next(),
+            CmType::CONFIGURATION_RELEASE_REQUEST,
+            "{signal}"
+        );
+        // It does not wait for a client that has hung up.
+        drop(client);
+        program.wait_for_event("stopped", |_| true);
+        assert_eq!(program.wait().code(), Some(0), "{signal}");
+    }
 }

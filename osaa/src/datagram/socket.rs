@@ -3,6 +3,7 @@
 use std::{
     fmt, io,
     net::{IpAddr, SocketAddr},
+    ops::AddAssign,
     task::{Context, Poll, ready},
 };
 
@@ -48,6 +49,26 @@ pub struct DatagramStats {
     pub recv_errors: u64,
     /// Of all errors, those that say "nobody listens there" (ECONNREFUSED). Anyone can forge one.
     pub refused: u64,
+}
+
+impl AddAssign for DatagramStats {
+    /// The counters of several sockets in one.
+    fn add_assign(&mut self, other: Self) {
+        let Self {
+            received,
+            sent,
+            too_big,
+            send_errors,
+            recv_errors,
+            refused,
+        } = other;
+        self.received += received;
+        self.sent += sent;
+        self.too_big += too_big;
+        self.send_errors += send_errors;
+        self.recv_errors += recv_errors;
+        self.refused += refused;
+    }
 }
 
 /// A UDP socket within a tokio runtime.

@@ -6,6 +6,7 @@ use std::{
     future::{Future, poll_fn},
     io,
     net::SocketAddr,
+    ops::AddAssign,
     pin::Pin,
     task::{Context, Poll},
     time::{Duration, Instant},
@@ -85,6 +86,38 @@ pub struct ListenerStats {
     pub failed: u64,
     /// Errors of `accept` itself.
     pub accept_errors: u64,
+}
+
+impl AddAssign for ListenerStats {
+    /// The counters of several listeners in one.
+    fn add_assign(&mut self, other: Self) {
+        let Self {
+            accepted,
+            plain,
+            tls,
+            not_admitted,
+            source_limit,
+            evicted,
+            timeout,
+            silent,
+            wrong_protocol,
+            tls_failed,
+            failed,
+            accept_errors,
+        } = other;
+        self.accepted += accepted;
+        self.plain += plain;
+        self.tls += tls;
+        self.not_admitted += not_admitted;
+        self.source_limit += source_limit;
+        self.evicted += evicted;
+        self.timeout += timeout;
+        self.silent += silent;
+        self.wrong_protocol += wrong_protocol;
+        self.tls_failed += tls_failed;
+        self.failed += failed;
+        self.accept_errors += accept_errors;
+    }
 }
 
 /// A TCP port. See the module.

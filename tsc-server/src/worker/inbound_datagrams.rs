@@ -1,6 +1,7 @@
 //! UDP and DTLS: receiving batches, opening records, decoding.
 
 use std::{
+    fmt::Arguments,
     net::SocketAddr,
     task::{Context, Poll},
     time::Instant,
@@ -81,7 +82,13 @@ impl Worker {
                     Some(Kind::Dtls) => {
                         self.dtls_datagram(cx, now, index, datagram.peer, datagram.bytes)
                     }
-                    Some(Kind::Foreign) | None => self.counters.foreign_datagrams += 1,
+                    Some(Kind::Foreign) | None => {
+                        self.foreign(
+                            now,
+                            datagram.peer,
+                            format_args!("a protocol that this port does not speak"),
+                        );
+                    }
                 }
                 if self.batch.is_full() {
                     self.forward(cx);
@@ -113,12 +120,22 @@ impl Worker {
                 .endpoint_ref()
                 .is_some_and(|endpoint| endpoint.find(peer).is_some())
             {
-                self.counters.foreign_datagrams += 1;
-                return;
+                return self.foreign(
+                    now,
+                    peer,
+                    format_args!("clear, from the address of a DTLS association"),
+                );
             }
-            if let Unbound::Bound(binding) = self.core.handle_unbound(now, listener, peer, bytes) {
-                self.ways.insert(binding, Way::Udp { port: index, peer });
-                trace_bytes(self.capture.as_ref(), bytes, Direction::Inbound);
+            match self.core.handle_unbound(now, listener, peer, bytes) {
+                Unbound::Bound(binding) => {
+                    self.ways.insert(binding, Way::Udp { port: index, peer });
+                    trace_bytes(self.capture.as_ref(), bytes, Direction::Inbound);
+                }
+                Unbound::Answered => {}
+                Unbound::Dropped(reason) => {
+                    self.log
+                        .datagram_dropped(now, peer, format_args!("{reason:?}"));
+                }
             }
             return;
         };
@@ -156,10 +173,17 @@ impl Worker {
             return;
         };
         if plain.is_some() {
-            self.counters.foreign_datagrams += 1;
-            return;
+            return self.foreign(
+                now,
+                peer,
+                format_args!("DTLS, from the address of a clear tunnel"),
+            );
         }
         let Some(key) = endpoint.handle_datagram(now, peer, bytes) else {
+            if port.met_noise() {
+                self.log
+                    .datagram_dropped(now, peer, format_args!("no DTLS handshake"));
+            }
             return;
         };
         // A handshake may have finished with this datagram: then the association is not bound yet.
@@ -168,6 +192,11 @@ impl Worker {
         } else {
             self.dtls_events(cx, now, index);
         }
+    }
+
+    fn foreign(&mut self, now: Instant, peer: SocketAddr, reason: Arguments<'_>) {
+        self.counters.foreign_datagrams += 1;
+        self.log.datagram_dropped(now, peer, reason);
     }
 
     /// Hands in what an association has received, if it is bound.

@@ -1,6 +1,7 @@
 //! TCP and TLS: accepting, reading, decoding.
 
 use std::{
+    fmt::Arguments,
     task::{Context, Poll},
     time::Instant,
 };
@@ -167,12 +168,17 @@ impl Worker {
             }
         };
         // The event that goes with it closes the stream, behind the answers that are still queued.
-        let peer = self.streams.peer(slot);
-        match self.log.transport_refused(now) {
-            Some(missed) => tracing::info!(event = "stream-ended", ?peer, ?verdict, missed),
-            None => tracing::debug!(event = "stream-ended", ?peer, ?verdict),
-        }
+        self.stream_ended(now, slot, format_args!("{verdict:?}"));
         false
+    }
+
+    /// A line about a stream that ended against the rules.
+    fn stream_ended(&mut self, now: Instant, slot: usize, reason: Arguments<'_>) {
+        let peer = self.streams.peer(slot).map(tracing::field::display);
+        match self.log.transport_refused(now) {
+            Some(missed) => tracing::info!(event = "stream-ended", peer, %reason, missed),
+            None => tracing::debug!(event = "stream-ended", peer, %reason),
+        }
     }
 
     pub(super) fn stream_lost(
@@ -187,8 +193,13 @@ impl Worker {
         } else {
             BindingLoss::Failed
         };
-        let peer = self.streams.peer(slot);
-        tracing::debug!(?peer, %error, "connection ended");
+        let stream = self.streams.get(slot);
+        if stream.is_some_and(|stream| stream.decoder.partial().is_some()) {
+            self.stream_ended(now, slot, format_args!("{error}, inside a unit"));
+        } else {
+            let peer = self.streams.peer(slot).map(tracing::field::display);
+            tracing::debug!(event = "stream-ended", peer, reason = %error);
+        }
         self.core.binding_lost(now, binding, why);
         self.ways.remove(binding);
         self.streams.close(slot);

@@ -21,6 +21,7 @@ mod outbound;
 mod ports;
 mod ready;
 mod record;
+mod report;
 mod sources;
 mod streams;
 mod way;
@@ -49,6 +50,7 @@ use tsc_tpl::{FramingError, Limits};
 pub use self::counters::Counters;
 pub use self::open::Bound;
 pub(crate) use self::open::open;
+pub use self::report::Report;
 use self::{batch::Batch, ports::Port, ready::Token, record::Log, streams::Streams, way::Ways};
 
 /// Orders that wait for the worker.
@@ -61,20 +63,6 @@ pub(crate) enum Order {
     Stop(Duration),
     /// Report.
     Report(oneshot::Sender<Report>),
-}
-
-/// Figures of one worker.
-#[derive(Clone, Debug, Default)]
-#[non_exhaustive]
-pub struct Report {
-    /// Of the session core.
-    pub sessions: tsc_csm::server::Stats,
-    /// Of the pools.
-    pub pools: Vec<tsc_csm::server::pool::PoolStats>,
-    /// Of the data plane.
-    pub counters: Counters,
-    /// TCP and TLS connections open now.
-    pub streams: usize,
 }
 
 /// A TCP port.
@@ -183,22 +171,6 @@ impl Worker {
         match self.phase {
             Phase::Stopping(end) if end <= now || self.core.stats().sessions == 0 => Some(end),
             Phase::Running | Phase::Stopping(_) => None,
-        }
-    }
-
-    fn report(&self) -> Report {
-        let send_errors = self.ports.iter().map(|port| {
-            let stats = port.socket.stats();
-            stats.send_errors + stats.too_big + port.unsent
-        });
-        Report {
-            sessions: self.core.stats(),
-            pools: self.core.pool_stats(),
-            counters: Counters {
-                send_errors: send_errors.sum(),
-                ..self.counters
-            },
-            streams: self.streams.len(),
         }
     }
 

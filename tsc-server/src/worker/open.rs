@@ -99,7 +99,12 @@ pub(crate) fn open(
         timer: Box::pin(tokio::time::sleep(std::time::Duration::ZERO)),
         read_buffer: vec![0; RECV_BUFFER],
         receive: RecvBatch::new(RECEIVE_SLOTS),
-        log: Log::default(),
+        log: Log::new(
+            config
+                .interfaces
+                .iter()
+                .map(|interface| interface.name.clone()),
+        ),
         ready: Vec::new(),
         again: false,
     };

@@ -2,11 +2,19 @@
 
 use std::{net::SocketAddr, task::Context, time::Instant};
 
-use tsc_csm::server::{BindingId, Destination, Event, Server as Core, SessionId};
+use tsc_csm::{
+    Transport,
+    server::{BindingId, Destination, Event, Server as Core, SessionId},
+};
 use tsc_osaa::trace::{Direction, Interface as Side};
 use tsc_tpl::IpPacket;
 
-use super::{Counters, Interface, Worker, batch::Batch, record::trace_bytes, way::Way};
+use super::{
+    Counters, Interface, Worker,
+    batch::Batch,
+    record::{Outer, trace_bytes},
+    way::Way,
+};
 use crate::icmp::{self, Complaint};
 
 impl Worker {
@@ -82,7 +90,13 @@ impl Worker {
             }
         }
         while let Some(event) = self.core.poll_event() {
-            self.log.event(now, &event);
+            let outer = match &event {
+                Event::SessionUp { binding, .. } | Event::Bound { binding, .. } => {
+                    self.outer(*binding)
+                }
+                _ => None,
+            };
+            self.log.event(now, &event, outer);
             if let Event::CloseBinding { binding, reason } = event {
                 if let Some(peer) = self.peer(binding) {
                     tracing::debug!(event = "transport-closed", %peer, ?reason);
@@ -99,6 +113,27 @@ impl Worker {
             Way::Udp { peer, .. } => Some(peer),
             Way::Dtls { port, key } => self.ports.get(port)?.endpoint_ref()?.peer(key),
         }
+    }
+
+    /// What the log says about the transport of a tunnel.
+    fn outer(&self, binding: BindingId) -> Option<Outer> {
+        let (interface, transport) = match self.ways.find(binding)? {
+            Way::Stream(slot) => {
+                let stream = self.streams.get(slot)?;
+                let transport = match stream.transport.tls_info() {
+                    Some(_) => Transport::Tls,
+                    None => Transport::Tcp,
+                };
+                (self.listeners.get(stream.listener)?.interface, transport)
+            }
+            Way::Udp { port, .. } => (self.ports.get(port)?.interface, Transport::Udp),
+            Way::Dtls { port, .. } => (self.ports.get(port)?.interface, Transport::Dtls),
+        };
+        Some(Outer {
+            peer: self.peer(binding)?,
+            interface,
+            transport,
+        })
     }
 
     /// Ends the transport of a binding that the session core has given up.

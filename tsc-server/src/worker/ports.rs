@@ -46,6 +46,8 @@ struct Dtls {
     endpoint: DtlsServerEndpoint,
     /// Bindings by association slot, with the key that must match.
     bindings: Vec<Option<(AssociationKey, BindingId)>>,
+    /// Datagrams of strangers that were no handshake, as counted when [`Port::met_noise`] looked last.
+    noise: u64,
 }
 
 /// What the first byte of a datagram says about it.
@@ -74,6 +76,7 @@ impl Port {
             dtls: endpoint.map(|endpoint| Dtls {
                 endpoint,
                 bindings: Vec::new(),
+                noise: 0,
             }),
             out: SendBatch::new(SEND_BATCH),
             sealed: Vec::new(),
@@ -98,6 +101,16 @@ impl Port {
 
     pub(super) fn endpoint_ref(&self) -> Option<&DtlsServerEndpoint> {
         self.dtls.as_ref().map(|dtls| &dtls.endpoint)
+    }
+
+    /// Whether DTLS has met datagrams that are no handshake since this was asked last.
+    pub(super) fn met_noise(&mut self) -> bool {
+        let Some(dtls) = &mut self.dtls else {
+            return false;
+        };
+        let stats = dtls.endpoint.stats();
+        let noise = stats.malformed + stats.strangers + stats.alpn_refused;
+        std::mem::replace(&mut dtls.noise, noise) != noise
     }
 
     pub(super) fn poll_dtls_event(&mut self, cx: &Context<'_>) -> Option<DtlsEndpointEvent> {

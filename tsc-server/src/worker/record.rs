@@ -1,8 +1,15 @@
 //! What is written down: capture files and log lines.
 
-use std::time::{Duration, Instant};
+use std::{
+    fmt::Arguments,
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
 
-use tsc_csm::server::{Event, Identity, SessionId};
+use tsc_csm::{
+    Transport,
+    server::{Event, Identity, SessionId},
+};
 use tsc_osaa::trace::{Capture, CaptureWriter, Direction, Interface as Side};
 use tsc_tpl::{Tsid, Unit};
 
@@ -36,15 +43,39 @@ const LOGGED_PER_MINUTE: u32 = 20;
 /// TSID, which clients and captures show too.
 #[derive(Debug, Default)]
 pub(super) struct Log {
+    /// Names of the interfaces.
+    interfaces: Vec<String>,
     /// By the tunnel's slot: as large as the most tunnels there ever were at a time.
     names: Vec<Option<(SessionId, Tsid)>>,
     refused: Allowance,
     ports: Allowance,
     transports: Allowance,
+    datagrams: Allowance,
+}
+
+/// The transport of a tunnel, as lines tell of it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Outer {
+    /// The client's outer address.
+    pub(super) peer: SocketAddr,
+    /// Index of the interface it came in on.
+    pub(super) interface: usize,
+    pub(super) transport: Transport,
 }
 
 impl Log {
-    pub(super) fn event(&mut self, now: Instant, event: &Event) {
+    pub(super) fn new(interfaces: impl Iterator<Item = String>) -> Self {
+        Self {
+            interfaces: interfaces.collect(),
+            ..Self::default()
+        }
+    }
+
+    /// `outer`: of the binding that the event names.
+    pub(super) fn event(&mut self, now: Instant, event: &Event, outer: Option<Outer>) {
+        let interface = outer.and_then(|outer| self.interfaces.get(outer.interface).cloned());
+        let peer = outer.map(|outer| tracing::field::display(outer.peer));
+        let transport = outer.map(|outer| tracing::field::display(outer.transport));
         match event {
             Event::SessionUp {
                 session,
@@ -55,13 +86,24 @@ impl Log {
             } => {
                 self.name(*session, *tsid);
                 let identity = identity.as_ref().map(Identity::as_str);
-                tracing::info!(event = "tunnel-up", %tsid, ?addresses, identity);
+                tracing::info!(
+                    event = "tunnel-up",
+                    %tsid,
+                    interface,
+                    transport,
+                    peer,
+                    ?addresses,
+                    identity
+                );
             }
             Event::Bound { session, .. } => {
                 let tsid = self.tsid(*session);
                 tracing::info!(
                     event = "tunnel-resumed",
-                    tsid = tsid.map(tracing::field::display)
+                    tsid = tsid.map(tracing::field::display),
+                    interface,
+                    transport,
+                    peer
                 );
             }
             Event::StateChanged { session, state } => {
@@ -100,6 +142,19 @@ impl Log {
     /// Whether a handshake that failed, or a stream that broke the protocol, may be written, and how many were not.
     pub(super) fn transport_refused(&mut self, now: Instant) -> Option<u64> {
         self.transports.take(now)
+    }
+
+    /// A datagram of a stranger that went nowhere.
+    pub(super) fn datagram_dropped(
+        &mut self,
+        now: Instant,
+        peer: SocketAddr,
+        reason: Arguments<'_>,
+    ) {
+        match self.datagrams.take(now) {
+            Some(missed) => tracing::info!(event = "datagram-dropped", %peer, %reason, missed),
+            None => tracing::debug!(event = "datagram-dropped", %peer, %reason),
+        }
     }
 
     fn name(&mut self, session: SessionId, tsid: Tsid) {

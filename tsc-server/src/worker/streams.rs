@@ -109,7 +109,11 @@ impl Streams {
 
     /// The other end of a connection.
     pub(super) fn peer(&self, slot: usize) -> Option<SocketAddr> {
-        Some(self.slots.get(slot)?.transport.peer_addr())
+        Some(self.get(slot)?.transport.peer_addr())
+    }
+
+    pub(super) fn get(&self, slot: usize) -> Option<&Stream> {
+        self.slots.get(slot)
     }
 
     pub(super) fn take_ready(&self, worker: &Waker, out: &mut Vec<Arc<Token>>) {

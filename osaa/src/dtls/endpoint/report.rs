@@ -1,6 +1,7 @@
 //! What an endpoint tells: datagrams to send, events, counters.
 
 use std::net::SocketAddr;
+use std::ops::AddAssign;
 
 use super::AssociationKey;
 use crate::dtls::{DtlsError, DtlsInfo};
@@ -86,4 +87,44 @@ pub struct DtlsEndpointStats {
     pub associations: usize,
     /// Half-open handshakes now.
     pub half_open: usize,
+}
+
+impl AddAssign for DtlsEndpointStats {
+    /// The counters of several endpoints in one.
+    fn add_assign(&mut self, other: Self) {
+        let Self {
+            malformed,
+            strangers,
+            duplicate_hellos,
+            verify_requests,
+            answers_dropped,
+            alpn_refused,
+            rate_limited,
+            prefix_limited,
+            table_full,
+            evicted,
+            started,
+            connected_total,
+            failed,
+            replaced,
+            associations,
+            half_open,
+        } = other;
+        self.malformed += malformed;
+        self.strangers += strangers;
+        self.duplicate_hellos += duplicate_hellos;
+        self.verify_requests += verify_requests;
+        self.answers_dropped += answers_dropped;
+        self.alpn_refused += alpn_refused;
+        self.rate_limited += rate_limited;
+        self.prefix_limited += prefix_limited;
+        self.table_full += table_full;
+        self.evicted += evicted;
+        self.started += started;
+        self.connected_total += connected_total;
+        self.failed += failed;
+        self.replaced += replaced;
+        self.associations += associations;
+        self.half_open += half_open;
+    }
 }

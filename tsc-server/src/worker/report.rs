@@ -1,0 +1,220 @@
+//! The figures of a worker, for programs that embed a server and for the log.
+
+use tsc_csm::server::{Stats, pool::PoolStats};
+use tsc_osaa::{
+    datagram::DatagramStats, dtls::DtlsEndpointStats, listener::ListenerStats, trace::CaptureStats,
+};
+
+use super::{Counters, Port, Worker};
+
+/// Figures of one worker: counters since the start, and gauges of this moment. `docs/limits.md` says which counter
+/// tells of which limit.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct Report {
+    /// Of the session core.
+    pub sessions: Stats,
+    /// Of the pools.
+    pub pools: Vec<PoolStats>,
+    /// Of the data plane.
+    pub counters: Counters,
+    /// TCP and TLS connections open now.
+    pub streams: usize,
+    /// Of all TCP ports.
+    pub listeners: ListenerStats,
+    /// Of DTLS on all UDP ports.
+    pub dtls: DtlsEndpointStats,
+    /// Of all UDP ports.
+    pub datagrams: DatagramStats,
+    /// Of the capture file, if there is one.
+    pub capture: Option<CaptureStats>,
+}
+
+impl Worker {
+    pub(super) fn report(&self) -> Report {
+        let mut listeners = ListenerStats::default();
+        for listener in &self.listeners {
+            listeners += listener.socket.stats();
+        }
+        let mut datagrams = DatagramStats::default();
+        let mut dtls = DtlsEndpointStats::default();
+        for port in &self.ports {
+            datagrams += port.socket.stats();
+            if let Some(endpoint) = port.endpoint_ref() {
+                dtls += endpoint.stats();
+            }
+        }
+        let unsent: u64 = self.ports.iter().map(|port: &Port| port.unsent).sum();
+        Report {
+            sessions: self.core.stats(),
+            pools: self.core.pool_stats(),
+            counters: Counters {
+                send_errors: datagrams.send_errors + datagrams.too_big + unsent,
+                ..self.counters
+            },
+            streams: self.streams.len(),
+            listeners,
+            dtls,
+            datagrams,
+            capture: self.capture.as_ref().map(|(_, capture)| capture.stats()),
+        }
+    }
+}
+
+impl Report {
+    /// Writes every figure to the log at `info`, in one record `event="report"` for each `part`: one record of all
+    /// would be longer than people can read, and than `tracing` allows.
+    pub fn log(&self) {
+        let Self {
+            sessions,
+            pools,
+            counters,
+            streams,
+            listeners,
+            dtls,
+            datagrams,
+            capture,
+        } = self;
+        log_sessions(sessions);
+        for pool in pools {
+            tracing::info!(
+                event = "report",
+                part = "pool",
+                name = pool.name,
+                total = pool.total,
+                leased = pool.leased,
+                quarantined = pool.quarantined
+            );
+        }
+        log_counters(counters);
+        log_listeners(listeners, *streams);
+        tracing::info!(
+            event = "report",
+            part = "datagrams",
+            received = datagrams.received,
+            sent = datagrams.sent,
+            too_big = datagrams.too_big,
+            send_errors = datagrams.send_errors,
+            recv_errors = datagrams.recv_errors,
+            refused = datagrams.refused
+        );
+        log_dtls(dtls);
+        if let Some(capture) = capture {
+            tracing::info!(
+                event = "report",
+                part = "capture",
+                written = capture.written,
+                dropped = capture.dropped
+            );
+        }
+    }
+}
+
+fn log_sessions(sessions: &Stats) {
+    tracing::info!(
+        event = "report",
+        part = "tunnels",
+        sessions = sessions.sessions,
+        persistent = sessions.persistent,
+        pending = sessions.pending,
+        configured = sessions.configured,
+        resumed = sessions.resumed,
+        refused = sessions.refused,
+        resume_rejected = sessions.resume_rejected,
+        cookies = sessions.cookies,
+        unknown_tunnel = sessions.unknown_tunnel,
+        forwarded = sessions.forwarded,
+        wrong_source = sessions.wrong_source,
+        wrong_tsid = sessions.wrong_tsid,
+        message_errors = sessions.message_errors,
+        bad_units = sessions.bad_units,
+        strangers = sessions.strangers,
+        rate_limited = sessions.rate_limited,
+        other_drops = sessions.other_drops,
+        retransmissions = sessions.retransmissions,
+        transmit_overflow = sessions.transmit_overflow
+    );
+}
+
+fn log_counters(counters: &Counters) {
+    // All of them: a new counter does not compile until it is here.
+    let Counters {
+        switched,
+        no_route,
+        blocked,
+        hops_exceeded,
+        too_big,
+        fragmented,
+        icmp_errors,
+        icmp_limited,
+        no_transport,
+        queue_full,
+        control_unsent,
+        foreign_datagrams,
+        not_opened,
+        stalled,
+        send_errors,
+    } = *counters;
+    tracing::info!(
+        event = "report",
+        part = "switch",
+        switched,
+        no_route,
+        blocked,
+        hops_exceeded,
+        too_big,
+        fragmented,
+        icmp_errors,
+        icmp_limited,
+        no_transport,
+        queue_full,
+        control_unsent,
+        foreign_datagrams,
+        not_opened,
+        stalled,
+        send_errors
+    );
+}
+
+fn log_listeners(listeners: &ListenerStats, open: usize) {
+    tracing::info!(
+        event = "report",
+        part = "streams",
+        open,
+        accepted = listeners.accepted,
+        plain = listeners.plain,
+        tls = listeners.tls,
+        not_admitted = listeners.not_admitted,
+        source_limit = listeners.source_limit,
+        evicted = listeners.evicted,
+        timeout = listeners.timeout,
+        silent = listeners.silent,
+        wrong_protocol = listeners.wrong_protocol,
+        tls_failed = listeners.tls_failed,
+        failed = listeners.failed,
+        accept_errors = listeners.accept_errors
+    );
+}
+
+fn log_dtls(dtls: &DtlsEndpointStats) {
+    tracing::info!(
+        event = "report",
+        part = "dtls",
+        associations = dtls.associations,
+        half_open = dtls.half_open,
+        malformed = dtls.malformed,
+        strangers = dtls.strangers,
+        duplicate_hellos = dtls.duplicate_hellos,
+        verify_requests = dtls.verify_requests,
+        answers_dropped = dtls.answers_dropped,
+        alpn_refused = dtls.alpn_refused,
+        rate_limited = dtls.rate_limited,
+        prefix_limited = dtls.prefix_limited,
+        table_full = dtls.table_full,
+        evicted = dtls.evicted,
+        started = dtls.started,
+        connected_total = dtls.connected_total,
+        failed = dtls.failed,
+        replaced = dtls.replaced
+    );
+}
