@@ -148,9 +148,71 @@ pub(crate) enum Step {
     Failed,
 }
 
+/// What one end of a tunnel knows of the other's requests.
+#[derive(Debug, Default)]
+pub(crate) struct Inbox {
+    received: Received,
+    answers: Answers,
+}
+
+/// What becomes of a request.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Admission {
+    /// First time: execute it, and [`remember`](Inbox::remember) the answer.
+    Execute,
+    /// Seen before: the answer is the same.
+    Repeat(Bytes),
+    /// Seen before, and its answer is not known any more; or too far behind the newest to tell.
+    Drop,
+}
+
+impl Inbox {
+    /// Looks a request up by its sequence, and marks it as seen. `answer` is the type of its answer.
+    pub(crate) fn admit(&mut self, now: Instant, sequence: Sequence, answer: CmType) -> Admission {
+        match self.received.see(sequence) {
+            Seen::New => Admission::Execute,
+            Seen::Repeat => self
+                .recall(now, sequence, answer)
+                .map_or(Admission::Drop, Admission::Repeat),
+            Seen::TooOld => Admission::Drop,
+        }
+    }
+
+    /// Marks a sequence as seen, for requests that are told apart by other means.
+    pub(crate) fn see(&mut self, sequence: Sequence) {
+        self.received.see(sequence);
+    }
+
+    /// Keeps an answer for repeats of its request.
+    pub(crate) fn remember(
+        &mut self,
+        now: Instant,
+        sequence: Sequence,
+        answer: CmType,
+        bytes: Bytes,
+    ) {
+        self.answers.remember(now, sequence, answer, bytes);
+    }
+
+    /// The answer of this type to a repeat.
+    pub(crate) fn recall(&self, now: Instant, sequence: Sequence, answer: CmType) -> Option<Bytes> {
+        self.answers.recall(now, sequence, answer)
+    }
+
+    /// Forgets answers that are over.
+    pub(crate) fn expire(&mut self, now: Instant) {
+        self.answers.expire(now);
+    }
+
+    /// When [`expire`](Self::expire) has something to do.
+    pub(crate) fn next_expiry(&self) -> Option<Instant> {
+        self.answers.next_expiry()
+    }
+}
+
 /// What a receiver knows about a sequence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Seen {
+enum Seen {
     /// First time: execute it.
     New,
     /// Seen before: answer as then, or drop.
@@ -161,7 +223,7 @@ pub(crate) enum Seen {
 
 /// The newest sequence and a map of the 32 before it.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Received {
+struct Received {
     newest: Option<Sequence>,
     /// Bit `n` stands for `newest - 1 - n`.
     map: u32,
@@ -169,7 +231,7 @@ pub(crate) struct Received {
 
 impl Received {
     /// Looks a sequence up and marks it as seen.
-    pub(crate) fn see(&mut self, sequence: Sequence) -> Seen {
+    fn see(&mut self, sequence: Sequence) -> Seen {
         let Some(newest) = self.newest else {
             self.newest = Some(sequence);
             return Seen::New;
@@ -202,7 +264,7 @@ impl Received {
 
 /// Answers given in the last 32 s. Empty most of the time, then it holds no heap memory.
 #[derive(Debug, Default)]
-pub(crate) struct Answers {
+struct Answers {
     entries: VecDeque<Answer>,
 }
 
@@ -216,13 +278,7 @@ struct Answer {
 
 impl Answers {
     /// Keeps an answer for repeats of its request.
-    pub(crate) fn remember(
-        &mut self,
-        now: Instant,
-        sequence: Sequence,
-        kind: CmType,
-        bytes: Bytes,
-    ) {
+    fn remember(&mut self, now: Instant, sequence: Sequence, kind: CmType, bytes: Bytes) {
         self.expire(now);
         if self.entries.len() >= MAX_ANSWERS {
             self.entries.pop_front();
@@ -236,7 +292,7 @@ impl Answers {
     }
 
     /// The answer of type `kind` to a repeat.
-    pub(crate) fn recall(&self, now: Instant, sequence: Sequence, kind: CmType) -> Option<Bytes> {
+    fn recall(&self, now: Instant, sequence: Sequence, kind: CmType) -> Option<Bytes> {
         let wanted = |answer: &&Answer| {
             answer.sequence == sequence && answer.kind == kind && answer.until > now
         };
@@ -247,7 +303,7 @@ impl Answers {
     }
 
     /// Forgets what is over.
-    pub(crate) fn expire(&mut self, now: Instant) {
+    fn expire(&mut self, now: Instant) {
         while self
             .entries
             .pop_front_if(|answer| answer.until <= now)
@@ -259,7 +315,7 @@ impl Answers {
     }
 
     /// When [`expire`](Self::expire) has something to do.
-    pub(crate) fn next_expiry(&self) -> Option<Instant> {
+    fn next_expiry(&self) -> Option<Instant> {
         self.entries.front().map(|answer| answer.until)
     }
 }

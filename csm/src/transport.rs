@@ -1,8 +1,8 @@
-//! The four outer transports.
+//! The four outer transports, and what they deliver instead of units.
 
 use std::fmt;
 
-use tsc_tpl::TransportCode;
+use tsc_tpl::{DatagramError, FramingError, TransportCode};
 
 /// What a tunnel runs over (spec 1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -68,4 +68,15 @@ impl fmt::Display for Transport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
     }
+}
+
+/// What a transport delivered instead of a unit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BadUnit {
+    /// A stream that cannot go on.
+    #[error(transparent)]
+    Framing(#[from] FramingError),
+    /// A datagram that holds no unit.
+    #[error(transparent)]
+    Datagram(#[from] DatagramError),
 }

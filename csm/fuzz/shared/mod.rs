@@ -189,6 +189,18 @@ impl ServerWorld {
         }
     }
 
+    /// From an address that may have a tunnel or not.
+    fn datagram(&mut self, peer: SocketAddr, bytes: &[u8]) {
+        match self.server.lookup(self.listener, peer) {
+            Some(binding) => self.unit(binding, bytes),
+            None => {
+                let _ = self
+                    .server
+                    .handle_unbound(self.now, self.listener, peer, bytes);
+            }
+        }
+    }
+
     fn stream(&mut self, binding: BindingId, bytes: &[u8]) {
         let mut decoder = StreamDecoder::new(Limits::default());
         let mut feed = decoder.feed(bytes);
@@ -296,15 +308,7 @@ pub fn server(data: &[u8]) {
             // A stranger's datagram; a bound one, if the fuzzer has got that far.
             1 | 2 => {
                 let peer = SocketAddr::from(([192, 0, 2, 9], 7000 + u16::from(op / 8)));
-                match world.server.lookup(world.listener, peer) {
-                    Some(binding) => world.unit(binding, &message),
-                    None => {
-                        let _ =
-                            world
-                                .server
-                                .handle_unbound(world.now, world.listener, peer, &message);
-                    }
-                }
+                world.datagram(peer, &message);
                 world.drain(message.len());
             }
             // A stranger's datagram with a valid cookie at its end, which only the address's owner can have.
@@ -322,15 +326,7 @@ pub fn server(data: &[u8]) {
                     );
                     message.extend(cookie);
                 }
-                match world.server.lookup(world.listener, peer) {
-                    Some(binding) => world.unit(binding, &message),
-                    None => {
-                        let _ =
-                            world
-                                .server
-                                .handle_unbound(world.now, world.listener, peer, &message);
-                    }
-                }
+                world.datagram(peer, &message);
             }
             // A new stream or association, and what it says first.
             4 => {
@@ -428,7 +424,7 @@ pub fn client(data: &[u8]) {
                     let _ = client.handle_unit(now, epoch, unit);
                 }
                 Err(error) => {
-                    client.handle_bad_unit(now, epoch, tsc_csm::client::BadUnit::Datagram(error));
+                    client.handle_bad_unit(now, epoch, BadUnit::Datagram(error));
                 }
             },
         }

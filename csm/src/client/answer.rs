@@ -15,7 +15,7 @@ use super::{Client, State};
 use crate::assignment::{Alternate, Assignment, InnerAddress};
 use crate::prefix::is_assignable;
 use crate::secret::Key32;
-use crate::transaction::{Answers, Received, Schedule};
+use crate::transaction::{Inbox, Schedule};
 use crate::transport::Transport;
 use crate::wire;
 
@@ -175,8 +175,7 @@ impl Client {
             resume_counter: 0,
             protected: target.transport.is_protected(),
             services: Services::default(),
-            received: Received::default(),
-            answers: Answers::default(),
+            inbox: Inbox::default(),
             requests: Vec::new(),
             last_keepalive: None,
             confirmed: false,

@@ -4,9 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tsc_tpl::{
-    DatagramError, FramingError, IpPacket, Message, MessageError, ResponseCode, ServiceType,
-};
+use tsc_tpl::{FramingError, IpPacket, Message, MessageError, ResponseCode, ServiceType};
 
 use super::config::Target;
 use crate::assignment::Assignment;
@@ -140,17 +138,6 @@ pub enum DropReason {
     Repeat,
     /// A message that has no meaning in this state.
     Unexpected,
-}
-
-/// What a transport delivered instead of a unit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum BadUnit {
-    /// A stream that cannot go on.
-    #[error(transparent)]
-    Framing(#[from] FramingError),
-    /// A datagram that holds no unit.
-    #[error(transparent)]
-    Datagram(#[from] DatagramError),
 }
 
 /// Why a transport is closed by the machine.

@@ -27,7 +27,7 @@ pub use self::config::{
     AddressWish, ClientConfig, ClientConfigError, Endpoint, MAX_TARGETS, RetryPolicy, Target,
 };
 pub use self::event::{
-    AttemptFailure, BadUnit, CloseReason, DownReason, DropReason, Epoch, Event, Inbound, Refusal,
+    AttemptFailure, CloseReason, DownReason, DropReason, Epoch, Event, Inbound, Refusal,
     RequestError, RequestId, ServiceOutcome, Stats, SuspendReason, Transmit, TransportFailure,
     TransportLoss,
 };
@@ -38,6 +38,7 @@ use self::tunnel::{Asked, Link, Seeker, Tunnel};
 use crate::assignment::Assignment;
 use crate::random::{BoxedRandom, Random as _};
 use crate::transaction::{Request, Schedule, Step};
+pub use crate::transport::BadUnit;
 use crate::wire;
 
 /// Most messages that wait for [`Client::poll_transmit`]; further ones are dropped, as a network would drop
@@ -259,7 +260,7 @@ impl Client {
         let State::Up(tunnel) = &mut self.state else {
             return;
         };
-        tunnel.answers.expire(now);
+        tunnel.inbox.expire(now);
         if tunnel.release_until.is_some_and(|until| until <= now) {
             return self.down(DownReason::Released { confirmed: false });
         }

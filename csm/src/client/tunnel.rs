@@ -11,7 +11,7 @@ use super::service::Services;
 use crate::assignment::Assignment;
 use crate::random::Random;
 use crate::secret::Key32;
-use crate::transaction::{Answers, MAX_OUTSTANDING, Received, Request};
+use crate::transaction::{Inbox, MAX_OUTSTANDING, Request};
 
 /// Having sent and heard nothing for this long, the client asks (spec 5).
 pub const PROBE_AFTER: Duration = Duration::from_secs(5);
@@ -27,8 +27,7 @@ pub(super) struct Tunnel {
     pub(super) protected: bool,
     pub(super) services: Services,
     /// The server's requests.
-    pub(super) received: Received,
-    pub(super) answers: Answers,
+    pub(super) inbox: Inbox,
     /// Ours; at most [`MAX_OUTSTANDING`].
     pub(super) requests: Vec<Request<Asked>>,
     /// Answers to this one are expected even after another unit has served as its answer.
@@ -145,7 +144,7 @@ impl Tunnel {
             requests,
             link,
             self.release_until,
-            self.answers.next_expiry(),
+            self.inbox.next_expiry(),
         ]
         .into_iter()
         .flatten()

@@ -18,7 +18,7 @@ use super::pool::Lease;
 use super::rate::SourcePrefix;
 use super::session::{Life, Session};
 use crate::secret::Key32;
-use crate::transaction::{Answers, Received};
+use crate::transaction::Inbox;
 use crate::transport::Transport;
 use crate::wire::{self, Grant, RefusalDetails};
 
@@ -82,23 +82,35 @@ impl Server {
         origin: &Origin,
         raw: &ControlMessage<'_>,
     ) -> Outcome {
-        let header = raw.header();
         match self.try_configure(now, origin, raw) {
             Ok((session, binding)) => {
                 self.stats.configured += 1;
-                self.answer_configured(now, session, binding, header.sequence);
+                self.answer_configured(now, session, binding, raw.header().sequence);
                 Outcome::Accepted(binding)
             }
-            Err(Denied::Message(error)) => {
+            Err(denied) => self.deny(now, origin, raw, denied),
+        }
+    }
+
+    /// Tells the client why its request for a tunnel is not granted.
+    pub(super) fn deny(
+        &mut self,
+        now: Instant,
+        origin: &Origin,
+        raw: &ControlMessage<'_>,
+        denied: Denied,
+    ) -> Outcome {
+        match denied {
+            Denied::Message(error) => {
                 self.stats.message_errors += 1;
                 self.refuse_message(origin, raw, &error);
                 Outcome::Malformed(error)
             }
-            Err(Denied::Code(code)) => {
-                self.refuse(origin, &header, code);
+            Denied::Code(code) => {
+                self.refuse(origin, &raw.header(), code);
                 Outcome::Refused
             }
-            Err(Denied::RateLimited) => self.refuse_flood(now, origin, &header),
+            Denied::RateLimited => self.refuse_flood(now, origin, &raw.header()),
         }
     }
 
@@ -159,12 +171,7 @@ impl Server {
 
     /// `busy` for a request beyond its source's rate. It must not become a flood of its own: no event tells of it,
     /// and on plain UDP it counts as an answer to a stranger.
-    pub(super) fn refuse_flood(
-        &mut self,
-        now: Instant,
-        origin: &Origin,
-        header: &Header,
-    ) -> Outcome {
+    fn refuse_flood(&mut self, now: Instant, origin: &Origin, header: &Header) -> Outcome {
         self.stats.refused += 1;
         if matches!(origin.route, Route::Udp(_)) && !self.stateless_allowed(now) {
             return Outcome::Ignored;
@@ -240,8 +247,8 @@ impl Server {
             .min(interface.inner_mtu);
         let timers = interface.timers(origin.transport.is_stream());
         let sequence = message.header().sequence;
-        let mut received = Received::default();
-        received.see(sequence);
+        let mut inbox = Inbox::default();
+        inbox.see(sequence);
         let resume_key = Key32::random(&mut self.random);
         let next_sequence = Sequence(self.random.u32());
         let prefix = origin.prefix();
@@ -259,8 +266,7 @@ impl Server {
             resume_counter: None,
             configured_by: sequence,
             resumed_by: None,
-            received,
-            answers: Answers::default(),
+            inbox,
             next_sequence,
             binding: None,
             confirmed: false,
@@ -437,9 +443,7 @@ impl Server {
         let Some(session) = self.sessions.get_mut(key) else {
             return;
         };
-        session
-            .answers
-            .remember(now, sequence, answer, bytes.clone());
+        session.inbox.remember(now, sequence, answer, bytes.clone());
         self.events.push_back(Event::SessionUp {
             session: session.id,
             binding,
@@ -481,7 +485,7 @@ impl Server {
     }
 
     /// Refuses a request that could be read.
-    pub(super) fn refuse(&mut self, origin: &Origin, header: &Header, code: ResponseCode) {
+    fn refuse(&mut self, origin: &Origin, header: &Header, code: ResponseCode) {
         self.stats.refused += 1;
         let retry_after = matches!(code, ResponseCode::BUSY | ResponseCode::NO_RESOURCES)
             .then_some(self.config.limits.retry_after);
@@ -499,12 +503,7 @@ impl Server {
     }
 
     /// Refuses a request that breaks a rule.
-    pub(super) fn refuse_message(
-        &mut self,
-        origin: &Origin,
-        raw: &ControlMessage<'_>,
-        error: &MessageError,
-    ) {
+    fn refuse_message(&mut self, origin: &Origin, raw: &ControlMessage<'_>, error: &MessageError) {
         let bytes = wire::refuse_message(&raw.header(), error);
         self.send_refusal(origin, raw.header().sequence, error.response_code(), bytes);
     }

@@ -83,10 +83,9 @@ impl Server {
         message: &ControlMessage<'_>,
     ) -> Verdict {
         let header = message.header();
-        match header.cm_type {
-            CmType::CONFIGURATION_REQUEST => return self.late_configure(now, id, key, message),
-            CmType::CONFIGURATION_RESUME_REQUEST => return self.late_resume(now, id, key, message),
-            _ => {}
+        if let CmType::CONFIGURATION_REQUEST | CmType::CONFIGURATION_RESUME_REQUEST = header.cm_type
+        {
+            return self.late_request(now, id, key, message);
         }
         let Some(session) = self.sessions.get_mut(key) else {
             return self.drop_unit(DropReason::UnknownBinding);
@@ -116,8 +115,8 @@ impl Server {
         }
     }
 
-    /// A Configuration_Request where a tunnel lives already (spec 4).
-    fn late_configure(
+    /// A Configuration_ or Resume_Request where a tunnel lives already, perhaps the same (spec 4).
+    fn late_request(
         &mut self,
         now: Instant,
         id: BindingId,
@@ -125,57 +124,36 @@ impl Server {
         message: &ControlMessage<'_>,
     ) -> Verdict {
         let header = message.header();
+        let sequence = header.sequence;
         let Some(session) = self.sessions.get(key) else {
             return self.drop_unit(DropReason::UnknownBinding);
         };
-        if header.sequence == session.configured_by {
-            return self.repeat_answer(
-                now,
-                id,
-                key,
-                header.sequence,
-                CmType::CONFIGURATION_RESPONSE,
-            );
+        let configures = header.cm_type == CmType::CONFIGURATION_REQUEST;
+        let (answer, repeated) = if configures {
+            let repeated = sequence == session.configured_by;
+            (CmType::CONFIGURATION_RESPONSE, repeated)
+        } else {
+            let repeated = header.tsid == session.tsid && session.resumed_by == Some(sequence);
+            (CmType::CONFIGURATION_RESUME_RESPONSE, repeated)
+        };
+        if repeated {
+            return self.repeat_answer(now, id, key, sequence, answer);
         }
         // A duplicate of an earlier try must not take the transport away from the tunnel that came of a later. Only
         // plain UDP can lose a transport so; elsewhere it is a rule broken like any other.
-        let stale = header
-            .sequence
-            .behind(session.configured_by)
-            .is_some_and(|behind| behind <= STALE_REQUESTS);
+        let stale = configures
+            && sequence
+                .behind(session.configured_by)
+                .is_some_and(|behind| behind <= STALE_REQUESTS);
         if stale && self.socket_of(id).is_some() {
             return self.drop_unit(DropReason::Repeat);
         }
-        self.late_request(now, id, message)
-    }
-
-    /// A Resume_Request where a tunnel lives already, perhaps the same.
-    fn late_resume(
-        &mut self,
-        now: Instant,
-        id: BindingId,
-        key: Key,
-        message: &ControlMessage<'_>,
-    ) -> Verdict {
-        let header = message.header();
-        let Some(session) = self.sessions.get(key) else {
-            return self.drop_unit(DropReason::UnknownBinding);
-        };
-        if header.tsid == session.tsid && session.resumed_by == Some(header.sequence) {
-            return self.repeat_answer(
-                now,
-                id,
-                key,
-                header.sequence,
-                CmType::CONFIGURATION_RESUME_RESPONSE,
-            );
-        }
-        self.late_request(now, id, message)
+        self.strange_request(now, id, message)
     }
 
     /// On plain UDP another client may have come to the same address: it is treated as a stranger, and has to
     /// prove itself. Everywhere else one transport carries one tunnel.
-    fn late_request(
+    fn strange_request(
         &mut self,
         now: Instant,
         id: BindingId,
@@ -201,7 +179,7 @@ impl Server {
     }
 
     /// The answer to a repeat of a request, if it is still known.
-    pub(super) fn repeat_answer(
+    fn repeat_answer(
         &mut self,
         now: Instant,
         id: BindingId,
@@ -212,7 +190,7 @@ impl Server {
         let known = self
             .sessions
             .get(key)
-            .and_then(|session| session.answers.recall(now, sequence, answer));
+            .and_then(|session| session.inbox.recall(now, sequence, answer));
         match known {
             Some(bytes) => {
                 self.transmit_over(id, bytes);

@@ -167,17 +167,6 @@ pub enum DropReason {
     Unexpected,
 }
 
-/// What a transport delivered instead of a unit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum BadUnit {
-    /// A stream that cannot go on.
-    #[error(transparent)]
-    Framing(#[from] FramingError),
-    /// A datagram that holds no unit.
-    #[error(transparent)]
-    Datagram(#[from] DatagramError),
-}
-
 /// Why the server closes a transport.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]

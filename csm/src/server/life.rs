@@ -163,7 +163,7 @@ impl Server {
             return;
         };
         session.armed = None;
-        session.answers.expire(now);
+        session.inbox.expire(now);
         match session.due(now) {
             Due::Nothing => {}
             Due::Idle => self.make_persistent(now, key),

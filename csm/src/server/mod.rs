@@ -47,8 +47,8 @@ use self::cookie::CookieJar;
 pub use self::cookie::{COOKIE_LEN, CookieConfig, CookieKey, SLOT as COOKIE_SLOT};
 use self::deadline::DeadlineQueue;
 pub use self::event::{
-    BadUnit, BindingId, BindingInfo, BindingLoss, CloseReason, Destination, DownReason, DropReason,
-    Event, ListenerId, OpenError, SessionId, SessionState, Stats, Transmit, Unbound, Verdict,
+    BindingId, BindingInfo, BindingLoss, CloseReason, Destination, DownReason, DropReason, Event,
+    ListenerId, OpenError, SessionId, SessionState, Stats, Transmit, Unbound, Verdict,
 };
 use self::life::Stop;
 use self::pool::Pools;
@@ -58,6 +58,7 @@ pub use self::session::UNCONFIRMED_TIME;
 use self::session::{Life, Session};
 use crate::random::BoxedRandom;
 use crate::secret::Key32;
+pub use crate::transport::BadUnit;
 
 /// Most answers that wait for [`Server::poll_transmit`]; further ones are dropped and counted, as a network
 /// would drop them. Owners drain after each batch of inputs and never come near.

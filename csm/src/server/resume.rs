@@ -19,26 +19,18 @@ impl Server {
         origin: &Origin,
         raw: &ControlMessage<'_>,
     ) -> Outcome {
-        let header = raw.header();
         match self.try_resume(now, origin, raw) {
             Ok((key, binding)) => {
                 self.stats.resumed += 1;
                 self.answer_resumed(now, key, binding, raw);
                 Outcome::Accepted(binding)
             }
-            Err(Denied::Message(error)) => {
-                self.stats.message_errors += 1;
-                self.refuse_message(origin, raw, &error);
-                Outcome::Malformed(error)
-            }
-            Err(Denied::Code(code)) => {
-                if code == ResponseCode::RESUME_REJECTED {
+            Err(denied) => {
+                if matches!(denied, Denied::Code(ResponseCode::RESUME_REJECTED)) {
                     self.stats.resume_rejected += 1;
                 }
-                self.refuse(origin, &header, code);
-                Outcome::Refused
+                self.deny(now, origin, raw, denied)
             }
-            Err(Denied::RateLimited) => self.refuse_flood(now, origin, &header),
         }
     }
 
@@ -81,7 +73,7 @@ impl Server {
             .ok_or(ResponseCode::RESUME_REJECTED)?;
         session.resume_counter = Some(counter);
         session.resumed_by = Some(raw.header().sequence);
-        session.received.see(raw.header().sequence);
+        session.inbox.see(raw.header().sequence);
         session.confirmed = true;
         let binding = self
             .attach(now, origin, key)
@@ -103,9 +95,7 @@ impl Server {
         });
         let bytes = self.describe(key, binding, answer, sequence);
         if let Some((session, bytes)) = self.sessions.get_mut(key).zip(bytes) {
-            session
-                .answers
-                .remember(now, sequence, answer, bytes.clone());
+            session.inbox.remember(now, sequence, answer, bytes.clone());
             self.transmit_over(binding, bytes);
         }
         self.wake(key);

@@ -11,7 +11,7 @@ use super::pool::Lease;
 use super::rate::SourcePrefix;
 use super::service::Services;
 use crate::secret::Key32;
-use crate::transaction::{Answers, Received, Request};
+use crate::transaction::{Inbox, Request};
 
 /// An unconfirmed tunnel is closed after this long (spec 5).
 pub const UNCONFIRMED_TIME: Duration = Duration::from_secs(30);
@@ -39,8 +39,8 @@ pub(crate) struct Session {
     pub(crate) configured_by: Sequence,
     /// Sequence of the last accepted resume request.
     pub(crate) resumed_by: Option<Sequence>,
-    pub(crate) received: Received,
-    pub(crate) answers: Answers,
+    /// The client's requests.
+    pub(crate) inbox: Inbox,
     /// Of the server's own requests.
     pub(crate) next_sequence: Sequence,
     pub(crate) binding: Option<BindingId>,
@@ -109,7 +109,7 @@ impl Session {
         // A release runs by its own clock; this one would be over and never be acted on.
         let waits = !self.confirmed && !matches!(self.life, Life::Releasing(_));
         let unconfirmed = waits.then(|| self.created + UNCONFIRMED_TIME);
-        [life, unconfirmed, self.answers.next_expiry()]
+        [life, unconfirmed, self.inbox.next_expiry()]
             .into_iter()
             .flatten()
             .min()

@@ -12,6 +12,7 @@ use tsc_csm::client::{
     AddressWish, AttemptFailure, Client, ClientConfigError, DownReason, Epoch, Event,
     TransportFailure,
 };
+use tsc_csm::server::ServerConfig;
 use tsc_csm::server::pool::{AddressRange, Family, PoolRange};
 use tsc_csm::{Alternate, Secret, Transport};
 use tsc_sim::{Firewall, LinkConfig, PathConfig, Rng, World, client_config, server_config};
@@ -20,6 +21,20 @@ use tsc_tpl::{
 };
 
 const SECOND: Duration = Duration::from_secs(1);
+
+/// A server whose pool has IPv6 addresses, too.
+fn dual_stack() -> ServerConfig {
+    let mut config = server_config(9);
+    let v6 = AddressRange {
+        first: "fd00::1".parse().unwrap(),
+        last: "fd00::ff".parse().unwrap(),
+    };
+    config.pools[0].ranges.push(PoolRange {
+        range: v6,
+        prefix_len: 64,
+    });
+    config
+}
 
 #[test]
 fn comes_up_on_a_clean_path_over_each_transport() {
@@ -91,15 +106,7 @@ fn everything_the_interface_assigns_arrives() {
 #[test]
 fn the_longest_configuration_fits_one_datagram() {
     let mut world = World::new(1);
-    let mut config = server_config(9);
-    let v6 = AddressRange {
-        first: "fd00::1".parse().unwrap(),
-        last: "fd00::ff".parse().unwrap(),
-    };
-    config.pools[0].ranges.push(PoolRange {
-        range: v6,
-        prefix_len: 64,
-    });
+    let mut config = dual_stack();
     let interface = &mut config.interfaces[0];
     let alternate = Alternate {
         transport: Transport::Dtls,
@@ -125,15 +132,7 @@ fn the_longest_configuration_fits_one_datagram() {
 #[test]
 fn without_a_wish_each_family_of_the_pool_is_given_once() {
     let mut world = World::new(1);
-    let mut config = server_config(9);
-    let v6 = AddressRange {
-        first: "fd00::1".parse().unwrap(),
-        last: "fd00::ff".parse().unwrap(),
-    };
-    config.pools[0].ranges.push(PoolRange {
-        range: v6,
-        prefix_len: 64,
-    });
+    let mut config = dual_stack();
     world.add_server(config);
     let client = world.add_client(client_config(&[Transport::Tcp]), PathConfig::CLEAN);
     world.start(client);

@@ -23,6 +23,20 @@ fn impatient(transport: Transport) -> ClientConfig {
     config
 }
 
+/// Starts clients one after the other; tells which of them have a tunnel then.
+fn start_in_turn(world: &mut World, count: usize) -> (Vec<ClientId>, Vec<bool>) {
+    let start = |_| {
+        let client = world.add_client(impatient(Transport::Tls), PathConfig::CLEAN);
+        world.start(client);
+        world.run(SECOND);
+        client
+    };
+    let clients: Vec<ClientId> = (0..count).map(start).collect();
+    let up = clients.iter().map(|client| world.is_bound(*client));
+    let up = up.collect();
+    (clients, up)
+}
+
 fn refused_with(world: &World, client: ClientId) -> Option<ResponseCode> {
     match world.down_reason(client) {
         Some(DownReason::CannotConnect(AttemptFailure::Refused(refusal))) => Some(refusal.code),
@@ -34,18 +48,7 @@ fn refused_with(world: &World, client: ClientId) -> Option<ResponseCode> {
 fn the_last_address_is_given_and_then_no_more() {
     let mut world = World::new(12);
     let server = world.add_server(server_config(3));
-    let clients: Vec<_> = (0..5)
-        .map(|_| {
-            let client = world.add_client(impatient(Transport::Tls), PathConfig::CLEAN);
-            world.start(client);
-            world.run(SECOND);
-            client
-        })
-        .collect();
-    let up: Vec<bool> = clients
-        .iter()
-        .map(|client| world.is_bound(*client))
-        .collect();
+    let (clients, up) = start_in_turn(&mut world, 5);
     assert_eq!(up, [true, true, true, false, false]);
     assert_eq!(
         refused_with(&world, clients[4]),
@@ -148,18 +151,7 @@ fn tunnels_are_limited_by_identity() {
         .map(|n| (n, if n < 3 { "alice" } else { "bob" }.to_owned()))
         .collect();
     world.add_server_with(config, Setup { certificates });
-    let clients: Vec<_> = (0..4)
-        .map(|_| {
-            let client = world.add_client(impatient(Transport::Tls), PathConfig::CLEAN);
-            world.start(client);
-            world.run(SECOND);
-            client
-        })
-        .collect();
-    let up: Vec<bool> = clients
-        .iter()
-        .map(|client| world.is_bound(*client))
-        .collect();
+    let (clients, up) = start_in_turn(&mut world, 4);
     assert_eq!(up, [true, true, false, true]);
     assert_eq!(
         refused_with(&world, clients[2]),

@@ -17,7 +17,7 @@ use super::event::{
 use super::tunnel::{Asked, Tunnel};
 use super::{Client, State};
 use crate::service::ServiceGrant;
-use crate::transaction::{Schedule, Seen};
+use crate::transaction::{Admission, Schedule};
 use crate::wire;
 
 /// Services of one tunnel, in force or asked for.
@@ -165,18 +165,13 @@ impl Client {
         let Some(answer) = header.cm_type.response() else {
             return self.drop_unit(DropReason::Unexpected);
         };
-        match tunnel.received.see(header.sequence) {
-            Seen::New => {}
-            Seen::Repeat => {
-                return match tunnel.answers.recall(now, header.sequence, answer) {
-                    Some(bytes) => {
-                        self.transmit(epoch, bytes);
-                        Inbound::Consumed
-                    }
-                    None => self.drop_unit(DropReason::Repeat),
-                };
+        match tunnel.inbox.admit(now, header.sequence, answer) {
+            Admission::Execute => {}
+            Admission::Repeat(bytes) => {
+                self.transmit(epoch, bytes);
+                return Inbound::Consumed;
             }
-            Seen::TooOld => return self.drop_unit(DropReason::Repeat),
+            Admission::Drop => return self.drop_unit(DropReason::Repeat),
         }
         let parsed = raw.parse();
         let bytes = match &parsed {
@@ -193,7 +188,7 @@ impl Client {
         };
         if let Some(bytes) = bytes {
             tunnel
-                .answers
+                .inbox
                 .remember(now, header.sequence, answer, bytes.clone());
             self.transmit(epoch, bytes);
         }

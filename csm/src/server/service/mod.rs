@@ -15,7 +15,7 @@ use super::arena::Key;
 use super::event::{BindingId, DropReason, Event, SessionId, Verdict};
 use crate::prefix::Prefix;
 use crate::service::ServiceGrant;
-use crate::transaction::Seen;
+use crate::transaction::Admission;
 use crate::wire;
 
 /// Services in force for one tunnel. On the heap, as most tunnels have none.
@@ -73,10 +73,13 @@ impl Server {
         let Some(session) = self.sessions.get_mut(key) else {
             return self.drop_unit(DropReason::UnknownBinding);
         };
-        match session.received.see(header.sequence) {
-            Seen::New => {}
-            Seen::Repeat => return self.repeat_answer(now, id, key, header.sequence, answer),
-            Seen::TooOld => return self.drop_unit(DropReason::Repeat),
+        match session.inbox.admit(now, header.sequence, answer) {
+            Admission::Execute => {}
+            Admission::Repeat(bytes) => {
+                self.transmit_over(id, bytes);
+                return Verdict::Consumed;
+            }
+            Admission::Drop => return self.drop_unit(DropReason::Repeat),
         }
         let parsed = message.parse();
         let bytes = match &parsed {
@@ -92,7 +95,7 @@ impl Server {
         };
         if let Some((session, bytes)) = self.sessions.get_mut(key).zip(bytes) {
             session
-                .answers
+                .inbox
                 .remember(now, header.sequence, answer, bytes.clone());
             self.transmit_over(id, bytes);
             self.arm_session(key);
