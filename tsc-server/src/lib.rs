@@ -31,6 +31,6 @@ pub mod logging;
 mod server;
 mod worker;
 
-pub use server::{Server, StartError};
+pub use server::{Server, StartError, TunStartError};
 pub use tsc_csm::{Transport, server::Stats as SessionStats, server::pool::PoolStats};
-pub use worker::{Bound, Counters, Report};
+pub use worker::{Bound, Counters, EgressCounters, Report};

@@ -37,12 +37,39 @@ pub enum StartError {
     /// The capture file cannot be made.
     #[error(transparent)]
     Capture(#[from] CaptureError),
+    /// There is no TUN device.
+    #[error(transparent)]
+    Tun(#[from] TunStartError),
     /// The operating system gives no random numbers, without which nothing is safe.
     #[error("{0}")]
     Random(String),
     /// The worker's thread or runtime cannot be made.
     #[error("cannot start a worker: {0}")]
     Worker(#[from] io::Error),
+}
+
+/// Why the TUN device of `[tun-egress]` cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TunStartError {
+    /// It cannot be made, or is none.
+    #[cfg(target_os = "linux")]
+    #[error("TUN device: {0}")]
+    Device(#[from] tsc_osaa::tun::TunError),
+    /// The service manager has not handed it in.
+    #[error("TUN device \"{name}\" of the service manager: {reason}")]
+    Descriptor {
+        /// The configured name.
+        name: String,
+        /// What is wrong.
+        reason: &'static str,
+    },
+    /// The capability to make it could not be given up again.
+    #[error("capabilities: {0}")]
+    Capabilities(String),
+    /// Not on this system.
+    #[error("TUN devices are supported on Linux only")]
+    NotSupported,
 }
 
 impl StartError {
@@ -54,7 +81,7 @@ impl StartError {
             Self::Bind(_) => Exit::Bind,
             Self::Credentials { .. } | Self::Dtls(_) => Exit::Credentials,
             Self::Sessions(_) => Exit::Configuration,
-            Self::Capture(_) | Self::Random(_) | Self::Worker(_) => Exit::Failure,
+            Self::Capture(_) | Self::Tun(_) | Self::Random(_) | Self::Worker(_) => Exit::Failure,
         }
     }
 }

@@ -77,7 +77,12 @@ impl Checker<'_> {
         self.document.consequence(path, kind, help.into());
     }
 
-    pub(super) fn conflict(&self, path: &KeyPath, reason: impl Into<String>, help: impl Into<String>) {
+    pub(super) fn conflict(
+        &self,
+        path: &KeyPath,
+        reason: impl Into<String>,
+        help: impl Into<String>,
+    ) {
         let reason = reason.into();
         self.fail(path, ConfigErrorKind::Conflict { reason }, help);
     }

@@ -54,7 +54,9 @@ impl Checker<'_> {
             );
         }
         let rewrites = policy.remote_address.is_some() || policy.remote_port.is_some();
-        let drops = policy.egress.is_some_and(|egress| egress.egress().is_none());
+        let drops = policy
+            .egress
+            .is_some_and(|egress| egress.egress().is_none());
         if rewrites && drops {
             self.conflict(
                 &path.key("egress"),
@@ -79,7 +81,11 @@ impl Checker<'_> {
                 self.duplicate(&at, format!("the policy \"{name}\""), "name it once");
             }
             if self.config.policy(name).is_none() {
-                let known = self.config.policies.iter().map(|policy| policy.name.as_str());
+                let known = self
+                    .config
+                    .policies
+                    .iter()
+                    .map(|policy| policy.name.as_str());
                 self.unknown(&at, "tscf-protocol-policy", name, known);
             }
         }
@@ -112,11 +118,17 @@ impl Checker<'_> {
             if host.is_unspecified() || host.is_multicast() || host.is_loopback() {
                 let reason = format!("{host} is no address that a device can have");
                 let at = path.key("addresses").index(index);
-                self.conflict(&at, reason, "write one address of this host with its prefix length");
+                self.conflict(
+                    &at,
+                    reason,
+                    "write one address of this host with its prefix length",
+                );
             }
-            let ranges = self.config.pools.iter().flat_map(|pool| {
-                pool.ranges.iter().map(move |range| (pool, range))
-            });
+            let ranges = self
+                .config
+                .pools
+                .iter()
+                .flat_map(|pool| pool.ranges.iter().map(move |range| (pool, range)));
             let leased = ranges.filter(|(pool, range)| {
                 range.contains(host) && !pool.exclude.iter().any(|out| out.contains(host))
             });

@@ -39,8 +39,8 @@ mod tokens;
 mod value;
 
 pub use egress::{
-    DataFlowConfig, Egress, MAX_GROUP, MAX_POLICIES, MAX_RATE, PolicyConfig, PolicyEgress, TransportType,
-    TunEgressConfig, UdpFiltering, UserSpaceConfig,
+    DataFlowConfig, Egress, MAX_GROUP, MAX_POLICIES, MAX_RATE, PolicyConfig, PolicyEgress,
+    TransportType, TunEgressConfig, UdpFiltering, UserSpaceConfig,
 };
 pub use error::{ConfigError, ConfigErrorKind, ConfigErrors, Place};
 pub use load::DEFAULT_CONFIG;

@@ -67,7 +67,11 @@ impl Printer<'_, '_> {
         self.text(key, path.display())
     }
 
-    pub(super) fn list<T: Display>(&mut self, key: &str, items: impl IntoIterator<Item = T>) -> fmt::Result {
+    pub(super) fn list<T: Display>(
+        &mut self,
+        key: &str,
+        items: impl IntoIterator<Item = T>,
+    ) -> fmt::Result {
         let items: Vec<String> = items.into_iter().map(quoted).collect();
         self.bare(key, format_args!("[{}]", items.join(", ")))
     }

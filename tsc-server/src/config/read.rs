@@ -29,9 +29,8 @@ const FOREIGN_SYSTEM: &[(&str, &str)] = &[
 const HIGH_AVAILABILITY: &str = "high availability is not implemented in this version; remove it";
 
 /// Keys of the vendor's `tscf-address-pool` that have no counterpart here.
-const FOREIGN_POOL: &[(&str, &str)] = &[
-    ("dns-realm-id", "use \"dns-servers\" of [[tscf-interface]]"),
-];
+const FOREIGN_POOL: &[(&str, &str)] =
+    &[("dns-realm-id", "use \"dns-servers\" of [[tscf-interface]]")];
 
 /// A value in whole seconds.
 pub(super) fn seconds(value: &Value<'_>, low: u64, high: u64, zero: bool) -> Option<Duration> {

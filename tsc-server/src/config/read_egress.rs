@@ -164,9 +164,7 @@ pub(super) fn user_space(section: Section<'_>) -> UserSpaceConfig {
 
 pub(super) fn tun(section: Section<'_>) -> TunEgressConfig {
     let default = TunEgressConfig::default();
-    let descriptor = section
-        .value("descriptor")
-        .and_then(|value| value.name());
+    let descriptor = section.value("descriptor").and_then(|value| value.name());
     let made = [
         section.value("name"),
         section.value("addresses"),
@@ -218,7 +216,9 @@ fn device(value: &Value<'_>) -> Option<String> {
         value.invalid(
             &name,
             "is no name of a network device",
-            format!("use 1 to {MAX_DEVICE_NAME} letters, digits, '-', '_' or '.', such as \"tsc0\""),
+            format!(
+                "use 1 to {MAX_DEVICE_NAME} letters, digits, '-', '_' or '.', such as \"tsc0\""
+            ),
         );
         return None;
     }
@@ -253,7 +253,10 @@ fn net(value: &Value<'_>) -> Option<IpNet> {
     if net.trunc() != net {
         value.invalid(
             text,
-            format_args!("has bits set behind the prefix length; the network is {}", net.trunc()),
+            format_args!(
+                "has bits set behind the prefix length; the network is {}",
+                net.trunc()
+            ),
             format!("write \"{}\"", net.trunc()),
         );
         return None;
@@ -264,12 +267,18 @@ fn net(value: &Value<'_>) -> Option<IpNet> {
 /// One port as a number, or `"FIRST-LAST"`.
 fn ports(value: &Value<'_>) -> Option<RangeInclusive<u16>> {
     let text = match value.text_quietly() {
-        None => return value.number::<u16>(1..=65_535, false).map(|port| port..=port),
+        None => {
+            return value
+                .number::<u16>(1..=65_535, false)
+                .map(|port| port..=port);
+        }
         Some(text) => text,
     };
     let (first, last) = text.split_once('-').unwrap_or((text, text));
     let port = |text: &str| text.trim().parse::<u16>().ok().filter(|port| *port > 0);
-    let range = port(first).zip(port(last)).filter(|(first, last)| first <= last);
+    let range = port(first)
+        .zip(port(last))
+        .filter(|(first, last)| first <= last);
     if range.is_none() {
         value.invalid(
             &shown(text),

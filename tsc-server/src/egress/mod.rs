@@ -1,4 +1,24 @@
 //! The way out of tunnels: who may send what where, how fast, and through what.
+//!
+//! ```text
+//!                    +--------------- router ----------------+
+//!  from a tunnel --> | rates --> policies --> flows, edits   | --> another tunnel
+//!                    +---------------------------------------+ --> host sockets (user-space)
+//!                                                              --> TUN device
+//! ```
+//!
+//! - [`router`]: what becomes of a packet, and what is changed in it.
+//! - [`pools`], [`rates`], [`policy`], [`flows`] on [`generations`]: what it knows.
+//! - [`headers`], [`rewrite`]: reading and changing packets.
+
+pub(crate) mod flows;
+mod generations;
+mod headers;
+mod policy;
+mod pools;
+mod rates;
+pub(crate) mod rewrite;
+pub(crate) mod router;
 
 /// What an egress needs to know of the tunnel that a packet came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

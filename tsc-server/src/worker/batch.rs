@@ -1,8 +1,8 @@
-//! Inner packets on their way from one tunnel to another, for one turn of the worker.
+//! Inner packets on their way between tunnels and egresses, for one turn of the worker.
 //!
 //! A packet is copied out of the read buffer once. That is also where its hop count goes down (spec 7), where it is
-//! fragmented for a tunnel with a smaller inner MTU, and it frees the read buffer's owner before any other transport is
-//! touched. ICMP errors travel back the same way.
+//! rewritten by policies and fragmented for a tunnel with a smaller inner MTU, and it frees the read buffer's owner
+//! before any other transport is touched. ICMP errors travel back the same way.
 
 use std::{
     ops::Range,
@@ -10,10 +10,13 @@ use std::{
 };
 
 use tsc_csm::server::SessionId;
-use tsc_tpl::IpPacket;
+use tsc_tpl::{IpPacket, Limits};
 
 use super::Counters;
-use crate::icmp::{self, Complaint};
+use crate::{
+    egress::rewrite::Edits,
+    icmp::{self, Complaint},
+};
 
 /// Packets beyond which a turn forwards before it reads on.
 pub(super) const BATCH_PACKETS: usize = 512;
@@ -21,6 +24,9 @@ pub(super) const BATCH_PACKETS: usize = 512;
 /// ICMP errors a second that one tunnel is sent, and at most at once. One that sends into the void learns of it, and
 /// does not get back more than a trickle of what it sends.
 pub(super) const ERRORS_PER_SECOND: u32 = 50;
+
+/// The same towards the TUN device, for all hosts behind it.
+pub(super) const CORE_ERRORS_PER_SECOND: u32 = 1000;
 
 /// See the module. Bounded by what one read of a stream holds (64 KiB), or by [`BATCH_PACKETS`] datagrams of the largest
 /// inner MTU; with the headers of fragments, and [`ERRORS_PER_SECOND`] errors a tunnel. Its memory is reused.
@@ -31,55 +37,82 @@ pub(super) struct Batch {
     /// When each tunnel's allowance of errors is whole again, by its slot. Grows to the highest slot that was ever
     /// complained to; a new owner of a slot inherits at most a second of waiting.
     allowance: Vec<Option<Instant>>,
+    /// The same for all hosts behind the TUN device.
+    core_allowance: Option<Instant>,
+    /// A packet that is rewritten and fragmented.
+    scratch: Vec<u8>,
+}
+
+/// Where a packet goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Target {
+    /// Into a tunnel.
+    Tunnel(SessionId),
+    /// To the host's sockets, from this tunnel.
+    UserSpace(SessionId),
+    /// To the TUN device, from this tunnel; or from nobody, if it is what we say ourselves.
+    Tun(Option<SessionId>),
 }
 
 #[derive(Debug)]
 struct Entry {
-    to: SessionId,
+    to: Target,
     range: Range<usize>,
 }
 
 impl Batch {
-    /// Takes a packet for the tunnel `to`. False when its hop count was used up: then it is not taken.
-    pub(super) fn push(&mut self, to: SessionId, packet: &IpPacket<'_>) -> bool {
+    /// Takes a packet with a hop count of at least 2. False, and nothing taken, if it cannot be edited so.
+    pub(super) fn push(&mut self, to: Target, packet: &IpPacket<'_>, edits: &Edits) -> bool {
         let start = self.bytes.len();
         self.bytes.extend_from_slice(packet.as_bytes());
-        self.take(to, start)
+        self.take(to, start, edits)
     }
 
-    /// As [`Self::push`], in fragments of at most `mtu` bytes. Nothing is taken if that is impossible.
+    /// As [`Self::push`], in fragments of at most `mtu` bytes.
     pub(super) fn push_fragments(
         &mut self,
-        to: SessionId,
+        to: Target,
         packet: &IpPacket<'_>,
+        edits: &Edits,
         mtu: u16,
     ) -> bool {
-        let mut alive = true;
-        icmp::fragment(packet, mtu, |header, data| {
-            let start = self.bytes.len();
-            self.bytes.extend_from_slice(header);
-            self.bytes.extend_from_slice(data);
-            alive &= self.take(to, start);
-        }) && alive
+        // What changes is in the first fragment too, so it is changed before.
+        let mut whole = std::mem::take(&mut self.scratch);
+        whole.clear();
+        whole.extend_from_slice(packet.as_bytes());
+        let edited = edits.apply(&mut whole);
+        let done = edited
+            && IpPacket::decode(&whole, &Limits::WIDEST).is_ok_and(|packet| {
+                icmp::fragment(&packet, mtu, |header, data| {
+                    let start = self.bytes.len();
+                    self.bytes.extend_from_slice(header);
+                    self.bytes.extend_from_slice(data);
+                    self.take(to, start, &Edits::default());
+                })
+            });
+        self.scratch = whole;
+        done
     }
 
     /// What was appended from `start` on is a packet for `to`.
-    fn take(&mut self, to: SessionId, start: usize) -> bool {
-        let alive = self.bytes.get_mut(start..).is_some_and(decrement_hops);
-        if alive {
+    fn take(&mut self, to: Target, start: usize, edits: &Edits) -> bool {
+        let packet = self.bytes.get_mut(start..).unwrap_or_default();
+        let taken = (edits.is_empty() || edits.apply(packet)) && decrement_hops(packet);
+        if taken {
             let range = start..self.bytes.len();
             self.packets.push(Entry { to, range });
         } else {
             self.bytes.truncate(start);
         }
-        alive
+        taken
     }
 
-    /// Tells the tunnel `from` what became of its packet, if that may be said and was not said too often.
+    /// Tells `sender`, a tunnel or whoever is behind the TUN device, what became of its packet, if that may be said and
+    /// was not said too often.
     pub(super) fn complain(
         &mut self,
         now: Instant,
-        from: SessionId,
+        sender: Target,
         packet: &IpPacket<'_>,
         complaint: Complaint,
         counters: &mut Counters,
@@ -88,32 +121,28 @@ impl Batch {
         if !icmp::error(packet, complaint, &mut self.bytes) {
             return;
         }
-        if self.allow(now, from) {
+        let allowed = match sender {
+            Target::Tunnel(session) => self.allow(now, session),
+            Target::Tun(_) => within(&mut self.core_allowance, now, CORE_ERRORS_PER_SECOND),
+            Target::UserSpace(_) => false,
+        };
+        if allowed {
             counters.icmp_errors += 1;
             let range = start..self.bytes.len();
-            self.packets.push(Entry { to: from, range });
+            self.packets.push(Entry { to: sender, range });
         } else {
             counters.icmp_limited += 1;
             self.bytes.truncate(start);
         }
     }
 
-    /// The generic cell rate algorithm, a second deep.
     fn allow(&mut self, now: Instant, session: SessionId) -> bool {
         let index = session.index();
         if index >= self.allowance.len() {
             self.allowance.resize(index + 1, None);
         }
-        let Some(slot) = self.allowance.get_mut(index) else {
-            return false;
-        };
-        let depth = Duration::from_secs(1);
-        let whole_at = slot.map_or(now, |at| at.max(now)) + depth / ERRORS_PER_SECOND;
-        let allowed = whole_at.saturating_duration_since(now) <= depth;
-        if allowed {
-            *slot = Some(whole_at);
-        }
-        allowed
+        let slot = self.allowance.get_mut(index);
+        slot.is_some_and(|slot| within(slot, now, ERRORS_PER_SECOND))
     }
 
     pub(super) const fn is_empty(&self) -> bool {
@@ -125,7 +154,7 @@ impl Batch {
     }
 
     /// The packets in order of arrival.
-    pub(super) fn iter(&self) -> impl Iterator<Item = (SessionId, &[u8])> {
+    pub(super) fn iter(&self) -> impl Iterator<Item = (Target, &[u8])> {
         self.packets
             .iter()
             .filter_map(|entry| Some((entry.to, self.bytes.get(entry.range.clone())?)))
@@ -136,6 +165,17 @@ impl Batch {
         self.bytes.clear();
         self.packets.clear();
     }
+}
+
+/// The generic cell rate algorithm, a second deep: whether one more may be said.
+fn within(slot: &mut Option<Instant>, now: Instant, per_second: u32) -> bool {
+    let depth = Duration::from_secs(1);
+    let whole_at = slot.map_or(now, |at| at.max(now)) + depth / per_second;
+    let allowed = whole_at.saturating_duration_since(now) <= depth;
+    if allowed {
+        *slot = Some(whole_at);
+    }
+    allowed
 }
 
 /// Takes one off TTL or Hop Limit; false if nothing would be left, as for a router (RFC 1812 5.3.1, RFC 8200 3).

@@ -34,4 +34,27 @@ pub struct Counters {
     pub stalled: u64,
     /// Datagrams that the operating system did not take.
     pub send_errors: u64,
+    /// Of egress, policies and data flows.
+    pub egress: EgressCounters,
+}
+
+/// Inner packets between tunnels and what is behind the server, since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct EgressCounters {
+    /// Packets of tunnels given to an egress.
+    pub outgoing: u64,
+    /// Packets that came from an egress.
+    pub incoming: u64,
+    /// Of those, packets dropped because they had the source address of a tunnel.
+    pub wrong_source: u64,
+    /// Packets dropped because the data flow of their pool allows no more.
+    pub rate_limited: u64,
+    /// Packets dropped by a protocol policy.
+    pub policy_dropped: u64,
+    /// Packets dropped where a policy depends on something that could not be read: fragments whose first was not seen,
+    /// packets that are cut; and those of tunnels with too many rewritten flows.
+    pub unreadable: u64,
+    /// Packets that the TUN device did not take.
+    pub tun_dropped: u64,
 }

@@ -20,9 +20,10 @@ use tsc_tpl::Unit;
 
 use super::{
     Worker, identity,
-    outbound::route,
     ports::Kind,
     record::{trace, trace_bytes},
+    switch::Switch,
+    tun::Tun,
     way::Way,
 };
 
@@ -243,16 +244,15 @@ impl Worker {
                 trace(self.capture.as_ref(), &unit, Direction::Inbound);
                 let verdict = self.core.handle_unit(now, binding, &unit);
                 if let (Verdict::Forward(from), Unit::Ip(packet)) = (verdict, &unit) {
+                    let mut switch = Switch {
+                        core: &self.core,
+                        router: &mut self.router,
+                        batch: &mut self.batch,
+                        counters: &mut self.counters,
+                        tun_mtu: self.tun.as_ref().map(Tun::mtu),
+                    };
                     let interface = self.interfaces.get(interface);
-                    route(
-                        &self.core,
-                        interface,
-                        now,
-                        from,
-                        packet,
-                        &mut self.batch,
-                        &mut self.counters,
-                    );
+                    switch.from_tunnel(now, interface, from, packet);
                 }
                 verdict
             }

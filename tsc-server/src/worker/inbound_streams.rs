@@ -17,7 +17,7 @@ use tsc_osaa::{
 };
 use tsc_tpl::{StreamDecoder, Unit};
 
-use super::{Worker, identity, outbound::route, record::trace, way::Way};
+use super::{Worker, identity, record::trace, switch::Switch, tun::Tun, way::Way};
 
 /// Reads of one stream in one turn before the others get theirs.
 const READS_PER_STREAM: usize = 4;
@@ -151,16 +151,15 @@ impl Worker {
             match self.core.handle_unit(now, binding, &unit) {
                 Verdict::Forward(from) => {
                     if let Unit::Ip(packet) = &unit {
+                        let mut switch = Switch {
+                            core: &self.core,
+                            router: &mut self.router,
+                            batch: &mut self.batch,
+                            counters: &mut self.counters,
+                            tun_mtu: self.tun.as_ref().map(Tun::mtu),
+                        };
                         let interface = self.interfaces.get(interface);
-                        route(
-                            &self.core,
-                            interface,
-                            now,
-                            from,
-                            packet,
-                            &mut self.batch,
-                            &mut self.counters,
-                        );
+                        switch.from_tunnel(now, interface, from, packet);
                     }
                 }
                 Verdict::Consumed | Verdict::Dropped(_) => {}

@@ -4,7 +4,8 @@
 //!  streams (shared read buffer) --+                                  +--> stream queues --> one write each
 //!  UDP ports (recvmmsg, GRO) -----+--> units --> csm::server --------+--> UDP batches  --> GSO
 //!    '- DTLS endpoints -----------+     |  answers, events           +--> DTLS seal --'
-//!                                       '--> batch of packets --route-'
+//!                                       '--> batch of packets --switch-'
+//!  TUN device ------------------------------------^         '------------> TUN device
 //! ```
 //!
 //! A turn reads a bounded amount from everything that is ready, forwards, and flushes what it touched: system calls
@@ -13,6 +14,7 @@
 
 mod batch;
 mod core_config;
+mod core_side;
 mod counters;
 mod inbound_datagrams;
 mod inbound_streams;
@@ -22,8 +24,13 @@ mod ports;
 mod ready;
 mod record;
 mod report;
+#[cfg(target_os = "linux")]
+mod route_cover;
 mod sources;
 mod streams;
+mod switch;
+#[cfg_attr(not(target_os = "linux"), path = "tun_absent.rs")]
+mod tun;
 mod way;
 
 use std::{
@@ -47,11 +54,14 @@ use tsc_osaa::{
 };
 use tsc_tpl::{FramingError, Limits};
 
-pub use self::counters::Counters;
+pub use self::counters::{Counters, EgressCounters};
 pub use self::open::Bound;
 pub(crate) use self::open::open;
 pub use self::report::Report;
-use self::{batch::Batch, ports::Port, ready::Token, record::Log, streams::Streams, way::Ways};
+use self::{
+    batch::Batch, ports::Port, ready::Token, record::Log, streams::Streams, tun::Tun, way::Ways,
+};
+use crate::egress::router::Router;
 
 /// Orders that wait for the worker.
 pub(crate) const ORDERS: usize = 16;
@@ -97,6 +107,9 @@ pub(crate) struct Worker {
     plain_ports: Vec<usize>,
     streams: Streams,
     ways: Ways,
+    /// Rates, policies and rewritten flows.
+    router: Router,
+    tun: Option<Tun>,
     batch: Batch,
     counters: Counters,
     /// The file, and the handle that fills it.
@@ -125,6 +138,7 @@ impl Future for Worker {
         this.accept(cx, now);
         this.read_streams(cx, now);
         this.read_ports(cx, now);
+        this.read_core(cx, now);
         this.timeouts(now);
         this.settle(cx, now);
         this.flush(cx);

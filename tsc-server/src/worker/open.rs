@@ -19,8 +19,8 @@ use tsc_osaa::{
 use tsc_tpl::Limits;
 
 use super::{
-    Batch, Counters, Interface, Listener, Log, Order, Phase, Port, Streams, Ways, Worker,
-    core_config::core_config,
+    Batch, Counters, Interface, Listener, Log, Order, Phase, Port, Router, Streams, Tun, Ways,
+    Worker, core_config::core_config, tun::give_up_capabilities,
 };
 use crate::{
     config::{Authentication, Config, DtlsBackend, InterfaceConfig, PortConfig, Transports},
@@ -68,14 +68,6 @@ pub(crate) fn open(
         .map_err(|error| StartError::Random(error.to_string()))?;
     let now = Instant::now();
     let core = Core::new(core_config(config), now, Box::new(SystemRandom))?;
-    let capture = match &config.system.trace_file {
-        None => None,
-        Some(path) => {
-            let writer = CaptureWriter::create(path, DEFAULT_FILE_LIMIT)?;
-            let handle = writer.handle();
-            Some((writer, handle))
-        }
-    };
     let mut worker = Worker {
         core,
         interfaces: config
@@ -91,9 +83,11 @@ pub(crate) fn open(
         plain_ports: Vec::new(),
         streams: Streams::new(DEFAULT_SEND_LIMIT),
         ways: Ways::default(),
+        router: Router::new(config, now),
+        tun: None,
         batch: Batch::default(),
         counters: Counters::default(),
-        capture,
+        capture: None,
         orders,
         phase: Phase::Running,
         timer: Box::pin(tokio::time::sleep(std::time::Duration::ZERO)),
@@ -113,6 +107,16 @@ pub(crate) fn open(
         for port in &interface.ports {
             worker.open_port(config, index, interface, port, &mut bound)?;
         }
+    }
+    worker.tun = Tun::open(config)?;
+    if worker.tun.is_some() {
+        give_up_capabilities()?;
+    }
+    // It starts a thread, which inherits what this one has left.
+    if let Some(path) = &config.system.trace_file {
+        let writer = CaptureWriter::create(path, DEFAULT_FILE_LIMIT)?;
+        let handle = writer.handle();
+        worker.capture = Some((writer, handle));
     }
     Ok((worker, bound))
 }

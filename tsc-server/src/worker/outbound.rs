@@ -4,18 +4,16 @@ use std::{net::SocketAddr, task::Context, time::Instant};
 
 use tsc_csm::{
     Transport,
-    server::{BindingId, Destination, Event, Server as Core, SessionId},
+    server::{BindingId, Destination, Event},
 };
 use tsc_osaa::trace::{Direction, Interface as Side};
-use tsc_tpl::IpPacket;
 
 use super::{
-    Counters, Interface, Worker,
-    batch::Batch,
+    Worker,
+    batch::Target,
     record::{Outer, trace_bytes},
     way::Way,
 };
-use crate::icmp::{self, Complaint};
 
 impl Worker {
     /// Moves the packets of the batch to the send queues of their tunnels.
@@ -24,7 +22,15 @@ impl Worker {
             return;
         }
         let mut batch = std::mem::take(&mut self.batch);
-        for (to, packet) in batch.iter() {
+        for (target, packet) in batch.iter() {
+            let to = match target {
+                Target::Tunnel(session) => session,
+                Target::UserSpace(_) => continue,
+                Target::Tun(from) => {
+                    self.to_tun(from, packet);
+                    continue;
+                }
+            };
             let way = self
                 .core
                 .binding_of(to)
@@ -57,6 +63,7 @@ impl Worker {
         }
         batch.clear();
         self.batch = batch;
+        self.flush_tun();
     }
 
     /// Sends what the session core wants to say, and acts on what it tells.
@@ -97,6 +104,12 @@ impl Worker {
                 _ => None,
             };
             self.log.event(now, &event, outer);
+            if let Event::SessionUp {
+                session, addresses, ..
+            } = &event
+            {
+                self.router.session_up(*session, addresses);
+            }
             if let Event::CloseBinding { binding, reason } = event {
                 if let Some(peer) = self.peer(binding) {
                     tracing::debug!(event = "transport-closed", %peer, ?reason);
@@ -158,40 +171,4 @@ impl Worker {
             port.flush(cx);
         }
     }
-}
-
-/// Finds where a packet of the tunnel `from` goes, and takes it into the batch; or tells `from` why not.
-pub(super) fn route(
-    core: &Core,
-    interface: Option<&Interface>,
-    now: Instant,
-    from: SessionId,
-    packet: &IpPacket<'_>,
-    batch: &mut Batch,
-    counters: &mut Counters,
-) {
-    // Before it is looked who has the address: a client that may not reach others does not learn who is there.
-    let complaint = if interface.is_some_and(|interface| interface.inter_client_block) {
-        counters.blocked += 1;
-        Complaint::Prohibited
-    } else if let Some(to) = core.route(packet.destination()) {
-        let mtu = core.inner_mtu(to).unwrap_or(u16::MAX);
-        if packet.hop_limit() <= 1 {
-            counters.hops_exceeded += 1;
-            Complaint::HopsExceeded
-        } else if packet.len() <= usize::from(mtu) {
-            batch.push(to, packet);
-            return;
-        } else if icmp::may_fragment(packet) && batch.push_fragments(to, packet, mtu) {
-            counters.fragmented += 1;
-            return;
-        } else {
-            counters.too_big += 1;
-            Complaint::TooBig { mtu }
-        }
-    } else {
-        counters.no_route += 1;
-        Complaint::Unreachable
-    };
-    batch.complain(now, from, packet, complaint, counters);
 }

@@ -5,7 +5,7 @@ use tsc_osaa::{
     datagram::DatagramStats, dtls::DtlsEndpointStats, listener::ListenerStats, trace::CaptureStats,
 };
 
-use super::{Counters, Port, Worker};
+use super::{Counters, EgressCounters, Port, Worker};
 
 /// Figures of one worker: counters since the start, and gauges of this moment. `docs/limits.md` says which counter
 /// tells of which limit.
@@ -154,7 +154,17 @@ fn log_counters(counters: &Counters) {
         not_opened,
         stalled,
         send_errors,
+        egress,
     } = *counters;
+    let EgressCounters {
+        outgoing,
+        incoming,
+        wrong_source,
+        rate_limited,
+        policy_dropped,
+        unreadable,
+        tun_dropped,
+    } = egress;
     tracing::info!(
         event = "report",
         part = "switch",
@@ -173,6 +183,17 @@ fn log_counters(counters: &Counters) {
         not_opened,
         stalled,
         send_errors
+    );
+    tracing::info!(
+        event = "report",
+        part = "egress",
+        outgoing,
+        incoming,
+        wrong_source,
+        rate_limited,
+        policy_dropped,
+        unreadable,
+        tun_dropped
     );
 }
 

@@ -53,8 +53,7 @@ fn policy(index: usize) -> impl Strategy<Value = PolicyConfig> {
         .prop_map(
             move |((destination, remote), ports, transport, egress, (rewrite, port))| {
                 let drops = egress == Some(PolicyEgress::Drop);
-                let remote_address =
-                    (rewrite && !drops && destination.is_some()).then_some(remote);
+                let remote_address = (rewrite && !drops && destination.is_some()).then_some(remote);
                 let remote_port = port.filter(|_| !drops && ports.is_some());
                 let idle = remote_address.is_none() && remote_port.is_none();
                 PolicyConfig {

@@ -1,0 +1,215 @@
+//! The TUN device of a worker: made by the server or handed in, and its queues.
+
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    task::{Context, Poll},
+};
+
+use ipnet::IpNet;
+use tsc_osaa::tun::{DropError, TunBatch, TunConfig, TunDevice, TunQueue, drop_capabilities};
+
+use super::route_cover::cover;
+use crate::{
+    config::{Config, Egress, PolicyEgress, TunEgressConfig},
+    server::TunStartError,
+};
+
+/// Batches of one queue in one turn before other work gets its time.
+const BATCHES_PER_QUEUE: usize = 4;
+
+/// Whether the descriptors of the service manager were taken: they can be owned once.
+static TAKEN: AtomicBool = AtomicBool::new(false);
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Tun {
+    name: String,
+    mtu: u16,
+    lanes: Vec<Lane>,
+    receive: TunBatch,
+    /// Packets that the kernel did not take.
+    dropped: u64,
+}
+
+/// A queue, with what is to be sent by it.
+#[derive(Debug)]
+struct Lane {
+    queue: TunQueue,
+    send: TunBatch,
+}
+
+impl Tun {
+    /// The device, if the configuration uses one.
+    pub(super) fn open(config: &Config) -> Result<Option<Self>, TunStartError> {
+        if !config.uses(Egress::Tun) {
+            return Ok(None);
+        }
+        let mtu = config.tun.mtu.unwrap_or_else(|| widest(config));
+        let device = match &config.tun.descriptor {
+            Some(name) => handed_in(name, mtu)?,
+            None => TunDevice::create(&device_config(config, &config.tun, mtu))?,
+        };
+        let name = device.name().to_owned();
+        let lane = |queue| Lane {
+            queue,
+            send: TunBatch::default(),
+        };
+        let tun = Self {
+            name,
+            mtu: device.mtu(),
+            lanes: device.into_queues().into_iter().map(lane).collect(),
+            receive: TunBatch::default(),
+            dropped: 0,
+        };
+        tracing::info!(
+            event = "tun-open",
+            name = tun.name,
+            mtu,
+            queues = tun.lanes.len()
+        );
+        Ok(Some(tun))
+    }
+
+    pub(super) const fn mtu(&self) -> u16 {
+        self.mtu
+    }
+
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(super) const fn dropped(&self) -> u64 {
+        self.dropped
+    }
+
+    /// Queues a packet; those of one tunnel keep their order.
+    pub(super) fn queue(&mut self, slot: usize, packet: &[u8]) {
+        let count = self.lanes.len().max(1);
+        let Some(lane) = self.lanes.get_mut(slot % count) else {
+            return;
+        };
+        if lane.send.push(packet) {
+            return;
+        }
+        self.dropped += lane.flush();
+        if !lane.send.push(packet) {
+            self.dropped += 1;
+        }
+    }
+
+    /// Hands what is queued to the kernel.
+    pub(super) fn flush(&mut self) {
+        for lane in &mut self.lanes {
+            self.dropped += lane.flush();
+        }
+    }
+
+    /// Gives `take` what the kernel has, at most a bounded number of packets: then `true`, as there may be more. An error
+    /// means that the device is gone.
+    pub(super) fn receive(
+        &mut self,
+        cx: &mut Context<'_>,
+        mut take: impl FnMut(&[u8]),
+    ) -> std::io::Result<bool> {
+        let mut more = false;
+        for lane in &mut self.lanes {
+            for turn in 0..=BATCHES_PER_QUEUE {
+                if turn == BATCHES_PER_QUEUE {
+                    more = true;
+                    break;
+                }
+                match lane.queue.poll_recv(cx, &mut self.receive) {
+                    Poll::Pending => break,
+                    Poll::Ready(Err(error)) => return Err(error),
+                    Poll::Ready(Ok(_)) => self.receive.iter().for_each(&mut take),
+                }
+            }
+        }
+        Ok(more)
+    }
+}
+
+impl Lane {
+    /// Gives the number of packets that were not taken. That the device is gone shows when it is read.
+    fn flush(&mut self) -> u64 {
+        let count = self.send.len();
+        if count == 0 {
+            return 0;
+        }
+        let taken = self.queue.try_send(&self.send).unwrap_or_default();
+        self.send.clear();
+        u64::try_from(count.saturating_sub(taken)).unwrap_or(u64::MAX)
+    }
+}
+
+/// Gives up the capabilities of this thread, which no longer needs them. Other threads of an embedding program are its own
+/// business.
+pub(super) fn give_up_capabilities() -> Result<(), TunStartError> {
+    match drop_capabilities() {
+        Ok(()) | Err(DropError::OtherThreads { .. }) => Ok(()),
+        Err(error) => Err(TunStartError::Capabilities(error.to_string())),
+    }
+}
+
+/// The longest packet of any tunnel.
+fn widest(config: &Config) -> u16 {
+    let mtus = config
+        .interfaces
+        .iter()
+        .map(|interface| interface.inner_mtu);
+    mtus.max().unwrap_or(1400)
+}
+
+fn device_config(config: &Config, tun: &TunEgressConfig, mtu: u16) -> TunConfig {
+    let mut device = TunConfig::default();
+    device.name.clone_from(&tun.name);
+    device.addresses.clone_from(&tun.addresses);
+    device.routes = tun.routes.clone().unwrap_or_else(|| pool_routes(config));
+    // The kernel makes a route for the network of each address by itself.
+    let connected = |route: &IpNet| tun.addresses.iter().any(|own| own.trunc() == *route);
+    device.routes.retain(|route| !connected(route));
+    device.mtu = mtu;
+    device.queues = tun.queues.into();
+    device.offload = tun.offload;
+    device
+}
+
+/// What the host must send to the device: the addresses of the pools whose packets leave by it.
+fn pool_routes(config: &Config) -> Vec<IpNet> {
+    let by_policy = |name: &String| {
+        let policy = config.policy(name);
+        policy.is_some_and(|policy| policy.egress == Some(PolicyEgress::Tun))
+    };
+    let pools = config
+        .pools
+        .iter()
+        .filter(|pool| pool.egress == Egress::Tun || pool.policies.iter().any(by_policy));
+    let ranges = pools.flat_map(|pool| &pool.ranges);
+    IpNet::aggregate(&ranges.flat_map(cover).collect())
+}
+
+/// The device whose descriptors, one for each queue, have this name.
+fn handed_in(name: &str, mtu: u16) -> Result<TunDevice, TunStartError> {
+    if TAKEN.swap(true, Ordering::AcqRel) {
+        return Err(TunStartError::Descriptor {
+            name: name.to_owned(),
+            reason: "another server of this process has taken the descriptors",
+        });
+    }
+    let all = sd_listen_fds::get().map_err(|_| TunStartError::Descriptor {
+        name: name.to_owned(),
+        reason: "LISTEN_FDS or LISTEN_PID is malformed",
+    })?;
+    let ours: Vec<_> = all
+        .into_iter()
+        .filter(|(known, _)| known.as_deref() == Some(name))
+        .map(|(_, descriptor)| descriptor.into_std())
+        .collect();
+    if ours.is_empty() {
+        return Err(TunStartError::Descriptor {
+            name: name.to_owned(),
+            reason: "none of LISTEN_FDNAMES has this name",
+        });
+    }
+    Ok(TunDevice::from_fds(ours, mtu)?)
+}

@@ -1,0 +1,54 @@
+//! What stands in for the TUN device where there is none: other systems than Linux.
+
+use std::{convert::Infallible, io, task::Context};
+
+use crate::{
+    config::{Config, Egress},
+    server::TunStartError,
+};
+
+/// A device that cannot be.
+#[derive(Debug)]
+pub(super) struct Tun(Infallible);
+
+impl Tun {
+    pub(super) fn open(config: &Config) -> Result<Option<Self>, TunStartError> {
+        if config.uses(Egress::Tun) {
+            Err(TunStartError::NotSupported)
+        } else {
+            Ok(None)
+        }
+    }
+
+    pub(super) const fn mtu(&self) -> u16 {
+        match self.0 {}
+    }
+
+    pub(super) fn name(&self) -> &str {
+        match self.0 {}
+    }
+
+    pub(super) const fn dropped(&self) -> u64 {
+        match self.0 {}
+    }
+
+    pub(super) fn queue(&mut self, _slot: usize, _packet: &[u8]) {
+        match self.0 {}
+    }
+
+    pub(super) fn flush(&mut self) {
+        match self.0 {}
+    }
+
+    pub(super) fn receive(
+        &mut self,
+        _cx: &mut Context<'_>,
+        _take: impl FnMut(&[u8]),
+    ) -> io::Result<bool> {
+        match self.0 {}
+    }
+}
+
+pub(super) fn give_up_capabilities() -> Result<(), TunStartError> {
+    Ok(())
+}
