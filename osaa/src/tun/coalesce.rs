@@ -265,3 +265,231 @@ impl Candidate<'_> {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(
+        clippy::unwrap_used,
+        clippy::indexing_slicing,
+        clippy::cast_possible_truncation
+    )]
+
+    use proptest::{collection::vec, prelude::*};
+
+    use super::*;
+    use crate::tun::offload::{Split, finish_checksum};
+
+    /// A run of packets as a sender's offload would cut it.
+    #[derive(Debug, Clone)]
+    struct Stream {
+        v6: bool,
+        tcp: bool,
+        options: usize,
+        segment: usize,
+        data: Vec<u8>,
+        sequence: u32,
+        push: bool,
+    }
+
+    impl Stream {
+        fn packet(&self, number: usize) -> Vec<u8> {
+            let data = self.data.chunks(self.segment).nth(number).unwrap();
+            let last = (number + 1) * self.segment >= self.data.len();
+            let start = if self.v6 { 40 } else { 20 };
+            let header = if self.tcp { 20 + 4 * self.options } else { 8 };
+            let mut packet = vec![0x33; start + header];
+            packet.extend_from_slice(data);
+            let length = packet.len() as u16;
+            let protocol = if self.tcp { 6 } else { 17 };
+            if self.v6 {
+                packet[0] = 0x60;
+                put(&mut packet, 4, (length - 40).to_be_bytes()).unwrap();
+                packet[6] = protocol;
+            } else {
+                packet[0] = 0x45;
+                put(&mut packet, 2, length.to_be_bytes()).unwrap();
+                put(
+                    &mut packet,
+                    4,
+                    (0xFFF0_u16.wrapping_add(number as u16)).to_be_bytes(),
+                )
+                .unwrap();
+                put(&mut packet, 6, [0x40, 0]).unwrap();
+                packet[9] = protocol;
+                put(&mut packet, 10, [0; 2]).unwrap();
+                let sum = Sum::default().add(&packet[..20]).checksum();
+                put(&mut packet, 10, sum.to_be_bytes()).unwrap();
+            }
+            let transport = if self.tcp {
+                let sequence = self.sequence.wrapping_add((number * self.segment) as u32);
+                put(&mut packet, start + 4, sequence.to_be_bytes()).unwrap();
+                packet[start + 12] = ((header / 4) << 4) as u8;
+                packet[start + 13] = if last && self.push { ACK | PSH } else { ACK };
+                Transport::Tcp
+            } else {
+                put(
+                    &mut packet,
+                    start + 4,
+                    (length - start as u16).to_be_bytes(),
+                )
+                .unwrap();
+                Transport::Udp
+            };
+            let field = start + transport.checksum_field();
+            put(&mut packet, field, [0; 2]).unwrap();
+            let sum = pseudo_header(&packet, transport, length - start as u16).unwrap();
+            let sum = sum.add(&packet[start..]).checksum();
+            put(&mut packet, field, sum.to_be_bytes()).unwrap();
+            packet
+        }
+
+        fn packets(&self) -> Vec<Vec<u8>> {
+            let count = self.data.len().div_ceil(self.segment);
+            (0..count).map(|number| self.packet(number)).collect()
+        }
+    }
+
+    prop_compose! {
+        fn streams()(
+            v6: bool,
+            tcp: bool,
+            options in 0_usize..=10,
+            segment in 1_usize..1400,
+            fill: u8,
+            packets in 1_usize..80,
+            short in 0_usize..1400,
+            sequence: u32,
+            push: bool,
+        ) -> Stream {
+            let length = (segment * packets).saturating_sub(short % segment);
+            let data = (0..length).map(|at| (at as u8).wrapping_mul(31) ^ fill).collect();
+            Stream { v6, tcp, options, segment, data, sequence, push }
+        }
+    }
+
+    fn run(packets: &[Vec<u8>]) -> Option<Run> {
+        Run::new(packets.iter().map(Vec::as_slice), true)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(300))]
+
+        #[test]
+        fn what_was_joined_splits_into_the_same(stream in streams()) {
+            let packets = stream.packets();
+            let Some(run) = run(&packets) else {
+                prop_assert_eq!(packets.len(), 1);
+                return Ok(());
+            };
+            let whole: usize = packets.iter().take(MOST).map(|packet| packet.len() - run.skip).sum();
+            if whole + run.skip <= LONGEST {
+                prop_assert_eq!(run.count, packets.len().min(MOST));
+            }
+            let mut joined = run.headers().to_vec();
+            for packet in &packets[..run.count] {
+                joined.extend_from_slice(&packet[run.skip..]);
+            }
+            let mut split = Split::new(&run.header, &joined).unwrap();
+            for packet in &packets[..run.count] {
+                let mut out = vec![0; split.next_len().unwrap()];
+                split.write(&joined, &mut out).unwrap();
+                prop_assert!(out == *packet);
+            }
+            prop_assert_eq!(split.next_len(), None);
+            // The same packet with its checksum finished is a right one too.
+            finish_checksum(&run.header, &mut joined).unwrap();
+            prop_assert!(Candidate::new(&joined, true).unwrap().is_intact());
+        }
+
+        #[test]
+        fn a_changed_packet_is_not_joined(stream in streams(), at: prop::sample::Index, bit in 0_u8..8) {
+            let mut packets = stream.packets();
+            prop_assume!(packets.len() > 1);
+            let at = at.index(packets[1].len());
+            packets[1][at] ^= 1 << bit;
+            prop_assert!(run(&packets).is_none());
+        }
+
+        #[test]
+        fn no_input_is_too_strange(
+            header: [u8; 10],
+            packets in vec(vec(any::<u8>(), 0..200), 0..4),
+            first in prop::sample::select(vec![0x45_u8, 0x60]),
+        ) {
+            let header = VirtioHeader::decode(header);
+            for mut packet in packets.clone() {
+                if let Some(byte) = packet.first_mut() {
+                    *byte = first;
+                }
+                let _ = run(&[packet.clone(), packet.clone()]);
+                if let Some(mut split) = Split::new(&header, &packet) {
+                    while let Some(length) = split.next_len() {
+                        if split.write(&packet, &mut vec![0; length]).is_none() {
+                            break;
+                        }
+                    }
+                }
+                let _ = finish_checksum(&header, &mut packet);
+            }
+        }
+    }
+
+    #[test]
+    fn only_what_follows_is_joined() {
+        let stream = Stream {
+            v6: false,
+            tcp: true,
+            options: 3,
+            segment: 100,
+            data: vec![7; 500],
+            sequence: u32::MAX - 150,
+            push: false,
+        };
+        let packets = stream.packets();
+        assert_eq!(
+            run(&packets).unwrap().count,
+            5,
+            "across the wrap of sequence numbers"
+        );
+        assert!(run(&packets[..1]).is_none());
+        assert!(
+            run(&[packets[0].clone(), packets[2].clone()]).is_none(),
+            "a gap"
+        );
+        assert!(
+            run(&[packets[1].clone(), packets[0].clone()]).is_none(),
+            "out of order"
+        );
+        assert!(
+            run(&[packets[0].clone(), packets[0].clone()]).is_none(),
+            "twice"
+        );
+        let mut other = stream.clone();
+        other.options = 4;
+        assert!(
+            run(&[packets[0].clone(), other.packet(1)]).is_none(),
+            "other headers"
+        );
+        let mut pushed = stream.clone();
+        pushed.data.truncate(100);
+        pushed.push = true;
+        assert!(
+            run(&[pushed.packet(0), packets[1].clone()]).is_none(),
+            "pushed on"
+        );
+        let mixed = [
+            packets[0].clone(),
+            packets[1].clone(),
+            vec![0x60; 50],
+            packets[2].clone(),
+        ];
+        assert_eq!(run(&mixed).unwrap().count, 2);
+        let udp = Stream {
+            tcp: false,
+            ..stream
+        };
+        let packets = udp.packets();
+        assert!(Run::new(packets.iter().map(Vec::as_slice), false).is_none());
+        assert_eq!(run(&packets).unwrap().count, 5);
+    }
+}

@@ -9,6 +9,7 @@ use std::{
 };
 
 use rustix::ioctl::{Getter, IntegerSetter, Opcode, Setter, Updater, ioctl, opcode};
+use tokio::io::{Interest, unix::AsyncFd};
 
 /// Space for the name of an interface, its final zero included (IFNAMSIZ).
 pub(super) const NAME_SPACE: usize = 16;
@@ -99,4 +100,12 @@ fn set_offload(file: &File, offload: usize) -> io::Result<()> {
 pub(super) fn set_header_length(fd: impl AsFd, length: c_int) -> io::Result<()> {
     // SAFETY: TUNSETVNETHDRSZ reads one int.
     Ok(unsafe { ioctl(fd, Setter::<TUNSETVNETHDRSZ, c_int>::new(length)) }?)
+}
+
+/// Registers a queue with the reactor of the runtime that the caller is in; panics outside of one.
+pub(super) fn register(file: File) -> io::Result<AsyncFd<File>> {
+    // Writers never wait. Errors are reported without being asked for.
+    let interest = Interest::READABLE;
+    // SAFETY: a `File` owns its descriptor, which stays the same and open until it is dropped.
+    Ok(unsafe { AsyncFd::register_with_interest(file, interest) }?)
 }

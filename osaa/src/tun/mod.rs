@@ -218,6 +218,13 @@ impl TunDevice {
         self.mtu
     }
 
+    /// The descriptors of the queues, for another process to take over with [`from_fds`](Self::from_fds).
+    #[must_use]
+    pub fn into_fds(self) -> Vec<OwnedFd> {
+        let files = self.queues.into_iter().filter_map(TunQueue::into_file);
+        files.map(OwnedFd::from).collect()
+    }
+
     /// The queues, to be spread over workers. All of them must be read: the kernel spreads flows over them.
     #[must_use]
     pub fn into_queues(self) -> Vec<TunQueue> {
@@ -229,7 +236,7 @@ impl TunDevice {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct InterfaceCounters {
-    /// Packets for us, whether we have read them or not.
+    /// Packets that we have read, before splitting.
     pub to_us: u64,
     /// Packets for us that found the queue full or the interface without a reader.
     pub to_us_dropped: u64,

@@ -7,11 +7,12 @@ use std::{
     task::{Context, Poll},
 };
 
-use tokio::io::{Interest, unix::AsyncFd};
+use tokio::io::unix::AsyncFd;
 
 use super::{
     batch::TunBatch,
     coalesce::{self, Run},
+    driver,
     offload::{GSO_NONE, HEADER, Split, VirtioHeader, finish_checksum},
 };
 
@@ -75,6 +76,15 @@ impl TunQueue {
             split: None,
             stats: TunStats::default(),
         })
+    }
+
+    /// The descriptor, no longer registered.
+    pub(super) fn into_file(self) -> Option<File> {
+        match self.file {
+            Registration::Idle(file) => Some(file),
+            Registration::Active(file) => Some(file.into_inner()),
+            Registration::Lost => None,
+        }
     }
 
     /// What was counted since the queue was made.
@@ -195,6 +205,8 @@ impl TunQueue {
             };
             let packets = count as u64;
             match result {
+                // Nothing was written: an empty packet, which never reaches the driver.
+                Ok(0) => self.stats.refused += packets,
                 Ok(_) => {
                     self.stats.writes += 1;
                     self.stats.sent += packets;
@@ -295,7 +307,7 @@ impl Registration {
                 return Err(io::Error::other("no tokio runtime"));
             }
             if let Self::Idle(file) = std::mem::replace(self, Self::Lost) {
-                *self = Self::Active(AsyncFd::with_interest(file, Interest::READABLE)?);
+                *self = Self::Active(driver::register(file)?);
             }
         }
         match self {
