@@ -65,10 +65,10 @@ impl Complaint {
 
 /// Appends the error about `packet` to `out`. False, and nothing appended, where none may be sent (RFC 1122, section
 /// 3.2.2; RFC 4443, section 2.4 e): about ICMP errors, fragments other than first ones, and packets that are not from
-/// one host to one host.
+/// one host to one host. The server's own loopback, if tunnels may reach it, is such a host.
 pub(crate) fn error(packet: &IpPacket<'_>, complaint: Complaint, out: &mut Vec<u8>) -> bool {
     if !is_host(packet.source())
-        || !is_host(packet.destination())
+        || !(is_host(packet.destination()) || packet.destination().is_loopback())
         || is_later_fragment(packet)
         || may_be_error(packet)
     {
@@ -264,7 +264,7 @@ fn head((kind, code, rest): (u8, u8, u32), pseudo: &[&[u8]], quote: &[u8]) -> [u
 }
 
 /// RFC 1071. All parts but the last have an even length.
-fn checksum(parts: &[&[u8]]) -> [u8; 2] {
+pub(crate) fn checksum(parts: &[&[u8]]) -> [u8; 2] {
     let mut sum: u64 = 0;
     for part in parts {
         let (words, rest) = part.as_chunks::<2>();

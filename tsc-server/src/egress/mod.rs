@@ -10,6 +10,7 @@
 //! - [`router`]: what becomes of a packet, and what is changed in it.
 //! - [`pools`], [`rates`], [`policy`], [`flows`] on [`generations`]: what it knows.
 //! - [`headers`], [`rewrite`]: reading and changing packets.
+//! - [`user_space`]: the way out by sockets of the host.
 
 pub(crate) mod flows;
 mod generations;
@@ -19,6 +20,7 @@ mod pools;
 mod rates;
 pub(crate) mod rewrite;
 pub(crate) mod router;
+pub(crate) mod user_space;
 
 /// What an egress needs to know of the tunnel that a packet came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

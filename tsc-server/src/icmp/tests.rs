@@ -138,15 +138,16 @@ fn what_must_not_be_answered_is_not() {
     assert!(!silent(&v4([10, 0, 0, 2], 100, 0x2000, &[])));
     assert!(silent(&v4([10, 0, 0, 2], 100, 0x2001, &[])));
     assert!(silent(&v4([10, 0, 0, 2], 100, 0x0100, &[])));
-    for group in [
-        [224, 0, 0, 1],
-        [255; 4],
-        [169, 254, 1, 1],
-        [127, 0, 0, 1],
-        [0; 4],
-    ] {
+    for group in [[224, 0, 0, 1], [255; 4], [169, 254, 1, 1], [0; 4]] {
         assert!(silent(&v4(group, 100, 0, &[])), "{group:?}");
     }
+    assert!(
+        !silent(&v4([127, 0, 0, 1], 100, 0, &[])),
+        "an opened loopback"
+    );
+    let mut from_loopback = v4([10, 0, 0, 2], 100, 0, &[]);
+    from_loopback[12..16].copy_from_slice(&[127, 0, 0, 1]);
+    assert!(silent(&from_loopback));
     for (kind, answered) in [
         (8, true),
         (0, true),
