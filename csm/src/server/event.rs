@@ -252,7 +252,7 @@ pub enum Event {
         /// Its new transport.
         binding: BindingId,
     },
-    /// A service is in force for a tunnel, or more of it than before. Told before the client is.
+    /// A service is in force for a tunnel, or more of it than before; routes and checks know of it already.
     ServiceGranted {
         /// The tunnel.
         session: SessionId,

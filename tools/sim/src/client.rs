@@ -10,7 +10,7 @@ use tsc_csm::client::{
     RequestId, Stats, Target,
 };
 use tsc_csm::{Assignment, Prefix, Transport};
-use tsc_tpl::{Header, Limits, ServiceType, StreamDecoder, Unit};
+use tsc_tpl::{Limits, ServiceType, StreamDecoder, Unit};
 
 use crate::conn::Item;
 use crate::packet;
@@ -25,7 +25,6 @@ pub(crate) struct ClientNode {
     pub(crate) path: Path,
     pub(crate) conns: BTreeMap<Epoch, ConnId>,
     pub(crate) events: Vec<(Duration, Event)>,
-    last_sent: Option<Header>,
     pub(crate) received: Vec<(Duration, Vec<u8>)>,
     pub(crate) routed: Vec<(Duration, IpAddr, Vec<u8>)>,
 }
@@ -39,7 +38,6 @@ impl ClientNode {
             path,
             conns: BTreeMap::new(),
             events: Vec::new(),
-            last_sent: None,
             received: Vec::new(),
             routed: Vec::new(),
         }
@@ -130,12 +128,6 @@ impl World {
     #[must_use]
     pub fn client_stats(&self, client: ClientId) -> Stats {
         self.clients[client.0].core.stats()
-    }
-
-    /// The header of the last message that a client's machine made.
-    #[must_use]
-    pub fn last_sent(&self, client: ClientId) -> Option<Header> {
-        self.clients[client.0].last_sent
     }
 
     /// Releases a client's tunnel.
@@ -263,11 +255,6 @@ impl World {
     pub(crate) fn drain_client(&mut self, client: usize) {
         loop {
             while let Some(transmit) = self.clients[client].core.poll_transmit() {
-                if let Ok(Unit::Control(message)) =
-                    Unit::decode_datagram(&transmit.bytes, &Limits::WIDEST)
-                {
-                    self.clients[client].last_sent = Some(message.header());
-                }
                 self.client_send(client, transmit.epoch, transmit.bytes);
             }
             let Some(event) = self.clients[client].core.poll_event() else {

@@ -132,7 +132,7 @@ fn the_longest_configuration_fits_one_datagram() {
 #[test]
 fn without_a_wish_each_family_of_the_pool_is_given_once() {
     let mut world = World::new(1);
-    let mut config = dual_stack();
+    let config = dual_stack();
     world.add_server(config);
     let client = world.add_client(client_config(&[Transport::Tcp]), PathConfig::CLEAN);
     world.start(client);

@@ -8,9 +8,10 @@
 mod common;
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
+use common::asking::{Asking, refusal, request, success};
 use common::tunnel::SECOND;
 use common::{Bench, code};
 use tsc_csm::client::{Event, RequestError, ServiceOutcome};
@@ -24,7 +25,8 @@ use tsc_sim::{
     server_config,
 };
 use tsc_tpl::{
-    CmType, Limits, MessageBuilder, ResponseCode, RoutedPrefix, Sequence, ServiceType, Tlv, Unit,
+    CmType, Limits, MessageBuilder, ResponseCode, RoutedPrefix, Sequence, ServiceList, ServiceType,
+    Tlv, Unit,
 };
 
 const LAN: &str = "10.1.0.0/16";
@@ -80,17 +82,21 @@ fn world(
     (world, server, clients)
 }
 
-/// How a client's requests ended, as text.
-fn outcomes(world: &World, client: ClientId) -> Vec<String> {
-    let outcome = |(_, event): &(Duration, Event)| match event {
+/// How a request ended, as text.
+fn outcome(event: &Event) -> Option<String> {
+    match event {
         Event::Service { outcome, .. } => Some(outcome.to_string()),
         Event::ServiceEnded(grant) => Some(format!("lost: {grant}")),
         _ => None,
-    };
-    world.events(client).iter().filter_map(outcome).collect()
+    }
 }
 
-fn refusal(world: &World, client: ClientId) -> Option<ResponseCode> {
+fn outcomes(world: &World, client: ClientId) -> Vec<String> {
+    let events = world.events(client).iter().map(|(_, event)| event);
+    events.filter_map(outcome).collect()
+}
+
+fn refused(world: &World, client: ClientId) -> Option<ResponseCode> {
     world
         .events(client)
         .iter()
@@ -192,7 +198,7 @@ fn what_is_wanted_is_granted_as_far_as_it_is_configured() {
         .request_routed_prefixes(gate, &prefixes(&["10.1.2.0/24"]))
         .unwrap();
     world.run(SECOND);
-    assert_eq!(refusal(&world, gate), Some(ResponseCode::NOT_AUTHORIZED));
+    assert_eq!(refused(&world, gate), Some(ResponseCode::NOT_AUTHORIZED));
     assert_eq!(
         world.routed_prefixes(gate),
         prefixes(&[LAN6]),
@@ -206,7 +212,7 @@ fn who_is_not_configured_or_not_known_gets_nothing() {
     world.request_routed_prefixes(clients[0], &[]).unwrap();
     world.run(SECOND);
     assert_eq!(
-        refusal(&world, clients[0]),
+        refused(&world, clients[0]),
         Some(ResponseCode::NOT_AUTHORIZED)
     );
 
@@ -216,7 +222,7 @@ fn who_is_not_configured_or_not_known_gets_nothing() {
     world.request_routed_prefixes(clients[0], &[]).unwrap();
     world.run(SECOND);
     assert_eq!(
-        refusal(&world, clients[0]),
+        refused(&world, clients[0]),
         Some(ResponseCode::NOT_AUTHORIZED)
     );
 }
@@ -229,7 +235,7 @@ fn without_the_assigned_service_it_is_unavailable() {
     world.request_routed_prefixes(clients[0], &[]).unwrap();
     world.run(SECOND);
     assert_eq!(
-        refusal(&world, clients[0]),
+        refused(&world, clients[0]),
         Some(ResponseCode::SERVICE_UNAVAILABLE)
     );
     assert_eq!(world.server(server).route(address("10.1.0.1")), None);
@@ -245,7 +251,7 @@ fn a_prefix_is_behind_one_tunnel_until_that_gives_it_back_or_ends() {
     for other in &clients[1..] {
         world.request_routed_prefixes(*other, &[]).unwrap();
         world.run(SECOND);
-        assert_eq!(refusal(&world, *other), Some(ResponseCode::NO_ADDRESS));
+        assert_eq!(refused(&world, *other), Some(ResponseCode::NO_ADDRESS));
     }
     world.release_routed_prefixes(clients[0], &[]).unwrap();
     assert!(world.routed_prefixes(clients[0]).is_empty(), "off at once");
@@ -382,46 +388,74 @@ fn one_request_about_prefixes_is_outstanding() {
     );
 }
 
-/// What the client makes of an answer to its request for LAN.
-fn answered_with(granted: &[&str]) -> (Vec<String>, Vec<Prefix>) {
-    let (mut world, server, clients) =
-        world(gateways(&[("gate", &[LAN])]), Transport::Tls, &["gate"]);
-    let gate = clients[0];
-    world.set_server_up(server, false);
-    let tsid = world.assignment(gate).unwrap().tsid;
-    world
-        .request_routed_prefixes(gate, &prefixes(&[LAN]))
+/// A client with a tunnel that has asked for LAN and was granted these.
+fn answered_with(granted: &[&str]) -> Asking {
+    let mut asking = Asking::new(Transport::Tls);
+    asking.answer(success(&asking.request.clone()));
+    let now = asking.now;
+    asking
+        .client
+        .request_routed_prefixes(now, &prefixes(&[LAN]))
         .unwrap();
-    let granted: Vec<Tlv<'_>> = granted
-        .iter()
-        .map(|text| match prefix(text).address() {
-            IpAddr::V4(v4) => Tlv::RoutedPrefixIpv4(
-                RoutedPrefix::<std::net::Ipv4Addr>::new(v4, prefix(text).prefix_len()).unwrap(),
-            ),
-            IpAddr::V6(v6) => Tlv::RoutedPrefixIpv6(
-                RoutedPrefix::<std::net::Ipv6Addr>::new(v6, prefix(text).prefix_len()).unwrap(),
-            ),
-        })
-        .collect();
-    let sequence = world.last_sent(gate).unwrap().sequence;
-    let mut bytes = Vec::new();
-    MessageBuilder::new(CmType::CLIENT_SERVICE_RESPONSE, tsid, sequence)
-        .tlv(Tlv::ResponseCode(ResponseCode::SUCCESS))
+    while let Some(header) = request(&mut asking.client) {
+        asking.request = header;
+    }
+    let tlv = |text: &&str| -> Tlv<'_> {
+        let (address, len) = (prefix(text).address(), prefix(text).prefix_len());
+        match address {
+            IpAddr::V4(v4) => {
+                Tlv::RoutedPrefixIpv4(RoutedPrefix::<Ipv4Addr>::new(v4, len).unwrap())
+            }
+            IpAddr::V6(v6) => {
+                Tlv::RoutedPrefixIpv6(RoutedPrefix::<Ipv6Addr>::new(v6, len).unwrap())
+            }
+        }
+    };
+    let answer = refusal(&asking.request, ResponseCode::SUCCESS)
         .tlv(Tlv::ServiceType(ServiceType::ENABLE_STG))
-        .tlvs(granted)
-        .encode(&mut bytes)
-        .unwrap();
-    world.deliver_raw(gate, &bytes);
-    (outcomes(&world, gate), world.routed_prefixes(gate).to_vec())
+        .tlvs(granted.iter().map(tlv));
+    asking.answer(answer);
+    asking
+}
+
+/// How its requests ended, and what is in force.
+fn result(asking: &mut Asking) -> (Vec<String>, Vec<Prefix>) {
+    let events: Vec<Event> = std::iter::from_fn(|| asking.client.poll_event()).collect();
+    let routed = asking.client.routed_prefixes().to_vec();
+    (events.iter().filter_map(outcome).collect(), routed)
+}
+
+#[test]
+fn after_a_resume_only_what_the_server_lists_is_in_force() {
+    for listed in [true, false] {
+        let mut asking = answered_with(&[LAN]);
+        asking.lose();
+        let services = [ServiceType::ENABLE_STG];
+        let active = ServiceList::new(if listed { &services } else { &[] }).unwrap();
+        let answer = success(&asking.request).tlv(Tlv::ActiveServices(active));
+        assert_eq!(asking.answer(answer), None);
+        let (outcomes, routed) = result(&mut asking);
+        if listed {
+            assert_eq!((outcomes, routed), (vec![], prefixes(&[LAN])));
+        } else {
+            let lost = format!("lost: routed prefixes {LAN}");
+            assert_eq!((outcomes, routed), (vec![lost], vec![]));
+        }
+    }
 }
 
 #[test]
 fn a_server_cannot_grant_more_than_was_wanted() {
-    let (outcomes, routed) = answered_with(&[LAN, "192.168.0.0/16", "0.0.0.0/0", "127.0.0.0/8"]);
+    let (outcomes, routed) = result(&mut answered_with(&[
+        LAN,
+        "192.168.0.0/16",
+        "0.0.0.0/0",
+        "127.0.0.0/8",
+    ]));
     assert_eq!(outcomes, [format!("granted: routed prefixes {LAN}")]);
     assert_eq!(routed, prefixes(&[LAN]));
     for unusable in [&["192.168.0.0/16"][..], &[]] {
-        let (outcomes, routed) = answered_with(unusable);
+        let (outcomes, routed) = result(&mut answered_with(unusable));
         assert_eq!(outcomes, ["the server's answer cannot be used"]);
         assert!(routed.is_empty());
     }
@@ -434,7 +468,7 @@ fn host_bits_in_a_request_mean_nothing_and_a_repeat_changes_nothing() {
     let (tsid, _) = bench.configure(binding);
     let request = |sequence| {
         let mut bytes = Vec::new();
-        let wanted = RoutedPrefix::<std::net::Ipv4Addr>::new([10, 1, 2, 3].into(), 16).unwrap();
+        let wanted = RoutedPrefix::<Ipv4Addr>::new([10, 1, 2, 3].into(), 16).unwrap();
         MessageBuilder::new(CmType::CLIENT_SERVICE_REQUEST, tsid, Sequence(sequence))
             .tlv(Tlv::ServiceType(ServiceType::ENABLE_STG))
             .tlv(Tlv::RoutedPrefixIpv4(wanted))

@@ -1,7 +1,9 @@
-//! What test files share: worlds with a tunnel (`tunnel`), and a server machine with connections to it without a
+//! What test files share: worlds with a tunnel (`tunnel`), a client machine without a server
+//! (`asking`), and a server machine with connections to it without a
 //! client machine (`Bench`).
 #![allow(dead_code, reason = "each test file uses its own part")]
 
+pub(crate) mod asking;
 pub(crate) mod tunnel;
 
 use std::net::SocketAddr;
