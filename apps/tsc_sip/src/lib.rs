@@ -61,9 +61,9 @@ pub mod random;
 pub mod registrar;
 pub mod report;
 pub mod sdp;
-pub mod secret;
 pub mod server;
 pub mod sip;
-pub mod stop;
 pub mod transaction;
 pub mod ua;
+
+pub use tsc_cli::{secret, stop};

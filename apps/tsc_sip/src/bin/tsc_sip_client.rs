@@ -16,6 +16,7 @@ use tsc_sip::{
     net::{ConfigSummary, HostNet, NotificationSummary},
     report::{self, Outcome, millis},
     stop::{Signals, Stop, Stopper},
+    ua,
 };
 use tsc_tapi::Coded;
 
@@ -53,7 +54,7 @@ async fn run(args: &ClientArgs) -> Result<ClientReport, Failure> {
     let options = args.options().map_err(usage)?;
     let stop = stop_on_signal().map_err(|error| Failure::new(Outcome::Configuration, &error))?;
 
-    if let Some(address) = args.tunnel.no_tunnel {
+    if let Some(address) = args.network.no_tunnel {
         return run_client(Arc::new(HostNet::new(address)), options, stop)
             .await
             .map_err(|error| Failure::new(error.outcome(), &error));
@@ -63,7 +64,7 @@ async fn run(args: &ClientArgs) -> Result<ClientReport, Failure> {
     // The C SDK fills a parameter structure and calls tsc_ctrl_init(). Here a builder takes the same
     // parameters: server address, port and transport, certificates, the trace file. There is no global
     // state to initialise; a program may have as many tunnels as it likes.
-    let builder = args.tunnel.builder().map_err(usage)?;
+    let builder = args.network.tunnel.builder(ua::PRODUCT).map_err(usage)?;
 
     // --- Create a Tunnel ----------------------------------------------------------------------------
     // Opens the transport and exchanges the configuration: when this returns, the server has assigned our

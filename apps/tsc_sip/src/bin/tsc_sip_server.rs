@@ -13,12 +13,14 @@ use std::{
 };
 
 use clap::Parser;
+use tsc_cli::UsageError;
 use tsc_sip::{
-    cli::{ServerArgs, UsageError, connect_outcome},
+    cli::{ServerArgs, connect_outcome},
     net::{ConfigSummary, HostNet, InnerNet},
     report::{self, CallReport, Outcome},
     server::{ServerError, ServerOptions, SipServer},
     stop::Signals,
+    ua,
 };
 use tsc_tapi::Coded;
 
@@ -49,13 +51,13 @@ async fn run(args: &ServerArgs) -> Result<(), Failure> {
     if args.open_registration {
         tracing::warn!("anybody may register as anybody (--open-registration)");
     }
-    if let Some(address) = args.tunnel.no_tunnel {
+    if let Some(address) = args.network.no_tunnel {
         return serve(Arc::new(HostNet::new(address)), options, args).await;
     }
 
     // --- tsc_ctrl_init() ----------------------------------------------------------------------------
     // The tunnel's parameters; see tsc_sip_client.
-    let builder = args.tunnel.builder().map_err(usage)?;
+    let builder = args.network.tunnel.builder(ua::PRODUCT).map_err(usage)?;
 
     // --- Create a Tunnel ----------------------------------------------------------------------------
     let tunnel = builder.connect().await.map_err(|error| {

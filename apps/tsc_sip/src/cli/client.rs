@@ -3,8 +3,9 @@
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::Parser;
+use tsc_cli::{OutputArgs, UsageError};
 
-use super::{EXIT_CODES, MediaArgs, OutputArgs, TunnelArgs, UsageError};
+use super::{EXIT_CODES, MediaArgs, NetworkArgs};
 use crate::{client::ClientOptions, media::Audio, secret::Secret, sip::Host};
 
 /// Variable with the password, where a file is unhandy.
@@ -20,9 +21,9 @@ const PASSWORD_VARIABLE: &str = "TSC_SIP_PASSWORD";
     after_long_help = format!("{AFTER_HELP}{EXIT_CODES}")
 )]
 pub struct ClientArgs {
-    /// The tunnel.
+    /// The tunnel, or none.
     #[command(flatten)]
-    pub tunnel: TunnelArgs,
+    pub network: NetworkArgs,
 
     /// User name, for our address and for the registrar.
     #[arg(
@@ -138,10 +139,9 @@ impl ClientArgs {
             (None, _) => None,
         };
         if let Some(domain) = &self.domain {
-            let host: Host = domain.parse().map_err(|error| UsageError::Value {
-                option: "--domain",
-                error: format!("{error}"),
-            })?;
+            let host: Host = domain
+                .parse()
+                .map_err(|error| UsageError::value("--domain", error))?;
             options.domain = Some(host);
         }
         options.sip_server = self.sip_server;
@@ -201,12 +201,16 @@ mod tests {
         assert!(parse("x -s a:1 --duration 0").is_err());
         assert!(parse("x -s a:1 --no-tunnel ::1").is_err());
         let args = parse("x -s a:b").unwrap();
-        let error = args.tunnel.builder().unwrap_err();
+        let error = args.network.tunnel.builder("test").unwrap_err();
         assert!(error.to_string().starts_with("--server"), "{error}");
         let args = parse("x -s a:1 --ca /nonexistent/ca.pem").unwrap();
-        let error = args.tunnel.builder().unwrap_err();
+        let error = args.network.tunnel.builder("test").unwrap_err();
         assert!(error.to_string().contains("/nonexistent/ca.pem"), "{error}");
         let args = parse("x -s a:1 --play /nonexistent.wav").unwrap();
-        assert!(matches!(args.options(), Err(UsageError::Wav(_))));
+        let error = args.options().unwrap_err();
+        assert!(
+            error.to_string().contains("--play: /nonexistent.wav"),
+            "{error}"
+        );
     }
 }

@@ -3,97 +3,19 @@
 //! Secrets come from files or the environment, never as arguments: other users of a machine can read arguments.
 
 mod client;
+mod network;
 mod server;
-mod tunnel;
 
-use std::{fs, io::IsTerminal, path::PathBuf};
+use std::{fs, path::PathBuf};
 
-use clap::{Args, ValueEnum};
-use tracing_subscriber::EnvFilter;
+use clap::Args;
+use tsc_cli::UsageError;
 
 pub use client::ClientArgs;
+pub use network::{NetworkArgs, connect_outcome};
 pub use server::ServerArgs;
-pub use tunnel::{TunnelArgs, connect_outcome};
 
-use crate::media::{Audio, WavError};
-
-/// A command line that cannot be carried out: exit code 2.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum UsageError {
-    /// A file cannot be read, or a directory not written to.
-    #[error("{option} {path}: {error}")]
-    File {
-        /// The option that names it.
-        option: &'static str,
-        /// Its path.
-        path: String,
-        /// Why.
-        error: String,
-    },
-    /// The WAV file cannot be played.
-    #[error("--play {0}")]
-    Wav(#[from] WavError),
-    /// An option has an impossible value.
-    #[error("{option}: {error}")]
-    Value {
-        /// The option.
-        option: &'static str,
-        /// Why.
-        error: String,
-    },
-}
-
-impl UsageError {
-    fn file(option: &'static str, path: &std::path::Path, error: impl ToString) -> Self {
-        Self::File {
-            option,
-            path: path.display().to_string(),
-            error: error.to_string(),
-        }
-    }
-}
-
-/// Least severe record that is logged.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-#[allow(missing_docs)]
-pub enum LogLevel {
-    Error,
-    Warn,
-    Info,
-    Debug,
-    Trace,
-}
-
-/// How the program speaks.
-#[derive(Clone, Debug, Args)]
-#[command(next_help_heading = "Output")]
-pub struct OutputArgs {
-    /// Print the result as JSON instead of a table.
-    #[arg(long)]
-    pub json: bool,
-
-    /// Least severe log record written to standard error; wins over RUST_LOG. [default: warn]
-    #[arg(long, value_enum, value_name = "LEVEL")]
-    pub log_level: Option<LogLevel>,
-}
-
-impl OutputArgs {
-    /// Starts logging to standard error. Has no effect when the process logs already.
-    pub fn start_logging(&self) {
-        let filter = match self.log_level {
-            Some(level) => EnvFilter::new(format!("{level:?}").to_lowercase()),
-            None => EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn")),
-        };
-        let color = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-        // Fails only if a logger was set before, which then stays.
-        let _ = tracing_subscriber::fmt()
-            .with_env_filter(filter)
-            .with_writer(std::io::stderr)
-            .with_ansi(color)
-            .try_init();
-    }
-}
+use crate::media::Audio;
 
 /// What is played and recorded.
 #[derive(Clone, Debug, Args)]
@@ -143,7 +65,7 @@ impl MediaArgs {
 
     fn audio(&self, default: fn() -> Audio) -> Result<Audio, UsageError> {
         match &self.play {
-            Some(path) => Ok(Audio::read(path)?),
+            Some(path) => Audio::read(path).map_err(|error| UsageError::value("--play", error)),
             None => Ok(default()),
         }
     }

@@ -3,8 +3,9 @@
 use std::{path::PathBuf, time::Duration};
 
 use clap::{ArgGroup, Parser};
+use tsc_cli::{OutputArgs, UsageError};
 
-use super::{MediaArgs, OutputArgs, TunnelArgs, UsageError};
+use super::{MediaArgs, NetworkArgs};
 use crate::{
     digest::Users,
     media::Audio,
@@ -21,9 +22,9 @@ use crate::{
     after_long_help = AFTER_HELP
 )]
 pub struct ServerArgs {
-    /// The tunnel.
+    /// The tunnel, or none.
     #[command(flatten)]
-    pub tunnel: TunnelArgs,
+    pub network: NetworkArgs,
 
     /// Port of the SIP socket; 0 lets the network choose.
     #[arg(
