@@ -148,7 +148,8 @@ impl Alert {
     pub const NO_APPLICATION_PROTOCOL: Self = Self(120);
 
     /// Whether the sender says by it that it does not let our certificate, or us without one, in. Trying again is
-    /// then pointless.
+    /// then pointless. A `decrypt_error` is among them: of a client's it is a signature that is wrong, mostly that of an
+    /// authority which was made anew under its old name.
     #[must_use]
     pub const fn is_about_our_certificate(self) -> bool {
         matches!(
@@ -161,6 +162,7 @@ impl Alert {
                 | Self::CERTIFICATE_UNKNOWN
                 | Self::UNKNOWN_CA
                 | Self::ACCESS_DENIED
+                | Self::DECRYPT_ERROR
                 | Self::CERTIFICATE_REQUIRED
         )
     }
@@ -172,6 +174,7 @@ impl Alert {
             Self::BAD_CERTIFICATE | Self::UNSUPPORTED_CERTIFICATE | Self::CERTIFICATE_UNKNOWN => {
                 " (it does not accept our certificate)"
             }
+            Self::DECRYPT_ERROR => " (it says the signature of our certificate or key is wrong)",
             Self::CERTIFICATE_REVOKED => " (it says our certificate is revoked)",
             Self::CERTIFICATE_EXPIRED => " (it says our certificate is expired)",
             Self::UNKNOWN_CA => " (it does not trust the issuer of our certificate)",

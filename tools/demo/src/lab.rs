@@ -22,6 +22,8 @@ pub struct LabOptions {
     pub address_range: String,
     /// Lines for the pool, besides its name and range.
     pub pool: String,
+    /// Further objects, such as interfaces of a test's own; the profile `demo` is there for them.
+    pub more: String,
     /// Whether TCP and UDP are served too: `false` for mutual TLS, which does not go with them.
     pub clear: bool,
     /// Address to listen on.
@@ -37,6 +39,7 @@ impl Default for LabOptions {
             interface: "authentication = \"none\"".to_owned(),
             address_range: "10.64.0.0/24".to_owned(),
             pool: "address-quarantine = 0".to_owned(),
+            more: String::new(),
             clear: true,
             address: LOOPBACK.to_owned(),
             files: Vec::new(),
@@ -124,6 +127,7 @@ impl Lab {
             interface,
             address_range,
             pool,
+            more,
             clear,
             address,
             ..
@@ -196,6 +200,7 @@ dtls-backend = "{backend}"
                 ));
             }
         }
+        text.push_str(more);
         text
     }
 

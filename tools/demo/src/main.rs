@@ -102,11 +102,14 @@ fn main() -> ExitCode {
 }
 
 fn pki(directory: &PathBuf) -> anyhow::Result<()> {
-    std::fs::create_dir_all(directory)?;
+    let context = || format!("cannot write to {}", directory.display());
+    std::fs::create_dir_all(directory).with_context(context)?;
     let authority = Authority::new("OpenTSC demo authority")?;
-    std::fs::write(directory.join("ca.pem"), authority.certificate())?;
-    authority.server()?.write(directory, "server")?;
-    authority.client("alice")?.write(directory, "client")?;
+    std::fs::write(directory.join("ca.pem"), authority.certificate()).with_context(context)?;
+    let server = authority.server()?.write(directory, "server");
+    server.with_context(context)?;
+    let client = authority.client("alice")?.write(directory, "client");
+    client.with_context(context)?;
     eprintln!(
         "wrote ca.pem, server.pem, server.key, client.pem and client.key to {}",
         directory.display()

@@ -6,19 +6,25 @@
     clippy::panic
 )]
 
-use std::{sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
+use clap::Parser as _;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpStream, UdpSocket},
     time::timeout,
 };
 use tsc_demo::{
-    lab::{Lab, LabOptions},
+    lab::{Lab, LabOptions, Side},
     leg::{self, LegOptions},
 };
+use tsc_server::{
+    cli::{Action, Cli, Exit},
+    config::{Config, Environment, Overrides},
+};
 use tsc_tapi::{
-    Coded, ConnectError, DtlsBackendKind, ErrorCode, Identity, Server, Transport, Trust, Tunnel,
+    Coded, ConnectError, DtlsBackendKind, ErrorCode, Identity, PemSource, Roots, Server, Transport,
+    Trust, Tunnel, TunnelBuilder,
 };
 use tsc_tpl::{CmType, MessageBuilder, ResponseCode, Sequence, Tlv, Tsid, registry};
 
@@ -101,7 +107,8 @@ async fn throw_garbage(lab: &Lab) {
             .await
             .unwrap();
         stream.write_all(&bytes).await.unwrap();
-        stream.shutdown().await.unwrap();
+        // It may have ended the connection by now.
+        drop(stream.shutdown().await);
         // The server answers by an end, whatever it says before.
         let mut answer = Vec::new();
         let end = timeout(LIMIT, stream.read_to_end(&mut answer)).await;
@@ -119,14 +126,113 @@ async fn throw_garbage(lab: &Lab) {
     }
 }
 
+/// An interface whose only address is taken, and one that lets in only who has a certificate.
+const MORE: &str = r#"
+[[tscf-address-pool]]
+name = "full"
+address-range = ["10.66.0.1"]
+
+[[tscf-interface]]
+realm-id = "full"
+local-address-pools = ["full"]
+authentication = "none"
+
+[tscf-interface.limits]
+requests-per-prefix = 10000
+
+[[tscf-interface.tscf-port]]
+address = "127.0.0.1"
+port = 0
+transport-protocol = ["tcp"]
+
+[[tscf-interface]]
+realm-id = "guarded"
+local-address-pools = ["full"]
+authentication = "mtls"
+
+[tscf-interface.limits]
+requests-per-prefix = 10000
+
+[[tscf-interface.tscf-port]]
+address = "127.0.0.1"
+port = 0
+transport-protocol = ["tls", "dtls"]
+tls-profile = "demo"
+"#;
+
+/// A client of an interface of [`MORE`].
+fn client(lab: &Lab, interface: &str, transport: Transport) -> TunnelBuilder {
+    let port = lab
+        .server
+        .ports()
+        .iter()
+        .find(|port| port.interface == interface && port.transport == transport)
+        .unwrap();
+    let server = Server::new(
+        transport,
+        port.address.ip().to_string(),
+        port.address.port(),
+    );
+    Tunnel::builder(server)
+        .trust(lab.trust())
+        .dtls_backend(OPENSSL)
+}
+
+async fn error_of(builder: TunnelBuilder) -> ConnectError {
+    let mut notifications = builder.notifications();
+    match timeout(LIMIT, builder.connect()).await {
+        Ok(result) => result.expect_err("refused"),
+        Err(_) => {
+            let mut told = Vec::new();
+            while let Some(notification) = notifications.recv().await {
+                told.push(format!("{notification:?}"));
+            }
+            panic!("no end in time: {}", told.join("\n"));
+        }
+    }
+}
+
+/// Certificates that one side does not accept, over TLS and DTLS. Nobody tries again: each attempt has a minute, and
+/// this takes less.
+async fn show_wrong_certificates(lab: &Lab, stranger: &Lab) {
+    for transport in [Transport::Tls, Transport::Dtls] {
+        let untrusted = lab.tunnel(transport, OPENSSL).unwrap();
+        let error = error_of(untrusted.trust(stranger.trust())).await;
+        assert!(error.is_certificate(), "{transport}: {error}");
+        let mallory = stranger.client_identity("mallory").unwrap();
+        let error = error_of(client(lab, "guarded", transport).identity(mallory)).await;
+        assert!(error.is_client_certificate(), "{transport}: {error}");
+    }
+}
+
+/// A second server on a port of the first, and one with a configuration that is wrong.
+fn start_bad_servers(lab: &Lab) {
+    let taken = lab.server.address(Transport::Tcp).unwrap();
+    let error = second_server(lab, taken).expect_err("taken");
+    assert_eq!(error.exit(), Exit::Bind);
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("bad.toml");
+    std::fs::write(&path, "[tscf-config]\nelment-id = 1\n").unwrap();
+    let cli = Cli::try_parse_from(["tsc-server", "--config", path.to_str().unwrap()]).unwrap();
+    let Action::Refuse { report, exit } = cli.action(&Environment::default()) else {
+        panic!("a wrong key is refused");
+    };
+    assert_eq!(exit.code(), 2);
+    assert!(report.contains("did you mean \"element-id\"?"), "{report}");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_call_beside_garbage_wrong_certificates_and_refusals_loses_nothing() {
+async fn a_call_beside_every_kind_of_bad_input_loses_nothing() {
     let options = LabOptions {
-        address_range: "10.64.0.1".to_owned(),
+        more: MORE.to_owned(),
         ..LabOptions::default()
     };
     let lab = Arc::new(Lab::start(&options).unwrap());
     let stranger = Lab::start(&LabOptions::default()).unwrap();
+    let holder = client(&lab, "full", Transport::Tcp)
+        .connect()
+        .await
+        .unwrap();
     for transport in Transport::ALL {
         let call = LegOptions {
             transport,
@@ -138,12 +244,17 @@ async fn a_call_beside_garbage_wrong_certificates_and_refusals_loses_nothing() {
         };
         let beside = Arc::clone(&lab);
         let mut call = tokio::spawn(async move { leg::run(&beside, &call).await });
+        // It asks again and again while the call goes on.
+        let unlucky = client(&lab, "full", Transport::Tcp).connect_timeout(Duration::from_secs(3));
+        let unlucky = tokio::spawn(error_of(unlucky));
         let mut rounds = 0;
         let report = loop {
             throw_garbage(&lab).await;
-            // A client that does not trust the server, and ends the handshake.
-            let error = refused(&lab, Transport::Tls, stranger.trust(), None).await;
-            assert!(error.is_certificate(), "{error}");
+            show_wrong_certificates(&lab, &stranger).await;
+            let beside = Arc::clone(&lab);
+            tokio::task::spawn_blocking(move || start_bad_servers(&beside))
+                .await
+                .unwrap();
             rounds += 1;
             tokio::select! {
                 biased;
@@ -153,10 +264,19 @@ async fn a_call_beside_garbage_wrong_certificates_and_refusals_loses_nothing() {
         };
         assert!(report.ok, "{transport}: {:?}", report.error);
         assert!(rounds > 1, "the call was over before the noise began");
+        let error = unlucky.await.unwrap();
+        assert!(
+            matches!(&error, ConnectError::Refused(refusal) if refusal.code == ResponseCode::NO_ADDRESS),
+            "{error}"
+        );
     }
+    holder.close(LIMIT).await.unwrap();
     let lab = Arc::into_inner(lab).unwrap();
     let report = lab.server.stop().unwrap();
     assert!(report.sessions.bad_units > 0, "{report:?}");
+    assert!(report.sessions.refused > 0, "{report:?}");
+    assert!(report.listeners.tls_failed > 0, "{report:?}");
+    assert!(report.dtls.failed > 0, "{report:?}");
     assert_eq!(report.counters.queue_full, 0, "{report:?}");
 }
 
@@ -189,22 +309,15 @@ async fn a_request_on_udp_gets_a_cookie_and_nothing_else() {
 
 async fn refused(
     lab: &Lab,
-    transport: Transport,
+    (transport, backend): (Transport, DtlsBackendKind),
     trust: Trust,
     identity: Option<Identity>,
 ) -> ConnectError {
-    let mut builder = lab
-        .tunnel(transport, OPENSSL)
-        .unwrap()
-        .trust(trust)
-        .connect_timeout(Duration::from_secs(5));
+    let mut builder = lab.tunnel(transport, backend).unwrap().trust(trust);
     if let Some(identity) = identity {
         builder = builder.identity(identity);
     }
-    timeout(LIMIT, builder.connect())
-        .await
-        .expect("in time")
-        .expect_err("refused")
+    error_of(builder).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -217,23 +330,52 @@ async fn a_wrong_certificate_of_either_side_is_told_apart() {
     let lab = Lab::start(&options).unwrap();
     let stranger = Lab::start(&LabOptions::default()).unwrap();
     let mine = || lab.client_identity("alice").unwrap();
-    for transport in [Transport::Tls, Transport::Dtls] {
+    for way in [
+        (Transport::Tls, OPENSSL),
+        (Transport::Dtls, OPENSSL),
+        (Transport::Dtls, DtlsBackendKind::WebRtc),
+    ] {
         // A server that the client does not trust: final, and the authentication code.
-        let error = refused(&lab, transport, stranger.trust(), Some(mine())).await;
-        assert!(error.is_certificate(), "{transport}: {error}");
+        let error = refused(&lab, way, stranger.trust(), Some(mine())).await;
+        assert!(error.is_certificate(), "{way:?}: {error}");
         assert_eq!(error.code(), ErrorCode::Authenticate);
-        // A client that the server does not trust, and one that shows nothing.
-        for identity in [Some(stranger.client_identity("mallory").unwrap()), None] {
-            let error = refused(&lab, transport, lab.trust(), identity).await;
-            assert!(!error.is_certificate(), "{transport}: {error}");
-            assert_eq!(
-                error.code(),
-                ErrorCode::CannotConnect,
-                "{transport}: {error}"
-            );
+        // A client that the server does not trust, and one that shows nothing: as final, and in words.
+        for (identity, hint) in [
+            (
+                Some(stranger.client_identity("mallory").unwrap()),
+                "our certificate",
+            ),
+            (None, "requires a certificate from us"),
+        ] {
+            let error = refused(&lab, way, lab.trust(), identity).await;
+            assert!(error.is_client_certificate(), "{way:?}: {error}");
+            assert_eq!(error.code(), ErrorCode::Authenticate, "{way:?}: {error}");
+            assert!(error.to_string().contains(hint), "{way:?}: {error}");
         }
+        // Another server may think otherwise.
+        let (transport, backend) = way;
+        let other = stranger
+            .server_for(Side::Access, transport, backend)
+            .unwrap();
+        let both = lab.tunnel(transport, backend).unwrap();
+        let trust = Trust::Roots(
+            Roots::from_pem(&PemSource::Memory(
+                [
+                    lab.authority.certificate(),
+                    stranger.authority.certificate(),
+                ]
+                .concat()
+                .into_bytes(),
+            ))
+            .unwrap(),
+        );
+        let tunnel = timeout(LIMIT, both.server(other).trust(trust).connect())
+            .await
+            .expect("in time")
+            .unwrap();
+        tunnel.close(LIMIT).await.unwrap();
         let good = lab
-            .tunnel(transport, OPENSSL)
+            .tunnel(transport, backend)
             .unwrap()
             .identity(mine())
             .connect();
@@ -317,39 +459,65 @@ async fn a_token_opens_the_door_and_a_wrong_one_does_not() {
     assert_eq!(error.code(), ErrorCode::Authenticate, "{error}");
 }
 
+/// Starts another server with the first port at an address.
+fn second_server(
+    lab: &Lab,
+    address: SocketAddr,
+) -> Result<tsc_server::Server, tsc_server::StartError> {
+    let options = LabOptions::default();
+    let text =
+        Lab::config_text(&options).replacen("port = 0", &format!("port = {}", address.port()), 1);
+    let identity = lab.authority.server().unwrap();
+    let overrides = Overrides::default()
+        .with_file("server.pem", identity.certificate.into_bytes())
+        .with_file("server.key", identity.key.into_bytes())
+        .with_file("ca.pem", lab.authority.certificate().as_bytes());
+    let config = Config::parse_with(&text, "test", &overrides).unwrap();
+    tsc_server::Server::start(&config)
+}
+
 #[tokio::test]
 async fn a_port_in_use_is_named() {
     let lab = Lab::start(&LabOptions::default()).unwrap();
     let taken = lab.server.address(Transport::Tcp).unwrap();
-    let text = Lab::config_text(&LabOptions::default()).replacen(
-        "port = 0",
-        &format!("port = {}", taken.port()),
-        1,
-    );
-    let identity = lab.authority.server().unwrap();
-    let overrides = tsc_server::config::Overrides::default()
-        .with_file("server.pem", identity.certificate.into_bytes())
-        .with_file("server.key", identity.key.into_bytes())
-        .with_file("ca.pem", lab.authority.certificate().as_bytes());
-    let config = tsc_server::config::Config::parse_with(&text, "test", &overrides).unwrap();
-    let error = tsc_server::Server::start(&config).expect_err("taken");
-    assert_eq!(error.exit(), tsc_server::cli::Exit::Bind);
+    let error = second_server(&lab, taken).expect_err("taken");
+    assert_eq!(error.exit(), Exit::Bind);
     assert!(error.to_string().contains(&taken.to_string()), "{error}");
 }
 
+/// The time for connecting is a minute: the answer must not wait for it.
 #[tokio::test]
-async fn nobody_there_is_cannot_connect() {
-    // A port that was just free.
-    let free = std::net::TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap();
-    let server = Server::new(Transport::Tcp, "127.0.0.1", free.port());
-    let builder = Tunnel::builder(server).connect_timeout(Duration::from_secs(2));
-    let error = timeout(LIMIT, builder.connect())
-        .await
-        .expect("in time")
-        .expect_err("nobody there");
-    assert_eq!(error.code(), ErrorCode::CannotConnect, "{error}");
-    assert!(matches!(error, ConnectError::Transport { .. }), "{error}");
+async fn nobody_there_is_said_at_once_on_every_transport() {
+    let lab = Lab::start(&LabOptions::default()).unwrap();
+    for transport in Transport::ALL {
+        // Ports that were just free, on an address that no other test uses.
+        let free = |_| {
+            let tcp = std::net::TcpListener::bind("127.0.0.78:0").unwrap();
+            let port = tcp.local_addr().unwrap().port();
+            Server::new(transport, "127.0.0.78", port)
+        };
+        let [one, other] = [0, 1].map(free);
+        let nobody = || Tunnel::builder(one.clone()).server(other.clone());
+        let error = error_of(nobody().trust(lab.trust())).await;
+        assert_eq!(
+            error.code(),
+            ErrorCode::CannotConnect,
+            "{transport}: {error}"
+        );
+        assert!(
+            matches!(
+                error,
+                ConnectError::Transport {
+                    source: tsc_osaa::client::ConnectError::Refused { .. },
+                    ..
+                }
+            ),
+            "{transport}: {error}"
+        );
+        // Somebody who is there is found behind them.
+        let third = lab.server_for(Side::Access, transport, OPENSSL).unwrap();
+        let tunnel = nobody().server(third).trust(lab.trust()).connect();
+        let tunnel = timeout(LIMIT, tunnel).await.expect("in time").unwrap();
+        tunnel.close(LIMIT).await.unwrap();
+    }
 }

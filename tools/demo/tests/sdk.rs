@@ -11,17 +11,18 @@
 use std::{net::SocketAddr, time::Duration};
 
 use tokio::{
-    io::copy_bidirectional,
+    io::{AsyncReadExt as _, AsyncWriteExt as _, copy_bidirectional},
     net::{TcpListener, TcpStream},
     sync::watch,
     task::JoinSet,
     time::timeout,
 };
-use tsc_demo::lab::{Lab, LabOptions};
+use tsc_demo::lab::{Lab, LabOptions, SIP_SERVER, Side};
 use tsc_tapi::{
-    DownReason, DtlsBackendKind, Notification, Notifications, Server, Transport, Tunnel,
-    TunnelBuilder, UdpSocket,
+    ConnectError, DownReason, DtlsBackendKind, Notification, Notifications, Server, Transport,
+    Tunnel, TunnelBuilder, UdpSocket,
 };
+use tsc_tpl::{CmType, MessageBuilder, ResponseCode, Sequence, Tsid};
 
 /// Nothing here takes longer unless it hangs.
 const LIMIT: Duration = Duration::from_secs(20);
@@ -250,4 +251,102 @@ async fn client_certificates_are_shown_over_tls_and_both_dtls_back_ends() {
             "{transport} {backend} without a certificate"
         );
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_server_assigns_reaches_the_application() {
+    let options = LabOptions {
+        interface: "authentication = \"none\"\ninner-mtu = 1300\n\
+                    dns-servers = [\"10.0.0.53\", \"2001:db8::53\"]"
+            .to_owned(),
+        ..LabOptions::default()
+    };
+    let lab = Lab::start(&options).unwrap();
+    for (transport, backend) in legs() {
+        let tunnel = open(lab.tunnel(transport, backend).unwrap()).await;
+        let config = tunnel.config();
+        assert_eq!(
+            config.sip_servers,
+            [SIP_SERVER.parse().unwrap()],
+            "{transport}"
+        );
+        let dns: [std::net::IpAddr; 2] = ["10.0.0.53", "2001:db8::53"].map(|a| a.parse().unwrap());
+        assert_eq!(config.dns_servers, dns, "{transport}");
+        assert_eq!(config.inner_mtu, 1300, "{transport}");
+        soon(tunnel.close(LIMIT)).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_whole_server_has_no_more_tunnels_than_it_is_told() {
+    let options = LabOptions {
+        system: "max-tunnels = 2".to_owned(),
+        ..LabOptions::default()
+    };
+    let lab = Lab::start(&options).unwrap();
+    // One on each interface: neither has a limit of its own.
+    let access = open(lab.tunnel(Transport::Tls, OPENSSL).unwrap()).await;
+    let _core = open(lab.tunnel_to(Side::Core, Transport::Udp, OPENSSL).unwrap()).await;
+    let third = || {
+        lab.tunnel(Transport::Tcp, OPENSSL)
+            .unwrap()
+            .connect_timeout(Duration::from_secs(3))
+            .connect()
+    };
+    let error = soon(third()).await.expect_err("full");
+    assert!(
+        matches!(&error, ConnectError::Refused(refusal) if refusal.code == ResponseCode::NO_RESOURCES),
+        "{error}"
+    );
+    soon(access.close(LIMIT)).await.unwrap();
+    soon(third()).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_whole_server_has_no_more_half_open_connections_than_it_is_told() {
+    let options = LabOptions {
+        system: "max-half-open = 3".to_owned(),
+        ..LabOptions::default()
+    };
+    let lab = Lab::start(&options).unwrap();
+    let tunnel = open(lab.tunnel(Transport::Udp, OPENSSL).unwrap()).await;
+    let keepalive = {
+        let mut wire = Vec::new();
+        MessageBuilder::new(CmType::CONFIGURATION_RELEASE_REQUEST, Tsid(1), Sequence(1))
+            .encode(&mut wire)
+            .unwrap();
+        wire
+    };
+    // The first byte makes a connection a binding without a tunnel; the rest of the unit never comes.
+    let mut waiting = Vec::new();
+    for side in [Side::Access, Side::Core, Side::Access] {
+        let server = lab.server_for(side, Transport::Tcp, OPENSSL).unwrap();
+        let mut stream = TcpStream::connect((server.host(), server.port()))
+            .await
+            .unwrap();
+        stream.write_all(&keepalive[..1]).await.unwrap();
+        waiting.push(stream);
+        let count = waiting.len();
+        soon(async {
+            while lab.server.report().await.unwrap().sessions.pending < count {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+    }
+    // One more is closed, whatever its interface, and who has a tunnel does not notice.
+    let server = lab.server_for(Side::Core, Transport::Tcp, OPENSSL).unwrap();
+    let mut stream = TcpStream::connect((server.host(), server.port()))
+        .await
+        .unwrap();
+    stream.write_all(&keepalive[..1]).await.unwrap();
+    let mut rest = Vec::new();
+    // Reset or closed.
+    drop(soon(stream.read_to_end(&mut rest)).await);
+    let report = lab.server.report().await.unwrap();
+    assert_eq!(
+        (report.sessions.pending, report.counters.not_opened),
+        (3, 1)
+    );
+    soon(tunnel.close(LIMIT)).await.unwrap();
 }
