@@ -97,12 +97,12 @@ impl Worker {
             }
         }
         while let Some(event) = self.core.poll_event() {
-            let outer = match &event {
-                Event::SessionUp { binding, .. } | Event::Bound { binding, .. } => {
+            let outer =
+                if let Event::SessionUp { binding, .. } | Event::Bound { binding, .. } = &event {
                     self.outer(*binding)
-                }
-                _ => None,
-            };
+                } else {
+                    None
+                };
             self.log.event(now, &event, outer);
             if let Event::SessionUp {
                 session, addresses, ..

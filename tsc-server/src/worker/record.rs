@@ -130,7 +130,8 @@ impl Log {
             },
             // Written with the peer's address by who closes it.
             Event::CloseBinding { .. } => {}
-            _ => {}
+            // Services are between client and core; captures show them.
+            Event::ServiceGranted { .. } | Event::ServiceEnded { .. } | _ => {}
         }
     }
 
