@@ -10,7 +10,7 @@ use std::fmt;
 use tsc_csm::client::{AttemptFailure, DownReason, Refusal, SuspendReason, TransportFailure};
 use tsc_tpl::ResponseCode;
 
-use crate::error::{CloseError, ConnectError, SocketError};
+use crate::error::{CloseError, ConnectError, LookupError, ServiceError, SocketError};
 
 /// Error codes of the SDK guide ("Error Codes"), for programs that know them and for the C library.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -180,13 +180,40 @@ impl Coded for SocketError {
         match self {
             Self::TunnelDown(_) => ErrorCode::NotLogged,
             Self::WouldBlock => ErrorCode::NoData,
-            Self::Refused | Self::Unreachable => ErrorCode::CannotRecvData,
+            Self::Refused | Self::Unreachable | Self::Prohibited | Self::Reset | Self::TimedOut => {
+                ErrorCode::CannotRecvData
+            }
+            Self::PrefixesEnded => ErrorCode::ServiceFailure,
             Self::NotConnected
+            | Self::BrokenPipe
             | Self::Family(_)
             | Self::BadDestination(_)
             | Self::MessageTooLong { .. } => ErrorCode::CannotSendData,
             Self::Exhausted => ErrorCode::QueueOverflow,
-            Self::AddressNotAvailable(_) | Self::AddressInUse(_) => ErrorCode::Error,
+            Self::AddressNotAvailable(_) | Self::AddressInUse(_) | Self::NotBound => {
+                ErrorCode::Error
+            }
+        }
+    }
+}
+
+impl Coded for LookupError {
+    fn code(&self) -> ErrorCode {
+        match self {
+            Self::Socket(error) => error.code(),
+            Self::NotFound(_) => ErrorCode::NoData,
+            Self::Failed(_) | Self::TimedOut => ErrorCode::CannotRecvData,
+            Self::Name(_) | Self::NoServers => ErrorCode::Error,
+        }
+    }
+}
+
+impl Coded for ServiceError {
+    fn code(&self) -> ErrorCode {
+        match self {
+            Self::Socket(error) => error.code(),
+            Self::Prefixes | Self::InUse => ErrorCode::Error,
+            Self::Refused(_) | Self::Unusable | Self::NoAnswer => ErrorCode::ServiceFailure,
         }
     }
 }

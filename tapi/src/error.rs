@@ -105,14 +105,32 @@ pub enum SocketError {
         /// The most that can be sent.
         limit: usize,
     },
-    /// The peer's end said that nobody listens there (ICMP).
+    /// The peer's end said that nobody listens there (ICMP, or a reset while connecting).
     #[error("the peer refused: nobody listens at its port")]
     Refused,
     /// A router or the peer's host said that it cannot be reached (ICMP).
     #[error("the peer cannot be reached")]
     Unreachable,
-    /// Nothing to read, for the `try_` calls.
-    #[error("nothing to read")]
+    /// A router or the peer's host said that it forbids the communication (ICMP).
+    #[error("communication with the peer is prohibited")]
+    Prohibited,
+    /// The peer has reset the connection.
+    #[error("the peer has reset the connection")]
+    Reset,
+    /// The peer does not answer (any more).
+    #[error("the peer does not answer")]
+    TimedOut,
+    /// This end of the connection was shut down, or the connection has failed before.
+    #[error("the connection takes no more data")]
+    BrokenPipe,
+    /// A listener needs an address first.
+    #[error("the socket was not bound")]
+    NotBound,
+    /// The server does not route the prefixes of a packet socket to this tunnel any more.
+    #[error("the prefixes are not routed to this tunnel any more")]
+    PrefixesEnded,
+    /// Nothing to read or no room to write, for the `try_` calls.
+    #[error("this would have to wait")]
     WouldBlock,
 }
 
@@ -132,16 +150,85 @@ impl From<SocketError> for io::Error {
             SocketError::AddressNotAvailable(_) => ErrorKind::AddrNotAvailable,
             SocketError::AddressInUse(_) => ErrorKind::AddrInUse,
             SocketError::Exhausted => ErrorKind::OutOfMemory,
-            SocketError::NotConnected => ErrorKind::NotConnected,
+            SocketError::NotConnected | SocketError::PrefixesEnded => ErrorKind::NotConnected,
             SocketError::Family(_)
             | SocketError::BadDestination(_)
+            | SocketError::NotBound
             | SocketError::MessageTooLong { .. } => ErrorKind::InvalidInput,
             SocketError::Refused => ErrorKind::ConnectionRefused,
             SocketError::Unreachable => ErrorKind::HostUnreachable,
+            SocketError::Prohibited => ErrorKind::PermissionDenied,
+            SocketError::Reset => ErrorKind::ConnectionReset,
+            SocketError::TimedOut => ErrorKind::TimedOut,
+            SocketError::BrokenPipe => ErrorKind::BrokenPipe,
             SocketError::WouldBlock => ErrorKind::WouldBlock,
         };
         Self::new(kind, error)
     }
+}
+
+/// Why a name could not be looked up. It becomes an [`io::Error`] of a fitting kind by `?`.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum LookupError {
+    /// Not a host name.
+    #[error("'{0}' is not a host name")]
+    Name(String),
+    /// The server assigned no DNS server that this tunnel's addresses can reach.
+    #[error("no DNS server was assigned to this tunnel")]
+    NoServers,
+    /// The name does not exist, or has no address of this tunnel's families.
+    #[error("'{0}' has no address that this tunnel can reach")]
+    NotFound(String),
+    /// The DNS servers answered, but could not tell.
+    #[error("the DNS servers failed: {0}")]
+    Failed(&'static str),
+    /// No DNS server answered.
+    #[error("no DNS server answered")]
+    TimedOut,
+    /// No socket for asking, or the tunnel is over.
+    #[error(transparent)]
+    Socket(SocketError),
+}
+
+impl From<LookupError> for io::Error {
+    fn from(error: LookupError) -> Self {
+        use io::ErrorKind;
+        let kind = match error {
+            LookupError::Socket(socket) => return socket.into(),
+            LookupError::Name(_) => ErrorKind::InvalidInput,
+            LookupError::NoServers => ErrorKind::Unsupported,
+            LookupError::NotFound(_) => ErrorKind::NotFound,
+            LookupError::Failed(_) => ErrorKind::Other,
+            LookupError::TimedOut => ErrorKind::TimedOut,
+        };
+        Self::new(kind, error)
+    }
+}
+
+/// Why the server does not give a service to this tunnel.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ServiceError {
+    /// More than [`MAX_ROUTED_PREFIXES`](crate::MAX_ROUTED_PREFIXES), or one that cannot be routed
+    /// ([`Prefix::is_routable`](crate::Prefix::is_routable)).
+    #[error("too many prefixes, or one that cannot be routed")]
+    Prefixes,
+    /// The tunnel has a packet socket already, or one is being asked for.
+    #[error("the tunnel has a packet socket already")]
+    InUse,
+    /// The server answered and said no.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// The server's answer is malformed, or grants nothing that was asked for.
+    #[error("the server's answer cannot be used")]
+    Unusable,
+    /// The server did not answer.
+    #[error("no answer from the server")]
+    NoAnswer,
+    /// The tunnel is over.
+    #[error(transparent)]
+    Socket(SocketError),
 }
 
 /// Why a tunnel did not close cleanly. It is closed all the same.

@@ -26,6 +26,9 @@
 //! - [`TunnelBuilder`]: servers in order of preference, trust, credentials, time limits.
 //! - [`TunnelConfig`]: what the server assigned.
 //! - [`UdpSocket`]: inner UDP.
+//! - [`TcpStream`], [`TcpListener`], [`TcpSocket`]: inner TCP.
+//! - [`Tunnel::lookup_host`]: names, by the DNS servers inside.
+//! - [`PacketSocket`]: packets of a network behind this client, for gateways.
 //! - [`Notification`]: what happens to a tunnel, as a stream of typed events.
 //! - [`ErrorCode`] and [`Coded`]: the SDK guide's error codes 0-12 for each typed error.
 //!
@@ -37,20 +40,30 @@ mod code;
 mod config;
 mod driver;
 mod error;
+mod lookup;
 mod notification;
+mod routed;
 mod server;
 mod shared;
+mod tcp;
 mod tunnel;
 mod udp;
+mod wakers;
 
 pub use builder::TunnelBuilder;
 pub use code::{Coded, ErrorCode};
 pub use config::TunnelConfig;
-pub use error::{CloseError, ConnectError, SocketError};
+pub use error::{CloseError, ConnectError, LookupError, ServiceError, SocketError};
+pub use lookup::{LOOKUP_TIME, MAX_ADDRESSES};
 pub use notification::{NOTIFICATION_BACKLOG, Notification, Notifications};
+pub use routed::{MAX_BATCH, MAX_ROUTED_PACKETS, PacketBatch, PacketSocket, PacketStats};
 pub use server::{DEFAULT_PORT, ParseServerError, Server};
+pub use tcp::{
+    DEFAULT_BACKLOG, OwnedReadHalf, OwnedWriteHalf, ReadHalf, ReuniteError, TcpListener, TcpSocket,
+    TcpStream, WriteHalf,
+};
 pub use tsc_csm::{
-    InnerAddress, Transport,
+    InnerAddress, MAX_ROUTED_PREFIXES, Prefix, PrefixError, Transport,
     client::{AddressWish, AttemptFailure, ClientConfigError, DownReason, Refusal, SuspendReason},
     server::pool::Family,
 };

@@ -12,9 +12,15 @@ use std::{
 
 use tokio::sync::{Notify, broadcast, watch};
 use tsc_csm::client::DownReason;
-use tsc_eip::{Stack, UdpHandle};
+use tsc_eip::{Event, Stack, TcpHandle, TcpListenHandle, UdpHandle};
 
-use crate::notification::Notification;
+use crate::{
+    error::SocketError,
+    notification::Notification,
+    routed::Routed,
+    tcp::Stream,
+    wakers::{Waiters, Wakes},
+};
 
 /// What an application wants of the driver, besides sending packets.
 #[derive(Debug, PartialEq, Eq)]
@@ -36,18 +42,26 @@ pub(crate) struct Shared {
 #[derive(Debug)]
 pub(crate) struct State {
     pub(crate) stack: Stack,
+    /// Who waits at the inner sockets. As many as the stack has sockets.
+    readers: HashMap<UdpHandle, Waiters>,
+    pub(crate) streams: HashMap<TcpHandle, Stream>,
+    pub(crate) listeners: HashMap<TcpListenHandle, Waiters>,
+    /// Packets of hosts behind this client.
+    pub(crate) routed: Routed,
+    /// The next packet to send is one of those, if there is one.
+    routed_next: bool,
     /// Bounded: at most one of each kind waits.
     commands: Vec<Command>,
-    /// Packets were put into the stack since the driver looked.
+    /// Something was given to the driver since it looked.
     marked: bool,
+    /// The transport takes nothing, so that packets are no news to the driver: it looks after them when it does.
+    pub(crate) blocked: bool,
     /// Present exactly while the driver sleeps.
     driver: Option<Waker>,
-    /// Whom to wake when a socket is readable. As many as the stack has sockets.
-    readers: HashMap<UdpHandle, Arc<Notify>>,
     /// To the readers of notifications; gone with the tunnel, so that they see the end.
     notifications: Option<broadcast::Sender<Notification>>,
     /// Why the tunnel is over, for its sockets.
-    pub(crate) down: Option<DownReason>,
+    down: Option<DownReason>,
 }
 
 impl Shared {
@@ -55,10 +69,15 @@ impl Shared {
         Arc::new(Self {
             state: Mutex::new(State {
                 stack,
+                readers: HashMap::new(),
+                streams: HashMap::new(),
+                listeners: HashMap::new(),
+                routed: Routed::default(),
+                routed_next: false,
                 commands: Vec::new(),
                 marked: false,
+                blocked: false,
                 driver: None,
-                readers: HashMap::new(),
                 notifications: Some(notifications),
                 down: None,
             }),
@@ -71,21 +90,34 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Runs `work` on the state, then wakes the driver if it sleeps and `work` gave it something to do.
-    pub(crate) fn with_driver<T>(&self, work: impl FnOnce(&mut State) -> T) -> T {
-        let (result, waker) = {
+    /// Runs a socket's `work` on the state, then wakes those for whom it has news: the driver, if it sleeps and there
+    /// is something to send or an earlier deadline, and the owners of other sockets.
+    pub(crate) fn with<T>(&self, work: impl FnOnce(&mut State) -> T) -> T {
+        let (result, wakes) = {
+            let mut state = self.lock();
+            let due = state.stack.poll_timeout();
+            let result = work(&mut state);
+            state.note_work(due);
+            let mut wakes = state.news();
+            if state.has_work()
+                && let Some(driver) = state.driver.take()
+            {
+                wakes.push(driver);
+            }
+            (result, wakes)
+        };
+        wakes.wake();
+        result
+    }
+
+    /// Runs the driver's `work` on the state, then wakes the owners of sockets for whom it has news.
+    pub(crate) fn drive<T>(&self, work: impl FnOnce(&mut State) -> T) -> T {
+        let (result, wakes) = {
             let mut state = self.lock();
             let result = work(&mut state);
-            let waker = if state.has_work() {
-                state.driver.take()
-            } else {
-                None
-            };
-            (result, waker)
+            (result, state.news())
         };
-        if let Some(waker) = waker {
-            waker.wake();
-        }
+        wakes.wake();
         result
     }
 
@@ -122,7 +154,8 @@ impl Shared {
 
     /// Ends the tunnel for its sockets.
     pub(crate) fn end_sockets(&self, reason: &DownReason) {
-        self.lock().end(reason);
+        let wakes = self.lock().end(reason);
+        wakes.wake();
     }
 
     /// Ends the tunnel for all who wait for it. The first reason stands.
@@ -130,11 +163,11 @@ impl Shared {
         if self.down.borrow().is_some() {
             return;
         }
-        let notifications = {
+        let (wakes, notifications) = {
             let mut state = self.lock();
-            state.end(&reason);
-            state.notifications.take()
+            (state.end(&reason), state.notifications.take())
         };
+        wakes.wake();
         if let Some(notifications) = notifications {
             // No reader is fine.
             drop(notifications.send(Notification::Down(reason.clone())));
@@ -144,7 +177,7 @@ impl Shared {
 
     /// Gives the driver a command, unless one of its kind waits already.
     pub(crate) fn command(&self, command: Command) {
-        self.with_driver(|state| {
+        self.with(|state| {
             let same =
                 |other: &Command| std::mem::discriminant(other) == std::mem::discriminant(&command);
             if !state.commands.iter().any(same) {
@@ -155,9 +188,28 @@ impl Shared {
 }
 
 impl State {
-    /// Says that there is something to send.
+    /// The error of all sockets once the tunnel is over.
+    pub(crate) fn check_up(&self) -> Result<(), SocketError> {
+        match &self.down {
+            None => Ok(()),
+            Some(reason) => Err(SocketError::TunnelDown(reason.clone())),
+        }
+    }
+
+    /// Says that there is something for the driver.
     pub(crate) const fn mark(&mut self) {
         self.marked = true;
+    }
+
+    /// Finds out whether a socket's call, before which `due` was the stack's deadline, left the driver something to do.
+    fn note_work(&mut self, due: Option<Instant>) {
+        let earlier = match (self.stack.poll_timeout(), due) {
+            (Some(now), Some(before)) => now < before,
+            (Some(_), None) => true,
+            (None, _) => false,
+        };
+        let packets = self.stack.wants_transmit() || self.routed.wants_transmit();
+        self.marked |= earlier || (packets && !self.blocked);
     }
 
     const fn has_work(&self) -> bool {
@@ -167,6 +219,7 @@ impl State {
     /// Takes what the application wants; the driver looks after packets in the same turn.
     pub(crate) fn take_commands(&mut self) -> Vec<Command> {
         self.marked = false;
+        self.driver = None;
         std::mem::take(&mut self.commands)
     }
 
@@ -175,15 +228,12 @@ impl State {
         if self.has_work() {
             return false;
         }
-        match &mut self.driver {
-            Some(armed) => armed.clone_from(waker),
-            none => *none = Some(waker.clone()),
-        }
+        self.driver = Some(waker.clone());
         true
     }
 
     pub(crate) fn add_reader(&mut self, socket: UdpHandle) -> Arc<Notify> {
-        Arc::clone(self.readers.entry(socket).or_default())
+        self.readers.entry(socket).or_default().many()
     }
 
     pub(crate) fn remove_socket(&mut self, socket: UdpHandle) {
@@ -191,32 +241,84 @@ impl State {
         self.stack.udp_close(socket);
     }
 
-    /// Wakes the readers of all sockets for which the stack has news.
-    pub(crate) fn wake_readers(&mut self) {
+    /// The next packet for the network: of the inner sockets and of a gateway's hosts in turn.
+    pub(crate) fn poll_transmit(&mut self) -> Option<Vec<u8>> {
+        self.routed_next = !self.routed_next;
+        if self.routed_next
+            && let Some(packet) = self.routed.poll_transmit()
+        {
+            return Some(packet);
+        }
+        let own = self.stack.poll_transmit();
+        own.or_else(|| self.routed.poll_transmit())
+    }
+
+    /// Takes back the buffer of a packet that was sent.
+    pub(crate) fn recycle(&mut self, buffer: Vec<u8>) {
+        if let Some(buffer) = self.routed.recycle(buffer) {
+            self.stack.recycle(buffer);
+        }
+    }
+
+    /// Whether connections that nobody holds any more still deliver what was written.
+    pub(crate) fn is_delivering(&self) -> bool {
+        self.stack.stats().gauges.tcp_connections > self.streams.len()
+    }
+
+    /// Those for whom the stack, or a gateway's queue, has news.
+    fn news(&mut self) -> Wakes {
+        let mut wakes = Wakes::default();
         while let Some(event) = self.stack.poll_event() {
-            if let tsc_eip::Event::UdpReadable(socket) = event
-                && let Some(reader) = self.readers.get(&socket)
-            {
-                reader.notify_waiters();
+            match event {
+                Event::UdpReadable(socket) => {
+                    if let Some(reader) = self.readers.get_mut(&socket) {
+                        reader.wake(&mut wakes);
+                    }
+                }
+                Event::TcpAcceptable(listener) => {
+                    if let Some(listener) = self.listeners.get_mut(&listener) {
+                        listener.wake(&mut wakes);
+                    }
+                }
+                Event::TcpConnected(stream) | Event::TcpWritable(stream) => {
+                    if let Some(stream) = self.streams.get_mut(&stream) {
+                        stream.writable.wake(&mut wakes);
+                    }
+                }
+                Event::TcpReadable(stream) => {
+                    if let Some(stream) = self.streams.get_mut(&stream) {
+                        stream.readable.wake(&mut wakes);
+                    }
+                }
+                Event::TcpFailed(stream, _) => {
+                    if let Some(stream) = self.streams.get_mut(&stream) {
+                        stream.wake(&mut wakes);
+                    }
+                }
+                // A client's stack is not transparent.
+                Event::TcpIncoming(_) | _ => {}
             }
         }
+        self.routed.news(&mut wakes);
+        wakes
     }
 
-    fn end(&mut self, reason: &DownReason) {
+    fn end(&mut self, reason: &DownReason) -> Wakes {
+        let mut wakes = Wakes::default();
         if self.down.is_some() {
-            return;
+            return wakes;
         }
         self.down = Some(reason.clone());
-        for reader in self.readers.values() {
-            reader.notify_waiters();
+        for reader in self.readers.values_mut() {
+            reader.wake(&mut wakes);
         }
-    }
-
-    /// Lets the stack's timers run; returns the next deadline.
-    pub(crate) fn stack_timeout(&mut self, now: Instant) -> Option<Instant> {
-        if self.stack.poll_timeout().is_some_and(|due| due <= now) {
-            self.stack.handle_timeout(now);
+        for stream in self.streams.values_mut() {
+            stream.wake(&mut wakes);
         }
-        self.stack.poll_timeout()
+        for listener in self.listeners.values_mut() {
+            listener.wake(&mut wakes);
+        }
+        self.routed.end(&mut wakes);
+        wakes
     }
 }

@@ -13,16 +13,19 @@ use std::{
 };
 
 use tokio::sync::{oneshot, watch};
-use tsc_csm::client::DownReason;
+use tsc_csm::{Prefix, client::DownReason};
 
 use crate::{
     TunnelConfig,
     builder::TunnelBuilder,
     driver::Driver,
-    error::{CloseError, ConnectError, SocketError},
+    error::{CloseError, ConnectError, LookupError, ServiceError, SocketError},
+    lookup,
     notification::Notifications,
+    routed::{self, PacketSocket},
     server::Server,
     shared::{Command, Shared},
+    tcp::{TcpListener, TcpStream},
     udp::UdpSocket,
 };
 
@@ -56,6 +59,10 @@ impl Tunnel {
         TunnelBuilder::new(server)
     }
 
+    pub(crate) const fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
     /// The configuration that the server assigned, as of the last configuration or resume.
     ///
     /// After the end of the tunnel this is its last one.
@@ -72,6 +79,77 @@ impl Tunnel {
     /// [`SocketError`] inside: the address is not the tunnel's, the port is taken, or the tunnel is over.
     pub fn bind_udp(&self, local: SocketAddr) -> io::Result<UdpSocket> {
         UdpSocket::bind(&self.shared, local)
+    }
+
+    /// Connects to `peer` over TCP inside the tunnel; as [`TcpStream::connect`].
+    ///
+    /// # Errors
+    ///
+    /// As [`TcpStream::connect`].
+    pub async fn connect_tcp(&self, peer: SocketAddr) -> io::Result<TcpStream> {
+        TcpStream::connect(self, peer).await
+    }
+
+    /// Opens a listener for TCP connections inside the tunnel; as [`TcpListener::bind`].
+    ///
+    /// # Errors
+    ///
+    /// As [`TcpListener::bind`].
+    pub fn bind_tcp(&self, local: SocketAddr) -> io::Result<TcpListener> {
+        TcpListener::bind(self, local)
+    }
+
+    /// Asks the DNS servers assigned to this tunnel for the addresses of `host`, those that the tunnel has a family for,
+    /// IPv6 first. Questions and answers travel inside the tunnel; nothing is asked of, or told to, the DNS of the
+    /// network outside.
+    ///
+    /// The name is taken as a full one: nothing is appended. An address is its own answer. Nothing is remembered.
+    /// The servers are asked in turn, each anew after one second, then two, then four; the whole takes
+    /// [`LOOKUP_TIME`](crate::LOOKUP_TIME) at most. Dropping the future gives up.
+    ///
+    /// ```no_run
+    /// # use tsc_tapi::{TcpStream, Tunnel};
+    /// # async fn example(tunnel: &Tunnel) -> std::io::Result<()> {
+    /// let addresses = tunnel.lookup_host("www.example.com", 80).await?;
+    /// let stream = TcpStream::connect(tunnel, addresses[0]).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`LookupError`]; a successful answer has at least one address, and [`MAX_ADDRESSES`](crate::MAX_ADDRESSES) of
+    /// each family at most.
+    pub async fn lookup_host(&self, host: &str, port: u16) -> Result<Vec<SocketAddr>, LookupError> {
+        lookup::lookup_host(&self.shared, &self.config(), host, port).await
+    }
+
+    /// Asks the server to route these prefixes to this tunnel, as to a gateway (service STG); none stands for all that
+    /// the server has configured for this client. Their packets then come and go through the socket, of which a
+    /// tunnel has one at most.
+    ///
+    /// ```no_run
+    /// # use tsc_tapi::{PacketBatch, Tunnel};
+    /// # async fn example(tunnel: &Tunnel) -> Result<(), Box<dyn std::error::Error>> {
+    /// let socket = tunnel.request_routed_prefixes(&["192.168.7.0/24".parse()?]).await?;
+    /// let mut batch = PacketBatch::new();
+    /// loop {
+    ///     socket.recv_batch(&mut batch).await?;
+    ///     for packet in batch.iter() {
+    ///         println!("{} bytes for {:?}", packet.len(), socket.prefixes());
+    ///     }
+    /// }
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`ServiceError`]: the prefixes cannot be routed, the server says no or nothing, or there is a socket already.
+    pub async fn request_routed_prefixes(
+        &self,
+        prefixes: &[Prefix],
+    ) -> Result<PacketSocket, ServiceError> {
+        routed::request(&self.shared, prefixes).await
     }
 
     /// What happens to the tunnel from now on. [`TunnelBuilder::notifications`] shows the way up too.
@@ -112,7 +190,8 @@ impl Tunnel {
     }
 
     /// Releases the tunnel and waits for the server's answer and the orderly end of the transport, at most for
-    /// `deadline`.
+    /// `deadline`. Half of that may be spent before on delivering what was written to TCP connections that were
+    /// dropped since; those still held by the application end at once.
     ///
     /// # Errors
     ///

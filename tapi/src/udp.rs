@@ -147,12 +147,9 @@ impl UdpSocket {
         length: usize,
         send: impl FnOnce(&mut State, UdpHandle) -> Result<(), tsc_eip::SendError>,
     ) -> io::Result<usize> {
-        self.shared.with_driver(|state| {
+        self.shared.with(|state| {
             state.check_up()?;
             send(state, self.handle).map_err(|error| send_error(&error, length))?;
-            state.mark();
-            // A datagram to one of the tunnel's own addresses is delivered at once.
-            state.wake_readers();
             Ok(length)
         })
     }
@@ -251,15 +248,6 @@ impl UdpSocket {
 impl Drop for UdpSocket {
     fn drop(&mut self) {
         self.shared.lock().remove_socket(self.handle);
-    }
-}
-
-impl State {
-    fn check_up(&self) -> Result<(), SocketError> {
-        match &self.down {
-            None => Ok(()),
-            Some(reason) => Err(SocketError::TunnelDown(reason.clone())),
-        }
     }
 }
 

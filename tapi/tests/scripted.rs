@@ -274,16 +274,20 @@ async fn the_next_server_is_tried_when_one_is_away_or_refuses() {
     };
     let (tunnel, _peer) = soon(async { tokio::join!(builder.connect(), serve) }).await;
     let _tunnel = tunnel.unwrap();
-    let mut tried = Vec::new();
+    let (mut tried, mut failed) = (Vec::new(), Vec::new());
     loop {
         match told(&mut notifications).await {
             Some(Notification::Connecting(server)) => tried.push(server),
-            Some(Notification::AttemptFailed { server, .. }) => assert_eq!(server, servers[0]),
+            Some(Notification::AttemptFailed { server, reason }) => {
+                assert!(!reason.is_empty());
+                failed.push(server);
+            }
             Some(Notification::Up(_)) => break,
             other => panic!("{other:?}"),
         }
     }
     assert_eq!(tried, servers);
+    assert_eq!(failed, servers[..2]);
 }
 
 #[tokio::test]

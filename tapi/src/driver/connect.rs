@@ -15,7 +15,7 @@ use std::{
 
 use tsc_csm::{
     Transport,
-    client::{Endpoint, Epoch, Target, TransportFailure},
+    client::{AttemptFailure, Endpoint, Epoch, Target, TransportFailure},
 };
 use tsc_osaa::client::{self as transport, ClientTransport};
 use tsc_tpl::StreamDecoder;
@@ -137,12 +137,20 @@ impl Driver {
         error: transport::ConnectError,
     ) {
         tracing::debug!(%server, %error, "transport failed");
-        self.notify(Notification::AttemptFailed {
-            server: server.clone(),
-            reason: error.to_string(),
-        });
         self.client.transport_failed(now, epoch, failure(&error));
         self.last_failure = Some((server, error));
+    }
+
+    /// Tells of an attempt that failed, in as much detail as is known.
+    pub(super) fn tell_failure(&self, target: Target, failure: &AttemptFailure) {
+        let Some(server) = self.server(target) else {
+            return;
+        };
+        let reason = match (failure, &self.last_failure) {
+            (AttemptFailure::Transport(_), Some((at, error))) if *at == server => error.to_string(),
+            _ => failure.to_string(),
+        };
+        self.notify(Notification::AttemptFailed { server, reason });
     }
 }
 

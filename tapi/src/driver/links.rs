@@ -9,7 +9,6 @@ use std::{
 
 use bytes::Bytes;
 use tsc_csm::client::{BadUnit, Client, Epoch, Inbound, TransportLoss};
-use tsc_eip::Stack;
 use tsc_osaa::{
     client::{self as transport, ClientTransport, TransportError},
     stream::StreamError,
@@ -19,7 +18,10 @@ use tsc_osaa::{
 use tsc_tpl::{Limits, StreamDecoder, Unit};
 
 use super::Driver;
-use crate::{server::Server, shared::Shared};
+use crate::{
+    server::Server,
+    shared::{Shared, State},
+};
 
 /// Packets that a turn takes from the stack at a time.
 const BATCH: usize = 64;
@@ -72,7 +74,7 @@ impl Driver {
         }
         self.buffer = buffer;
         if progress {
-            self.shared.lock().wake_readers();
+            self.shared.drive(|_| ());
         }
         progress
     }
@@ -123,8 +125,10 @@ impl Driver {
         let mut state = self.shared.lock();
         let mut deliver = |client: &mut Client, unit: Unit<'_>| {
             trace(capture, &unit, Direction::Inbound);
-            if let Inbound::Deliver(packet) = client.handle_unit(now, epoch, unit) {
-                state.stack.handle_packet(now, packet.as_bytes());
+            match client.handle_unit(now, epoch, unit) {
+                Inbound::Deliver(packet) => state.stack.handle_packet(now, packet.as_bytes()),
+                Inbound::Routed(packet) => state.routed.receive(packet.as_bytes()),
+                Inbound::Consumed | Inbound::Dropped(_) => {}
             }
         };
         let bad = if link.transport.kind().is_stream() {
@@ -156,19 +160,22 @@ impl Driver {
         self.take_control();
         let mut progress = false;
         let mut index = 0;
+        let mut blocked = true;
         let packets_to = self.client.can_send();
         while let Some(link) = self.links.get_mut(index) {
             let capture = self.capture.as_ref().map(|(_, capture)| capture);
             let sent = link.send_control(cx, capture).and_then(|control| {
                 let packets = if packets_to == Some(link.epoch) && link.control.is_empty() {
-                    send_packets(
+                    let outcome = send_packets(
                         link,
                         &self.shared,
                         &mut self.outbox,
                         self.limits,
                         cx,
                         capture,
-                    )?
+                    )?;
+                    blocked = outcome.blocked;
+                    outcome.progress
                 } else {
                     false
                 };
@@ -191,6 +198,7 @@ impl Driver {
                 }
             }
         }
+        self.shared.lock().blocked = blocked;
         progress
     }
 
@@ -262,6 +270,14 @@ impl Link {
     }
 }
 
+/// What became of a turn's packets.
+#[derive(Clone, Copy, Debug, Default)]
+struct Sent {
+    progress: bool,
+    /// The transport takes no more for now, and wakes the driver when it does.
+    blocked: bool,
+}
+
 /// Sends inner packets until there are none or the transport takes no more.
 fn send_packets(
     link: &mut Link,
@@ -270,19 +286,21 @@ fn send_packets(
     limits: Limits,
     cx: &mut Context<'_>,
     capture: Option<&Capture>,
-) -> Result<bool, TransportError> {
-    let mut progress = false;
+) -> Result<Sent, TransportError> {
+    let mut outcome = Sent::default();
     let mut sent: Vec<Vec<u8>> = Vec::new();
     loop {
-        {
-            let mut state = shared.lock();
+        // Packets from one of the tunnel's own sockets to another make news on the way.
+        let more = shared.drive(|state| {
             for buffer in sent.drain(..) {
-                state.stack.recycle(buffer);
+                state.recycle(buffer);
             }
-            refill(outbox, &mut state.stack, limits);
-        }
+            refill(outbox, state, limits);
+            state.stack.wants_transmit()
+        });
         if outbox.is_empty() {
-            return Ok(progress);
+            outcome.progress |= more;
+            return Ok(outcome);
         }
         let mut units = [IoSlice::new(&[]); BATCH];
         for (unit, packet) in units.iter_mut().zip(outbox.iter()) {
@@ -290,10 +308,11 @@ fn send_packets(
         }
         let units = units.get(..outbox.len()).unwrap_or_default();
         let Poll::Ready(taken) = link.transport.poll_send_batch(cx, units) else {
-            return Ok(progress);
+            outcome.blocked = true;
+            return Ok(outcome);
         };
         let taken = taken?;
-        progress |= taken > 0;
+        outcome.progress |= taken > 0;
         if let Some(capture) = capture {
             for packet in outbox.iter().take(taken) {
                 capture.record(Interface::Inner, Direction::Outbound, packet);
@@ -303,16 +322,16 @@ fn send_packets(
     }
 }
 
-/// Takes packets from the stack. One that was made before a resume lowered the inner MTU does not go out: on a stream
-/// it would end the transport (spec 2).
-fn refill(outbox: &mut VecDeque<Vec<u8>>, stack: &mut Stack, limits: Limits) {
+/// Takes packets from the inner sockets and from a gateway's hosts. One that was made before a resume lowered the inner
+/// MTU does not go out: on a stream it would end the transport (spec 2).
+fn refill(outbox: &mut VecDeque<Vec<u8>>, state: &mut State, limits: Limits) {
     while outbox.len() < BATCH
-        && let Some(packet) = stack.poll_transmit()
+        && let Some(packet) = state.poll_transmit()
     {
         if packet.len() <= usize::from(limits.inner_mtu) {
             outbox.push_back(packet);
         } else {
-            stack.recycle(packet);
+            state.recycle(packet);
         }
     }
 }
@@ -328,20 +347,27 @@ fn trace(capture: Option<&Capture>, unit: &Unit<'_>, direction: Direction) {
 
 #[cfg(test)]
 mod tests {
-    use tsc_eip::{SendOptions, StackConfig};
+    use tsc_eip::{SendOptions, Stack, StackConfig};
 
     use super::*;
 
     #[test]
     fn packets_made_for_a_larger_inner_mtu_do_not_leave() {
-        let mut stack = Stack::new(StackConfig::default(), 1);
-        stack.set_mtu(1400);
-        stack.set_addresses(&["10.0.0.1".parse().unwrap()]).unwrap();
-        let socket = stack.udp_bind("10.0.0.1:4000".parse().unwrap()).unwrap();
+        let stack = Stack::new(StackConfig::default(), 1);
+        let shared = Shared::new(stack, tokio::sync::broadcast::Sender::new(1));
+        let mut state = shared.lock();
+        state.stack.set_mtu(1400);
+        state
+            .stack
+            .set_addresses(&["10.0.0.1".parse().unwrap()])
+            .unwrap();
+        let local = "10.0.0.1:4000".parse().unwrap();
+        let socket = state.stack.udp_bind(local).unwrap();
         let peer = "10.0.0.2:5000".parse().unwrap();
         for size in [1300, 100] {
             let payload = vec![0; size];
-            stack
+            state
+                .stack
                 .udp_send_to(
                     Instant::now(),
                     socket,
@@ -352,7 +378,7 @@ mod tests {
                 .unwrap();
         }
         let mut outbox = VecDeque::new();
-        refill(&mut outbox, &mut stack, Limits::new(1280));
+        refill(&mut outbox, &mut state, Limits::new(1280));
         assert_eq!(outbox.iter().map(Vec::len).collect::<Vec<_>>(), [128]);
     }
 }

@@ -16,6 +16,7 @@
 
 mod connect;
 mod links;
+mod services;
 
 use std::{
     collections::VecDeque,
@@ -45,7 +46,7 @@ use tsc_osaa::{
 };
 use tsc_tpl::Limits;
 
-use self::{connect::Opening, links::Link};
+use self::{connect::Opening, links::Link, services::Asking};
 use crate::{
     TunnelConfig,
     builder::{LONGEST_TIME, TunnelBuilder},
@@ -94,6 +95,10 @@ pub(crate) struct Driver {
     down: Option<DownReason>,
     /// When the application wants a release to be over.
     release_by: Option<Instant>,
+    /// Until when a release waits for connections that still deliver.
+    deliver_until: Option<Instant>,
+    /// The request to the server that is under way for a packet socket.
+    asking: Option<Asking>,
 }
 
 /// However the task ends, also by a runtime that shuts down or a panic: nobody waits for it for ever.
@@ -162,6 +167,8 @@ impl Driver {
             config: None,
             down: None,
             release_by: None,
+            deliver_until: None,
+            asking: None,
         };
         Ok((driver, shared))
     }
@@ -216,15 +223,18 @@ impl Driver {
         for _ in 0..TURNS_PER_POLL {
             let now = Instant::now();
             self.take_commands(now);
+            self.shared.drive(|state| state.stack.handle_timeout(now));
             self.client.handle_timeout(now);
+            self.run_jobs(now);
             let mut progress = self.poll_openings(cx, now);
             progress |= self.receive(cx, now);
             progress |= self.take_events(now);
             progress |= self.send(cx, now);
+            progress |= self.release_when_delivered(now);
             if let Some(reason) = self.down.take() {
                 return Poll::Ready(reason);
             }
-            if !progress && !self.arm(cx, now) && self.shared.lock().sleep(cx.waker()) {
+            if !progress && !self.arm(cx) && self.shared.lock().sleep(cx.waker()) {
                 return Poll::Pending;
             }
         }
@@ -240,19 +250,34 @@ impl Driver {
         for command in commands {
             match command {
                 Command::Release(deadline) => {
-                    let by = now + deadline.min(LONGEST_TIME);
-                    self.release_by.get_or_insert(by);
-                    self.client.release(now, by);
+                    let deadline = deadline.min(LONGEST_TIME);
+                    self.release_by.get_or_insert(now + deadline);
+                    // Half of the time is the server's, for its answer.
+                    self.deliver_until.get_or_insert(now + deadline / 2);
                 }
                 Command::NetworkChanged => self.client.network_changed(now),
             }
         }
     }
 
+    /// Releases the tunnel once everything written to connections has arrived, or that has taken too long; true if it
+    /// did. A program may write, close and end.
+    fn release_when_delivered(&mut self, now: Instant) -> bool {
+        let (Some(until), Some(by)) = (self.deliver_until, self.release_by) else {
+            return false;
+        };
+        if now < until && self.client.can_send().is_some() && self.shared.lock().is_delivering() {
+            return false;
+        }
+        self.deliver_until = None;
+        self.client.release(now, by);
+        true
+    }
+
     /// Arms the timer; true if something is due already.
-    fn arm(&mut self, cx: &mut Context<'_>, now: Instant) -> bool {
-        let stack = self.shared.lock().stack_timeout(now);
-        let Some(due) = [self.client.poll_timeout(), stack]
+    fn arm(&mut self, cx: &mut Context<'_>) -> bool {
+        let stack = self.shared.lock().stack.poll_timeout();
+        let Some(due) = [self.client.poll_timeout(), stack, self.deliver_until]
             .into_iter()
             .flatten()
             .min()
@@ -298,7 +323,13 @@ impl Driver {
                     self.openings.clear();
                     self.down = Some(reason);
                 }
-                // Services are asked for by socket options, of which there are none yet.
+                Event::AttemptFailed {
+                    target, failure, ..
+                } => self.tell_failure(target, &failure),
+                Event::Service {
+                    request, outcome, ..
+                } => self.service_over(request, outcome),
+                Event::ServiceEnded(grant) => self.service_ended(&grant),
                 other => tracing::debug!(event = ?other, "ignored"),
             }
         }
