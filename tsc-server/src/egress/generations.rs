@@ -128,7 +128,7 @@ mod tests {
             assert_eq!(table.find(at(second), 'a'), Some(1), "second {second}");
         }
         assert_eq!(table.find(at(100), 'b'), None);
-        assert_eq!(table.find(at(119), 'a'), Some(1));
+        assert_eq!(table.find(at(108), 'a'), Some(1));
         assert_eq!(
             table.find(at(200), 'a'),
             None,

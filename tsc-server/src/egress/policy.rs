@@ -244,3 +244,5 @@ impl Rule {
     }
 }
 
+#[cfg(test)]
+pub(crate) mod tests;

@@ -330,3 +330,6 @@ const fn fragment_key(headers: &Headers) -> FragmentKey {
         identification: headers.identification,
     }
 }
+
+#[cfg(test)]
+mod tests;
