@@ -31,6 +31,7 @@ pub mod logging;
 mod server;
 mod worker;
 
+pub use egress::user_space::UserSpaceCounters;
 pub use server::{Server, StartError, TunStartError};
 pub use tsc_csm::{Transport, server::Stats as SessionStats, server::pool::PoolStats};
 pub use worker::{Bound, Counters, EgressCounters, Report};

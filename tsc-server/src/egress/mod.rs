@@ -21,10 +21,3 @@ mod rates;
 pub(crate) mod rewrite;
 pub(crate) mod router;
 pub(crate) mod user_space;
-
-/// What an egress needs to know of the tunnel that a packet came from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct EgressContext {
-    /// Longest inner packet that the tunnel takes, in bytes.
-    pub(crate) inner_mtu: u16,
-}

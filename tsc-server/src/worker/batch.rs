@@ -48,8 +48,13 @@ pub(super) struct Batch {
 pub(super) enum Target {
     /// Into a tunnel.
     Tunnel(SessionId),
-    /// To the host's sockets, from this tunnel.
-    UserSpace(SessionId),
+    /// To the host's sockets.
+    UserSpace {
+        /// From this tunnel.
+        from: SessionId,
+        /// Of the interface with this index.
+        interface: usize,
+    },
     /// To the TUN device, from this tunnel; or from nobody, if it is what we say ourselves.
     Tun(Option<SessionId>),
 }
@@ -61,7 +66,7 @@ struct Entry {
 }
 
 impl Batch {
-    /// Takes a packet with a hop count of at least 2. False, and nothing taken, if it cannot be edited so.
+    /// Takes a packet, which has a hop count of at least 2 if it goes further than to the host's sockets. False, and nothing taken, if it cannot be edited so.
     pub(super) fn push(&mut self, to: Target, packet: &IpPacket<'_>, edits: &Edits) -> bool {
         let start = self.bytes.len();
         self.bytes.extend_from_slice(packet.as_bytes());
@@ -97,7 +102,10 @@ impl Batch {
     /// What was appended from `start` on is a packet for `to`.
     fn take(&mut self, to: Target, start: usize, edits: &Edits) -> bool {
         let packet = self.bytes.get_mut(start..).unwrap_or_default();
-        let taken = (edits.is_empty() || edits.apply(packet)) && decrement_hops(packet);
+        // The host's sockets are the end of the way, and count for themselves.
+        let counts = !matches!(to, Target::UserSpace { .. });
+        let taken =
+            (edits.is_empty() || edits.apply(packet)) && (!counts || decrement_hops(packet));
         if taken {
             let range = start..self.bytes.len();
             self.packets.push(Entry { to, range });
@@ -124,7 +132,7 @@ impl Batch {
         let allowed = match sender {
             Target::Tunnel(session) => self.allow(now, session),
             Target::Tun(_) => within(&mut self.core_allowance, now, CORE_ERRORS_PER_SECOND),
-            Target::UserSpace(_) => false,
+            Target::UserSpace { .. } => false,
         };
         if allowed {
             counters.icmp_errors += 1;

@@ -1,4 +1,4 @@
-//! From egresses into tunnels, and from tunnels to the TUN device.
+//! Between tunnels and egresses.
 
 use std::{task::Context, time::Instant};
 
@@ -7,12 +7,70 @@ use tsc_osaa::trace::{Direction, Interface as Side};
 use tsc_tpl::{IpPacket, Limits};
 
 use super::{Worker, batch::Target, switch::Switch};
+use crate::egress::user_space::Way;
+
+/// Of a tunnel that has just ended.
+const MIN_INNER_MTU: u16 = 576;
 
 impl Worker {
     /// Takes in what the egresses have.
     pub(super) fn read_core(&mut self, cx: &mut Context<'_>, now: Instant) {
         self.read_tun(cx, now);
-        self.forward(cx);
+        self.forward(cx, now);
+        self.read_user_space(cx, now);
+        self.forward(cx, now);
+    }
+
+    fn read_user_space(&mut self, cx: &mut Context<'_>, now: Instant) {
+        let Some(user_space) = &mut self.user_space else {
+            return;
+        };
+        let mut switch = Switch {
+            core: &self.core,
+            router: &mut self.router,
+            batch: &mut self.batch,
+            counters: &mut self.counters,
+            tun_mtu: None,
+            interfaces: &self.interfaces,
+        };
+        let capture = self.capture.as_ref();
+        self.again |= user_space.poll(cx, now, &mut |to, bytes| {
+            if let Ok(packet) = IpPacket::decode(bytes, &Limits::WIDEST) {
+                if let Some((_, capture)) = capture {
+                    capture.record(Side::Inner, Direction::Inbound, bytes);
+                }
+                let sender = Target::UserSpace {
+                    from: to,
+                    interface: 0,
+                };
+                switch.from_core(now, sender, Some(to), &packet);
+            }
+        });
+    }
+
+    /// Gives a packet of the tunnel `from` to the host's sockets.
+    pub(super) fn to_user_space(
+        &mut self,
+        now: Instant,
+        from: SessionId,
+        interface: usize,
+        packet: &[u8],
+    ) {
+        let Some(user_space) = &mut self.user_space else {
+            return;
+        };
+        let Ok(packet) = IpPacket::decode(packet, &Limits::WIDEST) else {
+            return;
+        };
+        let servers = self.name_servers.get(interface);
+        let way = Way {
+            mtu: self.core.inner_mtu(from).unwrap_or(MIN_INNER_MTU),
+            name_servers: servers.map_or(&[], Vec::as_slice),
+        };
+        user_space.handle_packet(now, from, &way, &packet);
+        if let Some((_, capture)) = &self.capture {
+            capture.record(Side::Inner, Direction::Outbound, packet.as_bytes());
+        }
     }
 
     fn read_tun(&mut self, cx: &mut Context<'_>, now: Instant) {
@@ -25,6 +83,7 @@ impl Worker {
             batch: &mut self.batch,
             counters: &mut self.counters,
             tun_mtu: Some(tun.mtu()),
+            interfaces: &self.interfaces,
         };
         let capture = self.capture.as_ref();
         let received = tun.receive(cx, |bytes| {

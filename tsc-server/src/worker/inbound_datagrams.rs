@@ -92,10 +92,10 @@ impl Worker {
                     }
                 }
                 if self.batch.is_full() {
-                    self.forward(cx);
+                    self.forward(cx, now);
                 }
             }
-            self.forward(cx);
+            self.forward(cx, now);
         }
     }
 
@@ -225,7 +225,7 @@ impl Worker {
                 break;
             }
             if self.batch.is_full() {
-                self.forward(cx);
+                self.forward(cx, now);
             }
         }
         self.read_buffer = buffer;
@@ -250,8 +250,8 @@ impl Worker {
                         batch: &mut self.batch,
                         counters: &mut self.counters,
                         tun_mtu: self.tun.as_ref().map(Tun::mtu),
+                        interfaces: &self.interfaces,
                     };
-                    let interface = self.interfaces.get(interface);
                     switch.from_tunnel(now, interface, from, packet);
                 }
                 verdict
@@ -325,6 +325,6 @@ impl Worker {
                 _ => {}
             }
         }
-        self.forward(cx);
+        self.forward(cx, now);
     }
 }

@@ -108,7 +108,7 @@ impl Worker {
                 Poll::Ready(Ok(len)) => {
                     let open =
                         self.decode(now, slot, binding, buffer.get(..len).unwrap_or_default());
-                    self.forward(cx);
+                    self.forward(cx, now);
                     if !open {
                         return;
                     }
@@ -157,8 +157,8 @@ impl Worker {
                             batch: &mut self.batch,
                             counters: &mut self.counters,
                             tun_mtu: self.tun.as_ref().map(Tun::mtu),
+                            interfaces: &self.interfaces,
                         };
-                        let interface = self.interfaces.get(interface);
                         switch.from_tunnel(now, interface, from, packet);
                     }
                 }

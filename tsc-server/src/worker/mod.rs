@@ -5,7 +5,7 @@
 //!  UDP ports (recvmmsg, GRO) -----+--> units --> csm::server --------+--> UDP batches  --> GSO
 //!    '- DTLS endpoints -----------+     |  answers, events           +--> DTLS seal --'
 //!                                       '--> batch of packets --switch-'
-//!  TUN device ------------------------------------^         '------------> TUN device
+//!  TUN device, host sockets ----------------------^         '------------> TUN device, host sockets
 //! ```
 //!
 //! A turn reads a bounded amount from everything that is ready, forwards, and flushes what it touched: system calls
@@ -35,6 +35,7 @@ mod way;
 
 use std::{
     future::Future,
+    net::IpAddr,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -45,7 +46,7 @@ use tokio::{
     sync::{mpsc, oneshot},
     task::JoinSet,
 };
-use tsc_csm::server::{BadUnit, Identity, Server as Core};
+use tsc_csm::server::{BadUnit, Identity, Server as Core, SessionId};
 use tsc_osaa::{
     cert::PeerIdentity,
     datagram::RecvBatch,
@@ -61,7 +62,7 @@ pub use self::report::Report;
 use self::{
     batch::Batch, ports::Port, ready::Token, record::Log, streams::Streams, tun::Tun, way::Ways,
 };
-use crate::egress::router::Router;
+use crate::egress::{router::Router, user_space::UserSpace};
 
 /// Orders that wait for the worker.
 pub(crate) const ORDERS: usize = 16;
@@ -110,6 +111,9 @@ pub(crate) struct Worker {
     /// Rates, policies and rewritten flows.
     router: Router,
     tun: Option<Tun>,
+    user_space: Option<UserSpace<SessionId>>,
+    /// What each interface tells its clients.
+    name_servers: Vec<Vec<IpAddr>>,
     batch: Batch,
     counters: Counters,
     /// The file, and the handle that fills it.
@@ -198,6 +202,11 @@ impl Worker {
         if self.core.poll_timeout().is_some_and(|due| due <= now) {
             self.core.handle_timeout(now);
         }
+        if let Some(user_space) = &mut self.user_space
+            && user_space.poll_timeout().is_some_and(|due| due <= now)
+        {
+            user_space.handle_timeout(now);
+        }
         for port in &mut self.ports {
             if port.timeout().is_some_and(|due| due <= now) {
                 port.handle_timeout(now);
@@ -221,6 +230,7 @@ impl Worker {
         let due = [
             self.core.poll_timeout(),
             self.streams.next_stall(),
+            self.user_space.as_ref().and_then(UserSpace::poll_timeout),
             ports,
             stopping,
         ]

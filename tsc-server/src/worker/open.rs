@@ -23,7 +23,10 @@ use super::{
     Worker, core_config::core_config, tun::give_up_capabilities,
 };
 use crate::{
-    config::{Authentication, Config, DtlsBackend, InterfaceConfig, PortConfig, Transports},
+    config::{
+        Authentication, Config, DtlsBackend, Egress, InterfaceConfig, PortConfig, Transports,
+    },
+    egress::user_space::UserSpace,
     server::StartError,
 };
 
@@ -85,6 +88,12 @@ pub(crate) fn open(
         ways: Ways::default(),
         router: Router::new(config, now),
         tun: None,
+        user_space: None,
+        name_servers: config
+            .interfaces
+            .iter()
+            .map(|interface| interface.dns_servers.clone())
+            .collect(),
         batch: Batch::default(),
         counters: Counters::default(),
         capture: None,
@@ -107,6 +116,13 @@ pub(crate) fn open(
         for port in &interface.ports {
             worker.open_port(config, index, interface, port, &mut bound)?;
         }
+    }
+    if config.uses(Egress::UserSpace) {
+        let own: Vec<_> = bound.iter().map(|port| port.address).collect();
+        let mut seed = [0; 8];
+        OsRandom.fill(&mut seed);
+        let seed = u64::from_ne_bytes(seed);
+        worker.user_space = Some(UserSpace::new(&config.user_space, &own, seed)?);
     }
     worker.tun = Tun::open(config)?;
     if worker.tun.is_some() {

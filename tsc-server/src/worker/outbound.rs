@@ -16,8 +16,8 @@ use super::{
 };
 
 impl Worker {
-    /// Moves the packets of the batch to the send queues of their tunnels.
-    pub(super) fn forward(&mut self, cx: &mut Context<'_>) {
+    /// Moves the packets of the batch to the send queues of their tunnels, and to the egresses.
+    pub(super) fn forward(&mut self, cx: &mut Context<'_>, now: Instant) {
         if self.batch.is_empty() {
             return;
         }
@@ -25,7 +25,10 @@ impl Worker {
         for (target, packet) in batch.iter() {
             let to = match target {
                 Target::Tunnel(session) => session,
-                Target::UserSpace(_) => continue,
+                Target::UserSpace { from, interface } => {
+                    self.to_user_space(now, from, interface, packet);
+                    continue;
+                }
                 Target::Tun(from) => {
                     self.to_tun(from, packet);
                     continue;
@@ -104,11 +107,16 @@ impl Worker {
                     None
                 };
             self.log.event(now, &event, outer);
-            if let Event::SessionUp {
-                session, addresses, ..
-            } = &event
-            {
-                self.router.session_up(*session, addresses);
+            match &event {
+                Event::SessionUp {
+                    session, addresses, ..
+                } => self.router.session_up(*session, addresses),
+                Event::SessionDown { session, .. } => {
+                    if let Some(user_space) = &mut self.user_space {
+                        user_space.session_ended(*session);
+                    }
+                }
+                _ => {}
             }
             if let Event::CloseBinding { binding, reason } = event {
                 if let Some(peer) = self.peer(binding) {

@@ -6,6 +6,7 @@ use tsc_osaa::{
 };
 
 use super::{Counters, EgressCounters, Port, Worker};
+use crate::egress::user_space::{UserSpace, UserSpaceCounters};
 
 /// Figures of one worker: counters since the start, and gauges of this moment. `docs/limits.md` says which counter
 /// tells of which limit.
@@ -28,6 +29,8 @@ pub struct Report {
     pub datagrams: DatagramStats,
     /// Of the capture file, if there is one.
     pub capture: Option<CaptureStats>,
+    /// Of the user-space egress, if it is used.
+    pub user_space: Option<UserSpaceCounters>,
 }
 
 impl Worker {
@@ -57,6 +60,7 @@ impl Worker {
             dtls,
             datagrams,
             capture: self.capture.as_ref().map(|(_, capture)| capture.stats()),
+            user_space: self.user_space.as_ref().map(UserSpace::counters),
         }
     }
 }
@@ -74,6 +78,7 @@ impl Report {
             dtls,
             datagrams,
             capture,
+            user_space,
         } = self;
         log_sessions(sessions);
         for pool in pools {
@@ -99,6 +104,9 @@ impl Report {
             refused = datagrams.refused
         );
         log_dtls(dtls);
+        if let Some(user_space) = user_space {
+            log_user_space(user_space);
+        }
         if let Some(capture) = capture {
             tracing::info!(
                 event = "report",
@@ -237,5 +245,104 @@ fn log_dtls(dtls: &DtlsEndpointStats) {
         connected_total = dtls.connected_total,
         failed = dtls.failed,
         replaced = dtls.replaced
+    );
+}
+
+fn log_user_space(counters: &UserSpaceCounters) {
+    let UserSpaceCounters {
+        udp_sent,
+        udp_received,
+        udp_opened,
+        udp_timed_out,
+        udp_tunnel_full,
+        udp_full,
+        udp_no_port,
+        udp_no_socket,
+        udp_send_full,
+        udp_send_errors,
+        udp_filtered,
+        udp_too_long,
+        host_errors,
+        udp_mappings,
+        tcp_opened,
+        tcp_failed,
+        tcp_tunnel_full,
+        tcp_full,
+        tcp_no_socket,
+        tcp_reset,
+        tcp_timed_out,
+        tcp_sent_bytes,
+        tcp_received_bytes,
+        tcp_connections,
+        tcp_stray,
+        denied,
+        translation,
+        hops_exceeded,
+        other_protocols,
+        malformed,
+        bad_checksum,
+        reassembled,
+        fragments_refused,
+        fragments_full,
+        fragments_timed_out,
+        fragmented,
+        icmp_errors,
+        icmp_limited,
+        fragments,
+        fragment_bytes,
+        tunnels,
+    } = *counters;
+    tracing::info!(
+        event = "report",
+        part = "user-space-udp",
+        udp_sent,
+        udp_received,
+        udp_opened,
+        udp_timed_out,
+        udp_tunnel_full,
+        udp_full,
+        udp_no_port,
+        udp_no_socket,
+        udp_send_full,
+        udp_send_errors,
+        udp_filtered,
+        udp_too_long,
+        host_errors,
+        udp_mappings
+    );
+    tracing::info!(
+        event = "report",
+        part = "user-space-tcp",
+        tcp_opened,
+        tcp_failed,
+        tcp_tunnel_full,
+        tcp_full,
+        tcp_no_socket,
+        tcp_reset,
+        tcp_timed_out,
+        tcp_sent_bytes,
+        tcp_received_bytes,
+        tcp_connections,
+        tcp_stray
+    );
+    tracing::info!(
+        event = "report",
+        part = "user-space",
+        denied,
+        translation,
+        hops_exceeded,
+        other_protocols,
+        malformed,
+        bad_checksum,
+        reassembled,
+        fragments_refused,
+        fragments_full,
+        fragments_timed_out,
+        fragmented,
+        icmp_errors,
+        icmp_limited,
+        fragments,
+        fragment_bytes,
+        tunnels
     );
 }

@@ -33,6 +33,7 @@ pub(super) struct Switch<'a> {
     pub(super) counters: &'a mut Counters,
     /// Longest packet for the TUN device; `None` if there is none.
     pub(super) tun_mtu: Option<u16>,
+    pub(super) interfaces: &'a [Interface],
 }
 
 impl Switch<'_> {
@@ -40,7 +41,7 @@ impl Switch<'_> {
     pub(super) fn from_tunnel(
         &mut self,
         now: Instant,
-        interface: Option<&Interface>,
+        interface: usize,
         from: SessionId,
         packet: &IpPacket<'_>,
     ) {
@@ -53,7 +54,10 @@ impl Switch<'_> {
             Ok(outgoing) => outgoing,
             Err(refusal) => return self.refused(now, sender, packet, refusal),
         };
-        let block = interface.is_some_and(|interface| interface.inter_client_block);
+        let block = self
+            .interfaces
+            .get(interface)
+            .is_some_and(|interface| interface.inter_client_block);
         let owner = self.core.route(outgoing.destination);
         let complaint = if owner.is_some() || self.router.is_ours(outgoing.destination) {
             // A client that may not reach others does not learn either who is there.
@@ -65,28 +69,38 @@ impl Switch<'_> {
                 None => Complaint::Unreachable,
             }
         } else {
-            let egress = match outgoing.egress {
+            let way = match outgoing.egress {
                 Egress::Switch => None,
-                Egress::UserSpace => None,
-                Egress::Tun => self.tun_mtu.map(|mtu| (Target::Tun(Some(from)), mtu)),
+                // It puts fragments together, and says itself what it cannot do.
+                Egress::UserSpace => {
+                    return self.leave(
+                        Target::UserSpace { from, interface },
+                        packet,
+                        &outgoing.edits,
+                    );
+                }
+                Egress::Tun => self.tun_mtu,
             };
-            match egress {
+            match way {
                 // There is nothing but other clients.
                 None if block && outgoing.egress == Egress::Switch => Complaint::Prohibited,
                 None => Complaint::Unreachable,
                 Some(_) if packet.hop_limit() <= 1 => Complaint::HopsExceeded,
-                Some((_, mtu)) if packet.len() > usize::from(mtu) => Complaint::TooBig { mtu },
-                Some((to, _)) => {
-                    if self.batch.push(to, packet, &outgoing.edits) {
-                        self.counters.egress.outgoing += 1;
-                    } else {
-                        self.counters.egress.unreadable += 1;
-                    }
-                    return;
+                Some(mtu) if packet.len() > usize::from(mtu) => Complaint::TooBig { mtu },
+                Some(_) => {
+                    return self.leave(Target::Tun(Some(from)), packet, &outgoing.edits);
                 }
             }
         };
         self.complain(now, sender, packet, complaint);
+    }
+
+    fn leave(&mut self, to: Target, packet: &IpPacket<'_>, edits: &Edits) {
+        if self.batch.push(to, packet, edits) {
+            self.counters.egress.outgoing += 1;
+        } else {
+            self.counters.egress.unreadable += 1;
+        }
     }
 
     /// A packet from an egress. `answer_for` is the tunnel that it is meant for, where the egress knows.
