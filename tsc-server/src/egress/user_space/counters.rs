@@ -53,8 +53,8 @@ pub struct UserSpaceCounters {
     pub tcp_received_bytes: u64,
     /// Connections now, those being made included.
     pub tcp_connections: usize,
-    /// TCP packets from tunnels that belong to no connection and start none.
-    pub tcp_stray: u64,
+    /// Bytes reserved for the buffers of connections now.
+    pub tcp_buffer_bytes: usize,
 
     /// Packets to addresses or ports that tunnels may not reach.
     pub denied: u64,

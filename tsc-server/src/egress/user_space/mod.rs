@@ -16,6 +16,7 @@
 //! is not harmed. Hop count, traffic class and options of packets end here, as the connections do.
 
 mod counters;
+mod descriptors;
 mod destinations;
 mod fragments;
 #[cfg(any(target_os = "linux", target_os = "android"))]
@@ -25,6 +26,7 @@ mod packet;
 mod ports;
 mod reactor;
 mod socket;
+mod tcp;
 mod tunnels;
 mod udp;
 
@@ -42,6 +44,7 @@ use self::fragments::Fragments;
 use self::packet::Bad;
 use self::ports::Random;
 use self::reactor::{Name, Reactor};
+use self::tcp::Tcp;
 use self::tunnels::{Errors, Tunnels};
 use self::udp::{Udp, World};
 use crate::config::UserSpaceConfig;
@@ -66,6 +69,7 @@ pub(crate) struct UserSpace<S> {
     tunnels: Tunnels<S>,
     fragments: Fragments,
     udp: Udp,
+    tcp: Tcp,
     errors: Errors<S>,
     reactor: Reactor,
     /// Reused by each turn.
@@ -81,11 +85,24 @@ impl<S: Copy + Eq + Hash> UserSpace<S> {
     /// The process has no file descriptor left.
     pub(crate) fn new(config: &UserSpaceConfig, own: &[SocketAddr], seed: u64) -> io::Result<Self> {
         let mut random = Random::new(seed);
+        let (udp, tcp) = (count(config.udp_mappings), count(config.tcp_connections));
+        let wanted = udp.saturating_add(tcp);
+        let granted = descriptors::grant(wanted);
+        if granted < wanted {
+            tracing::warn!(
+                wanted,
+                granted,
+                "too few file descriptors for all mappings and connections"
+            );
+        }
+        let udp = descriptors::share(udp, wanted, granted);
+        let tcp = descriptors::share(tcp, wanted, granted);
         Ok(Self {
             destinations: Destinations::new(config, own),
             tunnels: Tunnels::new(),
             fragments: Fragments::default(),
-            udp: Udp::new(config, count(config.udp_mappings), &mut random),
+            udp: Udp::new(config, udp, &mut random),
+            tcp: Tcp::new(config, tcp, &mut random),
             errors: Errors::new(),
             reactor: Reactor::new()?,
             ready: Vec::new(),
@@ -123,6 +140,17 @@ impl<S: Copy + Eq + Hash> UserSpace<S> {
     fn whole(&mut self, now: Instant, tunnel: usize, way: &Way<'_>, packet: &IpPacket<'_>) {
         match packet.protocol() {
             packet::UDP => self.datagram(now, tunnel, way, packet),
+            packet::TCP => {
+                let mut world = World {
+                    reactor: &self.reactor,
+                    tunnels: &mut self.tunnels,
+                    errors: &mut self.errors,
+                    counters: &mut self.counters,
+                };
+                let (destinations, name_servers) = (&self.destinations, way.name_servers);
+                self.tcp
+                    .handle_packet(now, tunnel, packet, destinations, name_servers, &mut world);
+            }
             _ => {
                 self.counters.other_protocols += 1;
                 self.tell(now, tunnel, packet, Complaint::Prohibited);
@@ -191,7 +219,7 @@ impl<S: Copy + Eq + Hash> UserSpace<S> {
         for name in self.ready.drain(..) {
             match name {
                 Name::Udp(slot) => self.udp.ready(slot),
-                Name::Tcp(_) => {}
+                Name::Tcp(slot) => self.tcp.ready(slot),
             }
         }
         let mut world = World {
@@ -201,20 +229,30 @@ impl<S: Copy + Eq + Hash> UserSpace<S> {
             counters: &mut self.counters,
         };
         more |= self.udp.read(now, DATAGRAMS_PER_TURN, &mut world, sink);
+        more |= self.tcp.run(now, &mut world, sink);
         self.errors.drain(sink);
         more
     }
 
     /// When [`Self::handle_timeout`] is due; `None` is never.
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {
-        [self.udp.poll_timeout(), self.fragments.poll_timeout()]
+        let (udp, tcp) = (self.udp.poll_timeout(), self.tcp.poll_timeout());
+        [udp, tcp, self.fragments.poll_timeout()]
             .into_iter()
             .flatten()
             .min()
     }
 
-    /// Does what is due. Calling it early or late is harmless.
+    /// Does what is due; what it causes comes out of [`Self::poll`], which is to be called after it. Calling it early or
+    /// late is harmless.
     pub(crate) fn handle_timeout(&mut self, now: Instant) {
+        let mut world = World {
+            reactor: &self.reactor,
+            tunnels: &mut self.tunnels,
+            errors: &mut self.errors,
+            counters: &mut self.counters,
+        };
+        self.tcp.handle_timeout(now, &mut world);
         self.udp.handle_timeout(now, &mut self.counters);
         self.fragments.handle_timeout(now, &mut self.counters);
     }
@@ -222,6 +260,7 @@ impl<S: Copy + Eq + Hash> UserSpace<S> {
     /// Closes everything that the tunnel has.
     pub(crate) fn session_ended(&mut self, session: S) {
         if let Some(tunnel) = self.tunnels.remove(session) {
+            self.tcp.end(tunnel);
             self.udp.end(tunnel);
             self.fragments.end(tunnel);
         }
@@ -231,6 +270,8 @@ impl<S: Copy + Eq + Hash> UserSpace<S> {
     pub(crate) fn counters(&self) -> UserSpaceCounters {
         UserSpaceCounters {
             udp_mappings: self.udp.len(),
+            tcp_connections: self.tcp.len(),
+            tcp_buffer_bytes: self.tcp.reserved(),
             fragments: self.fragments.len(),
             fragment_bytes: self.fragments.held(),
             tunnels: self.tunnels.len(),

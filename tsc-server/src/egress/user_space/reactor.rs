@@ -55,6 +55,10 @@ impl Reactor {
     /// Outside of a runtime with I/O.
     pub(super) fn new() -> io::Result<Self> {
         let poll = mio::Poll::new()?;
+        #[allow(
+            deprecated,
+            reason = "what replaces it is unsafe, and asks that the descriptor is owned, as that of a mio::Poll is"
+        )]
         let poll = AsyncFd::with_interest(poll, tokio::io::Interest::READABLE)?;
         Ok(Self {
             poll,
