@@ -222,7 +222,8 @@ pub struct InterfaceConfig {
     pub services: Vec<ServiceType>,
     /// *STG*: the prefixes that may be granted to each identity, as far as [`ServiceType::ENABLE_STG`] is among the
     /// `services`; at most [`MAX_ROUTED_IDENTITIES`] with [`MAX_ROUTED_PREFIXES`] each. Two identities may share
-    /// one, which then goes to the first that asks.
+    /// one, which then goes to the first that asks. As pools do, a prefix belongs to one worker: no other knows of
+    /// its grants.
     pub routed_prefixes: BTreeMap<Identity, Vec<Prefix>>,
     /// Largest inner packet: 576-9000, at least 1280 where a pool has IPv6.
     pub inner_mtu: u16,
