@@ -86,7 +86,7 @@ async fn ping(host: &str, behind: &str) {
     let socket = Socket::new(domain, Type::RAW, Some(protocol)).unwrap();
     socket.set_nonblocking(true).unwrap();
     socket.connect(&at(behind, 0).into()).unwrap();
-    let socket = UdpSocket::from_std(std::os::fd::OwnedFd::from(socket).into()).unwrap();
+    let socket = UdpSocket::from_std(OwnedFd::from(socket).into()).unwrap();
     // Type, code, checksum (IPv6's is the kernel's affair), identifier, sequence number.
     let (request, answer) = if v4 { (8, 0) } else { (128, 129) };
     let sum: u16 = if v4 { !(0x0800 + 0x1234 + 1) } else { 0 };
@@ -668,10 +668,7 @@ fn a_queue_outside_of_a_runtime_is_an_error() {
     let mut batch = TunBatch::default();
     let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
     let answer = queue.poll_recv(&mut cx, &mut batch);
-    assert!(
-        matches!(answer, std::task::Poll::Ready(Err(_))),
-        "{answer:?}"
-    );
+    assert!(matches!(answer, Poll::Ready(Err(_))), "{answer:?}");
     // And works inside of one afterwards.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

@@ -28,7 +28,7 @@ mod offload;
 mod privileges;
 mod queue;
 
-use std::{io, net::IpAddr, os::fd::OwnedFd};
+use std::{io, net::IpAddr, os::fd::OwnedFd, thread, time::Duration};
 
 use ipnet::IpNet;
 use netlink::Netlink;
@@ -120,7 +120,8 @@ pub struct TunDevice {
 }
 
 impl TunDevice {
-    /// Makes the device in the network namespace of the calling thread and brings it up. Does not wait on anybody.
+    /// Makes the device in the network namespace of the calling thread and brings it up. Blocks for as
+    /// long as the kernel needs, a few milliseconds.
     ///
     /// # Errors
     ///
@@ -312,12 +313,33 @@ fn set_up(name: &str, config: &TunConfig) -> Result<(), TunError> {
                 _ => set_error("setting an address", *address, error),
             })?;
     }
+    for address in &config.addresses {
+        wait_until_local(&mut netlink, address.addr())?;
+    }
     for prefix in &config.routes {
         netlink
             .add_route(index, *prefix)
             .map_err(|error| set_error("setting a route", *prefix, error))?;
     }
     Ok(())
+}
+
+/// The kernel takes up an IPv6 address in the background, within a millisecond or so; packets that arrive earlier would
+/// be lost.
+fn wait_until_local(netlink: &mut Netlink, ip: IpAddr) -> Result<(), TunError> {
+    const STEP: Duration = Duration::from_millis(1);
+    const STEPS: u32 = 5000;
+    for _ in 0..STEPS {
+        // Before that there may be no route at all, which is an error.
+        if netlink.is_local(ip).unwrap_or(false) {
+            return Ok(());
+        }
+        thread::sleep(STEP);
+    }
+    Err(TunError::System {
+        action: "waiting for the kernel to take up an address",
+        source: io::ErrorKind::TimedOut.into(),
+    })
 }
 
 fn set_error(action: &'static str, prefix: IpNet, error: io::Error) -> TunError {

@@ -149,6 +149,21 @@ impl Netlink {
         )
     }
 
+    /// Whether packets to the address are taken for the host's own.
+    pub(super) fn is_local(&mut self, ip: IpAddr) -> io::Result<bool> {
+        let mut message = RouteMessage::default();
+        message.header.address_family = family(ip.into());
+        message.header.destination_prefix_length = if ip.is_ipv4() { 32 } else { 128 };
+        message.attributes = vec![RouteAttribute::Destination(ip.into())];
+        let mut local = false;
+        self.exchange(RouteNetlinkMessage::GetRoute(message), 0, |answer| {
+            if let RouteNetlinkMessage::NewRoute(route) = answer {
+                local = route.header.kind == RouteType::Local;
+            }
+        })?;
+        Ok(local)
+    }
+
     fn request(&mut self, message: RouteNetlinkMessage, flags: u16) -> io::Result<()> {
         self.exchange(message, NLM_F_ACK | flags, |_| ())
     }

@@ -100,7 +100,8 @@ pub fn mirror(mut queue: TunQueue) -> (Arc<Mutex<Seen>>, JoinHandle<()>) {
     (seen, task)
 }
 
-fn exchange(packet: &mut [u8]) {
+/// Exchanges source and destination.
+pub fn exchange(packet: &mut [u8]) {
     let addresses = if packet[0] >> 4 == 4 {
         &mut packet[12..20]
     } else {
