@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 use smoltcp::socket::tcp::State;
 
 use super::engine::Group;
-use super::segment::{Reply, Segment, Sent, Tuple};
+use super::segment::{Reply, Segment, Tuple};
+use super::sent::Sent;
 use super::seq::{Seq, length};
 use super::types::TcpOptions;
 use crate::error::TcpError;
@@ -40,6 +41,8 @@ pub(super) enum Verdict {
     Pass,
     /// Pass with acknowledgement and window replaced: the segment is older than what we know.
     Refresh(Seq, u16),
+    /// Nothing is in it but that the peer is there.
+    Heed,
     Drop,
     /// Drop, and say where we are.
     Challenge,
@@ -192,8 +195,55 @@ impl Connection {
         );
     }
 
-    /// Remembers what has been sent.
-    pub(super) fn note_sent(&mut self, sent: Sent) {
+    /// Mends a packet that smoltcp has made, and remembers what it says.
+    ///
+    /// An acknowledgement bears the next sequence number, also while older data are sent again
+    /// (RFC 9293, section 3.10.7.4): smoltcp rewinds the number, its peer drops what lies behind
+    /// the window, and two ends that both repeat themselves never hear each other. And a window is
+    /// only opened by steps worth sending a segment for.
+    pub(super) fn mend(&mut self, packet: &mut [u8]) {
+        let Some(mut sent) = Sent::parse(packet) else {
+            return;
+        };
+        let start = match self.send.next {
+            Some(next) if sent.is_empty() && !sent.syn => sent.start.max(next),
+            Some(_) | None => sent.start,
+        };
+        let window = sent
+            .ack
+            .filter(|_| !sent.syn && !sent.rst)
+            .map_or(sent.window, |ack| self.window_to_tell(ack, sent.window));
+        sent.rewrite(packet, start, window);
+        self.note_sent(sent);
+    }
+
+    /// Silly window avoidance (RFC 9293, section 3.8.6.2.2): smoltcp tells of every byte that was
+    /// read from a full buffer, and gets them one by one.
+    fn window_to_tell(&self, ack: Seq, window: u16) -> u16 {
+        let Some(told) = self.receive.right else {
+            return window;
+        };
+        let right = ack.plus(u32::from(window) << self.receive.shift);
+        if !right.is_after(told) || right.since(told) >= self.worthwhile() {
+            return window;
+        }
+        let left = if told.is_after(ack) {
+            told.since(ack)
+        } else {
+            0
+        };
+        let unit = 1u32 << self.receive.shift;
+        u16::try_from(left.div_ceil(unit))
+            .unwrap_or(window)
+            .min(window)
+    }
+
+    /// Bytes by which it is worth opening the window.
+    fn worthwhile(&self) -> u32 {
+        length(self.capacity / 2).min(SEGMENT)
+    }
+
+    fn note_sent(&mut self, sent: Sent) {
         if sent.rst {
             return;
         }
@@ -260,6 +310,9 @@ impl Connection {
         if self.overflows(segment, expected) {
             return Verdict::Challenge;
         }
+        if self.repeats_nothing(segment, ack, expected) {
+            return Verdict::Heed;
+        }
         // smoltcp drops data that come with an old acknowledgement, and believes old windows.
         if state != State::SynReceived && self.is_outdated(segment, ack) && self.send.window_known {
             return if next.since(ack) <= MAX_OLD_ACK {
@@ -295,6 +348,22 @@ impl Connection {
         let right = self.receive.right.unwrap_or(expected);
         let beyond_window = right.is_after(expected) && end.is_after(right);
         beyond_buffer || (segment.is_fin() && beyond_window)
+    }
+
+    /// An acknowledgement that is overtaken by another, or repeated while no data are on their way.
+    /// smoltcp would count the latter, and after the third give up its timer for a fast
+    /// retransmission, of data: a FIN is never sent again.
+    fn repeats_nothing(&self, segment: &Segment<'_>, ack: Seq, expected: Seq) -> bool {
+        let repeated = ack == self.send.unacknowledged
+            && segment.window() == self.send.window
+            && self.group.socket().send_queue() == 0;
+        let right = self.receive.right.unwrap_or(expected);
+        let (seq, end) = (segment.seq(), expected.max(right));
+        self.send.window_known
+            && segment.len() == 0
+            && !seq.is_before(expected)
+            && !seq.is_after(end)
+            && (repeated || self.is_outdated(segment, ack))
     }
 
     /// RFC 9293, section 3.10.7.4: the window comes from the newest segment.
@@ -385,8 +454,8 @@ impl Connection {
             .min()
     }
 
-    /// Whether the peer should hear of a larger window: smoltcp would tell of every byte once the
-    /// window was shut (silly window syndrome; RFC 9293, section 3.8.6.2.2).
+    /// Whether the peer should hear of a larger window now. By twice the least step, so that smoltcp,
+    /// which thinks that it has told of the last step, agrees.
     pub(super) fn window_is_worth_telling(&self) -> bool {
         let Some(expected) = self.expected() else {
             return false;
@@ -398,15 +467,15 @@ impl Connection {
             0
         };
         let more = self.room().saturating_sub(told);
-        more >= length(self.capacity / 2).min(2 * WORTHWHILE)
+        more >= 2 * self.worthwhile()
     }
 }
 
 /// Acknowledgements older than this many bytes are nobody's.
 const MAX_OLD_ACK: u32 = 1 << 30;
 
-/// A segment of an ordinary MTU.
-const WORTHWHILE: u32 = 1460;
+/// Payload of a segment of an ordinary MTU.
+const SEGMENT: u32 = 1460;
 
 /// As smoltcp chooses it: the smallest that expresses the whole buffer.
 pub(super) fn window_shift(capacity: usize) -> u8 {

@@ -16,7 +16,8 @@ use smoltcp::time::Instant as SmolInstant;
 use smoltcp::wire::{HardwareAddress, IpEndpoint, IpListenEndpoint};
 
 use super::TcpOptions;
-use super::segment::{Sent, Tuple};
+use super::segment::Tuple;
+use super::sent::Sent;
 use super::seq::Seq;
 use crate::egress::Egress;
 

@@ -8,7 +8,7 @@ use tracing::trace;
 use super::Tcp;
 use super::connection::Verdict;
 use super::listener::Step;
-use super::segment::{Reply, Segment, Sent, Tuple};
+use super::segment::{Reply, Segment, Tuple};
 use super::seq::Seq;
 use super::table::Holder;
 use super::timers::Due;
@@ -99,6 +99,11 @@ impl Tcp {
                 segment.write_packet(Some((ack, window)), &mut self.scratch);
                 self.scratch.as_slice()
             }
+            Verdict::Heed => {
+                connection.note_received(now, segment);
+                connection.update_waiting(now, true);
+                return;
+            }
             Verdict::Drop => {
                 self.counters.unacceptable += 1;
                 return;
@@ -138,10 +143,8 @@ impl Tcp {
         if heard {
             connection.note_received(now, segment);
         }
-        if let Some(packet) = answer {
-            if let Some(sent) = Sent::parse(&packet) {
-                connection.note_sent(sent);
-            }
+        if let Some(mut packet) = answer {
+            connection.mend(&mut packet);
             let remote = connection.tuple.remote.ip();
             self.push(remote, packet, egress);
         }

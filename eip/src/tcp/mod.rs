@@ -15,6 +15,7 @@ mod input;
 mod listener;
 mod opening;
 mod segment;
+mod sent;
 mod seq;
 mod stream;
 mod table;
@@ -37,7 +38,7 @@ use connection::{Connection, Owner};
 use engine::Engine;
 use listener::Listener;
 use opening::Incoming;
-use segment::{Reply, Sent};
+use segment::Reply;
 pub(crate) use segment::{Segment, Tuple};
 use table::{Holder, Table};
 use timers::{Due, Timers};
@@ -193,15 +194,13 @@ impl Tcp {
             return;
         }
         for _ in 0..BURST {
-            let Some(packet) =
+            let Some(mut packet) =
                 self.engine
                     .transmit(now, &mut connection.group, &connection.tuple, egress)
             else {
                 break;
             };
-            if let Some(sent) = Sent::parse(&packet) {
-                connection.note_sent(sent);
-            }
+            connection.mend(&mut packet);
             self.counters.segments_out += 1;
             self.out.push_back((connection.tuple.remote.ip(), packet));
         }
@@ -416,7 +415,8 @@ impl Tcp {
         let packet = self
             .engine
             .transmit(now, &mut connection.group, &connection.tuple, egress);
-        if let Some(packet) = packet {
+        if let Some(mut packet) = packet {
+            connection.mend(&mut packet);
             self.counters.resets_out += 1;
             let remote = connection.tuple.remote.ip();
             self.push(remote, packet, egress);

@@ -390,10 +390,8 @@ impl Tcp {
         let packet = self
             .engine
             .transmit(now, &mut connection.group, &connection.tuple, egress);
-        if let Some(packet) = packet {
-            if let Some(sent) = super::Sent::parse(&packet) {
-                connection.note_sent(sent);
-            }
+        if let Some(mut packet) = packet {
+            connection.mend(&mut packet);
             egress.recycle(packet);
         }
     }

@@ -182,38 +182,6 @@ fn is_plain(packet: &[u8]) -> bool {
     }
 }
 
-/// The fields of a segment that smoltcp has sent.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Sent {
-    pub(super) start: Seq,
-    /// First sequence number after the segment.
-    pub(super) end: Seq,
-    pub(super) ack: Option<Seq>,
-    pub(super) window: u16,
-    pub(super) syn: bool,
-    pub(super) rst: bool,
-}
-
-impl Sent {
-    /// Reads a packet of the engine's.
-    pub(super) fn parse(packet: &[u8]) -> Option<Self> {
-        let header = match packet.first()? >> 4 {
-            4 => v4::HEADER_LEN,
-            _ => v6::HEADER_LEN,
-        };
-        let view = TcpPacket::new_checked(packet.get(header..)?).ok()?;
-        let start = from_smoltcp(view.seq_number());
-        Some(Self {
-            start,
-            end: start.plus(length(view.segment_len())),
-            ack: view.ack().then(|| from_smoltcp(view.ack_number())),
-            window: view.window_len(),
-            syn: view.syn(),
-            rst: view.rst(),
-        })
-    }
-}
-
 /// A segment of our own making.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Reply {
@@ -286,10 +254,10 @@ impl Reply {
 }
 
 /// smoltcp keeps the same 32 bits signed.
-const fn from_smoltcp(number: TcpSeqNumber) -> Seq {
+pub(super) const fn from_smoltcp(number: TcpSeqNumber) -> Seq {
     Seq(number.0.cast_unsigned())
 }
 
-const fn to_smoltcp(number: Seq) -> TcpSeqNumber {
+pub(super) const fn to_smoltcp(number: Seq) -> TcpSeqNumber {
     TcpSeqNumber(number.0.cast_signed())
 }

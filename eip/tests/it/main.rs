@@ -18,5 +18,7 @@ mod net;
 mod sockets;
 mod support;
 mod tcp_basic;
+mod tcp_flow;
+mod tcp_hostile;
 mod vectors;
 mod wire;

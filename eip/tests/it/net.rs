@@ -60,7 +60,6 @@ impl Link {
 }
 
 pub(crate) struct Net {
-    pub(crate) start: Instant,
     pub(crate) now: Instant,
     pub(crate) stacks: [Stack; 2],
     /// From 0 to 1 and from 1 to 0.
@@ -78,7 +77,6 @@ impl Net {
     pub(crate) fn new(one: Stack, other: Stack, link: Link, seed: u64) -> Self {
         let now = Instant::now();
         Self {
-            start: now,
             now,
             stacks: [one, other],
             links: [link.clone(), link],
@@ -93,10 +91,6 @@ impl Net {
 
     pub(crate) fn plain() -> Self {
         Self::new(alice(), bob(), Link::delay(Duration::from_millis(10)), 1)
-    }
-
-    pub(crate) fn elapsed(&self) -> Duration {
-        self.now - self.start
     }
 
     fn send(&mut self) {
