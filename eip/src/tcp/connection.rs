@@ -64,7 +64,7 @@ pub(super) struct Connection {
     pub(super) announced: bool,
     /// The owner has shut down its end.
     pub(super) write_closed: bool,
-    /// The end is to be shut down as soon as the connection is open.
+    /// The end is to be shut down as soon as smoltcp does that well.
     pub(super) fin_deferred: bool,
     pub(super) failure: Option<TcpError>,
     pub(super) pending: Pending,
@@ -193,6 +193,26 @@ impl Connection {
             self.state(),
             State::CloseWait | State::LastAck | State::Closing | State::TimeWait
         );
+    }
+
+    /// Whether smoltcp can be told to shut down our end. Before the connection is open it would take
+    /// the acknowledgement of our SYN for one of our FIN; and after the peer's FIN it takes no more
+    /// news of the peer's window, so that all data have to be acknowledged first.
+    pub(super) fn may_send_fin(&self) -> bool {
+        let socket = self.group.socket();
+        match socket.state() {
+            State::Established => true,
+            State::CloseWait => socket.send_queue() == 0,
+            State::Closed
+            | State::Listen
+            | State::SynSent
+            | State::SynReceived
+            | State::FinWait1
+            | State::FinWait2
+            | State::Closing
+            | State::LastAck
+            | State::TimeWait => false,
+        }
     }
 
     /// Mends a packet that smoltcp has made, and remembers what it says.

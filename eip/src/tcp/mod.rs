@@ -271,7 +271,7 @@ impl Tcp {
         }
         connection.note_state();
         let open = matches!(connection.state(), State::Established | State::CloseWait);
-        if open && connection.fin_deferred {
+        if connection.fin_deferred && connection.may_send_fin() {
             connection.fin_deferred = false;
             connection.group.socket_mut().close();
         }

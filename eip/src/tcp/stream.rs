@@ -174,12 +174,7 @@ impl Tcp {
         if std::mem::replace(&mut connection.write_closed, true) || !connection.attached {
             return;
         }
-        if connection.announced {
-            connection.group.socket_mut().close();
-        } else {
-            // smoltcp would take the acknowledgement of our SYN for one of our FIN.
-            connection.fin_deferred = true;
-        }
+        connection.fin_deferred = true;
         self.settle(now, key, false, egress);
     }
 
