@@ -98,7 +98,11 @@ impl TunQueue {
     ///
     /// # Errors
     ///
-    /// The device is gone, or there is no tokio runtime with I/O. Both last.
+    /// The device is gone, which lasts, or the caller is not within a tokio runtime.
+    ///
+    /// # Panics
+    ///
+    /// When first polled in a runtime that was built without I/O.
     pub fn poll_recv(
         &mut self,
         cx: &mut Context<'_>,
@@ -176,6 +180,10 @@ impl TunQueue {
     /// # Errors
     ///
     /// As there.
+    ///
+    /// # Panics
+    ///
+    /// As there.
     pub async fn recv(&mut self, batch: &mut TunBatch) -> io::Result<usize> {
         poll_fn(|cx| self.poll_recv(cx, batch)).await
     }
@@ -185,7 +193,7 @@ impl TunQueue {
     ///
     /// # Errors
     ///
-    /// The device is gone, or there is no tokio runtime with I/O. Both last.
+    /// The device is gone, which lasts. Works outside of a runtime too.
     pub fn try_send(&mut self, batch: &TunBatch) -> io::Result<usize> {
         let mut packets = batch.iter();
         let mut taken = 0;
