@@ -274,7 +274,7 @@ fn log_user_space(counters: &UserSpaceCounters) {
         tcp_sent_bytes,
         tcp_received_bytes,
         tcp_connections,
-        tcp_stray,
+        tcp_buffer_bytes,
         denied,
         translation,
         hops_exceeded,
@@ -323,7 +323,7 @@ fn log_user_space(counters: &UserSpaceCounters) {
         tcp_sent_bytes,
         tcp_received_bytes,
         tcp_connections,
-        tcp_stray
+        tcp_buffer_bytes
     );
     tracing::info!(
         event = "report",
