@@ -196,6 +196,11 @@ fn the_commented_defaults_are_the_defaults() {
         "allow-token-on-clear",
         "dscp",
         "alternate-servers",
+        "udp-port-range",
+        "name",
+        "routes",
+        "mtu",
+        "descriptor",
     ];
     let mut activated = 0;
     let text: String = DEFAULT_CONFIG
@@ -211,7 +216,7 @@ fn the_commented_defaults_are_the_defaults() {
             format!("{}\n", if active { &line[1..] } else { line })
         })
         .collect();
-    assert_eq!(activated, 27, "keys with a commented default");
+    assert_eq!(activated, 45, "keys with a commented default");
     let commented = directory(DEFAULT_CONFIG);
     let active = directory(&text);
     let rename = |config: Config| {
@@ -232,9 +237,38 @@ fn the_commented_defaults_are_the_defaults() {
 #[test]
 fn every_key_is_documented() {
     let documentation = include_str!("../../docs/configuration.md");
-    let text = GOOD
-        .replace("\"none\"", "\"token\"\ndscp = 1\ntoken-file = \"tokens\"")
-        .replace("element-id = 7", "trace-file = \"t\"");
+    let mut text = GOOD
+        .replace(
+            "\"none\"",
+            "\"token\"\ndscp = 1\ntoken-file = \"tokens\"\nassigned-services = [\"STG\"]",
+        )
+        .replace("element-id = 7", "trace-file = \"t\"")
+        .replace(
+            "name = \"v4\"",
+            "name = \"v4\"\negress = \"tun\"\ndata-flow = \"d\"",
+        );
+    text.push_str(
+        r#"
+[[tscf-interface.routed-prefix]]
+identity = "alice"
+prefixes = ["172.16.0.0/24"]
+[[tscf-data-flow]]
+name = "d"
+[[tscf-protocol-policy]]
+name = "p"
+ip-address = "192.0.2.1"
+port = 1
+egress = "tun"
+remote-ip-address = "192.0.2.2"
+remote-port = 2
+[user-space-egress]
+udp-port-range = "1-2"
+[tun-egress]
+name = "t"
+routes = []
+mtu = 1400
+"#,
+    );
     let directory = directory(&text);
     std::fs::write(
         directory.path().join("tokens"),

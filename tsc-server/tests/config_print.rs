@@ -297,8 +297,10 @@ fn interface(index: u16, pools: &[PoolConfig]) -> impl Strategy<Value = Interfac
                     services: AssignedServices {
                         sip: sip.is_some(),
                         nagle: flags[0],
+                        stg: false,
                         inter_client_block: flags[1],
                     },
+                    routed: Vec::new(),
                     timers,
                     inner_mtu,
                     dscp,

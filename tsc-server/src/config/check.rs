@@ -302,6 +302,7 @@ impl Checker<'_> {
         self.interface_pools(interface, path);
         self.interface_servers(interface, path);
         self.interface_ports(interface, path);
+        self.interface_routed(interface, path);
         self.interface_authentication(interface, path);
     }
 

@@ -1,9 +1,13 @@
 //! What must agree between pools, policies, data flows and egress.
 
+use ipnet::IpNet;
+use tsc_csm::Prefix;
+
 use super::check::Checker;
 use super::document::KeyPath;
 use super::egress::{Egress, PolicyConfig};
-use super::model::PoolConfig;
+use super::model::{Authentication, InterfaceConfig, PoolConfig};
+use super::range::AddressRange;
 
 impl Checker<'_> {
     pub(super) fn egress(&self) {
@@ -23,6 +27,75 @@ impl Checker<'_> {
             self.pool_egress(pool, &KeyPath::of("tscf-address-pool").index(index));
         }
         self.tun();
+    }
+
+    /// Gateways are known by identity, and what is behind them is nobody else's.
+    pub(super) fn interface_routed(&self, interface: &InterfaceConfig, path: &KeyPath) {
+        let table = path.key("routed-prefix");
+        match (interface.services.stg, interface.routed.is_empty()) {
+            (true, true) => self.missing(
+                &path.key("assigned-services"),
+                "[[tscf-interface.routed-prefix]], which the service STG grants,",
+                "add one for each gateway, or remove STG from assigned-services",
+            ),
+            (false, false) => self.conflict(
+                &table,
+                "has no effect without the service STG",
+                "add assigned-services = [\"STG\"]",
+            ),
+            (true, false) if matches!(interface.authentication, Authentication::None) => self
+                .conflict(
+                    &table,
+                    "has no effect without authentication: no client has an identity",
+                    "use authentication = \"mtls\" or \"token\"",
+                ),
+            (true, false) | (false, true) => {}
+        }
+        for (index, routed) in interface.routed.iter().enumerate() {
+            let at = table.index(index);
+            let earlier = interface.routed.iter().take(index);
+            if earlier
+                .into_iter()
+                .any(|other| other.identity == routed.identity)
+            {
+                let what = format!("the identity \"{}\"", routed.identity);
+                self.duplicate(
+                    &at.key("identity"),
+                    what,
+                    "give each its prefixes in one table",
+                );
+            }
+            for (number, net) in routed.prefixes.iter().enumerate() {
+                let at = at.key("prefixes").index(number);
+                self.routed(&routed.prefixes, number, *net, &at);
+            }
+        }
+    }
+
+    fn routed(&self, all: &[IpNet], number: usize, net: IpNet, at: &KeyPath) {
+        let routable = Prefix::new(net.addr(), net.prefix_len()).is_ok_and(|p| p.is_routable());
+        let whole = AddressRange::new(net.network(), net.broadcast());
+        let mut pools = self.config.pools.iter();
+        let pool = pools.find(|pool| {
+            let mut ranges = pool.ranges.iter();
+            ranges.any(|range| whole.is_ok_and(|whole| range.intersection(&whole).is_some()))
+        });
+        let mut before = all.iter().take(number);
+        let overlap = before.find(|other| other.contains(&net) || net.contains(*other));
+        if !routable {
+            let reason = format!("{net} must not be routed to a client");
+            self.conflict(at, reason, "name a network of hosts behind the gateway");
+        } else if let Some(pool) = pool {
+            let reason = format!("{net} overlaps pool \"{}\"", pool.name);
+            self.conflict(
+                at,
+                reason,
+                "pools are for clients, prefixes for what is behind them",
+            );
+        } else if let Some(other) = overlap {
+            let reason = format!("{net} overlaps {other} of the same gateway");
+            self.conflict(at, reason, "write the larger one only");
+        }
     }
 
     fn policy(&self, policy: &PolicyConfig, path: &KeyPath) {

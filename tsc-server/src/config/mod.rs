@@ -49,7 +49,8 @@ pub(crate) use load::{SYSTEM_KEYS, variable};
 pub use model::{
     Alternate, AssignedServices, Authentication, Config, DtlsBackend, InterfaceConfig,
     InterfaceLimits, LogFormat, LogLevel, MAX_ADDRESSES, MAX_POOL_ADDRESSES, MAX_TUNNELS,
-    PoolConfig, PortConfig, SystemConfig, Timers, TlsProfile, TokenAuthentication, Transports,
+    PoolConfig, PortConfig, RoutedPrefixes, SystemConfig, Timers, TlsProfile, TokenAuthentication,
+    Transports,
 };
 pub use range::{AddressRange, RangeError};
 pub use source::{ENVIRONMENT_PREFIX, Environment, MAX_FILE, Overrides, PemRef};

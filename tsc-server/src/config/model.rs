@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use tsc_csm::Transport;
 
 use super::egress::{DataFlowConfig, Egress, PolicyConfig, TunEgressConfig, UserSpaceConfig};
@@ -141,6 +142,17 @@ pub struct InterfaceConfig {
     pub authentication: Authentication,
     /// What a client, a source prefix or a stranger may use.
     pub limits: InterfaceLimits,
+    /// `[[tscf-interface.routed-prefix]]`: networks behind clients, with the service `STG`.
+    pub routed: Vec<RoutedPrefixes>,
+}
+
+/// `[[tscf-interface.routed-prefix]]`: the inner networks that a gateway may have behind it (spec 7).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RoutedPrefixes {
+    /// `identity` of the client; unique.
+    pub identity: String,
+    /// `prefixes`: granted when it asks.
+    pub prefixes: Vec<IpNet>,
 }
 
 /// `[[tscf-interface.tscf-port]]`: one address and port number, with what is spoken there.
@@ -318,6 +330,8 @@ pub struct AssignedServices {
     pub sip: bool,
     /// `nagle`: small writes are gathered on TCP and TLS (`TCP_NODELAY` off).
     pub nagle: bool,
+    /// `STG`: gateways are granted routed prefixes.
+    pub stg: bool,
     /// `inter-client-block`: no packet passes from one tunnel of the interface to another tunnel.
     pub inter_client_block: bool,
 }

@@ -162,6 +162,11 @@ impl Printer<'_, '_> {
         self.bare("requests-per-prefix", limits.requests_per_prefix)?;
         self.bare("half-open", limits.half_open)?;
         self.seconds("configuration-time", limits.configuration_time)?;
+        for routed in &interface.routed {
+            self.header("[[tscf-interface.routed-prefix]]")?;
+            self.text("identity", &routed.identity)?;
+            self.list("prefixes", &routed.prefixes)?;
+        }
         interface.ports.iter().try_for_each(|port| self.port(port))
     }
 
@@ -184,6 +189,7 @@ fn words(services: AssignedServices) -> impl Iterator<Item = Service> {
     let all = [
         (services.sip, Service::Sip),
         (services.nagle, Service::Nagle),
+        (services.stg, Service::Stg),
         (services.inter_client_block, Service::InterClientBlock),
     ];
     all.into_iter()

@@ -237,7 +237,7 @@ fn nets(section: &Section<'_>, key: &'static str) -> Vec<IpNet> {
 }
 
 /// A network, or one address.
-fn net(value: &Value<'_>) -> Option<IpNet> {
+pub(super) fn net(value: &Value<'_>) -> Option<IpNet> {
     let text = value.text()?.trim();
     if let Ok(address) = text.parse::<IpAddr>() {
         return Some(address.into());

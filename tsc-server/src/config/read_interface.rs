@@ -4,17 +4,19 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use tsc_csm::Transport;
+use tsc_csm::server::MAX_ROUTED_IDENTITIES;
+use tsc_csm::{MAX_ROUTED_PREFIXES, Transport};
 
 use super::document::Section;
 use super::error::{ConfigErrorKind, shown};
 use super::files::Files;
 use super::model::{
     Alternate, AssignedServices, Authentication, AuthenticationKind, DtlsBackend, InterfaceConfig,
-    InterfaceLimits, Keyword as _, MAX_TUNNELS, PortConfig, Service, State, SystemConfig,
-    TokenAuthentication, Transports,
+    InterfaceLimits, Keyword as _, MAX_TUNNELS, PortConfig, RoutedPrefixes, Service, State,
+    SystemConfig, TokenAuthentication, Transports,
 };
 use super::read::{seconds, timers};
+use super::read_egress::net;
 use super::tokens::TokenTable;
 use super::value::{Value, suggestion};
 
@@ -86,6 +88,11 @@ pub(super) fn interface(
         redirect: flag(&section, "redirect"),
         authentication: authentication(&section, files),
         limits: limits(&section),
+        routed: section
+            .sections("routed-prefix", MAX_ROUTED_IDENTITIES)
+            .into_iter()
+            .map(routed)
+            .collect(),
         ports: section
             .sections("tscf-port", MAX_PORTS)
             .into_iter()
@@ -123,17 +130,17 @@ fn services(value: &Value<'_>) -> AssignedServices {
 }
 
 fn assign(services: &mut AssignedServices, item: &Value<'_>, word: &str) {
-    let implemented = "remove it; implemented are SIP, nagle and inter-client-block";
+    let implemented = "remove it; implemented are SIP, nagle, STG and inter-client-block";
     match Service::from_word(word) {
         Some(Service::Sip) => services.sip = true,
         Some(Service::Nagle) => services.nagle = true,
+        Some(Service::Stg) => services.stg = true,
         Some(Service::InterClientBlock) => services.inter_client_block = true,
         Some(
             Service::Redundancy
             | Service::Ddt
             | Service::Dtte
             | Service::ServerKeepalive
-            | Service::Stg
             | Service::Peer,
         ) => {
             let value = shown(word);
@@ -300,6 +307,27 @@ fn port(section: Section<'_>) -> PortConfig {
         transports,
         tls_profile,
         dtls_backend,
+    }
+}
+
+fn routed(section: Section<'_>) -> RoutedPrefixes {
+    let identity = section
+        .required(
+            "identity",
+            "identity = \"…\", as its certificate or token gives it",
+        )
+        .and_then(|value| value.text())
+        .map(str::to_owned);
+    let prefixes = section
+        .required("prefixes", "prefixes = [\"172.16.1.0/24\"]")
+        .map(|value| {
+            let items = value.items(MAX_ROUTED_PREFIXES);
+            items.iter().filter_map(net).collect()
+        });
+    section.finish(&[]);
+    RoutedPrefixes {
+        identity: identity.unwrap_or_default(),
+        prefixes: prefixes.unwrap_or_default(),
     }
 }
 

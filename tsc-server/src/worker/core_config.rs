@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use tsc_csm::{
-    self as csm,
+    self as csm, Prefix,
     server::{
         self as core, AuthPolicy, Identity, RedirectPolicy, TokenVerifier, TunnelTimers,
         pool::{self, PoolRange},
@@ -12,7 +12,7 @@ use tsc_csm::{
 use tsc_tpl::ServiceType;
 
 use crate::config::{
-    AddressRange, Authentication, Config, InterfaceConfig, PoolConfig, TokenTable,
+    AddressRange, Authentication, Config, InterfaceConfig, PoolConfig, RoutedPrefixes, TokenTable,
 };
 
 impl TokenVerifier for TokenTable {
@@ -67,6 +67,13 @@ fn core_pool(pool: &PoolConfig) -> pool::PoolConfig {
     }
 }
 
+fn core_routed(routed: &RoutedPrefixes) -> (Identity, Vec<Prefix>) {
+    let prefixes = routed.prefixes.iter();
+    // Their lengths were checked by their type.
+    let prefixes = prefixes.filter_map(|net| Prefix::new(net.addr(), net.prefix_len()).ok());
+    (Identity::new(routed.identity.as_str()), prefixes.collect())
+}
+
 fn core_interface(config: &Config, interface: &InterfaceConfig) -> core::InterfaceConfig {
     let pools = interface
         .pools
@@ -101,6 +108,10 @@ fn core_interface(config: &Config, interface: &InterfaceConfig) -> core::Interfa
         RedirectPolicy::Never
     };
     core.services = Vec::<ServiceType>::new();
+    if interface.services.stg {
+        core.services.push(ServiceType::ENABLE_STG);
+        core.routed_prefixes = interface.routed.iter().map(core_routed).collect();
+    }
     core.inner_mtu = interface.inner_mtu;
     core.dscp = interface.dscp;
     core.auth = match &interface.authentication {

@@ -174,7 +174,8 @@ fn device_config(config: &Config, tun: &TunEgressConfig, mtu: u16) -> TunConfig 
     device
 }
 
-/// What the host must send to the device: the addresses of the pools whose packets leave by it.
+/// What the host must send to the device: the addresses of the pools whose packets leave by it, and what is behind
+/// gateways.
 fn pool_routes(config: &Config) -> Vec<IpNet> {
     let by_policy = |name: &String| {
         let policy = config.policy(name);
@@ -185,7 +186,16 @@ fn pool_routes(config: &Config) -> Vec<IpNet> {
         .iter()
         .filter(|pool| pool.egress == Egress::Tun || pool.policies.iter().any(by_policy));
     let ranges = pools.flat_map(|pool| &pool.ranges);
-    IpNet::aggregate(&ranges.flat_map(cover).collect())
+    let behind_gateways = config
+        .interfaces
+        .iter()
+        .flat_map(|interface| &interface.routed)
+        .flat_map(|routed| &routed.prefixes);
+    let all: Vec<_> = ranges
+        .flat_map(cover)
+        .chain(behind_gateways.copied())
+        .collect();
+    IpNet::aggregate(&all)
 }
 
 /// The device whose descriptors, one for each queue, have this name.
