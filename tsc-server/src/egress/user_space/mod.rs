@@ -284,3 +284,6 @@ impl<S: Copy + Eq + Hash> UserSpace<S> {
 fn count(limit: u32) -> usize {
     usize::try_from(limit).unwrap_or(usize::MAX)
 }
+
+#[cfg(test)]
+mod tests;

@@ -115,10 +115,6 @@ impl<S: Copy + Eq + Hash> Errors<S> {
         }
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.packets.is_empty()
-    }
-
     /// Gives all errors, and keeps the memory.
     pub(super) fn drain(&mut self, sink: &mut impl FnMut(S, &[u8])) {
         for (name, range) in self.packets.drain(..) {
