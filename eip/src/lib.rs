@@ -2,8 +2,8 @@
 //!
 //! A [`Stack`] is a host without a kernel. It sees whole IP packets of the tunnel on one side
 //! ([`Stack::handle_packet`], [`Stack::poll_transmit`]) and typed socket handles on the other
-//! ([`Stack::udp_bind`], [`Stack::udp_send_to`], [`Stack::udp_recv`], [`Stack::poll_event`]). It
-//! owns no socket of the operating system, no clock, no task, no lock and no source of randomness:
+//! ([`Stack::udp_bind`], [`Stack::udp_send_to`], [`Stack::udp_recv`]; [`Stack::tcp_connect`],
+//! [`Stack::tcp_listen`], [`Stack::tcp_send`], [`Stack::tcp_recv`]; [`Stack::poll_event`]). It owns no socket of the operating system, no clock, no task, no lock and no source of randomness:
 //! time comes with each call, randomness from the seed given to [`Stack::new`].
 //!
 //! ```text
@@ -11,20 +11,23 @@
 //!                      │ own address                                                   │
 //!                      ▼                                                          recycle ─► pool
 //!   handle_packet ──► headers ──► reassembly ──► dispatch ─┬─► UDP: hash by port ─► receive queue ─► udp_recv
+//!                                                          ├─► TCP: hash by 4-tuple ─► smoltcp ─► tcp_recv
 //!                                                          ├─► ICMP: echo, errors to sockets, path MTU
 //!                                                          └─► anything else: protocol unreachable
 //! ```
 //!
-//! It speaks UDP, ICMP and ICMPv6 over IPv4 and IPv6, with fragmentation and reassembly. Headers
-//! are read and written through smoltcp's wire types; the demultiplexer is our own, so that the
-//! cost of a packet does not depend on the number of sockets.
+//! It speaks UDP, TCP, ICMP and ICMPv6 over IPv4 and IPv6, with fragmentation and reassembly.
+//! Headers are read and written through smoltcp's wire types, and TCP connections are its state
+//! machines; the demultiplexers are our own, so that the cost of a packet does not depend on the
+//! number of sockets.
 //!
 //! # What it promises
 //!
 //! - **Noise is not an error.** Nothing that [`Stack::handle_packet`] is given fails or panics;
 //!   what is refused is counted in [`Stats`].
 //! - **Bounded.** Every queue and table has a limit in [`StackConfig`] and a rule for when it is
-//!   full: media wants fresh packets, so the oldest goes first.
+//!   full: media wants fresh packets, so the oldest goes first. TCP segments wait in no queue: they
+//!   are made when [`Stack::poll_transmit`] asks for them.
 //! - **Quiet steady state.** Sending and receiving datagrams that fit the MTU does not allocate
 //!   once buffers have grown to the traffic, provided that packets taken from
 //!   [`Stack::poll_transmit`] come back through [`Stack::recycle`].

@@ -13,7 +13,7 @@ pub(crate) use path_mtu::PathMtus;
 use pool::Pool;
 
 use crate::config::StackConfig;
-use crate::ip::{Pair, checksum, v4, v6};
+use crate::ip::{Pair, checksum, protocol, v4, v6};
 
 /// Largest IP payload that the length fields can express: IPv4's counts the header.
 const MAX_PAYLOAD_V4: usize = 65_535 - v4::HEADER_LEN;
@@ -165,50 +165,25 @@ impl Egress {
     }
 
     fn whole(&mut self, message: &Outgoing<'_>, head: &[u8], len: usize) -> Vec<u8> {
-        let payload_len = u16::try_from(len).unwrap_or(u16::MAX);
-        let mut packet;
-        match message.pair {
-            Pair::V4 {
-                source,
-                destination,
-            } => {
-                // RFC 6864: without DF a router may cut the packet, so it needs an identification.
-                let identification = if message.dont_fragment {
-                    0
-                } else {
-                    self.next_identification_v4(&message.pair)
-                };
-                let header = v4::Header {
-                    source,
-                    destination,
-                    traffic_class: message.traffic_class,
-                    hop_limit: message.hop_limit,
-                    protocol: message.protocol,
-                    dont_fragment: message.dont_fragment,
-                    identification,
-                    offset: 0,
-                    more: false,
-                    payload_len,
-                };
-                packet = self.buffer(v4::HEADER_LEN + len);
-                packet.extend_from_slice(&header.to_bytes());
-            }
-            Pair::V6 {
-                source,
-                destination,
-            } => {
-                let header = v6::Header {
-                    source,
-                    destination,
-                    traffic_class: message.traffic_class,
-                    hop_limit: message.hop_limit,
-                    protocol: message.protocol,
-                    payload_len,
-                };
-                packet = self.buffer(v6::HEADER_LEN + len);
-                packet.extend_from_slice(&header.to_bytes());
-            }
-        }
+        // RFC 6864: without DF a router may cut an IPv4 packet, so it needs an identification.
+        let identification = match message.pair {
+            Pair::V4 { .. } if !message.dont_fragment => self.identification.next(&message.pair),
+            Pair::V4 { .. } | Pair::V6 { .. } => 0,
+        };
+        let piece = Piece {
+            identification,
+            offset: 0,
+            more: false,
+            len: u16::try_from(len).unwrap_or(u16::MAX),
+        };
+        let mut packet = self.buffer(v6::HEADER_LEN + len);
+        write_header(
+            message,
+            piece,
+            message.dont_fragment,
+            message.protocol,
+            &mut packet,
+        );
         packet.extend_from_slice(head);
         packet.extend_from_slice(message.body);
         packet
@@ -217,10 +192,7 @@ impl Egress {
     /// Cuts a message of `len` bytes into packets with `room` bytes after the IP header (RFC 791,
     /// section 3.2; RFC 8200, section 4.5).
     fn fragments(&mut self, message: &Outgoing<'_>, head: &[u8], len: usize, room: usize) {
-        let identification = match message.pair {
-            Pair::V4 { .. } => u32::from(self.next_identification_v4(&message.pair)),
-            Pair::V6 { .. } => self.identification.next(&message.pair),
-        };
+        let identification = self.identification.next(&message.pair);
         let room = match message.pair {
             Pair::V4 { .. } => room,
             Pair::V6 { .. } => room.saturating_sub(v6::FRAGMENT_HEADER_LEN),
@@ -251,37 +223,13 @@ impl Egress {
     fn piece_header(&mut self, message: &Outgoing<'_>, piece: Piece) -> Vec<u8> {
         let mut packet = self.buffer(usize::from(self.mtu));
         match message.pair {
-            Pair::V4 {
-                source,
-                destination,
-            } => {
-                let header = v4::Header {
-                    source,
-                    destination,
-                    traffic_class: message.traffic_class,
-                    hop_limit: message.hop_limit,
-                    protocol: message.protocol,
-                    dont_fragment: false,
-                    identification: lower_half(piece.identification),
-                    offset: piece.offset,
-                    more: piece.more,
-                    payload_len: piece.len,
+            Pair::V4 { .. } => write_header(message, piece, false, message.protocol, &mut packet),
+            Pair::V6 { .. } => {
+                let whole = Piece {
+                    len: piece.len.saturating_add(8),
+                    ..piece
                 };
-                packet.extend_from_slice(&header.to_bytes());
-            }
-            Pair::V6 {
-                source,
-                destination,
-            } => {
-                let header = v6::Header {
-                    source,
-                    destination,
-                    traffic_class: message.traffic_class,
-                    hop_limit: message.hop_limit,
-                    protocol: crate::ip::protocol::FRAGMENT,
-                    payload_len: piece.len.saturating_add(8),
-                };
-                packet.extend_from_slice(&header.to_bytes());
+                write_header(message, whole, false, protocol::FRAGMENT, &mut packet);
                 packet.extend_from_slice(&v6::fragment_header(
                     message.protocol,
                     piece.identification,
@@ -302,10 +250,6 @@ impl Egress {
     /// again.
     pub(crate) fn buffer(&mut self, len: usize) -> Vec<u8> {
         self.pool.take(len.max(usize::from(self.mtu)))
-    }
-
-    fn next_identification_v4(&mut self, pair: &Pair) -> u16 {
-        lower_half(self.identification.next(pair))
     }
 
     fn push(&mut self, route: Route, packet: Vec<u8>) {
@@ -335,6 +279,50 @@ struct Piece {
     offset: u16,
     more: bool,
     len: u16,
+}
+
+/// The IP header of `piece`, in which `next` follows. IPv6 tells of pieces elsewhere.
+fn write_header(
+    message: &Outgoing<'_>,
+    piece: Piece,
+    dont_fragment: bool,
+    next: u8,
+    packet: &mut Vec<u8>,
+) {
+    match message.pair {
+        Pair::V4 {
+            source,
+            destination,
+        } => {
+            let header = v4::Header {
+                source,
+                destination,
+                traffic_class: message.traffic_class,
+                hop_limit: message.hop_limit,
+                protocol: next,
+                dont_fragment,
+                identification: lower_half(piece.identification),
+                offset: piece.offset,
+                more: piece.more,
+                payload_len: piece.len,
+            };
+            packet.extend_from_slice(&header.to_bytes());
+        }
+        Pair::V6 {
+            source,
+            destination,
+        } => {
+            let header = v6::Header {
+                source,
+                destination,
+                traffic_class: message.traffic_class,
+                hop_limit: message.hop_limit,
+                protocol: next,
+                payload_len: piece.len,
+            };
+            packet.extend_from_slice(&header.to_bytes());
+        }
+    }
 }
 
 fn lower_half(value: u32) -> u16 {

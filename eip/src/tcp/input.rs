@@ -232,11 +232,11 @@ impl Tcp {
                 self.send(&tuple, &last, egress);
                 false
             }
-            Echo::Successor => {
+            echo @ (Echo::Successor | Echo::End) => {
                 self.timers.disarm(wait.armed, Due::TimeWait(key));
                 self.waits.remove(key);
                 self.table.remove(&segment.tuple);
-                true
+                echo == Echo::Successor
             }
         }
     }

@@ -22,6 +22,8 @@ pub(super) struct TimeWait {
 pub(super) enum Echo {
     /// The peer starts anew (RFC 9293, section 3.10.7.4).
     Successor,
+    /// The peer knows of no connection.
+    End,
     /// Repeat the acknowledgement; a repeated FIN starts the wait anew.
     Repeat {
         restart: bool,
@@ -35,8 +37,13 @@ impl TimeWait {
         if segment.is_request() && segment.seq().is_after(expected) {
             return Echo::Successor;
         }
-        // RFC 1337: a reset does not end the wait. What takes no sequence number is not answered,
-        // or two waiting ends would answer each other for ever.
+        // A peer whose new request was taken for an old one gets our acknowledgement, and answers it
+        // so: its next try succeeds. (RFC 1337 would rather wait; few do.)
+        if segment.is_rst() && segment.seq() == expected {
+            return Echo::End;
+        }
+        // What takes no sequence number is not answered, or two waiting ends would answer each other
+        // for ever.
         if segment.is_rst() || segment.len() == 0 {
             return Echo::Ignore;
         }

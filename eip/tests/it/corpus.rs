@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::fuzz;
+use crate::{fuzz, fuzz_tcp};
 
 fn replay(target: &str, check: fn(&[u8])) {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -29,4 +29,9 @@ fn packet_corpus_holds() {
 #[test]
 fn exchange_corpus_holds() {
     replay("exchange", fuzz::exchange);
+}
+
+#[test]
+fn tcp_corpus_holds() {
+    replay("tcp", fuzz_tcp::tcp);
 }

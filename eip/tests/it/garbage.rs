@@ -1,8 +1,11 @@
 //! Noise: nothing panics, nothing grows.
 
+use std::time::Instant;
+
 use proptest::prelude::*;
 
 use crate::fuzz;
+use crate::support::*;
 
 /// A record of the `packet` target.
 fn record(kind: u8, bytes: &[u8]) -> Vec<u8> {
@@ -31,6 +34,31 @@ fn likely_packet() -> impl Strategy<Value = Vec<u8>> {
         }
         packet
     })
+}
+
+/// Packets without payload, and IPv6 jumbograms (RFC 2675: no payload length, the true one in an
+/// option), which no tunnel carries.
+#[test]
+fn empty_and_jumbo_packets_are_dropped() {
+    let now = Instant::now();
+    let mut stack = alice();
+    for protocol in [UDP, 6, ICMP, ICMPV6, 44] {
+        stack.handle_packet(now, &packet(B4.into(), A4.into(), protocol, None, &[]));
+        stack.handle_packet(now, &packet(B6.into(), A6.into(), protocol, None, &[]));
+    }
+    for len in [0u32, 65_536, 100_000, u32::MAX] {
+        let mut payload = vec![UDP, 0, 0xc2, 4];
+        payload.extend(len.to_be_bytes());
+        payload.extend([0x5a; 70_000]);
+        let mut jumbo = ipv6(B6, A6, 0, &[]);
+        jumbo.extend(payload);
+        stack.handle_packet(now, &jumbo);
+    }
+    assert!(events(&mut stack).is_empty());
+    let stats = stack.stats();
+    assert_eq!(stats.datagrams_in, 0);
+    assert_eq!(stats.gauges.reassembly_bytes, 0);
+    assert_eq!(stats.packets_in, 14);
 }
 
 proptest! {

@@ -2,7 +2,8 @@
 #![allow(
     clippy::unwrap_used,
     clippy::indexing_slicing,
-    clippy::cast_possible_truncation
+    clippy::cast_possible_truncation,
+    clippy::wildcard_enum_match_arm
 )]
 
 mod corpus;
@@ -11,6 +12,7 @@ mod exchange;
 mod extension_headers;
 mod fragments;
 mod fuzz;
+mod fuzz_tcp;
 mod garbage;
 mod icmp;
 mod limits;

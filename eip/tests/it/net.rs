@@ -59,13 +59,16 @@ impl Link {
     }
 }
 
+/// When a packet arrives, a number that keeps ties in order, where it arrives, and the packet.
+type Flight = (Instant, u64, usize, Vec<u8>);
+
 pub(crate) struct Net {
     pub(crate) now: Instant,
     pub(crate) stacks: [Stack; 2],
     /// From 0 to 1 and from 1 to 0.
     pub(crate) links: [Link; 2],
     free: [Instant; 2],
-    flying: BinaryHeap<Reverse<(Instant, u64, usize, Vec<u8>)>>,
+    flying: BinaryHeap<Reverse<Flight>>,
     count: u64,
     pub(crate) chance: Chance,
     /// Packets seen on the way, if somebody wants to know.

@@ -99,17 +99,14 @@ fn either_end_may_close_first() {
             .unwrap();
         net.run(Duration::from_secs(1));
         assert_eq!(net.read(first, handles[first]), (Vec::new(), true));
-        for side in 0..2 {
+        for (side, handle) in handles.into_iter().enumerate() {
+            assert_eq!(net.stacks[side].tcp_state(handle), Some(TcpState::Closed));
             assert_eq!(
-                net.stacks[side].tcp_state(handles[side]),
-                Some(TcpState::Closed)
-            );
-            assert_eq!(
-                net.stacks[side].tcp_send(net.now, handles[side], b"x"),
+                net.stacks[side].tcp_send(net.now, handle, b"x"),
                 Err(TcpError::ShutDown)
             );
-            assert!(net.stacks[side].tcp_close(net.now, handles[side]));
-            assert!(!net.stacks[side].tcp_close(net.now, handles[side]));
+            assert!(net.stacks[side].tcp_close(net.now, handle));
+            assert!(!net.stacks[side].tcp_close(net.now, handle));
             let gauges = net.stacks[side].stats().gauges;
             assert_eq!(gauges.tcp_connections, 0);
             assert_eq!(gauges.tcp_buffer_bytes, 0);

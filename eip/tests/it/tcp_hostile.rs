@@ -55,6 +55,7 @@ fn checksum_of(packet: &[u8]) -> u16 {
     checksum(&[&packet[12..20], &[0, 6, a, b], &packet[20..]])
 }
 
+#[expect(clippy::too_many_arguments, reason = "the fields of a segment")]
 fn segment(
     from: SocketAddr,
     to: SocketAddr,
@@ -561,7 +562,11 @@ fn time_wait_answers_a_repeated_fin_and_admits_a_successor() {
     assert_eq!(peer.stack.stats().gauges.tcp_connections, 0);
     peer.now += Duration::from_secs(50);
     assert_eq!(peer.tell(seq, ack + 1, FIN | ACK, &[]), last);
-    assert_eq!(peer.tell(seq + 1, ack + 1, RST, &[]), [], "RFC 1337");
+    assert_eq!(
+        peer.tell(seq + 2, ack + 1, RST, &[]),
+        [],
+        "not the exact number"
+    );
     assert_eq!(peer.tell(seq + 1, ack + 1, ACK, &[]), [], "nothing to say");
     peer.now += Duration::from_secs(50);
     peer.stack.handle_timeout(peer.now);
@@ -575,6 +580,26 @@ fn time_wait_answers_a_repeated_fin_and_admits_a_successor() {
     let new = peer.tell(seq + 1000, 0, SYN, &[]);
     assert_eq!((new[0].flags, new[0].ack), (SYN | ACK, seq + 1001));
     assert_eq!(peer.stack.stats().gauges.tcp_time_waits, 0);
+}
+
+/// A new request whose number happens to look old: the peer resets what it does not know, and tries
+/// again.
+#[test]
+fn time_wait_ends_by_an_exact_reset() {
+    let mut peer = Peer::new(StackConfig::default());
+    let handle = peer.open();
+    peer.stack.tcp_shutdown(peer.now, handle).unwrap();
+    let (seq, ack) = (peer.seq, peer.ack);
+    assert_eq!(transmits(&mut peer.stack).len(), 1, "the FIN");
+    peer.tell(seq, ack + 1, FIN | ACK, &[]);
+    let old = peer.tell(seq.wrapping_sub(5000), 0, SYN, &[]);
+    assert_eq!(old[0].flags, ACK);
+    assert_eq!(peer.tell(old[0].ack, 0, RST, &[]), []);
+    let new = peer.tell(seq.wrapping_sub(5000), 0, SYN, &[]);
+    assert_eq!(
+        (new[0].flags, new[0].ack),
+        (SYN | ACK, seq.wrapping_sub(4999))
+    );
 }
 
 #[test]
