@@ -70,6 +70,10 @@ async fn serve(config: &Config) -> Exit {
             return error.exit();
         }
     };
+    if let Err(error) = server.give_up_capabilities() {
+        tracing::error!(event = "start-failed", "{error}");
+        return Exit::Failure;
+    }
     tracing::info!(event = "ready", ports = server.ports().len());
     loop {
         let asked = tokio::select! {

@@ -9,7 +9,7 @@ use tsc_osaa::{
 };
 
 use crate::{
-    config::Config,
+    config::{Config, Egress},
     worker::{self, Bound, ORDERS, Order, Report},
 };
 
@@ -95,6 +95,7 @@ pub struct Server {
     orders: mpsc::Sender<Order>,
     worker: Option<thread::JoinHandle<Report>>,
     stop_deadline: Duration,
+    made_tun: bool,
 }
 
 impl Server {
@@ -107,6 +108,7 @@ impl Server {
         let (orders, received) = mpsc::channel(ORDERS);
         let (started, is_started) = std::sync::mpsc::sync_channel(1);
         let stop_deadline = config.system.stop_deadline;
+        let made_tun = config.uses(Egress::Tun);
         let config = config.clone();
         let worker = thread::Builder::new()
             .name("tsc-worker".to_owned())
@@ -117,12 +119,26 @@ impl Server {
                 orders,
                 worker: Some(worker),
                 stop_deadline,
+                made_tun,
             }),
             Ok(Err(error)) => Err(error),
             Err(_) => Err(StartError::Worker(io::Error::other(
                 "the worker ended at once",
             ))),
         }
+    }
+
+    /// Gives up the capabilities of the calling thread and of the threads and programs that it starts, for good, if a
+    /// TUN device was made with them. The server's own thread has done so; a program calls this on its other threads.
+    ///
+    /// # Errors
+    ///
+    /// The system refuses.
+    pub fn give_up_capabilities(&self) -> Result<(), TunStartError> {
+        if self.made_tun {
+            worker::give_up_capabilities()?;
+        }
+        Ok(())
     }
 
     /// The open ports, in the order of the configuration.

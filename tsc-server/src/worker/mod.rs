@@ -57,11 +57,11 @@ use tsc_tpl::{FramingError, Limits};
 
 pub use self::counters::{Counters, EgressCounters};
 pub use self::open::Bound;
-pub(crate) use self::open::open;
 pub use self::report::Report;
 use self::{
     batch::Batch, ports::Port, ready::Token, record::Log, streams::Streams, tun::Tun, way::Ways,
 };
+pub(crate) use self::{open::open, tun::give_up_capabilities};
 use crate::egress::{router::Router, user_space::UserSpace};
 
 /// Orders that wait for the worker.

@@ -7,7 +7,7 @@
 //!   egress --> address of a tunnel? --> router: rate, source rewritten back --> tunnel
 //! ```
 
-use std::time::Instant;
+use std::{net::IpAddr, time::Instant};
 
 use tsc_csm::server::{Server as Core, SessionId};
 use tsc_tpl::IpPacket;
@@ -112,6 +112,10 @@ impl Switch<'_> {
         packet: &IpPacket<'_>,
     ) {
         self.counters.egress.incoming += 1;
+        // What the host's own stack says to its link: routers and listeners are asked for there, and nobody is.
+        if packet.destination().is_multicast() || is_link_local(packet.source()) {
+            return;
+        }
         // Nobody outside has the address of a tunnel.
         if self.router.is_ours(packet.source()) || self.core.route(packet.source()).is_some() {
             self.counters.egress.wrong_source += 1;
@@ -195,5 +199,12 @@ impl Switch<'_> {
         }
         self.batch
             .complain(now, sender, packet, complaint, counters);
+    }
+}
+
+const fn is_link_local(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => address.is_link_local(),
+        IpAddr::V6(address) => address.is_unicast_link_local(),
     }
 }

@@ -144,7 +144,7 @@ impl Lane {
 
 /// Gives up the capabilities of this thread, which no longer needs them. Other threads of an embedding program are its own
 /// business.
-pub(super) fn give_up_capabilities() -> Result<(), TunStartError> {
+pub(crate) fn give_up_capabilities() -> Result<(), TunStartError> {
     match drop_capabilities() {
         Ok(()) | Err(DropError::OtherThreads { .. }) => Ok(()),
         Err(error) => Err(TunStartError::Capabilities(error.to_string())),

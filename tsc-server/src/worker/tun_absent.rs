@@ -49,6 +49,6 @@ impl Tun {
     }
 }
 
-pub(super) fn give_up_capabilities() -> Result<(), TunStartError> {
+pub(crate) fn give_up_capabilities() -> Result<(), TunStartError> {
     Ok(())
 }
