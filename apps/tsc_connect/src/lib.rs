@@ -1,0 +1,36 @@
+//! A ready proxy for programs that cannot be changed: local SOCKS5 and HTTP proxies and port forwards into a tunnel.
+//!
+//! ```text
+//!   browser, curl, ssh ...                tsc-connect                         tunnel
+//!   SOCKS5 CONNECT, UDP ASSOCIATE  -->  socks   --+
+//!   HTTP CONNECT, GET http://...   -->  http    --+--> dial: names resolved --> inner TCP, inner UDP --> core
+//!   -L PORT:HOST:PORT              -->  forward --+    inside the tunnel
+//!   -R PORT:HOST:PORT   <--  host's sockets <-- forward  <------------------------ listens inside the tunnel
+//! ```
+//!
+//! Everything is written against [`net::Net`], of which there are two: the host's network and the tunnel's. A forward
+//! takes what comes in on one to the other, so `-L` and `-R` are the same code with the networks changed over, and all
+//! of it is tested without a tunnel too.
+//!
+//! # Bounds
+//!
+//! | what | bound | beyond it |
+//! | --- | --- | --- |
+//! | connections and UDP associations of all listeners | `--max-connections`, default 1024 | wait in the listener's backlog |
+//! | UDP peers of one forward or association | [`udp::PEERS`] | the one silent for longest gives way |
+//! | silence of a UDP peer | [`udp::IDLE`] | forgotten |
+//! | time for a proxy's handshake | [`accept::HANDSHAKE`] | closed |
+//! | time to connect, for each address of a name | [`dial::CONNECT`] | the next address, at last an error |
+//! | bytes in flight of a connection | 2 x 64 KiB, and the sockets' own buffers | the sender waits |
+
+pub mod accept;
+pub mod cli;
+pub mod dial;
+pub mod forward;
+pub mod http;
+pub mod net;
+pub mod report;
+pub mod session;
+pub mod socks;
+pub mod target;
+pub mod udp;
