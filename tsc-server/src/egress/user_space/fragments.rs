@@ -358,6 +358,7 @@ fn part(packet: &IpPacket<'_>) -> Option<Part> {
 }
 
 #[cfg(test)]
+#[allow(clippy::cast_possible_truncation, reason = "test patterns")]
 mod tests {
     use std::net::SocketAddr;
 

@@ -78,6 +78,7 @@ pub(super) fn next(
     } else {
         LEAST_MTU_V6
     };
+    #[allow(clippy::wildcard_enum_match_arm, reason = "a foreign enum that grows")]
     let complaint = match Errno::from_raw(i32::try_from(error.ee_errno).unwrap_or_default()) {
         Errno::ECONNREFUSED => Complaint::PortUnreachable,
         Errno::EMSGSIZE => Complaint::TooBig {

@@ -75,6 +75,8 @@ pub(crate) struct UserSpace<S> {
     /// Reused by each turn.
     ready: Vec<Name>,
     counters: UserSpaceCounters,
+    /// When something was last handed in that [`Self::poll`] has not given the results of.
+    unpolled: Option<Instant>,
 }
 
 impl<S: Copy + Eq + Hash> UserSpace<S> {
@@ -107,6 +109,7 @@ impl<S: Copy + Eq + Hash> UserSpace<S> {
             reactor: Reactor::new()?,
             ready: Vec::new(),
             counters: UserSpaceCounters::default(),
+            unpolled: None,
         })
     }
 
@@ -120,6 +123,7 @@ impl<S: Copy + Eq + Hash> UserSpace<S> {
         packet: &IpPacket<'_>,
     ) {
         let tunnel = self.tunnels.slot(from, way.mtu);
+        self.unpolled = Some(now);
         // As a router: what arrives with 1 goes no further.
         if packet.hop_limit() <= 1 {
             self.counters.hops_exceeded += 1;
@@ -177,7 +181,9 @@ impl<S: Copy + Eq + Hash> UserSpace<S> {
                 .judge(datagram.destination, way.name_servers)
             {
                 Judgement::Allowed => {}
-                refusal => return self.refuse(now, tunnel, packet, refusal),
+                refusal @ (Judgement::Denied | Judgement::Translation) => {
+                    return self.refuse(now, tunnel, packet, refusal);
+                }
             }
         }
         let mut world = World {
@@ -215,6 +221,7 @@ impl<S: Copy + Eq + Hash> UserSpace<S> {
         now: Instant,
         sink: &mut impl FnMut(S, &[u8]),
     ) -> bool {
+        self.unpolled = None;
         let mut more = self.reactor.poll(cx, &mut self.ready);
         for name in self.ready.drain(..) {
             match name {
@@ -234,18 +241,21 @@ impl<S: Copy + Eq + Hash> UserSpace<S> {
         more
     }
 
-    /// When [`Self::handle_timeout`] is due; `None` is never.
+    /// When [`Self::handle_timeout`] and [`Self::poll`] are due; `None` is never. In the past if results wait.
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {
         let (udp, tcp) = (self.udp.poll_timeout(), self.tcp.poll_timeout());
-        [udp, tcp, self.fragments.poll_timeout()]
+        [self.unpolled, udp, tcp, self.fragments.poll_timeout()]
             .into_iter()
             .flatten()
             .min()
     }
 
-    /// Does what is due; what it causes comes out of [`Self::poll`], which is to be called after it. Calling it early or
-    /// late is harmless.
+    /// Does what is due; what it causes comes out of [`Self::poll`]. Calling it early or late is harmless.
     pub(crate) fn handle_timeout(&mut self, now: Instant) {
+        if self.poll_timeout().is_none_or(|due| due > now) {
+            return;
+        }
+        self.unpolled = Some(now);
         let mut world = World {
             reactor: &self.reactor,
             tunnels: &mut self.tunnels,
@@ -286,4 +296,5 @@ fn count(limit: u32) -> usize {
 }
 
 #[cfg(test)]
+#[allow(clippy::cast_possible_truncation, reason = "test patterns")]
 mod tests;

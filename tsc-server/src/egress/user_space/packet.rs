@@ -249,6 +249,7 @@ pub(super) fn u16_of(value: usize) -> [u8; 2] {
 }
 
 #[cfg(test)]
+#[allow(clippy::cast_possible_truncation, reason = "test patterns")]
 mod tests {
     use proptest::prelude::*;
     use smoltcp::{

@@ -55,7 +55,7 @@ impl Ports {
         mut bind: impl FnMut(u16) -> io::Result<(T, u16)>,
     ) -> Result<(T, u16), PortError> {
         let Some(pool) = &mut self.pool else {
-            return any(wanted, bind);
+            return by_system(wanted, bind);
         };
         for attempt in 0..TRIES {
             let first = (attempt == 0).then_some(wanted);
@@ -90,7 +90,8 @@ impl Ports {
     }
 }
 
-fn any<T>(
+/// A port that the system chooses.
+fn by_system<T>(
     wanted: u16,
     mut bind: impl FnMut(u16) -> io::Result<(T, u16)>,
 ) -> Result<(T, u16), PortError> {

@@ -31,8 +31,11 @@ use crate::icmp::Complaint;
 /// Connections that one turn looks at.
 const CONNECTIONS_PER_TURN: usize = 256;
 
-/// Packets that one tunnel is given in a row.
-const PACKETS_IN_A_ROW: usize = 128;
+/// Packets that one tunnel is given in a row: what its send queue holds without loss.
+const PACKETS_IN_A_ROW: usize = 32;
+
+/// Packets that all tunnels together are given in one turn.
+const PACKETS_PER_TURN: usize = 512;
 
 /// See the module.
 #[derive(Debug)]
@@ -106,12 +109,11 @@ impl Tcp {
         inner.stack.handle_packet(now, packet.as_bytes());
         self.stacks.touch(tunnel);
         while let Some(event) = self.event(tunnel) {
-            match event {
-                Event::TcpIncoming(incoming) => {
-                    let judgement = destinations.judge(incoming.local, name_servers);
-                    self.incoming(now, tunnel, &incoming, judgement, world);
-                }
-                other => self.stack_event(now, tunnel, &other, world.counters),
+            if let Event::TcpIncoming(incoming) = event {
+                let judgement = destinations.judge(incoming.local, name_servers);
+                self.incoming(now, tunnel, &incoming, judgement, world);
+            } else {
+                self.stack_event(now, tunnel, &event, world.counters);
             }
         }
     }
@@ -249,13 +251,13 @@ impl Tcp {
         event: &Event,
         counters: &mut UserSpaceCounters,
     ) {
-        let handle = match event {
-            Event::TcpConnected(handle)
-            | Event::TcpReadable(handle)
-            | Event::TcpWritable(handle)
-            | Event::TcpFailed(handle, _) => handle,
-            // Requests come with packets only, and are answered there; the rest is not asked for.
-            _ => return,
+        // Requests come with packets only, and are answered there; the rest is not asked for.
+        let (Event::TcpConnected(handle)
+        | Event::TcpReadable(handle)
+        | Event::TcpWritable(handle)
+        | Event::TcpFailed(handle, _)) = event
+        else {
+            return;
         };
         let slot = self
             .stacks
@@ -305,7 +307,11 @@ impl Tcp {
                 self.advance(now, slot, world.counters);
             }
         }
+        let mut budget = PACKETS_PER_TURN;
         for _ in 0..self.stacks.touched() {
+            if budget == 0 {
+                break;
+            }
             let Some(tunnel) = self.stacks.next_touched() else {
                 break;
             };
@@ -315,8 +321,10 @@ impl Tcp {
             let Some(name) = world.tunnels.get(tunnel).map(|tunnel| tunnel.name) else {
                 continue;
             };
-            self.stacks
-                .transmit(tunnel, PACKETS_IN_A_ROW, |packet| sink(name, packet));
+            let most = budget.min(PACKETS_IN_A_ROW);
+            budget -= self
+                .stacks
+                .transmit(tunnel, most, |packet| sink(name, packet));
         }
         !self.backlog.is_empty() || self.stacks.touched() > 0
     }

@@ -100,9 +100,9 @@ impl Link {
     ) -> Copied {
         let (mut sent, mut received) = (0, 0);
         let result = self
-            .to_host(now, stack, stream, buffer, &mut sent)
+            .copy_out(now, stack, stream, buffer, &mut sent)
             .and_then(|more| {
-                let also = self.to_tunnel(now, stack, stream, buffer, &mut received)?;
+                let also = self.copy_in(now, stack, stream, buffer, &mut received)?;
                 Ok(more || also)
             });
         let progress = match result {
@@ -118,8 +118,8 @@ impl Link {
         }
     }
 
-    /// True if there is more to copy at once.
-    fn to_host(
+    /// From the tunnel to the host. True if there is more to copy at once.
+    fn copy_out(
         &mut self,
         now: Instant,
         stack: &mut Stack,
@@ -162,8 +162,8 @@ impl Link {
         Ok(false)
     }
 
-    /// True if there is more to copy at once.
-    fn to_tunnel(
+    /// From the host to the tunnel. True if there is more to copy at once.
+    fn copy_in(
         &mut self,
         now: Instant,
         stack: &mut Stack,

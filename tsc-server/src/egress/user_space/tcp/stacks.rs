@@ -147,11 +147,16 @@ impl Stacks {
         self.touched.pop_front()
     }
 
-    /// Gives the packets of a stack that was touched, at most `most`; then it is touched again if there may be more, or
-    /// closed if it has nothing left to do.
-    pub(super) fn transmit(&mut self, tunnel: usize, most: usize, mut give: impl FnMut(&[u8])) {
+    /// Gives the packets of a stack that was touched, at most `most`, and returns how many. It is touched again if there
+    /// may be more, and closed if it has nothing left to do.
+    pub(super) fn transmit(
+        &mut self,
+        tunnel: usize,
+        most: usize,
+        mut give: impl FnMut(&[u8]),
+    ) -> usize {
         let Some(inner) = self.get_mut(tunnel) else {
-            return;
+            return 0;
         };
         inner.touched = false;
         let mut given = 0;
@@ -182,6 +187,7 @@ impl Stacks {
         } else if idle {
             self.close(tunnel);
         }
+        given
     }
 
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
