@@ -61,9 +61,9 @@ impl Destinations {
         let port = destination.port();
         let is_name_server = NAME_PORTS.contains(&port) && name_servers.contains(&address);
         let within = |nets: &[IpNet]| nets.iter().any(|net| net.contains(&address));
-        // Whatever else is open, a tunnel inside a tunnel is not.
+        // A tunnel inside a tunnel is open only where the very address is, not a network around it.
         let allowed = port != 0
-            && !self.is_own(destination)
+            && (self.allow.contains(&IpNet::from(address)) || !self.is_own(destination))
             && (is_name_server || within(&self.allow) || !within(&self.deny));
         if allowed {
             Judgement::Allowed
@@ -171,17 +171,21 @@ mod tests {
     }
 
     #[test]
-    fn the_servers_own_ports_stay_closed_even_on_an_open_loopback() {
+    fn the_servers_own_ports_stay_closed_even_on_an_open_network() {
         let config = UserSpaceConfig {
             allow: vec![
                 "127.0.0.0/8".parse().unwrap(),
                 "192.0.2.0/24".parse().unwrap(),
-                "::1/128".parse().unwrap(),
+                "::/0".parse().unwrap(),
+                "127.0.0.2/32".parse().unwrap(),
             ],
             ..UserSpaceConfig::default()
         };
         assert_eq!(judge(&config, "127.0.0.1:443"), Judgement::Denied);
         assert_eq!(judge(&config, "[::1]:443"), Judgement::Denied);
+        assert_eq!(judge(&config, "[::1]:444"), Judgement::Allowed);
+        // Unless they are named.
+        assert_eq!(judge(&config, "127.0.0.2:443"), Judgement::Allowed);
         assert_eq!(judge(&config, "192.0.2.7:5061"), Judgement::Denied);
         assert_eq!(judge(&config, "192.0.2.8:5061"), Judgement::Allowed);
         // Another host's port of the same number (documentation addresses are nobody's).

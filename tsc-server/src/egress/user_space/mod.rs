@@ -144,17 +144,7 @@ impl<S: Copy + Eq + Hash> UserSpace<S> {
     fn whole(&mut self, now: Instant, tunnel: usize, way: &Way<'_>, packet: &IpPacket<'_>) {
         match packet.protocol() {
             packet::UDP => self.datagram(now, tunnel, way, packet),
-            packet::TCP => {
-                let mut world = World {
-                    reactor: &self.reactor,
-                    tunnels: &mut self.tunnels,
-                    errors: &mut self.errors,
-                    counters: &mut self.counters,
-                };
-                let (destinations, name_servers) = (&self.destinations, way.name_servers);
-                self.tcp
-                    .handle_packet(now, tunnel, packet, destinations, name_servers, &mut world);
-            }
+            packet::TCP => self.segment(now, tunnel, way, packet),
             _ => {
                 self.counters.other_protocols += 1;
                 self.tell(now, tunnel, packet, Complaint::Prohibited);
@@ -195,6 +185,25 @@ impl<S: Copy + Eq + Hash> UserSpace<S> {
         if let Err(Some(complaint)) = self.udp.send(now, tunnel, &datagram, &mut world) {
             self.tell(now, tunnel, packet, complaint);
         }
+    }
+
+    fn segment(&mut self, now: Instant, tunnel: usize, way: &Way<'_>, packet: &IpPacket<'_>) {
+        // Before there is anything for it: what may not be reached costs nothing.
+        if let Some(destination) = packet::requested(packet) {
+            match self.destinations.judge(destination, way.name_servers) {
+                Judgement::Allowed => {}
+                refusal @ (Judgement::Denied | Judgement::Translation) => {
+                    return self.refuse(now, tunnel, packet, refusal);
+                }
+            }
+        }
+        let mut world = World {
+            reactor: &self.reactor,
+            tunnels: &mut self.tunnels,
+            errors: &mut self.errors,
+            counters: &mut self.counters,
+        };
+        self.tcp.handle_packet(now, tunnel, packet, &mut world);
     }
 
     fn refuse(&mut self, now: Instant, tunnel: usize, packet: &IpPacket<'_>, why: Judgement) {

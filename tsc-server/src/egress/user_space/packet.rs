@@ -65,6 +65,16 @@ pub(super) fn datagram<'a>(packet: &IpPacket<'a>) -> Result<Datagram<'a>, Bad> {
     })
 }
 
+/// Where a whole packet of protocol TCP asks for a connection; `None` if it does not ask.
+pub(super) fn requested(packet: &IpPacket<'_>) -> Option<SocketAddr> {
+    const RST_SYN_ACK: u8 = 0x16;
+    const SYN: u8 = 0x02;
+    let &[_, _, high, low, _, _, _, _, _, _, _, _, _, flags] =
+        packet.payload()?.first_chunk::<14>()?;
+    let port = u16::from_be_bytes([high, low]);
+    (flags & RST_SYN_ACK == SYN).then(|| SocketAddr::new(packet.destination(), port))
+}
+
 /// Over the pseudo-header and `segment`; 0 if the one inside is right.
 fn transport_checksum(from: IpAddr, to: IpAddr, protocol: u8, segment: &[u8]) -> [u8; 2] {
     let [high, low] = u16_of(segment.len());

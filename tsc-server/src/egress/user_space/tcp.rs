@@ -10,7 +10,7 @@ mod stacks;
 use std::collections::{BTreeSet, VecDeque};
 use std::hash::Hash;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use mio::net::TcpStream;
@@ -20,7 +20,6 @@ use tsc_tpl::{IpPacket, Limits};
 
 use self::link::{Link, Progress};
 use self::stacks::{Inner, Stacks};
-use super::destinations::{Destinations, Judgement};
 use super::ports::Random;
 use super::reactor::Name;
 use super::udp::{World, no_socket};
@@ -92,14 +91,12 @@ impl Tcp {
         }
     }
 
-    /// Takes a whole TCP packet of a tunnel.
+    /// Takes a whole TCP packet of a tunnel. Requests for connections are to destinations that may be reached.
     pub(super) fn handle_packet<S: Copy + Eq + Hash>(
         &mut self,
         now: Instant,
         tunnel: usize,
         packet: &IpPacket<'_>,
-        destinations: &Destinations,
-        name_servers: &[IpAddr],
         world: &mut World<'_, S>,
     ) {
         let mtu = world.tunnels.get(tunnel).map_or(0, |tunnel| tunnel.mtu);
@@ -110,8 +107,7 @@ impl Tcp {
         self.stacks.touch(tunnel);
         while let Some(event) = self.event(tunnel) {
             if let Event::TcpIncoming(incoming) = event {
-                let judgement = destinations.judge(incoming.local, name_servers);
-                self.incoming(now, tunnel, &incoming, judgement, world);
+                self.incoming(now, tunnel, &incoming, world);
             } else {
                 self.stack_event(now, tunnel, &event, world.counters);
             }
@@ -128,7 +124,6 @@ impl Tcp {
         now: Instant,
         tunnel: usize,
         incoming: &TcpIncoming,
-        judgement: Judgement,
         world: &mut World<'_, S>,
     ) {
         let counters = &mut *world.counters;
@@ -136,29 +131,17 @@ impl Tcp {
             .stacks
             .get_mut(tunnel)
             .map_or(0, |inner| inner.held.len());
-        let complaint = match judgement {
-            Judgement::Denied => {
-                counters.denied += 1;
-                Complaint::Prohibited
+        if held >= self.per_tunnel {
+            counters.tcp_tunnel_full += 1;
+        } else if self.connections.len() >= self.total || self.stacks.is_full() {
+            counters.tcp_full += 1;
+        } else {
+            if let Err(error) = self.connect(now, tunnel, incoming, world) {
+                self.failed(now, tunnel, incoming.id, &error, world);
             }
-            Judgement::Translation => {
-                counters.translation += 1;
-                Complaint::Prohibited
-            }
-            Judgement::Allowed if held >= self.per_tunnel => {
-                counters.tcp_tunnel_full += 1;
-                Complaint::Prohibited
-            }
-            Judgement::Allowed if self.connections.len() >= self.total || self.stacks.is_full() => {
-                counters.tcp_full += 1;
-                Complaint::Prohibited
-            }
-            Judgement::Allowed => match self.connect(now, tunnel, incoming, world) {
-                Ok(()) => return,
-                Err(error) => return self.failed(now, tunnel, incoming.id, &error, world),
-            },
-        };
-        self.complain(now, tunnel, incoming.id, complaint, world);
+            return;
+        }
+        self.complain(now, tunnel, incoming.id, Complaint::Prohibited, world);
     }
 
     fn connect<S>(

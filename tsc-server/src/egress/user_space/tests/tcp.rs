@@ -210,6 +210,26 @@ async fn what_may_not_be_reached_is_told() {
         (counters.denied, counters.icmp_errors, counters.tcp_failed),
         (1, 1, 0)
     );
+    assert_eq!(
+        world.egress.poll_timeout(),
+        None,
+        "no stack was made for it"
+    );
+}
+
+#[tokio::test]
+async fn what_waits_for_a_turn_asks_for_one() {
+    let mut world = World::new(&config());
+    let (_, core) = held(&mut world, 1).await;
+    let due = world.egress.poll_timeout().expect("a time-out");
+    let now = world.now();
+    assert!(due > now);
+    // As an owner does that reads before it looks at its timers.
+    let later = due + Duration::from_secs(1);
+    world.egress.handle_timeout(later);
+    assert!(world.egress.poll_timeout().is_some_and(|due| due <= later));
+    world.egress.session_ended(1);
+    let _reset = finished(&mut world, core).await;
 }
 
 #[tokio::test]
