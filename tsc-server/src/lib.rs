@@ -31,7 +31,11 @@ pub mod logging;
 mod server;
 mod worker;
 
+#[doc(hidden)]
+pub use egress::rewrite::harness as rewriter;
 pub use egress::user_space::UserSpaceCounters;
 pub use server::{Server, StartError, TunStartError};
 pub use tsc_csm::{Transport, server::Stats as SessionStats, server::pool::PoolStats};
+#[doc(hidden)]
+pub use worker::harness;
 pub use worker::{Bound, Counters, EgressCounters, Report};

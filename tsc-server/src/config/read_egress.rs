@@ -266,13 +266,9 @@ pub(super) fn net(value: &Value<'_>) -> Option<IpNet> {
 
 /// One port as a number, or `"FIRST-LAST"`.
 fn ports(value: &Value<'_>) -> Option<RangeInclusive<u16>> {
-    let text = match value.text_quietly() {
-        None => {
-            return value
-                .number::<u16>(1..=65_535, false)
-                .map(|port| port..=port);
-        }
-        Some(text) => text,
+    let Some(text) = value.text_quietly() else {
+        let port = value.number::<u16>(1..=65_535, false);
+        return port.map(|port| port..=port);
     };
     let (first, last) = text.split_once('-').unwrap_or((text, text));
     let port = |text: &str| text.trim().parse::<u16>().ok().filter(|port| *port > 0);

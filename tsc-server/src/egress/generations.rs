@@ -64,7 +64,7 @@ impl<K: Eq + Hash, V: Copy + PartialEq> Generations<K, V> {
             return false;
         };
         // What is only used again is no addition.
-        if self.old.get(&key).is_none() {
+        if !self.old.contains_key(&key) {
             if *added >= self.bounds.per_tunnel {
                 return false;
             }

@@ -170,5 +170,43 @@ fn fold(mut sum: u32) -> u16 {
     u16::try_from(sum).unwrap_or(u16::MAX)
 }
 
+/// For fuzz targets and benchmarks outside this crate.
+pub mod harness {
+    use std::net::IpAddr;
+
+    use super::{Edits, End, Side};
+
+    /// Gives a packet another source or destination. False if that is impossible.
+    #[must_use]
+    pub fn rewrite(
+        packet: &mut [u8],
+        is_source: bool,
+        address: IpAddr,
+        port: Option<u16>,
+        quoted: bool,
+    ) -> bool {
+        let end = Some(End { address, port });
+        let edits = match (quoted, is_source) {
+            (false, true) => Edits {
+                source: end,
+                ..Edits::default()
+            },
+            (false, false) => Edits {
+                destination: end,
+                ..Edits::default()
+            },
+            (true, true) => Edits {
+                quoted: end.map(|end| (Side::Source, end)),
+                ..Edits::default()
+            },
+            (true, false) => Edits {
+                quoted: end.map(|end| (Side::Destination, end)),
+                ..Edits::default()
+            },
+        };
+        edits.apply(packet)
+    }
+}
+
 #[cfg(test)]
 mod tests;

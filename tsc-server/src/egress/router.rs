@@ -149,11 +149,11 @@ impl Router {
         }
         let headers = Headers::of(packet).ok_or(Refusal::Unknown)?;
         let policies = &pool.policies;
-        if let Some(at) = headers.quote(packet).filter(|_| policies.rewrite()) {
-            if let Some(decision) = answered_by_error(policies, packet, at, &mut outgoing) {
-                outgoing.egress = choice(decision, outgoing.egress)?;
-                return Ok(outgoing);
-            }
+        if let Some(at) = headers.quote(packet).filter(|_| policies.rewrite())
+            && let Some(decision) = answered_by_error(policies, packet, at, &mut outgoing)
+        {
+            outgoing.egress = choice(decision, outgoing.egress)?;
+            return Ok(outgoing);
         }
         let decision = decide(policies, &mut self.flows, now, from, &headers, packet)?;
         outgoing.egress = choice(decision, outgoing.egress)?;

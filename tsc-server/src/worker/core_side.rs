@@ -43,13 +43,13 @@ impl Worker {
                     from: to,
                     interface: 0,
                 };
-                switch.from_core(now, sender, Some(to), &packet);
+                switch.core_packet(now, sender, Some(to), &packet);
             }
         });
     }
 
     /// Gives a packet of the tunnel `from` to the host's sockets.
-    pub(super) fn to_user_space(
+    pub(super) fn give_user_space(
         &mut self,
         now: Instant,
         from: SessionId,
@@ -91,7 +91,7 @@ impl Worker {
                 if let Some((_, capture)) = capture {
                     capture.record(Side::Inner, Direction::Inbound, bytes);
                 }
-                switch.from_core(now, Target::Tun(None), None, &packet);
+                switch.core_packet(now, Target::Tun(None), None, &packet);
             } else {
                 switch.counters.egress.incoming += 1;
                 switch.counters.egress.unreadable += 1;
@@ -110,7 +110,7 @@ impl Worker {
     }
 
     /// Queues a packet for the TUN device.
-    pub(super) fn to_tun(&mut self, from: Option<SessionId>, packet: &[u8]) {
+    pub(super) fn give_tun(&mut self, from: Option<SessionId>, packet: &[u8]) {
         if let Some(tun) = &mut self.tun {
             tun.queue(from.map_or(0, SessionId::index), packet);
             if let Some((_, capture)) = &self.capture {

@@ -252,7 +252,7 @@ impl Worker {
                         tun_mtu: self.tun.as_ref().map(Tun::mtu),
                         interfaces: &self.interfaces,
                     };
-                    switch.from_tunnel(now, interface, from, packet);
+                    switch.tunnel_packet(now, interface, from, packet);
                 }
                 verdict
             }

@@ -16,6 +16,7 @@ mod batch;
 mod core_config;
 mod core_side;
 mod counters;
+pub mod harness;
 mod inbound_datagrams;
 mod inbound_streams;
 mod open;

@@ -26,11 +26,11 @@ impl Worker {
             let to = match target {
                 Target::Tunnel(session) => session,
                 Target::UserSpace { from, interface } => {
-                    self.to_user_space(now, from, interface, packet);
+                    self.give_user_space(now, from, interface, packet);
                     continue;
                 }
                 Target::Tun(from) => {
-                    self.to_tun(from, packet);
+                    self.give_tun(from, packet);
                     continue;
                 }
             };
@@ -107,16 +107,15 @@ impl Worker {
                     None
                 };
             self.log.event(now, &event, outer);
-            match &event {
-                Event::SessionUp {
-                    session, addresses, ..
-                } => self.router.session_up(*session, addresses),
-                Event::SessionDown { session, .. } => {
-                    if let Some(user_space) = &mut self.user_space {
-                        user_space.session_ended(*session);
-                    }
-                }
-                _ => {}
+            if let Event::SessionUp {
+                session, addresses, ..
+            } = &event
+            {
+                self.router.session_up(*session, addresses);
+            } else if let Event::SessionDown { session, .. } = &event
+                && let Some(user_space) = &mut self.user_space
+            {
+                user_space.session_ended(*session);
             }
             if let Event::CloseBinding { binding, reason } = event {
                 if let Some(peer) = self.peer(binding) {

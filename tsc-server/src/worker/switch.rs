@@ -38,7 +38,7 @@ pub(super) struct Switch<'a> {
 
 impl Switch<'_> {
     /// A packet of the tunnel `from`, whose source was checked.
-    pub(super) fn from_tunnel(
+    pub(super) fn tunnel_packet(
         &mut self,
         now: Instant,
         interface: usize,
@@ -104,7 +104,7 @@ impl Switch<'_> {
     }
 
     /// A packet from an egress. `answer_for` is the tunnel that it is meant for, where the egress knows.
-    pub(super) fn from_core(
+    pub(super) fn core_packet(
         &mut self,
         now: Instant,
         sender: Target,

@@ -61,7 +61,7 @@ fn policy(index: usize) -> impl Strategy<Value = PolicyConfig> {
                     destination,
                     ports,
                     transport,
-                    egress: egress.or(idle.then_some(PolicyEgress::Tun)),
+                    egress: egress.or_else(|| idle.then_some(PolicyEgress::Tun)),
                     remote_address,
                     remote_port,
                 }

@@ -99,7 +99,7 @@ impl Tunnel {
                         }
                     }
                 }
-                _ => {}
+                Unit::Redundancy(_) | Unit::Reserved(_) => {}
             }
         }
         len > 0

@@ -1,5 +1,7 @@
 //! Held against packets that are made with the other ends from the start.
 
+#![allow(clippy::cast_possible_truncation, reason = "lengths of small packets")]
+
 use proptest::prelude::*;
 
 use super::*;

@@ -1,0 +1,29 @@
+//! Replays the fuzz targets' corpora with the fuzz targets' own assertions.
+#![allow(clippy::expect_used, clippy::unwrap_used, missing_docs)]
+
+use std::{fs, path::Path};
+
+#[path = "../fuzz/shared/mod.rs"]
+mod shared;
+
+fn replay(target: &str, check: fn(&[u8])) {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("fuzz/corpus")
+        .join(target);
+    let mut files = 0;
+    for entry in fs::read_dir(&directory).expect("a corpus") {
+        check(&fs::read(entry.unwrap().path()).unwrap());
+        files += 1;
+    }
+    assert!(files >= 5, "{files} files in {}", directory.display());
+}
+
+#[test]
+fn rewritten_packets() {
+    replay("rewriter", shared::rewriter);
+}
+
+#[test]
+fn packets_through_the_switch() {
+    replay("switch", shared::switch);
+}
