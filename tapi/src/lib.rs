@@ -28,7 +28,8 @@
 //! - [`UdpSocket`]: inner UDP.
 //! - [`TcpStream`], [`TcpListener`], [`TcpSocket`]: inner TCP.
 //! - [`Tunnel::lookup_host`]: names, by the DNS servers inside.
-//! - [`PacketSocket`]: packets of a network behind this client, for gateways.
+//! - [`PacketSocket`]: packets of a network behind this client, for gateways, which put them on a TUN device (`tun`,
+//!   feature `tun`, Linux).
 //! - [`Notification`]: what happens to a tunnel, as a stream of typed events.
 //! - [`ErrorCode`] and [`Coded`]: the SDK guide's error codes 0-12 for each typed error.
 //!
@@ -72,5 +73,8 @@ pub use tsc_osaa::{
     client::ConnectError as TransportConnectError,
     dtls::DtlsBackendKind,
 };
+#[cfg(all(feature = "tun", target_os = "linux"))]
+pub use tsc_osaa::tun;
+pub use tsc_tpl::ResponseCode;
 pub use tunnel::Tunnel;
 pub use udp::UdpSocket;

@@ -24,11 +24,13 @@ impl Waiters {
         Arc::clone(&self.many)
     }
 
-    /// Makes this task the one that is woken.
-    pub(crate) fn register(&mut self, cx: &Context<'_>) {
-        match &mut self.task {
-            Some(task) => task.clone_from(cx.waker()),
-            none => *none = Some(cx.waker().clone()),
+    /// Makes this task the one that is woken; gives the one before. It must be dropped when the state is unlocked: with
+    /// it may go a task, and with that a socket.
+    #[must_use = "to be dropped without the lock"]
+    pub(crate) fn register(&mut self, cx: &Context<'_>) -> Option<Waker> {
+        match &self.task {
+            Some(task) if task.will_wake(cx.waker()) => None,
+            _ => self.task.replace(cx.waker().clone()),
         }
     }
 

@@ -192,21 +192,23 @@ impl Connection {
         work: impl FnOnce(&mut State) -> io::Result<T>,
     ) -> Poll<io::Result<T>> {
         let coop = ready!(poll_proceed(cx));
-        let result = self.shared.with(|state| {
+        let (result, former) = self.shared.with(|state| {
             let result = work(state);
-            if let Err(error) = &result
-                && error.kind() == io::ErrorKind::WouldBlock
-                && let Some(stream) = state.streams.get_mut(&self.handle)
-            {
-                if interest.is_readable() {
-                    stream.readable.register(cx);
-                } else {
-                    stream.writable.register(cx);
-                }
-                return Poll::Pending;
+            if !would_block(&result) {
+                return (Poll::Ready(result), None);
             }
-            Poll::Ready(result)
+            let stream = state.streams.get_mut(&self.handle);
+            let waiters = stream.map(|stream| {
+                if interest.is_readable() {
+                    &mut stream.readable
+                } else {
+                    &mut stream.writable
+                }
+            });
+            let former = waiters.and_then(|waiters| waiters.register(cx));
+            (Poll::Pending, former)
         });
+        drop(former);
         if result.is_ready() {
             coop.made_progress();
         }
@@ -241,9 +243,9 @@ impl Connection {
         loop {
             let mut news = pin!(self.readable.notified());
             news.as_mut().enable();
-            match self.shared.lock().peek(self.handle, buffer) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                done => return done,
+            let peeked = self.shared.lock().peek(self.handle, buffer);
+            if !would_block(&peeked) {
+                return peeked;
             }
             news.await;
         }
@@ -299,16 +301,21 @@ impl Connection {
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        self.shared.with(|state| {
+        let waiters = self.shared.with(|state| {
             let now = Instant::now();
-            state.streams.remove(&self.handle);
             if self.abort.load(Ordering::Relaxed) {
                 state.stack.tcp_abort(now, self.handle);
             } else {
                 state.stack.tcp_close(now, self.handle);
             }
+            state.streams.remove(&self.handle)
         });
+        drop(waiters);
     }
+}
+
+pub(super) fn would_block<T>(result: &io::Result<T>) -> bool {
+    matches!(result, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
 }
 
 impl State {

@@ -12,7 +12,10 @@ use std::{
 use tokio::{sync::Notify, task::coop::poll_proceed};
 use tsc_eip::{TcpListenHandle, TcpOptions};
 
-use super::{DEFAULT_BACKLOG, TcpStream, bind_error, connection::Connection};
+use super::{
+    DEFAULT_BACKLOG, TcpStream, bind_error,
+    connection::{Connection, would_block},
+};
 use crate::{
     Tunnel,
     error::SocketError,
@@ -98,9 +101,9 @@ impl TcpListener {
         loop {
             let mut news = pin!(self.acceptable.notified());
             news.as_mut().enable();
-            match self.shared.with(|state| self.take(state)) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                done => return done,
+            let taken = self.shared.with(|state| self.take(state));
+            if !would_block(&taken) {
+                return taken;
             }
             news.await;
         }
@@ -113,15 +116,16 @@ impl TcpListener {
     /// As [`TcpListener::accept`].
     pub fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<(TcpStream, SocketAddr)>> {
         let coop = ready!(poll_proceed(cx));
-        let result = self.shared.with(|state| match self.take(state) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                if let Some(listener) = state.listeners.get_mut(&self.handle) {
-                    listener.register(cx);
-                }
-                Poll::Pending
+        let (result, former) = self.shared.with(|state| {
+            let taken = self.take(state);
+            if !would_block(&taken) {
+                return (Poll::Ready(taken), None);
             }
-            done => Poll::Ready(done),
+            let listener = state.listeners.get_mut(&self.handle);
+            let former = listener.and_then(|listener| listener.register(cx));
+            (Poll::Pending, former)
         });
+        drop(former);
         if result.is_ready() {
             coop.made_progress();
         }
@@ -153,15 +157,16 @@ impl TcpListener {
             state.stack.tcp_set_options(now, handle, self.options);
         }
         let connection = Connection::adopt(&self.shared, state, handle, peer);
-        Ok((TcpStream::new(Arc::new(connection)), peer))
+        Ok((TcpStream::new(connection), peer))
     }
 }
 
 impl Drop for TcpListener {
     fn drop(&mut self) {
-        self.shared.with(|state| {
-            state.listeners.remove(&self.handle);
+        let waiters = self.shared.with(|state| {
             state.stack.tcp_listener_close(Instant::now(), self.handle);
+            state.listeners.remove(&self.handle)
         });
+        drop(waiters);
     }
 }

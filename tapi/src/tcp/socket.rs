@@ -10,7 +10,7 @@ use std::{
 use tsc_eip::TcpOptions;
 
 use super::{TcpListener, TcpStream, connection::Connection};
-use crate::{Tunnel, error::SocketError, shared::Shared};
+use crate::{Tunnel, builder::LONGEST_TIME, error::SocketError, shared::Shared};
 
 /// Connections that wait to be accepted at a [`TcpListener`] unless another number is given; tokio's.
 pub const DEFAULT_BACKLOG: u32 = 1024;
@@ -72,21 +72,21 @@ impl TcpSocket {
     }
 
     /// After how much silence the peer is probed; see [`TcpStream::set_keepalive`].
-    pub const fn keepalive(mut self, silence: Option<Duration>) -> Self {
-        self.options.keep_alive = silence;
+    pub fn keepalive(mut self, silence: Option<Duration>) -> Self {
+        self.options.keep_alive = silence.map(keepalive);
         self
     }
 
     /// How long connecting may take. Default 75 s.
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
-        self.options.connect_timeout = timeout.min(crate::builder::LONGEST_TIME);
+        self.options.connect_timeout = timeout.min(LONGEST_TIME);
         self
     }
 
     /// How long the peer may be silent while something waits for its acknowledgement (RFC 5482). Default 300 s, which
     /// is longer than most tunnels take to be resumed.
     pub fn user_timeout(mut self, timeout: Duration) -> Self {
-        self.options.user_timeout = timeout.min(crate::builder::LONGEST_TIME);
+        self.options.user_timeout = timeout.min(LONGEST_TIME);
         self
     }
 
@@ -100,7 +100,7 @@ impl TcpSocket {
         let local = self.local.unwrap_or_else(|| unspecified(peer));
         let connection = Connection::start(&self.shared, local, peer, self.options)?;
         connection.connected().await?;
-        Ok(TcpStream::new(Arc::new(connection)))
+        Ok(TcpStream::new(connection))
     }
 
     /// Listens, with at most `backlog` connections that wait to be accepted (at least one). The options are those of
@@ -113,6 +113,11 @@ impl TcpSocket {
         let local = self.local.ok_or(SocketError::NotBound)?;
         TcpListener::open(&self.shared, local, backlog.max(1), self.options)
     }
+}
+
+/// A probe a second is the most that makes sense.
+pub(super) fn keepalive(silence: Duration) -> Duration {
+    silence.clamp(Duration::from_secs(1), LONGEST_TIME)
 }
 
 const fn unspecified(peer: SocketAddr) -> SocketAddr {

@@ -1,58 +1,53 @@
 //! Halves that own a stream together.
 
 use std::{
-    io::{self, IoSlice},
+    io::{self, IoSlice, IoSliceMut},
     net::SocketAddr,
     pin::Pin,
-    sync::Arc,
     task::{Context, Poll},
 };
 
 use bytes::BufMut;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf, Ready};
 
-use super::{
-    TcpStream,
-    connection::Connection,
-    stream::{poll_peek, poll_read, try_read_buf},
-};
+use super::TcpStream;
 
 /// The reading half of a [`TcpStream`], from [`TcpStream::into_split`].
 #[derive(Debug)]
 pub struct OwnedReadHalf {
-    connection: Arc<Connection>,
+    stream: TcpStream,
 }
 
 /// The writing half of a [`TcpStream`], from [`TcpStream::into_split`]. Dropping it shuts down this end of the
 /// connection, unless it is [forgotten](OwnedWriteHalf::forget).
 #[derive(Debug)]
 pub struct OwnedWriteHalf {
-    connection: Arc<Connection>,
+    stream: TcpStream,
     shutdown_on_drop: bool,
 }
 
-/// The two halves are not of one stream.
+/// The two halves are not of one stream; they are given back.
 #[derive(Debug, thiserror::Error)]
 #[error("the halves are not of the same stream")]
 pub struct ReuniteError(pub OwnedReadHalf, pub OwnedWriteHalf);
 
-pub(super) fn split(connection: Arc<Connection>) -> (OwnedReadHalf, OwnedWriteHalf) {
+pub(super) fn split(stream: TcpStream) -> (OwnedReadHalf, OwnedWriteHalf) {
     let read = OwnedReadHalf {
-        connection: Arc::clone(&connection),
+        stream: stream.share(),
     };
     let write = OwnedWriteHalf {
-        connection,
+        stream,
         shutdown_on_drop: true,
     };
     (read, write)
 }
 
-fn reunite(read: OwnedReadHalf, mut write: OwnedWriteHalf) -> Result<TcpStream, Box<ReuniteError>> {
-    if !Arc::ptr_eq(&read.connection, &write.connection) {
-        return Err(Box::new(ReuniteError(read, write)));
+fn reunite(read: OwnedReadHalf, mut write: OwnedWriteHalf) -> Result<TcpStream, ReuniteError> {
+    if !read.stream.is_same(&write.stream) {
+        return Err(ReuniteError(read, write));
     }
     write.shutdown_on_drop = false;
-    Ok(TcpStream::new(read.connection))
+    Ok(read.stream)
 }
 
 impl OwnedReadHalf {
@@ -60,8 +55,8 @@ impl OwnedReadHalf {
     ///
     /// # Errors
     ///
-    /// The halves are not of one stream; they are given back.
-    pub fn reunite(self, other: OwnedWriteHalf) -> Result<TcpStream, Box<ReuniteError>> {
+    /// The halves are not of one stream.
+    pub fn reunite(self, other: OwnedWriteHalf) -> Result<TcpStream, ReuniteError> {
         reunite(self, other)
     }
 
@@ -75,7 +70,7 @@ impl OwnedReadHalf {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<usize>> {
-        poll_peek(&self.connection, cx, buffer)
+        self.stream.poll_peek(cx, buffer)
     }
 
     /// As [`TcpStream::peek`].
@@ -84,7 +79,7 @@ impl OwnedReadHalf {
     ///
     /// As [`TcpStream::peek`].
     pub async fn peek(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.connection.peek(buffer).await
+        self.stream.peek(buffer).await
     }
 
     /// As [`TcpStream::ready`].
@@ -93,7 +88,7 @@ impl OwnedReadHalf {
     ///
     /// As [`TcpStream::ready`].
     pub async fn ready(&self, interest: Interest) -> io::Result<Ready> {
-        self.connection.ready(interest).await
+        self.stream.ready(interest).await
     }
 
     /// As [`TcpStream::readable`].
@@ -111,7 +106,16 @@ impl OwnedReadHalf {
     ///
     /// As [`TcpStream::try_read`].
     pub fn try_read(&self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.connection.try_read(buffer)
+        self.stream.try_read(buffer)
+    }
+
+    /// As [`TcpStream::try_read_vectored`].
+    ///
+    /// # Errors
+    ///
+    /// As [`TcpStream::try_read`].
+    pub fn try_read_vectored(&self, buffers: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
+        self.stream.try_read_vectored(buffers)
     }
 
     /// As [`TcpStream::try_read_buf`].
@@ -120,7 +124,7 @@ impl OwnedReadHalf {
     ///
     /// As [`TcpStream::try_read`].
     pub fn try_read_buf<B: BufMut>(&self, buffer: &mut B) -> io::Result<usize> {
-        try_read_buf(&self.connection, buffer)
+        self.stream.try_read_buf(buffer)
     }
 
     /// As [`TcpStream::peer_addr`].
@@ -129,7 +133,7 @@ impl OwnedReadHalf {
     ///
     /// As [`TcpStream::peer_addr`].
     pub fn peer_addr(&self) -> io::Result<SocketAddr> {
-        Ok(self.connection.peer())
+        self.stream.peer_addr()
     }
 
     /// As [`TcpStream::local_addr`].
@@ -138,7 +142,7 @@ impl OwnedReadHalf {
     ///
     /// As [`TcpStream::local_addr`].
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
-        Ok(self.connection.local())
+        self.stream.local_addr()
     }
 }
 
@@ -147,8 +151,8 @@ impl OwnedWriteHalf {
     ///
     /// # Errors
     ///
-    /// The halves are not of one stream; they are given back.
-    pub fn reunite(self, other: OwnedReadHalf) -> Result<TcpStream, Box<ReuniteError>> {
+    /// The halves are not of one stream.
+    pub fn reunite(self, other: OwnedReadHalf) -> Result<TcpStream, ReuniteError> {
         reunite(other, self)
     }
 
@@ -163,7 +167,7 @@ impl OwnedWriteHalf {
     ///
     /// As [`TcpStream::ready`].
     pub async fn ready(&self, interest: Interest) -> io::Result<Ready> {
-        self.connection.ready(interest).await
+        self.stream.ready(interest).await
     }
 
     /// As [`TcpStream::writable`].
@@ -181,7 +185,7 @@ impl OwnedWriteHalf {
     ///
     /// As [`TcpStream::try_write`].
     pub fn try_write(&self, data: &[u8]) -> io::Result<usize> {
-        self.connection.try_write(data)
+        self.stream.try_write(data)
     }
 
     /// As [`TcpStream::try_write_vectored`].
@@ -190,7 +194,7 @@ impl OwnedWriteHalf {
     ///
     /// As [`TcpStream::try_write`].
     pub fn try_write_vectored(&self, buffers: &[IoSlice<'_>]) -> io::Result<usize> {
-        self.connection.try_write_vectored(buffers)
+        self.stream.try_write_vectored(buffers)
     }
 
     /// As [`TcpStream::peer_addr`].
@@ -199,7 +203,7 @@ impl OwnedWriteHalf {
     ///
     /// As [`TcpStream::peer_addr`].
     pub fn peer_addr(&self) -> io::Result<SocketAddr> {
-        Ok(self.connection.peer())
+        self.stream.peer_addr()
     }
 
     /// As [`TcpStream::local_addr`].
@@ -208,7 +212,7 @@ impl OwnedWriteHalf {
     ///
     /// As [`TcpStream::local_addr`].
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
-        Ok(self.connection.local())
+        self.stream.local_addr()
     }
 }
 
@@ -216,8 +220,20 @@ impl Drop for OwnedWriteHalf {
     fn drop(&mut self) {
         if self.shutdown_on_drop {
             // A connection that has failed needs none.
-            drop(self.connection.shutdown());
+            drop(self.stream.shut_down());
         }
+    }
+}
+
+impl AsRef<TcpStream> for OwnedReadHalf {
+    fn as_ref(&self) -> &TcpStream {
+        &self.stream
+    }
+}
+
+impl AsRef<TcpStream> for OwnedWriteHalf {
+    fn as_ref(&self) -> &TcpStream {
+        &self.stream
     }
 }
 
@@ -227,7 +243,7 @@ impl AsyncRead for OwnedReadHalf {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        poll_read(&self.connection, cx, buffer)
+        self.stream.poll_read_into(cx, buffer)
     }
 }
 
@@ -237,7 +253,7 @@ impl AsyncWrite for OwnedWriteHalf {
         cx: &mut Context<'_>,
         data: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.connection.poll_write(cx, &[IoSlice::new(data)])
+        self.stream.poll_write_from(cx, &[IoSlice::new(data)])
     }
 
     fn poll_write_vectored(
@@ -245,7 +261,7 @@ impl AsyncWrite for OwnedWriteHalf {
         cx: &mut Context<'_>,
         data: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.connection.poll_write(cx, data)
+        self.stream.poll_write_from(cx, data)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -258,7 +274,7 @@ impl AsyncWrite for OwnedWriteHalf {
 
     /// Shuts down this end; a drop then does nothing more.
     fn poll_shutdown(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let result = self.connection.shutdown();
+        let result = self.stream.shut_down();
         if result.is_ok() {
             self.shutdown_on_drop = false;
         }

@@ -15,10 +15,15 @@ use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf, Ready};
 use super::{
     TcpSocket,
     connection::Connection,
+    socket::keepalive,
     split::{ReadHalf, WriteHalf},
     split_owned::{self, OwnedReadHalf, OwnedWriteHalf},
 };
 use crate::Tunnel;
+
+/// Bytes that [`TcpStream::try_read_buf`] moves at a time: a `BufMut` gives its space only as memory that is not
+/// initialised.
+const CHUNK: usize = 8 * 1024;
 
 /// A TCP connection whose packets travel inside the tunnel.
 ///
@@ -52,8 +57,21 @@ pub struct TcpStream {
 }
 
 impl TcpStream {
-    pub(super) const fn new(connection: Arc<Connection>) -> Self {
-        Self { connection }
+    pub(super) fn new(connection: Connection) -> Self {
+        Self {
+            connection: Arc::new(connection),
+        }
+    }
+
+    /// The same connection again, for a half of it.
+    pub(super) fn share(&self) -> Self {
+        Self {
+            connection: Arc::clone(&self.connection),
+        }
+    }
+
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.connection, &other.connection)
     }
 
     /// Connects to `peer` through the tunnel. For options before connecting, and a local address of one's own, there
@@ -181,7 +199,11 @@ impl TcpStream {
     ///
     /// As [`TcpStream::try_read`].
     pub fn try_read_buf<B: BufMut>(&self, buffer: &mut B) -> io::Result<usize> {
-        try_read_buf(&self.connection, buffer)
+        let mut chunk = [0; CHUNK];
+        let room = buffer.remaining_mut().min(CHUNK);
+        let read = self.try_read(chunk.get_mut(..room).unwrap_or_default())?;
+        buffer.put_slice(chunk.get(..read).unwrap_or_default());
+        Ok(read)
     }
 
     /// Writes as much as there is room for.
@@ -222,7 +244,10 @@ impl TcpStream {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<usize>> {
-        poll_peek(&self.connection, cx, buffer)
+        let peek = self.connection.poll_peek(cx, buffer.initialize_unfilled());
+        let len = ready!(peek)?;
+        buffer.advance(len);
+        Poll::Ready(Ok(len))
     }
 
     /// Whether small segments are sent at once, instead of waiting for acknowledgements (Nagle's algorithm).
@@ -255,14 +280,14 @@ impl TcpStream {
     }
 
     /// Probes a peer that is silent for so long; three probes without an answer end the connection
-    /// ([`io::ErrorKind::TimedOut`]). `None` from the beginning.
+    /// ([`io::ErrorKind::TimedOut`]). `None` from the beginning; a second at least.
     ///
     /// # Errors
     ///
     /// None today.
     pub fn set_keepalive(&self, silence: Option<Duration>) -> io::Result<()> {
         self.connection
-            .change_options(|options| options.keep_alive = silence)
+            .change_options(|options| options.keep_alive = silence.map(keepalive))
     }
 
     /// What a drop does: zero resets the connection, `None` delivers what was written.
@@ -303,7 +328,7 @@ impl TcpStream {
     /// Two halves that own the stream together, for two tasks. Dropping the writing half shuts down this end.
     #[must_use]
     pub fn into_split(self) -> (OwnedReadHalf, OwnedWriteHalf) {
-        split_owned::split(self.connection)
+        split_owned::split(self)
     }
 
     pub(super) fn poll_read_into(
@@ -311,7 +336,9 @@ impl TcpStream {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        poll_read(&self.connection, cx, buffer)
+        let read = self.connection.poll_read(cx, buffer.initialize_unfilled());
+        buffer.advance(ready!(read)?);
+        Poll::Ready(Ok(()))
     }
 
     pub(super) fn poll_write_from(
@@ -367,38 +394,4 @@ impl AsyncWrite for TcpStream {
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(self.shut_down())
     }
-}
-
-pub(super) fn poll_read(
-    connection: &Connection,
-    cx: &mut Context<'_>,
-    buffer: &mut ReadBuf<'_>,
-) -> Poll<io::Result<()>> {
-    let read = ready!(connection.poll_read(cx, buffer.initialize_unfilled()))?;
-    buffer.advance(read);
-    Poll::Ready(Ok(()))
-}
-
-pub(super) fn poll_peek(
-    connection: &Connection,
-    cx: &mut Context<'_>,
-    buffer: &mut ReadBuf<'_>,
-) -> Poll<io::Result<usize>> {
-    let read = ready!(connection.poll_peek(cx, buffer.initialize_unfilled()))?;
-    buffer.advance(read);
-    Poll::Ready(Ok(read))
-}
-
-/// Bytes that [`try_read_buf`] moves at a time: a `BufMut` gives its space only as memory that is not initialised.
-const CHUNK: usize = 8 * 1024;
-
-pub(super) fn try_read_buf<B: BufMut>(
-    connection: &Connection,
-    buffer: &mut B,
-) -> io::Result<usize> {
-    let mut chunk = [0; CHUNK];
-    let room = buffer.remaining_mut().min(CHUNK);
-    let read = connection.try_read(chunk.get_mut(..room).unwrap_or_default())?;
-    buffer.put_slice(chunk.get(..read).unwrap_or_default());
-    Ok(read)
 }
