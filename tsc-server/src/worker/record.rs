@@ -130,8 +130,18 @@ impl Log {
             },
             // Written with the peer's address by who closes it.
             Event::CloseBinding { .. } => {}
-            // Services are between client and core; captures show them.
-            Event::ServiceGranted { .. } | Event::ServiceEnded { .. } | _ => {}
+            Event::ServiceGranted { session, grant } => {
+                let tsid = self.tsid(*session);
+                let tsid = tsid.map(tracing::field::display);
+                tracing::info!(event = "service-granted", tsid, %grant);
+            }
+            Event::ServiceEnded { session, grant } => {
+                let tsid = self.tsid(*session);
+                let tsid = tsid.map(tracing::field::display);
+                tracing::info!(event = "service-ended", tsid, %grant);
+            }
+            // What is new has no line yet.
+            _ => {}
         }
     }
 
