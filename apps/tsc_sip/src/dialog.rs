@@ -1,8 +1,6 @@
 //! Dialogs (RFC 3261 section 12): what both sides of a call remember of it.
 
-use std::net::SocketAddr;
-
-use crate::sip::{Method, NameAddr, Request, Response, SipUri};
+use crate::sip::{Hop, Method, NameAddr, Request, Response, SipUri};
 
 /// Names a dialog.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -38,7 +36,7 @@ pub struct Dialog {
     target: SipUri,
     route: Vec<NameAddr>,
     /// Where requests go when neither route nor target is an address literal.
-    fallback: SocketAddr,
+    fallback: Hop,
     local_cseq: u32,
     remote_cseq: Option<u32>,
 }
@@ -46,7 +44,7 @@ pub struct Dialog {
 impl Dialog {
     /// The caller's view, from its INVITE and the 2xx to it. `None` if the 2xx has no tag or no usable Contact.
     #[must_use]
-    pub fn of_caller(invite: &Request, response: &Response, peer: SocketAddr) -> Option<Self> {
+    pub fn of_caller(invite: &Request, response: &Response, peer: impl Into<Hop>) -> Option<Self> {
         response.head.to.tag()?;
         let mut route = response.head.record_route.clone();
         route.reverse();
@@ -56,7 +54,7 @@ impl Dialog {
             call_id: invite.head.call_id.clone(),
             target: response.head.contacts.first()?.sip()?.clone(),
             route,
-            fallback: peer,
+            fallback: peer.into(),
             local_cseq: invite.head.cseq.number,
             remote_cseq: None,
         })
@@ -64,7 +62,7 @@ impl Dialog {
 
     /// The callee's view, from the INVITE and our tag. `None` if the INVITE has no tag or no usable Contact.
     #[must_use]
-    pub fn of_callee(invite: &Request, local_tag: &str, peer: SocketAddr) -> Option<Self> {
+    pub fn of_callee(invite: &Request, local_tag: &str, peer: impl Into<Hop>) -> Option<Self> {
         invite.head.from.tag()?;
         Some(Self {
             local: invite.head.to.clone().with_tag(local_tag),
@@ -72,7 +70,7 @@ impl Dialog {
             call_id: invite.head.call_id.clone(),
             target: invite.head.contacts.first()?.sip()?.clone(),
             route: invite.head.record_route.clone(),
-            fallback: peer,
+            fallback: peer.into(),
             local_cseq: 0,
             remote_cseq: Some(invite.head.cseq.number),
         })
@@ -90,7 +88,7 @@ impl Dialog {
     }
 
     /// A request inside the dialog, and where it goes (12.2.1.1). An ACK has the number of its INVITE.
-    pub fn request(&mut self, method: Method) -> (Request, SocketAddr) {
+    pub fn request(&mut self, method: Method) -> (Request, Hop) {
         if method != Method::Ack {
             self.local_cseq += 1;
         }
@@ -105,7 +103,7 @@ impl Dialog {
             route.push(NameAddr::new(self.target.clone()));
         }
         let hop = self.route.first().and_then(NameAddr::sip);
-        let to = hop.unwrap_or(&self.target).address();
+        let to = hop.unwrap_or(&self.target).hop();
         let (local, remote) = (self.local.clone(), self.remote.clone());
         let mut request = Request::new(method, uri, local, remote, &self.call_id, self.local_cseq);
         request.head.route = route;
@@ -128,6 +126,10 @@ mod tests {
     use super::*;
     use crate::sip::{Contacts, StatusCode};
 
+    fn at(text: &str) -> Hop {
+        Hop::from(text.parse::<std::net::SocketAddr>().unwrap())
+    }
+
     fn uri(text: &str) -> SipUri {
         text.parse().unwrap()
     }
@@ -142,7 +144,7 @@ mod tests {
 
     fn dialogs(routes: &[&str]) -> (Dialog, Dialog) {
         let mut invite = invite();
-        let peer = "192.0.2.99:5060".parse().unwrap();
+        let peer = at("192.0.2.99:5060");
         invite.head.record_route = routes.iter().map(|r| NameAddr::new(uri(r))).collect();
         let mut ok = invite.response(StatusCode::OK, "bob");
         ok.head.contacts = Contacts::List(vec![NameAddr::new(uri("sip:bob@192.0.2.2"))]);
@@ -157,14 +159,14 @@ mod tests {
         let (mut caller, mut callee) = dialogs(&[]);
         let (ack, to) = caller.request(Method::Ack);
         assert_eq!(ack.head.cseq.number, 7);
-        assert_eq!(to, "192.0.2.2:5060".parse().unwrap());
+        assert_eq!(to, at("192.0.2.2:5060"));
         let (bye, _) = caller.request(Method::Bye);
         assert_eq!(bye.head.cseq.number, 8);
         assert_eq!(DialogId::of_incoming(&bye), callee.id());
         assert!(callee.accept(&bye));
         assert!(!callee.accept(&bye), "the same number again");
         let (bye, to) = callee.request(Method::Bye);
-        assert_eq!(to, "192.0.2.1:5070".parse().unwrap());
+        assert_eq!(to, at("192.0.2.1:5070"));
         assert_eq!(DialogId::of_incoming(&bye), caller.id());
         assert!(caller.accept(&bye));
     }
@@ -173,15 +175,15 @@ mod tests {
     fn routes_are_followed() {
         let (mut caller, mut callee) = dialogs(&["sip:192.0.2.10;lr", "sip:192.0.2.11;lr"]);
         let (bye, to) = caller.request(Method::Bye);
-        assert_eq!(to, "192.0.2.11:5060".parse().unwrap());
+        assert_eq!(to, at("192.0.2.11:5060"));
         assert_eq!(bye.uri, uri("sip:bob@192.0.2.2").into());
         assert_eq!(bye.head.route.len(), 2);
         let (_, to) = callee.request(Method::Bye);
-        assert_eq!(to, "192.0.2.10:5060".parse().unwrap());
+        assert_eq!(to, at("192.0.2.10:5060"));
 
         let (_, mut callee) = dialogs(&["sip:192.0.2.10"]);
         let (bye, to) = callee.request(Method::Bye);
-        assert_eq!(to, "192.0.2.10:5060".parse().unwrap());
+        assert_eq!(to, at("192.0.2.10:5060"));
         assert_eq!(bye.uri, uri("sip:192.0.2.10").into(), "strict router");
         assert_eq!(
             bye.head.route,
@@ -191,7 +193,7 @@ mod tests {
 
     #[test]
     fn without_tag_or_contact_there_is_no_dialog() {
-        let peer = "192.0.2.99:5060".parse().unwrap();
+        let peer = at("192.0.2.99:5060");
         let ok = invite().response(StatusCode::OK, "bob");
         assert!(Dialog::of_caller(&invite(), &ok, peer).is_none());
         let mut bare = invite();

@@ -1,24 +1,30 @@
-//! The async shell of a SIP socket: one task owns the socket and the [`TransactionLayer`], handles talk to it.
+//! The async shell of a SIP port: one task owns the UDP socket, the TCP connections and the [`TransactionLayer`], handles
+//! talk to it.
 //!
 //! A program that asks writes
 //! `endpoint.request(register, server).await?.final_response().await?`;
 //! a program that is asked reads [`Incoming`] events.
 
+mod streams;
+
 use std::{
     collections::HashMap,
     io,
     net::SocketAddr,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
-    net::{InnerSocket, is_fatal, is_unreachable},
+    net::{InnerNet, InnerSocket, is_fatal, is_unreachable},
     random::Random,
-    sip::{Request, Response, StatusCode, limits},
+    sip::{Hop, Request, Response, StatusCode, Transport, limits},
     transaction::{ClientId, Event, Limits, ServerId, Timers, TransactionError, TransactionLayer},
 };
+
+use streams::{StreamEvent, Streams};
 
 /// Commands that may wait for the task; senders then wait too.
 const COMMANDS: usize = 256;
@@ -49,14 +55,14 @@ pub enum RequestError {
 enum Command {
     Request {
         request: Box<Request>,
-        to: SocketAddr,
+        to: Hop,
         responses: mpsc::Sender<Reply>,
         done: oneshot::Sender<Result<ClientId, TransactionError>>,
     },
     Acknowledge {
         id: ClientId,
         ack: Box<Request>,
-        to: SocketAddr,
+        to: Hop,
         done: oneshot::Sender<Result<(), TransactionError>>,
     },
     Cancel {
@@ -107,7 +113,7 @@ pub struct IncomingRequest {
     /// The request.
     pub request: Box<Request>,
     /// Where it came from.
-    pub from: SocketAddr,
+    pub from: Hop,
     endpoint: Endpoint,
 }
 
@@ -188,8 +194,8 @@ impl PendingRequest {
     /// # Errors
     ///
     /// There was no 2xx, or the socket is closed.
-    pub async fn acknowledge(&self, ack: Request, to: SocketAddr) -> Result<(), RequestError> {
-        let (id, ack) = (self.id, Box::new(ack));
+    pub async fn acknowledge(&self, ack: Request, to: impl Into<Hop>) -> Result<(), RequestError> {
+        let (id, ack, to) = (self.id, Box::new(ack), to.into());
         self.endpoint
             .command(|done| Command::Acknowledge { id, ack, to, done })
             .await
@@ -197,7 +203,24 @@ impl PendingRequest {
 }
 
 impl Endpoint {
-    /// Takes the socket and starts its task.
+    /// Takes a socket and a listener with the same port number and starts their task: messages go and come over UDP and
+    /// TCP. Connections are opened as they are needed and used again.
+    ///
+    /// # Errors
+    ///
+    /// The socket does not know its address.
+    pub fn start_with_streams<N: InnerNet>(
+        net: Arc<N>,
+        (socket, listener): (N::Socket, N::Listener),
+        timers: Timers,
+        limits: Limits,
+        random: Box<dyn Random>,
+    ) -> io::Result<(Self, IncomingEvents)> {
+        let streams = Streams::new(net, listener);
+        Self::run(socket, streams, timers, limits, random)
+    }
+
+    /// Takes a UDP socket and starts its task. What is to go over TCP fails.
     ///
     /// # Errors
     ///
@@ -208,12 +231,23 @@ impl Endpoint {
         limits: Limits,
         random: Box<dyn Random>,
     ) -> io::Result<(Self, IncomingEvents)> {
+        Self::run(socket, Streams::none(), timers, limits, random)
+    }
+
+    fn run<S: InnerSocket>(
+        socket: S,
+        streams: Streams,
+        timers: Timers,
+        limits: Limits,
+        random: Box<dyn Random>,
+    ) -> io::Result<(Self, IncomingEvents)> {
         let local = socket.local_addr()?;
         let (commands, command_receiver) = mpsc::channel(COMMANDS);
         let (incoming, events) = mpsc::channel(INCOMING);
         let driver = Driver {
             layer: TransactionLayer::new(local, timers, limits, random),
             socket,
+            streams,
             waiting: HashMap::new(),
             incoming,
             endpoint: commands.downgrade(),
@@ -223,7 +257,7 @@ impl Endpoint {
         Ok((Self { commands, local }, IncomingEvents(events)))
     }
 
-    /// The socket's address.
+    /// Address of the socket, and of the listener if there is one.
     #[must_use]
     pub const fn local_addr(&self) -> SocketAddr {
         self.local
@@ -237,10 +271,10 @@ impl Endpoint {
     pub async fn request(
         &self,
         request: Request,
-        to: SocketAddr,
+        to: impl Into<Hop>,
     ) -> Result<PendingRequest, RequestError> {
         let (sender, responses) = mpsc::channel(RESPONSES);
-        let request = Box::new(request);
+        let (request, to) = (Box::new(request), to.into());
         let id = self
             .command(|done| Command::Request {
                 request,
@@ -283,6 +317,7 @@ impl Endpoint {
 struct Driver<S> {
     layer: TransactionLayer,
     socket: S,
+    streams: Streams,
     waiting: HashMap<ClientId, mpsc::Sender<Reply>>,
     incoming: mpsc::Sender<Incoming>,
     /// Weak, so that the task does not keep itself alive.
@@ -314,9 +349,13 @@ impl<S: InnerSocket> Driver<S> {
                         tokio::task::yield_now().await;
                     }
                 },
+                event = self.streams.next_event() => self.handle_stream(event),
                 command = commands.recv() => match command {
                     Some(command) => self.handle_command(command),
-                    None => return,
+                    None => {
+                        self.streams.close().await;
+                        return;
+                    }
                 },
                 () = sleep_until(deadline) => self.layer.handle_timeout(Instant::now()),
             }
@@ -331,11 +370,34 @@ impl<S: InnerSocket> Driver<S> {
             let Some(transmit) = self.layer.poll_transmit() else {
                 return;
             };
-            if let Err(error) = self.socket.send_to(&transmit.payload, transmit.to).await {
-                tracing::debug!(to = %transmit.to, %error, "SIP not sent");
+            let to = transmit.to;
+            if to.transport == Transport::Tcp {
+                if let Err(error) = self.streams.send(to.address, transmit.payload) {
+                    tracing::debug!(%to, %error, "SIP not sent");
+                    self.layer.handle_unreachable(to);
+                }
+                continue;
+            }
+            if let Err(error) = self.socket.send_to(&transmit.payload, to.address).await {
+                tracing::debug!(%to, %error, "SIP not sent");
                 // Anything else counts as lost on the way: it will be repeated.
                 if is_unreachable(&error) {
-                    self.layer.handle_unreachable(transmit.to);
+                    self.layer.handle_unreachable(to);
+                }
+            }
+        }
+    }
+
+    fn handle_stream(&mut self, event: StreamEvent) {
+        match event {
+            StreamEvent::Message { from, message } => {
+                let now = Instant::now();
+                self.layer.handle_message(now, Hop::tcp(from), *message);
+            }
+            // What was not answered on it will not be.
+            StreamEvent::Lost { peers } => {
+                for peer in peers {
+                    self.layer.handle_unreachable(Hop::tcp(peer));
                 }
             }
         }
@@ -438,7 +500,7 @@ fn forward(sender: &mpsc::Sender<Reply>, reply: Reply) {
     }
 }
 
-async fn sleep_until(deadline: Option<Instant>) {
+pub(crate) async fn sleep_until(deadline: Option<Instant>) {
     match deadline {
         Some(at) => tokio::time::sleep_until(at.into()).await,
         None => std::future::pending().await,

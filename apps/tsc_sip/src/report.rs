@@ -1,5 +1,7 @@
 //! What is told at the end of a call, for people and for programs.
 
+mod transfers;
+
 use std::{
     fmt::Write,
     fs, io,
@@ -9,14 +11,18 @@ use std::{
 
 use serde::Serialize;
 
+pub use transfers::{
+    DownloadReport, FileFacts, SessionKind, SessionReport, download_table, session_table,
+};
+
 use crate::media::{Audio, Codec, MediaReport, SAMPLE_RATE, WavError};
 
-/// How a program or a call ended. The numbers are the exit codes of both programs.
+/// How a program or a call ended. The numbers are the exit codes of all programs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 #[repr(u8)]
 pub enum Outcome {
-    /// All calls were made and heard.
+    /// All calls, sessions and downloads were made, and what they were to bring has arrived.
     Ok = 0,
     /// The command line, a file that it names, or the surroundings cannot be used (also clap's code).
     Configuration = 2,
@@ -24,9 +30,9 @@ pub enum Outcome {
     TunnelFailed = 3,
     /// The registrar refused or did not answer.
     RegistrationRefused = 4,
-    /// A call was refused, not answered, or broken off.
+    /// A call, session or download was refused, not answered, or broken off.
     CallFailed = 5,
-    /// A call was made, but nothing was heard.
+    /// A call was made, but nothing was heard; or what arrived is not what was sent.
     MediaFailed = 6,
 }
 
@@ -103,6 +109,21 @@ pub struct CallReport {
     pub heard: Vec<u8>,
 }
 
+/// A report that notes failures.
+pub(crate) trait Fail {
+    /// Notes a failure; the first one stays.
+    fn fail(&mut self, outcome: Outcome, error: String);
+}
+
+impl Fail for CallReport {
+    fn fail(&mut self, outcome: Outcome, error: String) {
+        if self.outcome == Outcome::Ok {
+            self.outcome = outcome;
+            self.error = Some(error);
+        }
+    }
+}
+
 /// Milliseconds with a fraction, to the microsecond.
 #[must_use]
 pub fn millis(duration: Duration) -> f64 {
@@ -143,10 +164,7 @@ impl CallReport {
 
     /// Notes a failure; the first one stays.
     pub fn fail(&mut self, outcome: Outcome, error: impl Into<String>) {
-        if self.outcome == Outcome::Ok {
-            self.outcome = outcome;
-            self.error = Some(error.into());
-        }
+        Fail::fail(self, outcome, error.into());
     }
 
     /// Notes how the media went. Nothing heard although packets were expected is a failure.

@@ -9,6 +9,7 @@ mod shared;
 use std::{fs, path::PathBuf};
 
 use tsc_sip::media::{ReceptionReport, RtcpReport, SenderInfo};
+use tsc_sip::msrp::Flag;
 
 fn corpus(target: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
@@ -114,6 +115,53 @@ fn sip_messages() {
 }
 
 #[test]
+fn sip_streams() {
+    let get = message(
+        "OPTIONS sip:a@b SIP/2.0",
+        "OPTIONS",
+        "Content-Length: 3\r\n\r\nabc",
+    );
+    let short = message("OPTIONS sip:a@b SIP/2.0", "OPTIONS", "l: 0\r\n\r\n");
+    let none = message("OPTIONS sip:a@b SIP/2.0", "OPTIONS", "\r\n");
+    let cut = |step: u8, parts: &[&[u8]]| [&[step], parts.concat().as_slice()].concat();
+    let seeds = [
+        ("two", cut(10, &[&get, &short])),
+        (
+            "keepalives",
+            cut(1, &[b"\r\n\r\n", &get, b"\r\n", &short, b"\r\n\r\n"]),
+        ),
+        ("malformed", cut(5, &[b"odd\r\nl: 4\r\n\r\nbody", &short])),
+        ("no-length", cut(3, &[&none, &short])),
+        ("far", cut(9, &[b"x\r\nl: 99999\r\n\r\n"])),
+    ];
+    replay("sip_stream", &seeds, shared::sip_stream);
+}
+
+#[test]
+fn msrp_streams() {
+    let chunk = shared::msrp_chunk;
+    let cut = |step: u8, parts: &[&[u8]]| [&[step], parts.concat().as_slice()].concat();
+    let first = chunk("id01", "1-3/6", b"abc", Flag::More);
+    let last = chunk("id01", "4-6/6", b"def", Flag::End);
+    let abort = chunk("id01", "4-3/6", b"", Flag::Abort);
+    let open = chunk("id02", "1-*/*", b"-------tid02?", Flag::End);
+    let long = chunk("id03", "1-10001/10001", &[0; 9], Flag::More);
+    let ok = b"MSRP abcd 200 OK\r\nTo-Path: msrp://a:1/a;tcp\r\nFrom-Path: msrp://b:1/b;tcp\r\n-------abcd$\r\n";
+    let report = b"MSRP abcd REPORT\r\nTo-Path: msrp://192.0.2.2:2855/bob;tcp\r\nFrom-Path: msrp://192.0.2.1:9/alice;tcp\r\n\
+        Message-ID: abcd\r\nByte-Range: 1-5/5\r\nStatus: 000 200 OK\r\n-------abcd$\r\n";
+    let seeds = [
+        ("message", cut(7, &[&first, &last])),
+        ("disorder", cut(1, &[&last, &first])),
+        ("aborted", cut(99, &[&first, &abort, &last])),
+        ("unknown-length", cut(3, &[&open])),
+        ("too-long", cut(40, &[&long, &first])),
+        ("responses", cut(2, &[ok, report])),
+        ("not-msrp", cut(4, &[b"GET / HTTP/1.1\r\n\r\n"])),
+    ];
+    replay("msrp", &seeds, shared::msrp);
+}
+
+#[test]
 fn session_descriptions() {
     let start = "v=0\r\no=- 1 1 IN IP4 192.0.2.2\r\ns=-\r\nc=IN IP4 192.0.2.2\r\nt=0 0\r\n";
     let seeds = [
@@ -123,6 +171,9 @@ fn session_descriptions() {
         ("video-too", format!("{start}m=video 4 RTP/AVP 31\r\nc=IN IP4 224.0.0.1/127\r\nm=audio 6/2 RTP/AVP 0\r\na=inactive\r\n")),
         ("refused", format!("{start}m=audio 0 RTP/AVP 0\r\na=recvonly\r\n")),
         ("other-codec", format!("{start}m=audio 4 RTP/AVP 96 0\r\na=rtpmap:96 opus/48000/2\r\na=rtpmap:0 L16/8000\r\n")),
+        ("messages", format!("{start}m=message 2855 TCP/MSRP *\r\na=setup:active\r\na=accept-types:text/plain text/*\r\n\
+            a=path:msrp://r:1/r;tcp msrp://192.0.2.2:9/x;tcp\r\na=max-size:9\r\na=sendonly\r\na=file-transfer-id:1\r\n\
+            a=file-selector:name:\"a%22b\" type:image/png size:9 hash:sha-1:00:01\r\n")),
         ("bad-media", format!("{start}m=audio x RTP/AVP 0\r\n")),
         ("bad-origin", "v=0\r\no=-\r\n".into()),
     ]

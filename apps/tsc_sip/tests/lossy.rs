@@ -11,7 +11,7 @@ use std::{
 };
 
 use common::{LOOPBACK, PATIENCE};
-use tokio::net::UdpSocket;
+use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tsc_sip::{
     client::{ClientOptions, run_client},
     media::Codec,
@@ -50,6 +50,16 @@ impl LossyNet {
 
 impl InnerNet for LossyNet {
     type Socket = LossySocket;
+    type Stream = TcpStream;
+    type Listener = TcpListener;
+
+    async fn connect_tcp(&self, peer: SocketAddr) -> io::Result<TcpStream> {
+        TcpStream::connect(peer).await
+    }
+
+    async fn bind_tcp(&self, local: SocketAddr) -> io::Result<TcpListener> {
+        TcpListener::bind(local).await
+    }
 
     async fn bind_udp(&self, local: SocketAddr) -> io::Result<LossySocket> {
         Ok(LossySocket {

@@ -10,7 +10,10 @@ use std::{
 };
 
 use common::{LOOPBACK, PATIENCE};
-use tokio::{net::UdpSocket, sync::watch};
+use tokio::{
+    net::{TcpListener, TcpStream, UdpSocket},
+    sync::watch,
+};
 use tsc_sip::{
     client::{ClientError, ClientOptions, run_client},
     net::{HostNet, InnerNet, InnerSocket},
@@ -48,6 +51,16 @@ impl FragileNet {
 
 impl InnerNet for FragileNet {
     type Socket = FragileSocket;
+    type Stream = TcpStream;
+    type Listener = TcpListener;
+
+    async fn connect_tcp(&self, peer: SocketAddr) -> io::Result<TcpStream> {
+        TcpStream::connect(peer).await
+    }
+
+    async fn bind_tcp(&self, local: SocketAddr) -> io::Result<TcpListener> {
+        TcpListener::bind(local).await
+    }
 
     async fn bind_udp(&self, local: SocketAddr) -> io::Result<FragileSocket> {
         Ok(FragileSocket {

@@ -29,9 +29,32 @@ const CLIENT: &[(&str, &str, &[&str])] = &[
     ),
 ];
 
+const INNER_TCP: &[(&str, &str, &[&str])] = &[
+    (
+        "bin/tsc_sip_inner_tcp.rs",
+        include_str!("../src/bin/tsc_sip_inner_tcp.rs"),
+        &[
+            "--- tsc_ctrl_init()",
+            "--- Create a Tunnel",
+            "--- TEST DONE",
+            "Finished, Socket, Tunnel Cleanup",
+        ],
+    ),
+    (
+        "client/message.rs",
+        include_str!("../src/client/message.rs"),
+        &[
+            "--- INVITE TRANSACTION",
+            "--- Build and send ACK",
+            "--- MSRP Exchange",
+            "--- BYE TRANSACTION",
+        ],
+    ),
+];
+
 #[test]
 fn the_guides_search_marks_are_there() {
-    for (file, source, marks) in CLIENT {
+    for (file, source, marks) in CLIENT.iter().chain(INNER_TCP) {
         let mut rest = *source;
         for mark in *marks {
             let found = rest.split_once(mark);

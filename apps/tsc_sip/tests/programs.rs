@@ -76,7 +76,8 @@ async fn sigterm_makes_the_caller_hang_up_and_report() {
 
 #[tokio::test]
 async fn sigterm_makes_the_callee_report_a_caller_that_vanished() {
-    let line = "--no-tunnel 127.0.0.1 --sip-port 0 --open-registration --media-timeout 0 --json";
+    let line =
+        "--no-tunnel 127.0.0.1 --sip-port 0 --no-http --open-registration --media-timeout 0 --json";
     let mut server = start(SERVER, line);
     let mut lines = BufReader::new(server.stdout.take().unwrap()).lines();
     let mut line = async || {

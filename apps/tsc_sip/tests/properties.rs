@@ -12,6 +12,7 @@ use std::{
 use proptest::{collection::vec, prelude::*, sample::Index};
 use tsc_sip::{
     media::{Received, Receiver},
+    msrp::Flag,
     sip::{Contacts, Head, Host, Message, Method, NameAddr, Request, SipUri, StatusCode, Uri, Via},
 };
 
@@ -102,6 +103,47 @@ proptest! {
         shared::sip_message(&data);
         shared::sdp(&data);
         shared::rtp_rtcp(&data);
+        shared::sip_stream(&data);
+        shared::msrp(&data);
+    }
+
+    #[test]
+    fn coverage_is_a_set_of_bytes(ranges in vec((any::<u8>(), 0u8..9), 0..200)) {
+        shared::coverage(&ranges);
+    }
+
+    #[test]
+    fn spoilt_msrp_is_survived(
+        step: u8,
+        body in vec(any::<u8>(), 0..300),
+        spoil in vec((any::<Index>(), any::<u8>()), 0..4),
+    ) {
+        let mut bytes = vec![step];
+        bytes.extend(shared::msrp_chunk("ab12", "1-300/600", &body, Flag::More));
+        bytes.extend(shared::msrp_chunk("ab12", "301-*/600", &body, Flag::End));
+        for (at, byte) in spoil {
+            let at = at.index(bytes.len());
+            bytes[at] = byte;
+        }
+        shared::msrp(&bytes);
+    }
+
+    #[test]
+    fn spoilt_streams_are_survived(
+        step: u8,
+        requests in vec(request(), 1..3),
+        spoil in vec((any::<Index>(), any::<u8>()), 0..3),
+    ) {
+        let mut bytes = vec![step];
+        for request in requests {
+            bytes.extend(request.encode());
+            bytes.extend(b"\r\n\r\n");
+        }
+        for (at, byte) in spoil {
+            let at = at.index(bytes.len());
+            bytes[at] = byte;
+        }
+        shared::sip_stream(&bytes);
     }
 
     #[test]

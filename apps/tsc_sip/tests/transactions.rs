@@ -508,7 +508,7 @@ fn responses_go_where_the_request_came_from() {
         Some("198.51.100.7")
     );
     assert_eq!(request.head.via[0].params.value("rport"), Some("40000"));
-    assert_eq!(world.layer.reply_address(id), Some(behind_nat));
+    assert_eq!(world.layer.reply_address(id), Some(behind_nat.into()));
 
     // Without rport the port of the Via counts (RFC 3261 18.2.2).
     options.head.via[0] = "x"
@@ -529,7 +529,10 @@ fn responses_go_where_the_request_came_from() {
     let Some(Event::Request { id, .. }) = world.event() else {
         panic!("no request");
     };
-    assert_eq!(world.layer.reply_address(id), Some(at("198.51.100.7:5060")));
+    assert_eq!(
+        world.layer.reply_address(id),
+        Some(at("198.51.100.7:5060").into())
+    );
 }
 
 #[test]

@@ -9,9 +9,16 @@ use std::{
 use tsc_sip::{
     digest::{Challenge, Credentials},
     media::{Codec, MediaConfig, MediaSession, RtcpReport, Source},
+    msrp::{
+        self, ByteRange, Chunk, Coverage, Decoder, Flag, Head, Item, Method, MsrpUri, Session,
+        limits,
+    },
     random::SeededRandom,
     sdp::{Agreed, Description, SdpError},
-    sip::{HeaderName, Message, ParseError, StatusCode},
+    sip::{
+        HeaderName, Message, ParseError, StatusCode,
+        stream::{Frame, FramingError, StreamFramer},
+    },
     transaction::{Event, Limits, Timers, TransactionLayer},
 };
 
@@ -138,4 +145,218 @@ pub(crate) fn rtp_rtcp(data: &[u8]) {
     assert!(report.late <= report.received && report.reordered <= report.received);
     assert!(report.heard.len() <= LIMIT && report.played.len() <= LIMIT);
     assert!((1.0..=4.5).contains(&report.mos), "{}", report.mos);
+}
+
+/// However a stream is cut, the same frames come out; and what comes out can be written and read again.
+pub(crate) fn sip_stream(data: &[u8]) {
+    // The first byte says how it is cut.
+    let Some((step, stream)) = data.split_first() else {
+        return;
+    };
+    let whole = frames(stream, stream.len().max(1));
+    let cut = frames(stream, usize::from(*step).max(1));
+    // A line end between messages is a pong or the first half of a ping, as it comes.
+    let messages = |frames: &[Frame]| -> Vec<Frame> {
+        let is_message = |f: &&Frame| !matches!(f, Frame::Ping | Frame::Pong);
+        frames.iter().filter(is_message).cloned().collect()
+    };
+    assert_eq!(messages(&whole.0), messages(&cut.0));
+    if let (Err(a), Err(b)) = (whole.1, cut.1) {
+        assert_eq!(a, b);
+    }
+    for frame in messages(&whole.0) {
+        if let Frame::Message(message) = frame
+            && let Ok(again) = Message::parse(&message.encode())
+        {
+            let read = frames(&again.encode(), 7);
+            assert_eq!(read, (vec![Frame::Message(Box::new(again))], Ok(())));
+        }
+    }
+}
+
+fn frames(stream: &[u8], step: usize) -> (Vec<Frame>, Result<(), FramingError>) {
+    let mut framer = StreamFramer::default();
+    let mut frames = Vec::new();
+    for part in stream.chunks(step) {
+        framer.push(part);
+        loop {
+            match framer.next_frame() {
+                Ok(Some(frame)) => frames.push(frame),
+                Ok(None) => break,
+                Err(error) => return (frames, Err(error)),
+            }
+        }
+    }
+    (frames, Ok(()))
+}
+
+pub(crate) const ALICE: &str = "msrp://192.0.2.1:9/alice;tcp";
+pub(crate) const BOB: &str = "msrp://192.0.2.2:2855/bob;tcp";
+
+pub(crate) fn msrp_session(local: &str, remote: &str, seed: u64) -> Session {
+    let uri = |text: &str| text.parse::<MsrpUri>();
+    let (Ok(local), Ok(remote)) = (uri(local), uri(remote)) else {
+        panic!("malformed constant");
+    };
+    let config = msrp::Config {
+        max_message: 10_000,
+        ..msrp::Config::default()
+    };
+    Session::new(
+        local,
+        vec![remote],
+        config,
+        Box::new(SeededRandom::new(seed)),
+    )
+}
+
+/// However a stream is cut, the same items come out, and a session takes it: it stays bounded, says only what is MSRP, and
+/// hands out nothing that was not announced.
+pub(crate) fn msrp(data: &[u8]) {
+    let Some((step, stream)) = data.split_first() else {
+        return;
+    };
+    let step = usize::from(*step).max(1);
+    let (whole, end) = items(stream, stream.len().max(1));
+    let (cut, other_end) = items(stream, step);
+    // Where it turns bad, what came before is the same.
+    assert_eq!(whole, cut);
+    assert_eq!(end, other_end);
+    for chunk in chunks(&whole) {
+        let bytes = chunk.encode();
+        assert_eq!(items(&bytes, bytes.len()), items(&bytes, step));
+    }
+
+    let now = Instant::now();
+    let mut session = msrp_session(BOB, ALICE, 1);
+    let sent = session.send(now, "text/plain", &[b'x'; 5000], true);
+    assert!(sent.is_ok());
+    let mut known: Vec<String> = Vec::new();
+    for part in stream.chunks(step) {
+        if session.handle_input(now, part).is_err() {
+            break;
+        }
+        while let Some(event) = session.poll_event() {
+            match event {
+                msrp::Event::Started { message, .. } => {
+                    assert!(!known.contains(&message));
+                    known.push(message);
+                    assert!(known.len() <= limits::INCOMING);
+                }
+                msrp::Event::Data {
+                    message,
+                    offset,
+                    bytes,
+                } => {
+                    assert!(known.contains(&message) && !bytes.is_empty());
+                    assert!(offset + bytes.len() as u64 <= 10_000);
+                }
+                msrp::Event::Received { message, size } => {
+                    assert!(size <= 10_000);
+                    known.retain(|other| *other != message);
+                }
+                msrp::Event::Aborted { message } => known.retain(|other| *other != message),
+                msrp::Event::Accepted { .. }
+                | msrp::Event::Delivered { .. }
+                | msrp::Event::Failed { .. } => {}
+            }
+        }
+        let mut said = Vec::new();
+        while let Some(bytes) = session.poll_transmit() {
+            said.extend(bytes);
+        }
+        assert_eq!(items(&said, said.len().max(1)).1, Ok(()));
+    }
+    if let Some(at) = session.poll_timeout() {
+        session.handle_timeout(at);
+    }
+    assert_eq!(session.poll_timeout(), None);
+}
+
+fn items(stream: &[u8], step: usize) -> (Vec<Item>, Result<(), msrp::DecodeError>) {
+    let mut decoder = Decoder::default();
+    let mut items: Vec<Item> = Vec::new();
+    for part in stream.chunks(step) {
+        decoder.push(part);
+        loop {
+            match (decoder.next_item(), items.last_mut()) {
+                // How a body is cut means nothing.
+                (Ok(Some(Item::Body(more))), Some(Item::Body(all))) => all.extend(more),
+                (Ok(Some(item)), _) => items.push(item),
+                (Ok(None), _) => break,
+                (Err(error), _) => return (settled(items), Err(error)),
+            }
+        }
+    }
+    (settled(items), Ok(()))
+}
+
+/// Without the last body if it has no end: how much of it is known depends on how it came.
+fn settled(mut items: Vec<Item>) -> Vec<Item> {
+    if let Some(Item::Body(_)) = items.last() {
+        items.pop();
+    }
+    items
+}
+
+fn chunks(items: &[Item]) -> Vec<Chunk> {
+    let mut chunks = Vec::new();
+    let mut open: Option<(Head, Option<Vec<u8>>)> = None;
+    for item in items {
+        match item {
+            Item::Head { head, has_body } => {
+                open = Some(((**head).clone(), has_body.then(Vec::new)));
+            }
+            Item::Body(bytes) => {
+                if let Some((_, Some(body))) = &mut open {
+                    body.extend_from_slice(bytes);
+                }
+            }
+            Item::End(flag) => {
+                if let Some((head, body)) = open.take() {
+                    let flag = *flag;
+                    chunks.push(Chunk { head, body, flag });
+                }
+            }
+        }
+    }
+    chunks
+}
+
+/// The bytes of a chunk of a message from [`ALICE`] to [`BOB`].
+pub(crate) fn msrp_chunk(id: &str, range: &str, body: &[u8], flag: Flag) -> Vec<u8> {
+    let uri = |text: &str| text.parse::<MsrpUri>();
+    let (Ok(alice), Ok(bob)) = (uri(ALICE), uri(BOB)) else {
+        panic!("malformed constant");
+    };
+    let head = Head::request(Method::Send, format!("t{id}"), &[bob], &alice)
+        .with("Message-ID", id)
+        .with("Byte-Range", range)
+        .with("Success-Report", "yes")
+        .with("Content-Type", "text/plain");
+    assert!(ByteRange::parse(range).is_some());
+    let body = Some(body.to_vec());
+    Chunk { head, body, flag }.encode()
+}
+
+/// A set of bytes is the one that a plain list of flags is.
+pub(crate) fn coverage(ranges: &[(u8, u8)]) {
+    let mut covered = Coverage::default();
+    let mut model = [false; 512];
+    for (start, length) in ranges {
+        let (start, end) = (u64::from(*start), u64::from(*start) + u64::from(*length));
+        if covered.add(start, end).is_ok() {
+            for (at, flag) in (0u64..).zip(model.iter_mut()) {
+                *flag |= (start..end).contains(&at);
+            }
+        }
+    }
+    assert_eq!(
+        covered.len(),
+        model.iter().filter(|flag| **flag).count() as u64
+    );
+    let first_gap = model.iter().take_while(|flag| **flag).count() as u64;
+    for total in 0..300 {
+        assert_eq!(covered.is_complete(total), total <= first_gap);
+    }
 }

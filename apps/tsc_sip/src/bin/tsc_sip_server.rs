@@ -17,8 +17,8 @@ use tsc_cli::UsageError;
 use tsc_sip::{
     cli::{ServerArgs, connect_outcome},
     net::{ConfigSummary, HostNet, InnerNet},
-    report::{self, CallReport, Outcome},
-    server::{ServerError, ServerOptions, SipServer},
+    report::{self, CallReport, Outcome, SessionReport},
+    server::{ServerError, ServerOptions, SessionReports, SipServer},
     stop::Signals,
     ua,
 };
@@ -87,6 +87,7 @@ async fn serve<N: InnerNet>(
     let mut server = SipServer::start(net, options).await.map_err(failure)?;
     println!("ready sip:{}", server.address());
 
+    let mut sessions = server.session_reports();
     let mut calls = 0;
     let mut end_at = None;
     loop {
@@ -99,6 +100,7 @@ async fn serve<N: InnerNet>(
                 // All is over: stopping says how.
                 None => break,
             },
+            report = next_session(&mut sessions) => print_session(args, &report),
             _ = signals.recv() => {
                 if end_at.is_some() {
                     tracing::warn!("calls broken off");
@@ -121,6 +123,16 @@ async fn serve<N: InnerNet>(
     server.stop(Duration::ZERO).await.map(drop).map_err(failure)
 }
 
+async fn next_session(reports: &mut Option<SessionReports>) -> SessionReport {
+    if let Some(reports) = reports
+        && let Some(report) = reports.recv().await
+    {
+        return report;
+    }
+    // The server has ended, which is seen elsewhere.
+    std::future::pending().await
+}
+
 async fn until(end: Option<Instant>) {
     match end {
         Some(at) => tokio::time::sleep_until(at.into()).await,
@@ -130,6 +142,17 @@ async fn until(end: Option<Instant>) {
 
 fn failure(error: ServerError) -> Failure {
     (error.outcome(), error.to_string())
+}
+
+fn print_session(args: &ServerArgs, report: &SessionReport) {
+    if args.output.json {
+        match serde_json::to_string(report) {
+            Ok(json) => println!("{json}"),
+            Err(error) => tracing::error!(%error, "no report"),
+        }
+    } else {
+        print!("{}", report::session_table(std::slice::from_ref(report)));
+    }
 }
 
 fn print(args: &ServerArgs, report: &CallReport) {

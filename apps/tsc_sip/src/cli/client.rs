@@ -1,15 +1,12 @@
 //! The caller's command line.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{num::NonZeroU16, time::Duration};
 
 use clap::Parser;
 use tsc_cli::{OutputArgs, UsageError};
 
-use super::{EXIT_CODES, MediaArgs, NetworkArgs};
-use crate::{client::ClientOptions, media::Audio, secret::Secret, sip::Host};
-
-/// Variable with the password, where a file is unhandy.
-const PASSWORD_VARIABLE: &str = "TSC_SIP_PASSWORD";
+use super::{EXIT_CODES, MediaArgs, NetworkArgs, SipArgs, seconds};
+use crate::{client::ClientOptions, media::Audio};
 
 /// SIP client inside a tunnel: opens a tunnel, registers, calls, plays, records, hangs up and reports.
 #[derive(Clone, Debug, Parser)]
@@ -25,44 +22,9 @@ pub struct ClientArgs {
     #[command(flatten)]
     pub network: NetworkArgs,
 
-    /// User name, for our address and for the registrar.
-    #[arg(
-        short,
-        long,
-        value_name = "NAME",
-        default_value = "alice",
-        help_heading = "SIP"
-    )]
-    pub user: String,
-
-    /// File whose first line is the password. Or set TSC_SIP_PASSWORD.
-    #[arg(long, value_name = "FILE", help_heading = "SIP")]
-    pub password_file: Option<PathBuf>,
-
-    /// SIP server, instead of the one that the tunnel server assigns.
-    #[arg(long, value_name = "ADDRESS:PORT", help_heading = "SIP")]
-    pub sip_server: Option<SocketAddr>,
-
-    /// Domain of our address and of the callee's. [default: the SIP server's address]
-    #[arg(long, value_name = "NAME", help_heading = "SIP")]
-    pub domain: Option<String>,
-
-    /// Port of our SIP socket; 0 lets the network choose.
-    #[arg(long, value_name = "PORT", default_value_t = 0, help_heading = "SIP")]
-    pub sip_port: u16,
-
-    /// Do not register before calling.
-    #[arg(long, help_heading = "SIP")]
-    pub no_register: bool,
-
-    /// How long the registration shall last, in seconds.
-    #[arg(
-        long,
-        value_name = "SECONDS",
-        default_value_t = 3600,
-        help_heading = "SIP"
-    )]
-    pub expires: u32,
+    /// The SIP account.
+    #[command(flatten)]
+    pub sip: SipArgs,
 
     /// User to call. tsc_sip_server has `play`, `echo` and `busy`.
     #[arg(
@@ -74,23 +36,18 @@ pub struct ClientArgs {
     )]
     pub call: String,
 
-    /// Calls at the same time; 0 only registers.
+    /// Calls, all at the same time unless there is a --rate; 0 only registers.
     #[arg(short = 'n', long, value_name = "N", default_value_t = 1, help_heading = "SIP",
           value_parser = clap::value_parser!(u16).range(0..=1000))]
     pub calls: u16,
 
+    /// Calls that begin in a second. [default: all begin at once]
+    #[arg(long, value_name = "N", help_heading = "SIP")]
+    pub rate: Option<NonZeroU16>,
+
     /// Length of each call in seconds, such as 2.5. [default: the length of the WAV file]
     #[arg(short, long, value_name = "SECONDS", value_parser = seconds, help_heading = "Media")]
     pub duration: Option<Duration>,
-
-    /// Give up when nobody answers after this many seconds.
-    #[arg(
-        long,
-        value_name = "SECONDS",
-        default_value_t = 60,
-        help_heading = "SIP"
-    )]
-    pub ring_timeout: u64,
 
     /// The media.
     #[command(flatten)]
@@ -129,43 +86,15 @@ impl ClientArgs {
     ///
     /// Which option cannot be carried out, and why.
     pub fn options(&self) -> Result<ClientOptions, UsageError> {
-        let mut options = ClientOptions::new(&self.user, &self.call);
-        options.password = match (&self.password_file, std::env::var(PASSWORD_VARIABLE)) {
-            (Some(path), _) => Some(
-                Secret::from_file(path)
-                    .map_err(|error| UsageError::file("--password-file", path, error))?,
-            ),
-            (None, Ok(password)) if !password.is_empty() => Some(Secret::new(password)),
-            (None, _) => None,
-        };
-        if let Some(domain) = &self.domain {
-            let host: Host = domain
-                .parse()
-                .map_err(|error| UsageError::value("--domain", error))?;
-            options.domain = Some(host);
-        }
-        options.sip_server = self.sip_server;
-        options.sip_port = self.sip_port;
-        options.register = !self.no_register;
-        options.expires = self.expires;
+        let mut options = ClientOptions::new(&self.sip.user, &self.call);
+        self.sip.apply(&mut options)?;
+        self.media.apply(&mut options)?;
         options.calls = self.calls.into();
+        options.rate = self.rate;
         options.duration = self.duration;
-        options.ring_timeout = Duration::from_secs(self.ring_timeout);
         options.play = self.media.audio(Audio::speech)?;
-        options.codecs.clone_from(&self.media.codec);
-        options.record = self.media.record_directory()?;
-        options.media_timeout = Duration::from_secs(self.media.media_timeout);
-        options.playout_delay = Duration::from_millis(self.media.playout_delay);
         Ok(options)
     }
-}
-
-fn seconds(text: &str) -> Result<Duration, String> {
-    let seconds: f64 = text.parse().map_err(|_| "not a number".to_owned())?;
-    if !(0.02..=86_400.0).contains(&seconds) {
-        return Err("a call lasts from 0.02 to 86400 seconds".to_owned());
-    }
-    Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
 }
 
 #[cfg(test)]

@@ -1,17 +1,25 @@
-//! Command lines of both programs: what they have in common, and what differs.
+//! Command lines of all programs: what they have in common, and what differs.
 //!
 //! Secrets come from files or the environment, never as arguments: other users of a machine can read arguments.
 
+mod account;
 mod client;
+mod inner_tcp;
 mod network;
 mod server;
 
-use std::{fs, path::PathBuf};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use clap::Args;
 use tsc_cli::UsageError;
 
+pub use account::SipArgs;
 pub use client::ClientArgs;
+pub use inner_tcp::InnerTcpArgs;
 pub use network::{NetworkArgs, connect_outcome};
 pub use server::ServerArgs;
 
@@ -52,15 +60,15 @@ impl MediaArgs {
     /// The directory for recordings, made if need be. That it can be written to is found out now: at the end of a call
     /// it would be too late.
     fn record_directory(&self) -> Result<Option<PathBuf>, UsageError> {
-        let Some(directory) = &self.record else {
-            return Ok(None);
-        };
-        let probe = directory.join(format!(".tsc_sip-{}", std::process::id()));
-        fs::create_dir_all(directory)
-            .and_then(|()| fs::write(&probe, []))
-            .and_then(|()| fs::remove_file(&probe))
-            .map_err(|error| UsageError::file("--record", directory, error))?;
-        Ok(Some(directory.clone()))
+        writable("--record", self.record.as_deref())
+    }
+
+    fn apply(&self, options: &mut crate::client::ClientOptions) -> Result<(), UsageError> {
+        options.codecs.clone_from(&self.codec);
+        options.record = self.record_directory()?;
+        options.media_timeout = Duration::from_secs(self.media_timeout);
+        options.playout_delay = Duration::from_millis(self.playout_delay);
+        Ok(())
     }
 
     fn audio(&self, default: fn() -> Audio) -> Result<Audio, UsageError> {
@@ -71,11 +79,33 @@ impl MediaArgs {
     }
 }
 
+/// A directory to write to, made if need be, and tried.
+fn writable(option: &'static str, directory: Option<&Path>) -> Result<Option<PathBuf>, UsageError> {
+    let Some(directory) = directory else {
+        return Ok(None);
+    };
+    let probe = directory.join(format!(".tsc_sip-{}", std::process::id()));
+    fs::create_dir_all(directory)
+        .and_then(|()| fs::write(&probe, []))
+        .and_then(|()| fs::remove_file(&probe))
+        .map_err(|error| UsageError::file(option, directory, error))?;
+    Ok(Some(directory.to_owned()))
+}
+
+/// The length of a call.
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds: f64 = text.parse().map_err(|_| "not a number".to_owned())?;
+    if !(0.02..=86_400.0).contains(&seconds) {
+        return Err("a call lasts from 0.02 to 86400 seconds".to_owned());
+    }
+    Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
+}
+
 const EXIT_CODES: &str = "\
 Exit codes:
-  0  every call was made and heard
+  0  every call was made and heard; every chat, file and download is complete
   2  wrong command line, or a file or directory that it names cannot be used
   3  no tunnel, or the tunnel was lost
   4  the registrar refused or did not answer
-  5  a call was refused, not answered or broken off
-  6  a call was made, but nothing was heard";
+  5  a call, chat, file or download was refused, not answered or broken off
+  6  a call was made, but nothing was heard; or what arrived is not what was sent";

@@ -5,14 +5,15 @@ use std::{path::PathBuf, time::Duration};
 use clap::{ArgGroup, Parser};
 use tsc_cli::{OutputArgs, UsageError};
 
-use super::{MediaArgs, NetworkArgs};
+use super::{MediaArgs, NetworkArgs, writable};
 use crate::{
     digest::Users,
     media::Audio,
     server::{Behaviour, ServerOptions},
 };
 
-/// SIP server inside a tunnel: a registrar, and users that answer calls, play or echo, record and report.
+/// SIP server inside a tunnel: a registrar, and users that answer calls, play or echo, record and report. All users but
+/// busy ones answer chats with what they are told, and take files. It serves HTTP, too.
 #[derive(Clone, Debug, Parser)]
 #[command(
     name = "tsc_sip_server",
@@ -26,7 +27,7 @@ pub struct ServerArgs {
     #[command(flatten)]
     pub network: NetworkArgs,
 
-    /// Port of the SIP socket; 0 lets the network choose.
+    /// Port of SIP over UDP and TCP; 0 lets the network choose.
     #[arg(
         long,
         value_name = "PORT",
@@ -68,6 +69,27 @@ pub struct ServerArgs {
     /// End after this many calls. [default: run until SIGINT or SIGTERM]
     #[arg(long, value_name = "N", help_heading = "SIP")]
     pub exit_after: Option<u64>,
+
+    /// Port of the HTTP server, which gives test data at /bytes/N; 0 lets the network choose.
+    #[arg(
+        long,
+        value_name = "PORT",
+        default_value_t = crate::http::DownloadOptions::PORT,
+        help_heading = "HTTP"
+    )]
+    pub http_port: u16,
+
+    /// Have no HTTP server.
+    #[arg(long, conflicts_with = "http_port", help_heading = "HTTP")]
+    pub no_http: bool,
+
+    /// Directory for files that come in. [default: they are counted and hashed, and not kept]
+    #[arg(long, value_name = "DIR", help_heading = "Messages")]
+    pub receive: Option<PathBuf>,
+
+    /// Bytes of the largest file that is taken.
+    #[arg(long, value_name = "BYTES", default_value_t = 1 << 30, help_heading = "Messages")]
+    pub max_file: u64,
 
     /// The media.
     #[command(flatten)]
@@ -123,6 +145,9 @@ impl ServerArgs {
             max_calls: self.max_calls.into(),
             record: self.media.record_directory()?,
             media_timeout: Duration::from_secs(self.media.media_timeout),
+            http_port: (!self.no_http).then_some(self.http_port),
+            receive: writable("--receive", self.receive.as_deref())?,
+            max_file: self.max_file,
             playout_delay: Duration::from_millis(self.media.playout_delay),
             ..ServerOptions::default()
         };

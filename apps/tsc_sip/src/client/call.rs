@@ -1,76 +1,34 @@
 //! One call, from INVITE to BYE.
 
-use std::{
-    pin::pin,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Instant};
 
 use tokio::sync::mpsc;
 
-use super::{Shared, address_of_record};
+use super::{
+    Shared, address_of_record,
+    invite::{CallError, DialogEntry, End, bye, explain, finish, invite_request, ring},
+};
 use crate::{
-    dialog::{Dialog, DialogId},
-    endpoint::{GOODBYE, IncomingRequest, PendingRequest, RequestError},
+    dialog::Dialog,
     media::{MediaConfig, SAMPLES_PER_PACKET, Source},
     net::{InnerNet, bind_media_pair},
     random::{OsRandom, Random},
     report::{CallReport, Outcome, Role, millis, record},
     sdp::{self, Agreed, Description, PACKET_TIME},
-    sip::{Contacts, HeaderName, Method, NameAddr, Request, Response, StatusCode},
-    ua,
+    sip::{Method, NameAddr, Response},
 };
-
-/// Why a call did not come about.
-#[derive(Debug, thiserror::Error)]
-enum CallError {
-    #[error("the media sockets cannot be opened: {0}")]
-    Sockets(std::io::Error),
-    #[error("INVITE failed: {0}")]
-    Request(#[from] RequestError),
-    #[error("refused: {status} {reason}")]
-    Refused { status: StatusCode, reason: String },
-    #[error("not answered within {0:?}, cancelled")]
-    NotAnswered(Duration),
-    #[error("stopped while ringing")]
-    Stopped,
-    #[error("the tunnel is gone: {0}")]
-    Lost(String),
-    #[error("the 200 response is not usable: {0}")]
-    BadAnswer(String),
-}
-
-/// Why a call that was up ends.
-enum End {
-    /// All is said, or we are to stop.
-    Over,
-    /// Nothing came from the callee for too long.
-    Silent,
-    /// The callee said BYE.
-    HungUp(IncomingRequest),
-    /// The network is gone.
-    Lost(String),
-}
 
 /// Makes call `number`; whatever happens is in the report.
 pub(super) async fn call<N: InnerNet>(shared: &Shared<N>, number: usize) -> CallReport {
     let callee = address_of_record(&shared.options, &shared.options.callee, shared.server);
     let call_id = format!("{}@{}", OsRandom.token(), shared.ip);
     let mut report = CallReport::new(&call_id, callee.to_string(), Role::Caller);
-    if let Err(mut error) = try_call(shared, &mut report, NameAddr::new(callee)).await {
-        if let CallError::Request(RequestError::Closed) = error {
-            error = CallError::Lost(shared.why_gone().await);
-        }
-        if let CallError::Refused { status, .. } = error {
-            report.status = Some(status.code());
-        }
-        tracing::warn!(call = number + 1, %error, "call failed");
-        let outcome = if let CallError::Lost(_) = error {
-            Outcome::TunnelFailed
-        } else {
-            Outcome::CallFailed
-        };
-        report.fail(outcome, error.to_string());
+    if let Err(error) = try_call(shared, &mut report, NameAddr::new(callee)).await {
+        tracing::warn!(call = number + 1, "call failed");
+        explain(shared, error, &mut report, |report, status| {
+            report.status = Some(status);
+        })
+        .await;
     }
     let name = format!("call-{}", number + 1);
     record(report, shared.options.record.clone(), name).await
@@ -94,17 +52,9 @@ async fn try_call<N: InnerNet>(
     // --- INVITE TRANSACTION -------------------------------------------------------------------------
     // The INVITE carries the offer. The endpoint repeats it until something comes back; 180 tells that the
     // callee rings, 200 brings its answer.
-    let from = NameAddr::new(shared.identity()).with_tag(&OsRandom.token());
-    let uri = callee.uri.clone();
-    let mut invite = Request::new(Method::Invite, uri, from, callee, &report.call_id, 1);
-    invite.head.contacts = Contacts::List(vec![shared.contact()]);
-    invite.head.push(HeaderName::Allow, ua::ALLOW);
-    invite.head.push(HeaderName::UserAgent, ua::PRODUCT);
-    invite
-        .head
-        .set_body(sdp::CONTENT_TYPE, offer.to_string().into_bytes());
+    let invite = invite_request(shared, callee, &report.call_id, &offer);
     let started = Instant::now();
-    let mut pending = endpoint.request(invite.clone(), shared.server).await?;
+    let mut pending = endpoint.request(invite.clone(), shared.hop()).await?;
     let response = ring(shared, &mut pending).await?;
     report.status = Some(response.status.code());
     if !response.status.is_success() {
@@ -118,7 +68,7 @@ async fn try_call<N: InnerNet>(
     // --- Build and send ACK -------------------------------------------------------------------------
     // The ACK for a 200 is a request inside the new dialog; it goes to the callee's Contact. Should the 200
     // come again, because the ACK was lost, the endpoint sends it again.
-    let mut dialog = Dialog::of_caller(&invite, &response, shared.server)
+    let mut dialog = Dialog::of_caller(&invite, &response, shared.hop())
         .ok_or_else(|| CallError::BadAnswer("it has no tag or no Contact".into()))?;
     let (hang_up, mut hung_up) = mpsc::channel(1);
     let entry = DialogEntry::add(shared, dialog.id(), hang_up);
@@ -162,38 +112,7 @@ async fn try_call<N: InnerNet>(
         let error = format!("neither RTP nor RTCP came for {patience:?}");
         report.fail(Outcome::CallFailed, error);
     }
-    match end {
-        End::HungUp(request) => answer_bye(&mut dialog, &request).await,
-        End::Lost(reason) => {
-            let error = CallError::Lost(reason);
-            tracing::warn!(%error, "call broken off");
-            report.fail(Outcome::TunnelFailed, error.to_string());
-        }
-        End::Over | End::Silent => {
-            let hurried = matches!(end, End::Silent);
-            let mut late_bye = pin!(hung_up.recv());
-            tokio::select! {
-                done = bye(shared, &mut dialog) => match done {
-                    Ok(()) => {}
-                    Err(RequestError::Closed) => {
-                        let error = CallError::Lost(shared.why_gone().await);
-                        report.fail(Outcome::TunnelFailed, error.to_string());
-                    }
-                    Err(error) => {
-                        report.fail(Outcome::CallFailed, format!("BYE failed: {error}"));
-                    }
-                },
-                () = too_long(shared, hurried) => {
-                    report.fail(Outcome::CallFailed, "BYE failed: no answer");
-                }
-                // Both hang up at the same time.
-                Some(request) = &mut late_bye => {
-                    let mut theirs = dialog.clone();
-                    answer_bye(&mut theirs, &request).await;
-                }
-            }
-        }
-    }
+    finish(shared, &mut dialog, &mut hung_up, end, report).await;
     report.duration_ms = Some(millis(connected.elapsed()));
     report.note_media(stream.finish(options.linger).await, agreed.receive);
     drop(entry);
@@ -209,40 +128,6 @@ fn offer<S: crate::net::InnerSocket>(
     // 62 bits, so that peers with signed numbers can read it.
     let id = OsRandom.bits() >> 2;
     Ok(Description::offer(id, rtp, rtcp, &options.codecs))
-}
-
-/// Waits for the final response; gives up by CANCEL when nobody answers in time.
-async fn ring<N: InnerNet>(
-    shared: &Shared<N>,
-    pending: &mut PendingRequest,
-) -> Result<Response, CallError> {
-    let limit = shared.options.ring_timeout;
-    let mut timeout = pin!(tokio::time::sleep(limit));
-    let mut given_up = None;
-    loop {
-        let response = tokio::select! {
-            response = pending.response() => response?,
-            () = &mut timeout, if given_up.is_none() => {
-                given_up = Some(CallError::NotAnswered(limit));
-                pending.cancel().await?;
-                continue;
-            }
-            () = shared.stop.stopped(), if given_up.is_none() => {
-                given_up = Some(CallError::Stopped);
-                pending.cancel().await?;
-                continue;
-            }
-        };
-        match given_up {
-            _ if response.status.is_provisional() => {
-                tracing::debug!(status = %response.status, "progress");
-            }
-            // The CANCEL did its work.
-            Some(error) if response.status == StatusCode::REQUEST_TERMINATED => return Err(error),
-            // Or came too late: then the call is up, and ends at once as any other.
-            _ => return Ok(response),
-        }
-    }
 }
 
 fn agree(offer: &Description, response: &Response) -> Result<Agreed, CallError> {
@@ -271,56 +156,4 @@ fn media_config<N: InnerNet>(shared: &Shared<N>, agreed: Agreed) -> MediaConfig 
     let mut config = MediaConfig::new(source, format!("{}@{}", options.user, shared.ip));
     config.playout_delay = options.playout_delay;
     config
-}
-
-/// How long a BYE waits for its answer: as long as any request, but not long when the peer is gone or we are to stop.
-async fn too_long<N: InnerNet>(shared: &Shared<N>, hurried: bool) {
-    if !hurried {
-        shared.stop.stopped().await;
-    }
-    tokio::time::sleep(GOODBYE).await;
-}
-
-async fn bye<N: InnerNet>(shared: &Shared<N>, dialog: &mut Dialog) -> Result<(), RequestError> {
-    let (request, to) = dialog.request(Method::Bye);
-    let mut pending = shared.endpoint.request(request, to).await?;
-    // Whatever the answer is, the call is over (15.1.1).
-    let response = pending.final_response().await?;
-    tracing::debug!(status = %response.status, "BYE answered");
-    Ok(())
-}
-
-async fn answer_bye(dialog: &mut Dialog, incoming: &IncomingRequest) {
-    let status = match dialog.accept(&incoming.request) {
-        true => StatusCode::OK,
-        false => StatusCode::SERVER_INTERNAL_ERROR,
-    };
-    let response = incoming.request.response(status, "");
-    if let Err(error) = incoming.respond(response).await {
-        tracing::debug!(%error, "BYE not answered");
-    }
-}
-
-/// The call's place among those that can be hung up; leaves it when dropped.
-struct DialogEntry {
-    dialogs: super::Dialogs,
-    id: DialogId,
-}
-
-impl DialogEntry {
-    fn add<N: InnerNet>(
-        shared: &Shared<N>,
-        id: DialogId,
-        hang_up: mpsc::Sender<IncomingRequest>,
-    ) -> Self {
-        let dialogs = shared.dialogs.clone();
-        dialogs.lock().insert(id.clone(), hang_up);
-        Self { dialogs, id }
-    }
-}
-
-impl Drop for DialogEntry {
-    fn drop(&mut self) {
-        self.dialogs.lock().remove(&self.id);
-    }
 }

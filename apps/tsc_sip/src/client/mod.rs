@@ -2,6 +2,8 @@
 //! with its search marks.
 
 mod call;
+mod invite;
+mod message;
 mod options;
 mod register;
 
@@ -10,7 +12,7 @@ use std::{
     io,
     net::{IpAddr, SocketAddr},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use serde::Serialize;
@@ -19,17 +21,18 @@ use tokio::{
     task::JoinSet,
 };
 
-pub use options::ClientOptions;
+pub use options::{ClientOptions, FileSource, Progress, SessionOptions};
 pub use register::RegisterError;
 
 use crate::{
     dialog::DialogId,
     endpoint::{Endpoint, Incoming, IncomingEvents, IncomingRequest, RequestError},
+    http::{self, DownloadOptions},
     media::MediaClock,
     net::{self, InnerNet, Prober},
     random::{OsRandom, Random},
-    report::{CallReport, Outcome, millis},
-    sip::{Method, NameAddr, SipUri, StatusCode},
+    report::{CallReport, DownloadReport, Outcome, SessionKind, SessionReport, millis},
+    sip::{Hop, Method, NameAddr, SipUri, StatusCode, Transport},
     stop::Stop,
     transaction::Limits,
     ua,
@@ -77,20 +80,32 @@ pub struct ClientReport {
     pub register_ms: Option<f64>,
     /// The calls, in the order in which they were made.
     pub calls: Vec<CallReport>,
+    /// The chats.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub chats: Vec<SessionReport>,
+    /// The files.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub files: Vec<SessionReport>,
+    /// The downloads.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub downloads: Vec<DownloadReport>,
     /// Why the network is gone, if it was lost once calls had begun. Their reports say how far they came.
     #[serde(skip)]
     pub lost: Option<String>,
 }
 
 impl ClientReport {
-    /// The worst of all calls; a lost tunnel is worse than any.
+    /// The worst of all calls, sessions and downloads; a lost tunnel is worse than any.
     #[must_use]
     pub fn outcome(&self) -> Outcome {
         if self.lost.is_some() {
             return Outcome::TunnelFailed;
         }
-        let outcomes = self.calls.iter().map(|call| call.outcome);
-        outcomes.max().unwrap_or(Outcome::Ok)
+        let calls = self.calls.iter().map(|call| call.outcome);
+        let sessions = self.chats.iter().chain(&self.files);
+        let downloads = self.downloads.iter().map(|download| download.outcome);
+        let outcomes = calls.chain(sessions.map(|session| session.outcome));
+        outcomes.chain(downloads).max().unwrap_or(Outcome::Ok)
     }
 }
 
@@ -113,15 +128,34 @@ impl<N: InnerNet> Shared<N> {
         address_of_record(&self.options, &self.options.user, self.server)
     }
 
+    /// Where requests outside of a dialog go.
+    fn hop(&self) -> Hop {
+        Hop::new(self.options.transport, self.server)
+    }
+
     /// Why the network is gone, in the words of [`ClientError::Lost`]'s reason.
     async fn why_gone(&self) -> String {
         let reason = net::why_gone(&*self.net).await;
         reason.unwrap_or_else(|| "its socket was closed".to_owned())
     }
 
+    /// Waits until it is the turn of call `number`, and gives `false` if we are told to stop before: then it is not made.
+    async fn turn(&self, started: Instant, number: usize) -> bool {
+        let Some(rate) = self.options.rate else {
+            return true;
+        };
+        let number = u32::try_from(number).unwrap_or(u32::MAX);
+        let turn = started + Duration::from_secs(number.into()) / u32::from(rate.get());
+        tokio::select! {
+            () = tokio::time::sleep_until(turn.into()) => true,
+            () = self.stop.stopped() => false,
+        }
+    }
+
     /// Where we can be reached right now.
     fn contact(&self) -> NameAddr {
-        NameAddr::new(SipUri::at(&self.options.user, self.endpoint.local_addr()))
+        let uri = SipUri::at(&self.options.user, self.endpoint.local_addr());
+        NameAddr::new(uri.over(self.options.transport))
     }
 }
 
@@ -165,13 +199,21 @@ pub async fn run_client<N: InnerNet>(
     // The socket is bound to the address that the tunnel server assigned. Inside a tunnel no other program
     // can be in the way; port 0 lets the stack choose. From here on nothing shows that this is a tunnel.
     let local = SocketAddr::new(ip, options.sip_port);
-    let socket = net.bind_udp(local).await.map_err(ClientError::Socket)?;
-    let (endpoint, incoming) = Endpoint::start(
-        socket,
-        options.timers,
-        Limits::default(),
-        Box::new(OsRandom),
-    )
+    let (timers, limits) = (options.timers, Limits::default());
+    let random = Box::new(OsRandom);
+    let (endpoint, incoming) = match options.transport {
+        Transport::Udp => {
+            let socket = net.bind_udp(local).await.map_err(ClientError::Socket)?;
+            Endpoint::start(socket, timers, limits, random)
+        }
+        // TCP, and UDP with the same port number: the other side may use either.
+        Transport::Tcp => {
+            let sockets = net::bind_both(&*net, local).await;
+            let sockets = sockets.map_err(ClientError::Socket)?;
+            let net = Arc::clone(&net);
+            Endpoint::start_with_streams(net, sockets, timers, limits, random)
+        }
+    }
     .map_err(ClientError::Socket)?;
     tracing::info!(local = %endpoint.local_addr(), %server, "SIP socket");
 
@@ -233,28 +275,40 @@ async fn register_and_call<N: InnerNet>(
     };
 
     // The calls themselves: INVITE TRANSACTION to BYE TRANSACTION are in `call.rs`.
-    let mut tasks = JoinSet::new();
-    for number in 0..shared.options.calls {
-        let shared = Arc::clone(shared);
-        tasks.spawn(async move { (number, call::call(&shared, number).await) });
-    }
-    let mut calls = BTreeMap::new();
-    while let Some(done) = tasks.join_next().await {
-        match done {
-            Ok((number, report)) => {
-                calls.insert(number, report);
+    // Chats and files are in `message.rs`, downloads in `../http/client.rs`. All of it at the same time.
+    let sessions = &shared.options.sessions;
+    let started = Instant::now();
+    let (calls, chats, files, downloads) = tokio::join!(
+        at_once(shared, shared.options.calls, |shared, number| async move {
+            match shared.turn(started, number).await {
+                true => Some(call::call(&shared, number).await),
+                false => None,
             }
-            Err(error) => tracing::error!(%error, "a call's task ended"),
-        }
-    }
+        }),
+        at_once(shared, sessions.chats, |shared, number| async move {
+            message::session(&shared, SessionKind::Chat, number).await
+        }),
+        at_once(shared, sessions.files, |shared, number| async move {
+            message::session(&shared, SessionKind::File, number).await
+        }),
+        at_once(
+            shared,
+            shared.options.downloads.count,
+            |shared, _| async move { download(&shared).await }
+        ),
+    );
+    let calls: Vec<CallReport> = calls.into_iter().flatten().collect();
 
     if let Some(registration) = keep {
         register::remove(shared, registration).await;
     }
-    let calls: Vec<CallReport> = calls.into_values().collect();
-    let mut broken = calls.iter().filter(|c| c.outcome == Outcome::TunnelFailed);
-    let lost = match broken.next() {
-        Some(call) => call.error.clone(),
+    let is_lost = |outcome: &Outcome| *outcome == Outcome::TunnelFailed;
+    let calls_broken = calls.iter().map(|call| (&call.outcome, &call.error));
+    let sessions = chats.iter().chain(&files);
+    let sessions_broken = sessions.map(|session| (&session.outcome, &session.error));
+    let mut broken = calls_broken.chain(sessions_broken);
+    let lost = match broken.find(|(outcome, _)| is_lost(outcome)) {
+        Some((_, error)) => error.clone(),
         // Lost after the last call.
         None => tokio::select! {
             biased;
@@ -266,8 +320,53 @@ async fn register_and_call<N: InnerNet>(
         tunnel_ms: None,
         register_ms,
         calls,
+        chats,
+        files,
+        downloads,
         lost,
     })
+}
+
+/// Does something so many times at the same time; gives the results in order.
+async fn at_once<N, T, F, W>(shared: &Arc<Shared<N>>, count: usize, work: F) -> Vec<T>
+where
+    N: InnerNet,
+    T: Send + 'static,
+    F: Fn(Arc<Shared<N>>, usize) -> W,
+    W: Future<Output = T> + Send + 'static,
+{
+    let mut tasks = JoinSet::new();
+    for number in 0..count {
+        let work = work(Arc::clone(shared), number);
+        tasks.spawn(async move { (number, work.await) });
+    }
+    let mut results = BTreeMap::new();
+    while let Some(done) = tasks.join_next().await {
+        match done {
+            Ok((number, result)) => {
+                results.insert(number, result);
+            }
+            Err(error) => tracing::error!(%error, "a call's task ended"),
+        }
+    }
+    results.into_values().collect()
+}
+
+/// One download, from the server that the options name.
+async fn download<N: InnerNet>(shared: &Shared<N>) -> DownloadReport {
+    let options = &shared.options.downloads;
+    let here = SocketAddr::new(shared.server.ip(), DownloadOptions::PORT);
+    let server = options.server.unwrap_or(here);
+    let mut given_up = DownloadReport::new(format!("http://{server}{}", options.path));
+    let patience = shared.options.media_timeout;
+    tokio::select! {
+        report = http::download(&*shared.net, server, &options.path, patience) => return report,
+        () = shared.stop.stopped() => given_up.fail(Outcome::CallFailed, "stopped before the end"),
+        reason = shared.net.lost() => {
+            given_up.fail(Outcome::TunnelFailed, ClientError::Lost(reason).to_string());
+        }
+    }
+    given_up
 }
 
 /// The caller is a user agent server too: the other side may hang up, or ask what we can do.

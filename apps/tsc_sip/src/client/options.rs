@@ -1,12 +1,13 @@
 //! What the caller is told to do.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{fmt, net::SocketAddr, num::NonZeroU16, path::PathBuf, sync::Arc, time::Duration};
 
 use crate::{
     endpoint,
+    http::DownloadOptions,
     media::{Audio, Codec, MediaConfig},
     secret::Secret,
-    sip::Host,
+    sip::{Host, Transport},
     transaction::Timers,
 };
 
@@ -29,8 +30,10 @@ pub struct ClientOptions {
     pub expires: u32,
     /// User to call.
     pub callee: String,
-    /// Calls at the same time.
+    /// Calls; all at the same time, unless there is a rate.
     pub calls: usize,
+    /// Calls that begin in a second, evenly spread. All begin at once if absent.
+    pub rate: Option<NonZeroU16>,
     /// Length of each call; as long as the sample if absent.
     pub duration: Option<Duration>,
     /// What to play, in a loop.
@@ -50,6 +53,65 @@ pub struct ClientOptions {
     pub linger: Duration,
     /// Timers of SIP.
     pub timers: Timers,
+    /// What carries SIP.
+    pub transport: Transport,
+    /// Chats and files.
+    pub sessions: SessionOptions,
+    /// Downloads.
+    pub downloads: DownloadOptions,
+}
+
+/// A file to send.
+#[derive(Clone, Debug)]
+pub enum FileSource {
+    /// So many bytes of test data ([`pattern`](crate::pattern)).
+    Pattern(u64),
+    /// This file.
+    Path(PathBuf),
+}
+
+/// Told how far a file has come: which one, bytes that have arrived, bytes of it.
+#[derive(Clone)]
+pub struct Progress(pub Arc<dyn Fn(usize, u64, u64) + Send + Sync>);
+
+impl fmt::Debug for Progress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Progress")
+    }
+}
+
+/// Chats and files, by MSRP.
+#[derive(Clone, Debug)]
+pub struct SessionOptions {
+    /// User to chat with and to send files to; it has to answer every message with the same one.
+    pub callee: String,
+    /// Chats at the same time.
+    pub chats: usize,
+    /// Messages of each chat.
+    pub messages: usize,
+    /// Bytes of each message.
+    pub message_size: usize,
+    /// Transfers at the same time.
+    pub files: usize,
+    /// The file that each one sends.
+    pub file: FileSource,
+    /// Who is told how far the files have come.
+    pub progress: Option<Progress>,
+}
+
+impl Default for SessionOptions {
+    /// No chat and no file. A chat has five messages, long enough for two chunks; a file is a megabyte of test data.
+    fn default() -> Self {
+        Self {
+            callee: "echo".to_owned(),
+            chats: 0,
+            messages: 5,
+            message_size: 3000,
+            files: 0,
+            file: FileSource::Pattern(1_000_000),
+            progress: None,
+        }
+    }
 }
 
 impl ClientOptions {
@@ -66,6 +128,7 @@ impl ClientOptions {
             expires: 3600,
             callee: callee.into(),
             calls: 1,
+            rate: None,
             duration: None,
             play: Audio::speech(),
             codecs: Codec::ALL.to_vec(),
@@ -75,6 +138,9 @@ impl ClientOptions {
             media_timeout: MediaConfig::MEDIA_TIMEOUT,
             linger: endpoint::LINGER,
             timers: Timers::default(),
+            transport: Transport::default(),
+            sessions: SessionOptions::default(),
+            downloads: DownloadOptions::default(),
         }
     }
 }

@@ -102,7 +102,7 @@ impl Registration {
     ) -> Result<Response, RegisterError> {
         for _ in 0..=MAX_CHALLENGES {
             let request = self.request(shared, expires)?;
-            let mut pending = shared.endpoint.request(request, shared.server).await?;
+            let mut pending = shared.endpoint.request(request, shared.hop()).await?;
             let response = pending.final_response().await?;
             if response.status.is_success() {
                 return Ok(response);

@@ -5,9 +5,9 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
-use tokio::net::UdpSocket;
+use tokio::net::{TcpListener, TcpStream, UdpSocket};
 
-use super::{InnerNet, InnerSocket};
+use super::{InnerListener, InnerNet, InnerSocket};
 
 /// Sockets of the host at one address.
 #[derive(Clone, Copy, Debug)]
@@ -25,9 +25,22 @@ impl HostNet {
 
 impl InnerNet for HostNet {
     type Socket = UdpSocket;
+    type Stream = TcpStream;
+    type Listener = TcpListener;
 
     async fn bind_udp(&self, local: SocketAddr) -> io::Result<UdpSocket> {
         UdpSocket::bind(local).await
+    }
+
+    async fn connect_tcp(&self, peer: SocketAddr) -> io::Result<TcpStream> {
+        let stream = TcpStream::connect(peer).await?;
+        // As inside a tunnel: a small message does not wait for an acknowledgement.
+        stream.set_nodelay(true)?;
+        Ok(stream)
+    }
+
+    async fn bind_tcp(&self, local: SocketAddr) -> io::Result<TcpListener> {
+        TcpListener::bind(local).await
     }
 
     fn addresses(&self) -> Vec<IpAddr> {
@@ -41,6 +54,20 @@ impl InnerNet for HostNet {
     async fn lost(&self) -> String {
         // The host's network does not go away as a tunnel does.
         future::pending().await
+    }
+}
+
+impl InnerListener for TcpListener {
+    type Stream = TcpStream;
+
+    async fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
+        let (stream, peer) = Self::accept(self).await?;
+        stream.set_nodelay(true)?;
+        Ok((stream, peer))
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        Self::local_addr(self)
     }
 }
 

@@ -1,7 +1,7 @@
-//! The one seam between the applications and a network: where UDP sockets are opened.
+//! The one seam between the applications and a network: where sockets are opened.
 //!
 //! A [`Tunnel`](tsc_tapi::Tunnel) opens them inside itself, [`HostNet`] on the host (`--no-tunnel`, for comparison
-//! and for tests). Everything else in this crate is written against the two traits.
+//! and for tests). Everything else in this crate is written against these traits.
 
 mod host;
 mod probe;
@@ -14,17 +14,35 @@ use std::{
     time::Duration,
 };
 
+use tokio::io::{AsyncRead, AsyncWrite};
+
 pub use host::HostNet;
 pub(crate) use probe::Prober;
 pub use tunnel::{ConfigSummary, NotificationSummary};
 
-/// A network to open UDP sockets in.
+/// A network to open sockets in.
 pub trait InnerNet: Send + Sync + 'static {
-    /// Its sockets.
+    /// Its UDP sockets.
     type Socket: InnerSocket;
+    /// Its TCP connections.
+    type Stream: InnerStream;
+    /// Its TCP listeners.
+    type Listener: InnerListener<Stream = Self::Stream>;
 
-    /// Opens a socket. Port 0 lets the network choose.
+    /// Opens a UDP socket. Port 0 lets the network choose.
     fn bind_udp(&self, local: SocketAddr) -> impl Future<Output = io::Result<Self::Socket>> + Send;
+
+    /// Opens a TCP connection.
+    fn connect_tcp(
+        &self,
+        peer: SocketAddr,
+    ) -> impl Future<Output = io::Result<Self::Stream>> + Send;
+
+    /// Listens for TCP connections. Port 0 lets the network choose.
+    fn bind_tcp(
+        &self,
+        local: SocketAddr,
+    ) -> impl Future<Output = io::Result<Self::Listener>> + Send;
 
     /// Our addresses in it, preferred ones first; at least one.
     fn addresses(&self) -> Vec<IpAddr>;
@@ -34,6 +52,30 @@ pub trait InnerNet: Send + Sync + 'static {
 
     /// Waits until the network is gone for good; says why.
     fn lost(&self) -> impl Future<Output = String> + Send;
+}
+
+/// A TCP connection: whatever reads and writes as tokio's does.
+pub trait InnerStream: AsyncRead + AsyncWrite + Unpin + Send + 'static {}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> InnerStream for S {}
+
+/// A connection of any network.
+pub type BoxStream = Box<dyn InnerStream>;
+
+/// A TCP listener. Shaped like tokio's.
+pub trait InnerListener: Send + Sync + 'static {
+    /// Its connections.
+    type Stream: InnerStream;
+
+    /// The next connection, and where it comes from. Cancel-safe.
+    fn accept(&self) -> impl Future<Output = io::Result<(Self::Stream, SocketAddr)>> + Send;
+
+    /// Its address.
+    ///
+    /// # Errors
+    ///
+    /// What the network says.
+    fn local_addr(&self) -> io::Result<SocketAddr>;
 }
 
 /// A UDP socket. Shaped like tokio's.
@@ -69,7 +111,28 @@ pub(crate) fn address_for<N: InnerNet>(net: &N, peer: Option<SocketAddr>) -> Opt
     net.addresses().into_iter().find(fits)
 }
 
-/// Pairs of ports that are tried for RTP and RTCP.
+/// Opens a UDP socket and a TCP listener with the same port number, as SIP wants it (RFC 3261 18.2.1).
+///
+/// # Errors
+///
+/// What binding says; if the network is to choose the port, when no free pair was found.
+pub async fn bind_both<N: InnerNet>(
+    net: &N,
+    local: SocketAddr,
+) -> io::Result<(N::Socket, N::Listener)> {
+    // Sockets whose number is taken for TCP are kept until the end, so that it is not offered again.
+    let mut taken = Vec::new();
+    loop {
+        let socket = net.bind_udp(local).await?;
+        match net.bind_tcp(socket.local_addr()?).await {
+            Ok(listener) => return Ok((socket, listener)),
+            Err(error) if local.port() != 0 || taken.len() == PAIR_ATTEMPTS => return Err(error),
+            Err(_) => taken.push(socket),
+        }
+    }
+}
+
+/// Pairs of ports that are tried for RTP and RTCP, or for UDP and TCP.
 const PAIR_ATTEMPTS: usize = 64;
 
 /// Opens the two sockets of a stream: RTP on an even port, RTCP on the next (RFC 3550 11).

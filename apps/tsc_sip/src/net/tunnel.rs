@@ -6,15 +6,25 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
-use tsc_tapi::{Notification, Tunnel, TunnelConfig, UdpSocket};
+use tsc_tapi::{Notification, TcpListener, TcpStream, Tunnel, TunnelConfig, UdpSocket};
 
-use super::{InnerNet, InnerSocket};
+use super::{InnerListener, InnerNet, InnerSocket};
 
 impl InnerNet for Tunnel {
     type Socket = UdpSocket;
+    type Stream = TcpStream;
+    type Listener = TcpListener;
 
     async fn bind_udp(&self, local: SocketAddr) -> io::Result<UdpSocket> {
         Self::bind_udp(self, local)
+    }
+
+    async fn connect_tcp(&self, peer: SocketAddr) -> io::Result<TcpStream> {
+        Self::connect_tcp(self, peer).await
+    }
+
+    async fn bind_tcp(&self, local: SocketAddr) -> io::Result<TcpListener> {
+        Self::bind_tcp(self, local)
     }
 
     fn addresses(&self) -> Vec<IpAddr> {
@@ -28,6 +38,18 @@ impl InnerNet for Tunnel {
 
     async fn lost(&self) -> String {
         self.closed().await.to_string()
+    }
+}
+
+impl InnerListener for TcpListener {
+    type Stream = TcpStream;
+
+    async fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
+        Self::accept(self).await
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        Self::local_addr(self)
     }
 }
 

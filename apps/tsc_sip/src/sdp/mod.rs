@@ -1,13 +1,15 @@
-//! Session descriptions (RFC 8866) and the offer/answer of one G.711 stream (RFC 3264).
+//! Session descriptions (RFC 8866) and the offer/answer (RFC 3264) of one G.711 stream or one message stream.
 //!
-//! Only what a voice call needs is understood; everything else is skipped, as both RFCs ask. Streams that are not
+//! Only what these need is understood; everything else is skipped, as both RFCs ask. Streams that are not
 //! wanted are refused with port 0, so video or a second audio stream in an offer does no harm.
 
+mod message;
 mod negotiate;
 mod text;
 
 use std::{net::IpAddr, time::Duration};
 
+pub use message::{FileHash, FileOffer, MessageMedia};
 pub use negotiate::{Agreed, NegotiationError};
 
 use crate::media::Codec;
@@ -113,6 +115,8 @@ pub struct Media {
     pub rtcp_port: Option<u16>,
     /// Direction.
     pub direction: Direction,
+    /// Attributes of a message stream, with their values, in order; empty for other streams.
+    pub attributes: Vec<(String, String)>,
 }
 
 impl Media {
@@ -141,6 +145,7 @@ impl Media {
             connection: None,
             rtp_maps: Vec::new(),
             rtcp_port: None,
+            attributes: Vec::new(),
             ..self.clone()
         }
     }

@@ -12,6 +12,9 @@ pub enum NegotiationError {
     /// No audio stream over RTP/AVP with PCMU or PCMA.
     #[error("no common codec")]
     NoCommonCodec,
+    /// No stream of messages that can be used.
+    #[error("no usable message stream")]
+    NoMessages,
     /// The chosen stream has no usable address.
     #[error("the stream has no address")]
     NoAddress,
@@ -66,6 +69,7 @@ impl Description {
                 .collect(),
             rtcp_port: (Some(rtcp.port()) != rtp.port().checked_add(1)).then_some(rtcp.port()),
             direction,
+            attributes: Vec::new(),
         }
     }
 

@@ -5,7 +5,7 @@ use std::{
     net::{IpAddr, Ipv4Addr},
 };
 
-use super::{Description, Direction, Media, PACKET_TIME, RtpMap, SdpError, limits};
+use super::{Description, Direction, Media, PACKET_TIME, RtpMap, SdpError, limits, message};
 
 impl Description {
     /// Reads a description.
@@ -121,6 +121,7 @@ fn media_line(value: &str, direction: Direction) -> Result<Media, SdpError> {
         rtp_maps: Vec::new(),
         rtcp_port: None,
         direction,
+        attributes: Vec::new(),
     })
 }
 
@@ -149,6 +150,11 @@ fn attribute(media: &mut Media, value: &str) -> Result<(), SdpError> {
         Some(("rtcp", port)) => {
             let port = port.split(' ').next().unwrap_or_default();
             media.rtcp_port = Some(port.parse().map_err(|_| SdpError::Attribute)?);
+        }
+        Some((name, value))
+            if media.protocol == message::PROTOCOL && message::ATTRIBUTES.contains(&name) =>
+        {
+            media.attributes.push((name.to_owned(), value.to_owned()));
         }
         _ => set_direction(&mut media.direction, value),
     }
@@ -197,7 +203,10 @@ impl fmt::Display for Description {
             if let Some(port) = media.rtcp_port {
                 write!(f, "a=rtcp:{port}\r\n")?;
             }
-            if *port != 0 {
+            for (name, value) in &media.attributes {
+                write!(f, "a={name}:{value}\r\n")?;
+            }
+            if *port != 0 && protocol == "RTP/AVP" {
                 write!(f, "a=ptime:{}\r\n", PACKET_TIME.as_millis())?;
             }
             let (_, name) = Direction::ALL

@@ -1,6 +1,9 @@
-//! The callee: a registrar, and users that answer calls, play or echo, and record.
+//! The callee: a registrar, users that answer calls, play or echo, and record, users to chat with and to send files to, and
+//! an HTTP server.
 
 mod call;
+mod leg;
+mod message;
 mod options;
 mod requests;
 
@@ -20,10 +23,12 @@ pub use options::{Behaviour, ServerOptions};
 
 use crate::{
     endpoint::Endpoint,
+    http::HttpServer,
     media::MediaClock,
+    msrp::Switchboard,
     net::{self, InnerNet},
     random::OsRandom,
-    report::{CallReport, Outcome},
+    report::{CallReport, Outcome, SessionReport},
     stop::{Stop, Stopper},
     transaction::Limits,
 };
@@ -41,6 +46,9 @@ pub enum ServerError {
     /// The SIP socket cannot be opened.
     #[error("the SIP socket cannot be opened: {0}")]
     Socket(#[source] io::Error),
+    /// The HTTP server or the port for messages cannot be opened.
+    #[error("no listener for {0}: {1}")]
+    Listener(&'static str, #[source] io::Error),
     /// The tunnel went away.
     #[error("the tunnel is gone: {0}")]
     Lost(String),
@@ -54,7 +62,7 @@ impl ServerError {
     #[must_use]
     pub const fn outcome(&self) -> Outcome {
         match self {
-            Self::NoAddress | Self::Socket(_) => Outcome::Configuration,
+            Self::NoAddress | Self::Socket(_) | Self::Listener(..) => Outcome::Configuration,
             Self::Lost(_) | Self::Closed => Outcome::TunnelFailed,
         }
     }
@@ -65,9 +73,22 @@ impl ServerError {
 pub struct SipServer {
     address: SocketAddr,
     reports: mpsc::Receiver<CallReport>,
+    sessions: Option<SessionReports>,
+    http: Option<HttpServer>,
     up: watch::Receiver<usize>,
     stopper: Stopper,
     task: JoinHandle<Result<(), ServerError>>,
+}
+
+/// The reports of message sessions.
+#[derive(Debug)]
+pub struct SessionReports(mpsc::Receiver<SessionReport>);
+
+impl SessionReports {
+    /// The report of the next session that ended; `None` when the server has ended. Cancel-safe.
+    pub async fn recv(&mut self) -> Option<SessionReport> {
+        self.0.recv().await
+    }
 }
 
 /// What all calls share.
@@ -76,6 +97,7 @@ struct Shared<N: InnerNet> {
     options: ServerOptions,
     endpoint: Endpoint,
     clock: MediaClock<N::Socket>,
+    switchboard: Switchboard,
     ip: IpAddr,
     stop: Stop,
     /// Why the network is gone, once it is: then no more events come to the calls.
@@ -98,9 +120,11 @@ impl SipServer {
 
         // --- SIP SOCKET CREATION --------------------------------------------------------------------
         let local = SocketAddr::new(ip, options.sip_port);
-        let socket = net.bind_udp(local).await.map_err(ServerError::Socket)?;
-        let (endpoint, incoming) = Endpoint::start(
-            socket,
+        // UDP and TCP with the same port number.
+        let sockets = net::bind_both(&*net, local).await;
+        let (endpoint, incoming) = Endpoint::start_with_streams(
+            Arc::clone(&net),
+            sockets.map_err(ServerError::Socket)?,
             options.timers,
             Limits::default(),
             Box::new(OsRandom),
@@ -109,7 +133,22 @@ impl SipServer {
         let address = endpoint.local_addr();
         tracing::info!(%address, callees = options.callees.len(), "SIP server ready");
 
+        // Messages need one port for all their connections; each session has its name in its URI.
+        let no_messages = |error| ServerError::Listener("messages", error);
+        let listener = net.bind_tcp(SocketAddr::new(ip, 0)).await;
+        let switchboard = Switchboard::start(listener.map_err(no_messages)?);
+        let switchboard = switchboard.map_err(no_messages)?;
+        let mut http = None;
+        if let Some(port) = options.http_port {
+            let no_http = |error| ServerError::Listener("HTTP", error);
+            let listener = net.bind_tcp(SocketAddr::new(ip, port)).await;
+            let server = HttpServer::start(listener.map_err(no_http)?).map_err(no_http)?;
+            tracing::info!(address = %server.address(), "HTTP server ready");
+            http = Some(server);
+        }
+
         let (stopper, stop) = Stopper::new();
+        let (session_sender, sessions) = mpsc::channel(REPORTS);
         let (sender, reports) = mpsc::channel(REPORTS);
         let (up, up_receiver) = watch::channel(0);
         let shared = Arc::new(Shared {
@@ -117,15 +156,18 @@ impl SipServer {
             options,
             endpoint,
             clock: MediaClock::start(),
+            switchboard,
             ip,
             stop,
             gone: OnceLock::new(),
             up,
         });
-        let task = tokio::spawn(requests::serve(shared, incoming, sender));
+        let task = tokio::spawn(requests::serve(shared, incoming, sender, session_sender));
         Ok(Self {
             address,
             reports,
+            sessions: Some(SessionReports(sessions)),
+            http,
             up: up_receiver,
             stopper,
             task,
@@ -136,6 +178,17 @@ impl SipServer {
     #[must_use]
     pub const fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Where HTTP is served, if it is.
+    #[must_use]
+    pub fn http_address(&self) -> Option<SocketAddr> {
+        self.http.as_ref().map(HttpServer::address)
+    }
+
+    /// The reports of message sessions; `None` if they were taken already. Those that nobody reads are dropped.
+    pub const fn session_reports(&mut self) -> Option<SessionReports> {
+        self.sessions.take()
     }
 
     /// Asks all calls to end with BYE, and takes no more. [`next_report`](Self::next_report) brings the reports that

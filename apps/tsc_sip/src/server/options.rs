@@ -68,6 +68,12 @@ pub struct ServerOptions {
     pub linger: Duration,
     /// Timers of SIP.
     pub timers: Timers,
+    /// Port of the HTTP server; 0 lets the network choose, `None` is without.
+    pub http_port: Option<u16>,
+    /// Directory for files that come in; without it they are counted and hashed only.
+    pub receive: Option<PathBuf>,
+    /// Bytes of the largest file that is taken.
+    pub max_file: u64,
 }
 
 impl Default for ServerOptions {
@@ -94,6 +100,9 @@ impl Default for ServerOptions {
             media_timeout: MediaConfig::MEDIA_TIMEOUT,
             linger: endpoint::LINGER,
             timers: Timers::default(),
+            http_port: None,
+            receive: None,
+            max_file: 1 << 30,
         }
     }
 }

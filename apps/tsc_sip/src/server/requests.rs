@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Instant};
 
 use tokio::{sync::mpsc, task::JoinSet};
 
-use super::{Behaviour, ServerError, Shared, call};
+use super::{Behaviour, ServerError, Shared, call, leg::Leg, message};
 use crate::{
     dialog::{Dialog, DialogId},
     digest::{Authenticator, Users, Verdict},
@@ -12,7 +12,7 @@ use crate::{
     net::{self, InnerNet, Prober},
     random::{OsRandom, Random},
     registrar::Registrar,
-    report::CallReport,
+    report::{CallReport, SessionReport},
     sdp::{self, Description},
     sip::{HeaderName, Method, Request, Response, StatusCode},
     transaction::ServerId,
@@ -42,7 +42,12 @@ struct Server<N: InnerNet> {
     /// Calls by dialog, and their dialogs by the INVITE's transaction. Both bounded by `max_calls`.
     calls: BTreeMap<DialogId, mpsc::Sender<CallEvent>>,
     invites: BTreeMap<ServerId, DialogId>,
-    tasks: JoinSet<(ServerId, DialogId, CallReport)>,
+    tasks: JoinSet<(ServerId, DialogId, Report)>,
+}
+
+enum Report {
+    Call(Box<CallReport>),
+    Session(Box<SessionReport>),
 }
 
 /// Runs until it is told to stop, or the network is gone. Either way all calls end and are reported first.
@@ -50,6 +55,7 @@ pub(super) async fn serve<N: InnerNet>(
     shared: Arc<Shared<N>>,
     mut incoming: IncomingEvents,
     reports: mpsc::Sender<CallReport>,
+    sessions: mpsc::Sender<SessionReport>,
 ) -> Result<(), ServerError> {
     let options = &shared.options;
     let authenticator = options.users.clone().map(|users: Users| {
@@ -81,7 +87,11 @@ pub(super) async fn serve<N: InnerNet>(
                 let Ok((id, dialog, report)) = done else { continue };
                 server.invites.remove(&id);
                 server.calls.remove(&dialog);
-                if reports.try_send(report).is_err() {
+                let fetched = match report {
+                    Report::Call(report) => reports.try_send(*report).is_ok(),
+                    Report::Session(report) => sessions.try_send(*report).is_ok(),
+                };
+                if !fetched {
                     tracing::debug!("report not fetched");
                 }
             }
@@ -238,15 +248,25 @@ impl<N: InnerNet> Server<N> {
         let (sender, events) = mpsc::channel(CALL_EVENTS);
         self.calls.insert(id.clone(), sender);
         self.invites.insert(invite, id.clone());
-        let call = call::Call::new(
-            Arc::clone(&self.shared),
-            incoming,
+        let leg = Leg {
+            shared: Arc::clone(&self.shared),
+            invite: incoming,
             dialog,
             events,
-            behaviour,
-        );
-        self.tasks
-            .spawn(async move { (invite, id, call.run(offer).await) });
+        };
+        if offer.is_about_messages() {
+            let session = message::MessageCall::new(leg, self.shared.switchboard.clone());
+            self.tasks.spawn(async move {
+                let report = Box::new(session.run(offer).await);
+                (invite, id, Report::Session(report))
+            });
+            return;
+        }
+        let call = call::Call::new(leg, behaviour);
+        self.tasks.spawn(async move {
+            let report = Box::new(call.run(offer).await);
+            (invite, id, Report::Call(report))
+        });
     }
 }
 

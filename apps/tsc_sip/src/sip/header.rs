@@ -15,7 +15,7 @@ use nom::{
 };
 
 use super::{
-    Host, Method, SipUri, Uri,
+    Host, Method, SipUri, Transport, Uri,
     grammar::{self, Parsed, fail, lws, lws1, quoted, sep, token},
     uri::DEFAULT_PORT,
 };
@@ -106,11 +106,21 @@ impl Via {
     /// A Via over UDP that asks for `rport`.
     #[must_use]
     pub fn udp(sent_by: SocketAddr, branch: &str) -> Self {
+        Self::new(Transport::Udp, sent_by, branch)
+    }
+
+    /// A Via that asks for `rport`. Over TCP it asks with `alias` (RFC 5923) that our connection is used for requests to
+    /// us, too.
+    #[must_use]
+    pub fn new(transport: Transport, sent_by: SocketAddr, branch: &str) -> Self {
         let mut params = Params::default();
         params.set("branch", Some(branch.to_owned()));
         params.set("rport", None);
+        if transport == Transport::Tcp {
+            params.set("alias", None);
+        }
         Self {
-            transport: "UDP".to_owned(),
+            transport: transport.name().to_owned(),
             host: sent_by.ip().into(),
             port: Some(sent_by.port()),
             params,

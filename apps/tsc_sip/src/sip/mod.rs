@@ -6,12 +6,15 @@
 
 mod grammar;
 mod header;
+mod hop;
 mod message;
 mod names;
 mod parse;
+pub mod stream;
 mod uri;
 
 pub use header::{CSeq, Contacts, NameAddr, Params, Via};
+pub use hop::{Hop, Transport};
 pub use message::{Head, Header, Message, Request, Response};
 pub use names::{HeaderName, Method, StatusCode};
 pub use parse::ParseError;
@@ -19,7 +22,7 @@ pub use uri::{DEFAULT_PORT, Host, SipUri, Uri, UriError};
 
 pub(crate) use grammar::auth_params;
 
-/// Limits of the reader. Ours; they bound what one datagram can cost.
+/// Limits of the reader. Ours; they bound what one message can cost.
 pub mod limits {
     /// Bytes of a whole message.
     pub const MESSAGE: usize = 16_384;

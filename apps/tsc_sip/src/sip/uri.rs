@@ -6,7 +6,7 @@ use std::{
     str::FromStr,
 };
 
-use super::{Params, limits};
+use super::{Hop, Params, Transport, limits};
 
 /// Port of SIP over UDP when a URI or Via names none.
 pub const DEFAULT_PORT: u16 = 5060;
@@ -52,7 +52,7 @@ impl Host {
     }
 
     /// Splits `host [":" port]`.
-    pub(super) fn parse_with_port(text: &str) -> Result<(Self, Option<u16>), UriError> {
+    pub(crate) fn parse_with_port(text: &str) -> Result<(Self, Option<u16>), UriError> {
         let (host, port) = if let Some(rest) = text.strip_prefix('[') {
             let (v6, after) = rest.split_once(']').ok_or(UriError::Host)?;
             let ip: Ipv6Addr = v6.parse().map_err(|_| UriError::Host)?;
@@ -157,6 +157,26 @@ impl SipUri {
     #[must_use]
     pub fn user_name(&self) -> String {
         self.user.as_deref().map(unescape).unwrap_or_default()
+    }
+
+    /// The same, reached over this transport.
+    #[must_use]
+    pub fn over(mut self, transport: Transport) -> Self {
+        if transport == Transport::Tcp {
+            self.params.set("transport", Some("tcp".to_owned()));
+        }
+        self
+    }
+
+    /// Where requests for this URI go and how, if its host is an address literal. Transports that are not known here
+    /// count as UDP.
+    #[must_use]
+    pub fn hop(&self) -> Option<Hop> {
+        let transport = match self.params.value("transport") {
+            Some(name) if name.eq_ignore_ascii_case("tcp") => Transport::Tcp,
+            _ => Transport::Udp,
+        };
+        Some(Hop::new(transport, self.address()?))
     }
 
     /// Where requests for this URI go, if its host is an address literal.

@@ -1,18 +1,16 @@
 //! One client transaction: INVITE (RFC 3261 17.1.1, RFC 6026 8.4) or not (17.1.2).
 
-use std::{
-    net::SocketAddr,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use super::{ClientId, Event, Output, Timers, TransactionError};
-use crate::sip::{Method, Request, Response, StatusCode};
+use crate::sip::{Hop, Method, Request, Response, StatusCode};
 
 #[derive(Debug)]
 enum State {
     /// Sent, nothing came back: Calling (timers A and B) or Trying (E and F).
     Sent {
-        resend_at: Instant,
+        /// Never, over a transport that loses nothing.
+        resend_at: Option<Instant>,
         interval: Duration,
         /// Sent more than once.
         repeated: bool,
@@ -32,7 +30,7 @@ enum State {
     /// A 2xx to an INVITE came; its repetitions get the ACK again (timer M).
     Accepted {
         until: Instant,
-        ack: Option<(SocketAddr, Vec<u8>)>,
+        ack: Option<(Hop, Vec<u8>)>,
         to_tag: Option<String>,
     },
     Terminated,
@@ -43,7 +41,7 @@ pub(super) struct ClientTransaction {
     id: ClientId,
     request: Request,
     wire: Vec<u8>,
-    to: SocketAddr,
+    to: Hop,
     timers: Timers,
     state: State,
     /// CANCEL was asked for before a provisional response had come (9.1).
@@ -56,7 +54,7 @@ impl ClientTransaction {
         now: Instant,
         id: ClientId,
         request: Request,
-        to: SocketAddr,
+        to: Hop,
         timers: Timers,
         out: &mut Output,
     ) -> Self {
@@ -69,7 +67,7 @@ impl ClientTransaction {
             to,
             timers,
             state: State::Sent {
-                resend_at: now + timers.t1,
+                resend_at: (!to.transport.is_reliable()).then(|| now + timers.t1),
                 interval: timers.t1,
                 repeated: false,
                 give_up_at: now + timers.give_up(),
@@ -96,7 +94,7 @@ impl ClientTransaction {
                 resend_at,
                 give_up_at,
                 ..
-            } => Some(*resend_at.min(give_up_at)),
+            } => Some(resend_at.map_or(*give_up_at, |at| at.min(*give_up_at))),
             State::Proceeding {
                 resend_at,
                 give_up_at,
@@ -114,7 +112,7 @@ impl ClientTransaction {
         match &mut self.state {
             State::Sent { give_up_at, .. } if *give_up_at <= now => self.fail(out),
             State::Sent {
-                resend_at,
+                resend_at: Some(resend_at),
                 interval,
                 repeated,
                 ..
@@ -128,7 +126,9 @@ impl ClientTransaction {
                 out.resend(self.to, self.wire.clone());
                 // One copy may well be lost.
                 if std::mem::replace(repeated, true) {
-                    out.events.push_back(Event::Unanswered { to: self.to });
+                    out.events.push_back(Event::Unanswered {
+                        to: self.to.address,
+                    });
                 }
             }
             State::Proceeding {
@@ -174,6 +174,11 @@ impl ClientTransaction {
         out: &mut Output,
     ) -> bool {
         let is_invite = self.is_invite();
+        // Timers D and K wait for repetitions, which a reliable transport does not bring (17.1.1.2).
+        let linger = |time: Duration| match self.to.transport.is_reliable() {
+            true => now,
+            false => now + time,
+        };
         match &mut self.state {
             State::Sent { .. } | State::Proceeding { .. } => {
                 if response.status.is_provisional() {
@@ -183,7 +188,7 @@ impl ClientTransaction {
                 }
                 self.state = if !is_invite {
                     State::Completed {
-                        until: now + self.timers.t4,
+                        until: linger(self.timers.t4),
                         ack: None,
                     }
                 } else if response.status.is_success() {
@@ -196,7 +201,7 @@ impl ClientTransaction {
                     let ack = ack_for_refusal(&self.request, &response).encode();
                     out.send(self.to, ack.clone());
                     State::Completed {
-                        until: now + self.timers.d(),
+                        until: linger(self.timers.d()),
                         ack: Some(ack),
                     }
                 };
@@ -232,7 +237,7 @@ impl ClientTransaction {
             };
         } else if let State::Sent { give_up_at, .. } = self.state {
             self.state = State::Proceeding {
-                resend_at: Some(now + self.timers.t2),
+                resend_at: (!self.to.transport.is_reliable()).then(|| now + self.timers.t2),
                 give_up_at: Some(give_up_at),
             };
         }
@@ -249,7 +254,7 @@ impl ClientTransaction {
     pub(super) fn acknowledge(
         &mut self,
         request: &Request,
-        to: SocketAddr,
+        to: Hop,
         out: &mut Output,
     ) -> Result<(), TransactionError> {
         let State::Accepted { ack, to_tag, .. } = &mut self.state else {
@@ -284,7 +289,7 @@ impl ClientTransaction {
         derived(&self.request, Method::Cancel)
     }
 
-    pub(super) const fn destination(&self) -> SocketAddr {
+    pub(super) const fn destination(&self) -> Hop {
         self.to
     }
 

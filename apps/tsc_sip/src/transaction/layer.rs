@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     random::Random,
-    sip::{Message, Method, ParseError, Request, Response, StatusCode, Via},
+    sip::{Hop, Message, Method, ParseError, Request, Response, StatusCode, Transport, Via},
 };
 
 /// Starts every branch that follows RFC 3261 (8.1.1.7).
@@ -76,7 +76,7 @@ impl Transaction {
     }
 }
 
-/// All transactions of one socket. See the [module](super) for what it does.
+/// All transactions of one port. See the [module](super) for what it does.
 pub struct TransactionLayer {
     local: SocketAddr,
     timers: Timers,
@@ -101,7 +101,7 @@ impl fmt::Debug for TransactionLayer {
 }
 
 impl TransactionLayer {
-    /// A layer for the socket with this address.
+    /// A layer for the sockets with this address: one for datagrams, and one for streams if there is one.
     #[must_use]
     pub fn new(local: SocketAddr, timers: Timers, limits: Limits, random: Box<dyn Random>) -> Self {
         Self {
@@ -129,26 +129,27 @@ impl TransactionLayer {
         &mut self,
         now: Instant,
         mut request: Request,
-        to: SocketAddr,
+        to: impl Into<Hop>,
     ) -> Result<ClientId, TransactionError> {
         if matches!(request.method, Method::Ack | Method::Cancel) {
             return Err(TransactionError::State);
         }
-        let via = self.via();
+        let to = to.into();
+        let via = self.via(to.transport);
         request.head.via.insert(0, via);
         self.start_client(now, request, to)
     }
 
-    fn via(&mut self) -> Via {
+    fn via(&mut self, transport: Transport) -> Via {
         let branch = format!("{MAGIC_COOKIE}{}", self.random.token());
-        Via::udp(self.local, &branch)
+        Via::new(transport, self.local, &branch)
     }
 
     fn start_client(
         &mut self,
         now: Instant,
         request: Request,
-        to: SocketAddr,
+        to: Hop,
     ) -> Result<ClientId, TransactionError> {
         if self.transactions.len() >= self.limits.transactions {
             return Err(TransactionError::Full);
@@ -183,9 +184,10 @@ impl TransactionLayer {
         &mut self,
         id: ClientId,
         mut ack: Request,
-        to: SocketAddr,
+        to: impl Into<Hop>,
     ) -> Result<(), TransactionError> {
-        let via = self.via();
+        let to = to.into();
+        let via = self.via(to.transport);
         ack.head.via.insert(0, via);
         let Some((_, Transaction::Client(_, machine))) = self.transactions.get_mut(&id.0) else {
             return Err(TransactionError::Unknown);
@@ -263,8 +265,7 @@ impl TransactionLayer {
         datagram: &[u8],
     ) -> Result<(), ParseError> {
         match Message::parse(datagram) {
-            Ok(Message::Response(response)) => self.handle_response(now, response),
-            Ok(Message::Request(request)) => self.handle_request(now, from, request),
+            Ok(message) => self.handle_message(now, from, message),
             Err(ParseError::Keepalive) => {}
             Err(error) => {
                 self.out.stats.malformed += 1;
@@ -272,6 +273,14 @@ impl TransactionLayer {
             }
         }
         Ok(())
+    }
+
+    /// Feeds one message, of a stream for instance. `from` is where responses go if it came over a stream.
+    pub fn handle_message(&mut self, now: Instant, from: impl Into<Hop>, message: Message) {
+        match message {
+            Message::Response(response) => self.handle_response(now, response),
+            Message::Request(request) => self.handle_request(now, from.into(), request),
+        }
     }
 
     fn handle_response(&mut self, now: Instant, response: Response) {
@@ -300,9 +309,9 @@ impl TransactionLayer {
         }
     }
 
-    fn handle_request(&mut self, now: Instant, from: SocketAddr, mut request: Request) {
+    fn handle_request(&mut self, now: Instant, from: Hop, mut request: Request) {
         if let Some(via) = request.head.via.first_mut() {
-            via.note_source(from);
+            via.note_source(from.address);
         }
         let key = server_key(&request);
         let known = self.servers.get(&key).copied();
@@ -343,7 +352,7 @@ impl TransactionLayer {
     }
 
     /// A CANCEL is a transaction of its own, and names the INVITE by its branch (9.2).
-    fn handle_cancel(&mut self, now: Instant, from: SocketAddr, cancel: Request, key: ServerKey) {
+    fn handle_cancel(&mut self, now: Instant, from: Hop, cancel: Request, key: ServerKey) {
         let invite = ServerKey {
             method: Method::Invite,
             ..key.clone()
@@ -372,7 +381,7 @@ impl TransactionLayer {
     fn start_server(
         &mut self,
         now: Instant,
-        from: SocketAddr,
+        from: Hop,
         request: Request,
         key: ServerKey,
     ) -> Option<u64> {
@@ -439,8 +448,9 @@ impl TransactionLayer {
     }
 
     /// Takes the network's word that nobody can be reached at an address: an ICMP error, or a socket that does not send
-    /// there (18.4). Requests on their way to it that have had no response end now.
-    pub fn handle_unreachable(&mut self, peer: SocketAddr) {
+    /// there, or a connection that cannot be opened (18.4). Requests on their way to it that have had no response end now.
+    pub fn handle_unreachable(&mut self, peer: impl Into<Hop>) {
+        let peer = peer.into();
         let to_peer = |(id, (_, transaction)): (&u64, &(_, Transaction))| match transaction {
             Transaction::Client(_, machine) => (machine.destination() == peer).then_some(*id),
             Transaction::Server(..) => None,
@@ -481,7 +491,7 @@ impl TransactionLayer {
 
     /// Where the responses of a server transaction go; `None` when it is over.
     #[must_use]
-    pub fn reply_address(&self, id: ServerId) -> Option<SocketAddr> {
+    pub fn reply_address(&self, id: ServerId) -> Option<Hop> {
         match self.transactions.get(&id.0) {
             Some((_, Transaction::Server(_, _, machine))) => Some(machine.reply_to()),
             _ => None,

@@ -1,9 +1,11 @@
-//! Transactions over UDP (RFC 3261 section 17, with the Accepted states of RFC 6026), sans-IO.
+//! Transactions (RFC 3261 section 17, with the Accepted states of RFC 6026), sans-IO.
 //!
 //! [`TransactionLayer`] sits between the datagrams of one socket and the transaction user. It owns no
 //! socket, clock or random source: feed it with [`handle_datagram`](TransactionLayer::handle_datagram)
 //! and [`handle_timeout`](TransactionLayer::handle_timeout), then drain `poll_transmit`, `poll_event`
 //! and `poll_timeout`.
+//!
+//! Over TCP nothing is repeated but a 2xx, and transactions do not linger for repetitions.
 //!
 //! What it does on its own, so that a program above it reads like the guide's steps:
 //! retransmissions, 100 Trying for every INVITE, ACK for refusals, 200 for a CANCEL that matches (481 for
@@ -14,11 +16,11 @@ mod client;
 mod layer;
 mod server;
 
-use std::{net::SocketAddr, time::Duration};
+use std::time::Duration;
 
 pub use layer::TransactionLayer;
 
-use crate::sip::{Request, Response};
+use crate::sip::{Hop, Request, Response};
 
 /// The base timers of RFC 3261 17.1.1.1; all others follow from them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,11 +78,11 @@ pub struct ClientId(u64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ServerId(u64);
 
-/// A datagram to send.
+/// A message to send: one datagram, or the next bytes of the connection with that address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Transmit {
     /// Where to.
-    pub to: SocketAddr,
+    pub to: Hop,
     /// The message.
     pub payload: Vec<u8>,
 }
@@ -103,8 +105,8 @@ pub enum Event {
     /// Three copies of a request, or more, and nothing at all has come back yet. Whoever can find out whether there is anybody
     /// at that address calls [`TransactionLayer::handle_unreachable`] if there is not.
     Unanswered {
-        /// Where the request goes.
-        to: SocketAddr,
+        /// Where the request goes, over UDP.
+        to: std::net::SocketAddr,
     },
     /// The network says that the peer cannot be reached (17.1.4); like 503 (8.1.3.1).
     Unreachable {
@@ -118,7 +120,7 @@ pub enum Event {
         /// The request; `received` and `rport` are filled in.
         request: Box<Request>,
         /// Where it came from.
-        from: SocketAddr,
+        from: Hop,
     },
     /// A CANCEL for an INVITE that has no final response yet: answer it with 487. The CANCEL itself is answered.
     Cancelled {
@@ -178,11 +180,11 @@ struct Output {
 }
 
 impl Output {
-    fn send(&mut self, to: SocketAddr, payload: Vec<u8>) {
+    fn send(&mut self, to: Hop, payload: Vec<u8>) {
         self.transmits.push_back(Transmit { to, payload });
     }
 
-    fn resend(&mut self, to: SocketAddr, payload: Vec<u8>) {
+    fn resend(&mut self, to: Hop, payload: Vec<u8>) {
         self.stats.retransmitted += 1;
         self.send(to, payload);
     }

@@ -1,12 +1,9 @@
 //! One server transaction: INVITE (RFC 3261 17.2.1, RFC 6026 8.7) or not (17.2.2).
 
-use std::{
-    net::SocketAddr,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use super::{Event, Output, ServerId, Timers, TransactionError};
-use crate::sip::{Method, Request, Response, StatusCode};
+use crate::sip::{Hop, Method, Request, Response, StatusCode};
 
 /// A user that never answers keeps its transaction this long at most. Ours: the RFC trusts the user.
 const FORGOTTEN: Duration = Duration::from_secs(300);
@@ -42,7 +39,7 @@ enum State {
 pub(super) struct ServerTransaction {
     id: ServerId,
     is_invite: bool,
-    reply_to: SocketAddr,
+    reply_to: Hop,
     timers: Timers,
     state: State,
 }
@@ -53,13 +50,19 @@ impl ServerTransaction {
         now: Instant,
         id: ServerId,
         request: Request,
-        source: SocketAddr,
+        source: Hop,
         timers: Timers,
         out: &mut Output,
     ) -> Self {
         let is_invite = request.method == Method::Invite;
         let via = request.head.via.first();
-        let reply_to = via.and_then(|v| v.response_address()).unwrap_or(source);
+        // Over a stream the answer takes the connection that the request came by (18.2.2).
+        let reply_to = match source.transport.is_reliable() {
+            true => source,
+            false => via
+                .and_then(|v| v.response_address())
+                .map_or(source, Hop::from),
+        };
         let last = is_invite.then(|| request.response(StatusCode::TRYING, "").encode());
         if let Some(trying) = &last {
             out.send(reply_to, trying.clone());
@@ -81,11 +84,19 @@ impl ServerTransaction {
         }
     }
 
+    /// When something that waits only for repetitions is over (timers I and J).
+    fn linger(&self, now: Instant, time: Duration) -> Instant {
+        match self.reply_to.transport.is_reliable() {
+            true => now,
+            false => now + time,
+        }
+    }
+
     pub(super) const fn is_over(&self) -> bool {
         matches!(self.state, State::Terminated)
     }
 
-    pub(super) const fn reply_to(&self) -> SocketAddr {
+    pub(super) const fn reply_to(&self) -> Hop {
         self.reply_to
     }
 
@@ -148,7 +159,7 @@ impl ServerTransaction {
         match self.state {
             State::Completed { .. } if self.is_invite => {
                 self.state = State::Confirmed {
-                    until: now + self.timers.t4,
+                    until: self.linger(now, self.timers.t4),
                 };
             }
             State::Completed { .. }
@@ -199,11 +210,15 @@ impl ServerTransaction {
             *last = Some(wire);
             return Ok(());
         }
-        let until = now + self.timers.give_up();
-        let resend = self
-            .is_invite
+        let until = match self.is_invite {
+            true => now + self.timers.give_up(),
+            false => self.linger(now, self.timers.give_up()),
+        };
+        // A 2xx is repeated in any case: a hop further on may be over UDP (13.3.1.4).
+        let is_accepted = self.is_invite && response.status.is_success();
+        let resend = (self.is_invite && (is_accepted || !self.reply_to.transport.is_reliable()))
             .then(|| (now + self.timers.t1, self.timers.t1));
-        self.state = if self.is_invite && response.status.is_success() {
+        self.state = if is_accepted {
             State::Accepted {
                 wire,
                 resend,

@@ -1,0 +1,210 @@
+//! Calls, chats, files and downloads at the same time in one tunnel: SIP, MSRP and HTTP over inner TCP, RTP over inner UDP.
+//!
+//! Teaching code like `tsc_sip_client`, with the search marks of the SDK guide. The steps inside the tunnel are in the
+//! library: `client/mod.rs` (SIP SOCKET CREATION, REGISTER TRANSACTION), `client/call.rs` (INVITE TRANSACTION, Build and
+//! send ACK, RTP Exchange, BYE TRANSACTION), `client/message.rs` (the same with MSRP Exchange), and `http/client.rs`.
+
+#![allow(clippy::print_stdout)] // the report is what this program is for
+
+use std::{process::ExitCode, sync::Arc, time::Duration, time::Instant};
+
+use clap::Parser;
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde::Serialize;
+use tsc_sip::{
+    cli::{InnerTcpArgs, connect_outcome},
+    client::{ClientOptions, ClientReport, Progress, run_client},
+    net::{ConfigSummary, HostNet, NotificationSummary},
+    report::{self, Outcome, millis},
+    stop::{Signals, Stop, Stopper},
+    ua,
+};
+use tsc_tapi::Coded;
+
+/// How long the server may take to confirm the release.
+const RELEASE: Duration = Duration::from_secs(2);
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let args = InnerTcpArgs::parse();
+    args.output.start_logging();
+    let result = run(&args).await;
+    let outcome = match &result {
+        Ok(report) => report.outcome(),
+        Err(failure) => failure.outcome,
+    };
+    print(&args, outcome, result);
+    ExitCode::from(outcome.exit_code())
+}
+
+/// Why there is no report.
+struct Failure {
+    outcome: Outcome,
+    error: String,
+}
+
+impl Failure {
+    fn new(outcome: Outcome, error: &dyn std::fmt::Display) -> Self {
+        let error = error.to_string();
+        Self { outcome, error }
+    }
+}
+
+async fn run(args: &InnerTcpArgs) -> Result<ClientReport, Failure> {
+    let usage = |error| Failure::new(Outcome::Configuration, &error);
+    let mut options = args.options().map_err(usage)?;
+    if !args.output.json {
+        options.sessions.progress = Some(progress_bars(options.sessions.files));
+    }
+    let stop = stop_on_signal().map_err(|error| Failure::new(Outcome::Configuration, &error))?;
+
+    if let Some(address) = args.network.no_tunnel {
+        return run_client(Arc::new(HostNet::new(address)), options, stop)
+            .await
+            .map_err(|error| Failure::new(error.outcome(), &error));
+    }
+
+    // --- tsc_ctrl_init() ----------------------------------------------------------------------------
+    // The C SDK fills a parameter structure and calls tsc_ctrl_init(). Here a builder takes the same
+    // parameters: server address, port and transport, certificates, the trace file. There is no global
+    // state to initialise; a program may have as many tunnels as it likes.
+    let builder = args.network.tunnel.builder(ua::PRODUCT).map_err(usage)?;
+
+    // --- Create a Tunnel ----------------------------------------------------------------------------
+    // Opens the transport and exchanges the configuration: when this returns, the server has assigned our
+    // inner addresses and named its SIP servers. Notifications take the place of callbacks.
+    let started = Instant::now();
+    let tunnel = tokio::select! {
+        tunnel = builder.connect() => tunnel.map_err(|error| {
+            tracing::error!(code = %error.code(), "no tunnel");
+            Failure::new(connect_outcome(&error), &error)
+        })?,
+        () = stop.stopped() => {
+            return Err(Failure::new(Outcome::TunnelFailed, &"stopped before the tunnel was up"));
+        }
+    };
+    let tunnel_ms = millis(started.elapsed());
+    let mut notifications = tunnel.notifications();
+    let watch = tokio::spawn(async move {
+        while let Some(notification) = notifications.recv().await {
+            tracing::info!("tunnel {}", NotificationSummary(&notification));
+        }
+    });
+    tracing::info!("tunnel is up: {}", ConfigSummary(&tunnel.config()));
+
+    let tunnel = Arc::new(tunnel);
+    let result = calls(Arc::clone(&tunnel), options, stop, tunnel_ms).await;
+
+    // --- TEST DONE ----------------------------------------------------------------------------------
+    // Finished, Socket, Tunnel Cleanup: the sockets closed themselves when their owners went. Releasing the
+    // tunnel tells the server that the inner addresses are free.
+    if let Some(tunnel) = Arc::into_inner(tunnel)
+        && let Err(error) = tunnel.close(RELEASE).await
+    {
+        tracing::warn!(%error, "tunnel not released in good order");
+    }
+    watch.abort();
+    result
+}
+
+async fn calls(
+    tunnel: Arc<tsc_tapi::Tunnel>,
+    options: ClientOptions,
+    stop: Stop,
+    tunnel_ms: f64,
+) -> Result<ClientReport, Failure> {
+    match run_client(tunnel, options, stop).await {
+        Ok(mut report) => {
+            report.tunnel_ms = Some(tunnel_ms);
+            Ok(report)
+        }
+        Err(error) => Err(Failure::new(error.outcome(), &error)),
+    }
+}
+
+/// The first SIGINT or SIGTERM hangs up in good order, the second one ends the program.
+fn stop_on_signal() -> std::io::Result<Stop> {
+    let (stopper, stop) = Stopper::new();
+    let mut signals = Signals::listen()?;
+    tokio::spawn(async move {
+        signals.recv().await;
+        stopper.stop();
+        let code = signals.recv().await;
+        std::process::exit(code.into());
+    });
+    Ok(stop)
+}
+
+/// A bar for each file, on a terminal only.
+fn progress_bars(files: usize) -> Progress {
+    let all = MultiProgress::with_draw_target(ProgressDrawTarget::stderr());
+    let style = ProgressStyle::with_template(BAR).unwrap_or_else(|_| ProgressStyle::default_bar());
+    let bars: Vec<ProgressBar> = (0..files)
+        .map(|number| {
+            let bar = ProgressBar::new(1).with_style(style.clone());
+            all.add(bar.with_prefix(format!("file {}", number + 1)))
+        })
+        .collect();
+    Progress(Arc::new(move |number, bytes, total| {
+        if let Some(bar) = bars.get(number) {
+            bar.set_length(total);
+            bar.set_position(bytes);
+            if bytes == total {
+                bar.finish();
+            }
+        }
+    }))
+}
+
+/// One progress bar.
+const BAR: &str = "{prefix:<9} [{bar:40}] {bytes:>10} of {total_bytes:<10} {bytes_per_sec}";
+
+#[derive(Serialize)]
+struct Output {
+    outcome: Outcome,
+    error: Option<String>,
+    #[serde(flatten)]
+    report: Option<ClientReport>,
+}
+
+fn print(args: &InnerTcpArgs, outcome: Outcome, result: Result<ClientReport, Failure>) {
+    if args.output.json {
+        let (report, error) = match result {
+            Ok(report) => {
+                let lost = report.lost.clone();
+                (Some(report), lost)
+            }
+            Err(failure) => (None, Some(failure.error)),
+        };
+        let output = Output {
+            outcome,
+            error,
+            report,
+        };
+        match serde_json::to_string_pretty(&output) {
+            Ok(json) => println!("{json}"),
+            Err(error) => eprintln!("tsc_sip_inner_tcp: {error}"),
+        }
+        return;
+    }
+    match result {
+        Ok(report) => {
+            if let Some(tunnel_ms) = report.tunnel_ms {
+                println!("tunnel up in {tunnel_ms:.1} ms");
+            }
+            if let Some(register_ms) = report.register_ms {
+                println!("registered in {register_ms:.1} ms");
+            }
+            if !report.calls.is_empty() {
+                print!("{}", report::table(&report.calls));
+            }
+            print!("{}", report::session_table(&report.chats));
+            print!("{}", report::session_table(&report.files));
+            print!("{}", report::download_table(&report.downloads));
+            if let Some(lost) = report.lost {
+                eprintln!("tsc_sip_inner_tcp: {lost}");
+            }
+        }
+        Err(failure) => eprintln!("tsc_sip_inner_tcp: {}", failure.error),
+    }
+}
