@@ -4,7 +4,6 @@ use std::{
     fs,
     net::SocketAddr,
     path::Path,
-    process::Command,
     time::{Duration, Instant},
 };
 
@@ -79,26 +78,26 @@ pub fn kamailio(directory: &Path, realm: &str) -> Process {
 }
 
 /// Where [`baresip`] can be called.
-pub const BARESIP_CONTACT: &str = "sip:bob@198.51.100.2:5062";
+pub const BARESIP: SocketAddr = SocketAddr::new(address::CORE_V4, 5062);
 
 /// Starts baresip in the core: user `bob`, who answers at once, plays `tone` (a WAV file of 8000 Hz) and records what he
-/// hears below `directory`. `dial` is whom he calls at the start.
+/// hears in a file `*-dec.wav` of `directory`'s `baresip`. He may dial a SIP URI at the start, and ends by himself, hanging up, after
+/// `seconds`.
 ///
 /// # Panics
 ///
 /// When it does not start.
 #[must_use]
 #[allow(clippy::panic, reason = "a test has no better way to fail")]
-pub fn baresip(directory: &Path, tone: &Path, dial: Option<SocketAddr>) -> Process {
+pub fn baresip(directory: &Path, tone: &Path, dial: Option<&str>, seconds: u32) -> Process {
     let home = directory.join("baresip");
-    let heard = directory.join("baresip.wav");
     let config = include_str!("baresip.config")
-        .replace("@ADDRESS@", &address::CORE_V4.to_string())
+        .replace("@ADDRESS@", &BARESIP.to_string())
         .replace("@TONE@", &tone.display().to_string())
-        .replace("@HEARD@", &heard.display().to_string());
+        .replace("@HEARD@", &home.display().to_string());
     let account = format!(
         "<sip:bob@{}>;regint=0;answermode=auto;audio_codecs=PCMU/8000/1\n",
-        address::CORE_V4
+        BARESIP.ip()
     );
     let written = fs::create_dir_all(&home)
         .and_then(|()| fs::write(home.join("config"), config))
@@ -107,12 +106,13 @@ pub fn baresip(directory: &Path, tone: &Path, dial: Option<SocketAddr>) -> Proce
     if let Err(error) = written {
         panic!("{}: {error}", home.display());
     }
-    let mut command: Command = Namespace::Core.command("baresip");
-    command.arg("-f").arg(&home).arg("-v");
-    if let Some(callee) = dial {
-        command.arg("-e").arg(format!("/dial sip:play@{callee}"));
+    let mut command = Namespace::Core.command("baresip");
+    command.arg("-f").arg(&home);
+    command.args(["-t", &seconds.to_string()]);
+    if let Some(uri) = dial {
+        command.args(["-e", &format!("/dial {uri}")]);
     }
     let mut process = Process::start("baresip", command);
-    wait_for_port(&mut process, "udp", 5062);
+    wait_for_port(&mut process, "udp", BARESIP.port());
     process
 }

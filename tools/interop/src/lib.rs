@@ -28,7 +28,7 @@ mod process;
 mod programs;
 mod sipp;
 
-pub use foreign::{BARESIP_CONTACT, baresip, kamailio, wait_for_port};
+pub use foreign::{BARESIP, baresip, kamailio, wait_for_port};
 pub use http::{CORE, Download, curl, nginx};
 pub use isolation::{isolated, isolated_within};
 pub use lab::{ClientOptions, Egress, Lab, Transport};
