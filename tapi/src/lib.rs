@@ -68,13 +68,13 @@ pub use tsc_csm::{
     client::{AddressWish, AttemptFailure, ClientConfigError, DownReason, Refusal, SuspendReason},
     server::pool::Family,
 };
+#[cfg(all(feature = "tun", target_os = "linux"))]
+pub use tsc_osaa::tun;
 pub use tsc_osaa::{
     cert::{CertificateError, CredentialError, Identity, PemSource, Roots, Trust},
     client::ConnectError as TransportConnectError,
     dtls::DtlsBackendKind,
 };
-#[cfg(all(feature = "tun", target_os = "linux"))]
-pub use tsc_osaa::tun;
 pub use tsc_tpl::ResponseCode;
 pub use tunnel::Tunnel;
 pub use udp::UdpSocket;
