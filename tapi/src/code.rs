@@ -213,6 +213,9 @@ impl Coded for ServiceError {
         match self {
             Self::Socket(error) => error.code(),
             Self::Prefixes | Self::InUse => ErrorCode::Error,
+            Self::Refused(refusal) if refusal.code == ResponseCode::NOT_AUTHORIZED => {
+                ErrorCode::Authenticate
+            }
             Self::Refused(_) | Self::Unusable | Self::NoAnswer => ErrorCode::ServiceFailure,
         }
     }

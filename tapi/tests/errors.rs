@@ -8,8 +8,8 @@ use std::{
 
 use tsc_csm::client::{TransportFailure, TransportLoss};
 use tsc_tapi::{
-    AttemptFailure, CloseError, Coded, ConnectError, DownReason, ErrorCode, Refusal, SocketError,
-    SuspendReason,
+    AttemptFailure, CloseError, Coded, ConnectError, DownReason, ErrorCode, LookupError, Refusal,
+    ServiceError, SocketError, SuspendReason,
 };
 use tsc_tpl::ResponseCode;
 
@@ -103,6 +103,37 @@ fn each_code_is_what_some_typed_error_means() {
             ErrorCode::CannotSendData,
         ),
         row(too_long, ErrorCode::CannotSendData),
+        row(SocketError::BrokenPipe, ErrorCode::CannotSendData),
+        row(SocketError::Reset, ErrorCode::CannotRecvData),
+        row(SocketError::TimedOut, ErrorCode::CannotRecvData),
+        row(SocketError::Prohibited, ErrorCode::CannotRecvData),
+        row(SocketError::PrefixesEnded, ErrorCode::ServiceFailure),
+        row(SocketError::NotBound, ErrorCode::Error),
+        row(LookupError::Name(String::new()), ErrorCode::Error),
+        row(LookupError::NoServers, ErrorCode::Error),
+        row(LookupError::NotFound(String::new()), ErrorCode::NoData),
+        row(LookupError::Failed(""), ErrorCode::CannotRecvData),
+        row(LookupError::TimedOut, ErrorCode::CannotRecvData),
+        row(
+            LookupError::Socket(SocketError::TunnelDown(DownReason::WrongTsid)),
+            ErrorCode::NotLogged,
+        ),
+        row(ServiceError::Prefixes, ErrorCode::Error),
+        row(ServiceError::InUse, ErrorCode::Error),
+        row(
+            ServiceError::Refused(refused(ResponseCode::NOT_AUTHORIZED)),
+            ErrorCode::Authenticate,
+        ),
+        row(
+            ServiceError::Refused(refused(ResponseCode::NO_RESOURCES)),
+            ErrorCode::ServiceFailure,
+        ),
+        row(ServiceError::Unusable, ErrorCode::ServiceFailure),
+        row(ServiceError::NoAnswer, ErrorCode::ServiceFailure),
+        row(
+            ServiceError::Socket(SocketError::TunnelDown(DownReason::WrongTsid)),
+            ErrorCode::NotLogged,
+        ),
         row(
             refused(ResponseCode::NOT_AUTHORIZED),
             ErrorCode::Authenticate,
@@ -169,6 +200,12 @@ fn socket_errors_travel_inside_io_errors() {
         (too_long, ErrorKind::InvalidInput),
         (SocketError::Refused, ErrorKind::ConnectionRefused),
         (SocketError::Unreachable, ErrorKind::HostUnreachable),
+        (SocketError::Prohibited, ErrorKind::PermissionDenied),
+        (SocketError::Reset, ErrorKind::ConnectionReset),
+        (SocketError::TimedOut, ErrorKind::TimedOut),
+        (SocketError::BrokenPipe, ErrorKind::BrokenPipe),
+        (SocketError::NotBound, ErrorKind::InvalidInput),
+        (SocketError::PrefixesEnded, ErrorKind::NotConnected),
         (SocketError::WouldBlock, ErrorKind::WouldBlock),
     ] {
         let io = io::Error::from(error.clone());
@@ -176,4 +213,17 @@ fn socket_errors_travel_inside_io_errors() {
         assert_eq!(SocketError::of(&io), Some(&error));
     }
     assert_eq!(SocketError::of(&io::Error::from(ErrorKind::Other)), None);
+    for (error, kind) in [
+        (LookupError::Name("?".to_owned()), ErrorKind::InvalidInput),
+        (LookupError::NoServers, ErrorKind::Unsupported),
+        (LookupError::NotFound("x".to_owned()), ErrorKind::NotFound),
+        (LookupError::Failed("why"), ErrorKind::Other),
+        (LookupError::TimedOut, ErrorKind::TimedOut),
+        (
+            LookupError::Socket(SocketError::Reset),
+            ErrorKind::ConnectionReset,
+        ),
+    ] {
+        assert_eq!(io::Error::from(error).kind(), kind);
+    }
 }

@@ -181,3 +181,48 @@ impl Routed {
         self.reader.wake(wakes);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn claim(routed: &mut Routed) -> oneshot::Receiver<Result<Vec<Prefix>, ServiceError>> {
+        let (answer, answered) = oneshot::channel();
+        routed.claim(Vec::new(), answer).unwrap();
+        answered
+    }
+
+    #[test]
+    fn the_server_hears_only_of_what_it_must() {
+        let mut routed = Routed::default();
+        // Withdrawn before it was sent.
+        let _first = claim(&mut routed);
+        routed.release();
+        assert!(routed.next_job().is_none());
+        // Sent, and asked for anew before the answer came: release, then request.
+        let _second = claim(&mut routed);
+        assert!(matches!(routed.next_job(), Some(Job::Request(..))));
+        routed.release();
+        for _ in 0..10 {
+            let _again = claim(&mut routed);
+            routed.release();
+        }
+        let _last = claim(&mut routed);
+        assert!(matches!(routed.next_job(), Some(Job::Release)));
+        assert!(matches!(routed.next_job(), Some(Job::Request(..))));
+        assert!(routed.next_job().is_none());
+        // Refused: there is nothing to give back.
+        routed.refused();
+        routed.release();
+        assert!(routed.next_job().is_none());
+    }
+
+    #[test]
+    fn without_a_socket_nothing_is_kept() {
+        let mut routed = Routed::default();
+        routed.receive(b"packet");
+        assert!(routed.inbound.is_empty());
+        assert!(!routed.wants_transmit());
+        assert!(routed.recycle(vec![0; 9]).is_some());
+    }
+}
