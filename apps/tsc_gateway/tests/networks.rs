@@ -66,8 +66,10 @@ fn hosts_on_both_sides_reach_each_other() {
         let world = World::new(1400);
         let server = world.server();
         for transport in ["tls", "dtls"] {
-            let arguments =
-                format!("{NETWORKS} --prefix 192.168.7.0/24 --prefix fd07::/64 --tun-name tscgw");
+            let arguments = format!(
+                "{NETWORKS} --prefix 192.168.7.0/24 --prefix fd07::/64 --tun-name tscgw \
+                 --tun-address 192.168.7.254 --tun-address fd07::fe"
+            );
             let gateway = world.gateway("one", transport, &arguments);
             let ready = last_line(&gateway.wait_for(READY));
             assert_eq!(
@@ -85,17 +87,18 @@ fn hosts_on_both_sides_reach_each_other() {
                 let hops = lan.contains('.').then_some(64 - 3);
                 assert_eq!(ping("lan", core, 64), Pong::Echo(hops), "{transport}");
                 assert_eq!(ping("core", lan, 64), Pong::Echo(hops), "{transport}");
-                let first = if lan.contains('.') {
-                    "192.168.7.1"
+                let (near, far) = if lan.contains('.') {
+                    ("192.168.7.1", "192.168.7.254")
                 } else {
-                    "fd07::1"
+                    ("fd07::1", "fd07::fe")
                 };
-                assert_eq!(ping("lan", core, 1), Pong::Exceeded(first.parse().unwrap()));
+                let exceeded = |address: &str| Pong::Exceeded(address.parse().unwrap());
+                assert_eq!(ping("lan", core, 1), exceeded(near));
                 // The server speaks for whom the packet was meant.
-                assert_eq!(ping("lan", core, 2), Pong::Exceeded(core.parse().unwrap()));
-                assert_eq!(ping("core", lan, 2), Pong::Exceeded(lan.parse().unwrap()));
-                // From the core's side the gateway is the third, and answers with an address of the LAN.
-                assert_eq!(ping("core", lan, 3), Pong::Exceeded(first.parse().unwrap()));
+                assert_eq!(ping("lan", core, 2), exceeded(core));
+                assert_eq!(ping("core", lan, 2), exceeded(lan));
+                // From the core's side the gateway is the third router.
+                assert_eq!(ping("core", lan, 3), exceeded(far));
                 let (lan, core) = (("lan", lan), ("core", core));
                 exchange_stream(lan, core);
                 exchange_stream(core, lan);
@@ -132,6 +135,7 @@ fn what_was_not_granted_does_not_pass() {
 
         // A network that nobody has given us; the gateway's kernel forwards it all the same.
         run("lan", "ip address add 192.168.8.17/24 dev gw");
+        run("gw", "ip route add 192.168.8.0/24 dev lan");
         let core = udp("core", CORE[0]);
         let target = core.local_addr().unwrap();
         let send = |from: &str, to: SocketAddr, text: &[u8]| {
