@@ -55,7 +55,7 @@ impl Default for ConnectOptions {
             attempt_timeout: Duration::from_secs(5),
             bind: None,
             stream: StreamOptions::client(),
-            datagram: DatagramOptions::default(),
+            datagram: DatagramOptions::client(),
             dtls_backend: None,
             dtls: DtlsOptions::default(),
         }

@@ -53,7 +53,7 @@ impl Worker {
                 Some(Way::Dtls { port, key }) => self
                     .ports
                     .get_mut(port)
-                    .is_some_and(|port| port.seal(key, packet).is_ok()),
+                    .is_some_and(|port| port.seal(cx, key, packet).is_ok()),
             };
             if sent {
                 self.counters.switched += 1;
@@ -93,7 +93,7 @@ impl Worker {
                 Some(Way::Dtls { port, key }) => self
                     .ports
                     .get_mut(port)
-                    .is_some_and(|port| port.seal(key, &transmit.bytes).is_ok()),
+                    .is_some_and(|port| port.seal(cx, key, &transmit.bytes).is_ok()),
             };
             if !sent {
                 self.counters.control_unsent += 1;

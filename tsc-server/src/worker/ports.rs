@@ -160,12 +160,22 @@ impl Port {
         }
     }
 
-    /// Seals a unit for an association; it leaves with the next [`Port::flush`].
-    pub(super) fn seal(&mut self, key: AssociationKey, unit: &[u8]) -> Result<(), DtlsSendError> {
-        match &mut self.dtls {
-            Some(dtls) => dtls.endpoint.send(key, unit),
-            None => Err(DtlsSendError::Closed),
+    /// Seals a unit for an association; it leaves with the next [`Port::flush`], or at once what waits before it if a
+    /// burst of this turn has filled the association's queue.
+    pub(super) fn seal(
+        &mut self,
+        cx: &mut Context<'_>,
+        key: AssociationKey,
+        unit: &[u8],
+    ) -> Result<(), DtlsSendError> {
+        let dtls = self.dtls.as_mut().ok_or(DtlsSendError::Closed)?;
+        let sealed = dtls.endpoint.send(key, unit);
+        if !matches!(sealed, Err(DtlsSendError::QueueFull)) {
+            return sealed;
         }
+        self.flush(cx);
+        let dtls = self.dtls.as_mut().ok_or(DtlsSendError::Closed)?;
+        dtls.endpoint.send(key, unit)
     }
 
     /// Sends everything that was queued or sealed, and what the DTLS handshakes want to say.
