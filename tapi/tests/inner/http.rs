@@ -62,6 +62,7 @@ async fn an_http_client_talks_with_an_http_server_on_many_connections() {
                     .header("host", "inner")
                     .body(Full::new(Bytes::from(body.clone())))
                     .unwrap();
+                client.ready().await.unwrap();
                 let response = client.send_request(request).await.unwrap();
                 assert_eq!(response.headers()["path"], format!("/{number}/{round}"));
                 let echoed = response.into_body().collect().await.unwrap().to_bytes();
