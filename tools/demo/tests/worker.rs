@@ -262,7 +262,11 @@ async fn interfaces_may_differ_in_their_inner_mtu() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_address_that_nobody_has_is_unreachable_at_once() {
-    let lab = Lab::start(&both_families()).unwrap();
+    let options = LabOptions {
+        pool: "address-quarantine = 0\negress = \"switch\"".to_owned(),
+        ..both_families()
+    };
+    let lab = Lab::start(&options).unwrap();
     for transport in Transport::ALL {
         let tunnel = open(builder(&lab, transport)).await;
         for (local, nobody) in [
