@@ -51,9 +51,20 @@ async fn echo_brings_back_what_was_said() {
     assert_eq!(report.outcome(), Outcome::Ok);
     let callee = world.server.next_report().await.unwrap();
     let caller = &report.calls[0];
-    assert_both_directions(caller, &callee);
-    assert!(caller.played.starts_with(&caller.heard), "an echo");
-    assert!(!caller.heard.is_empty());
+    assert_eq!(
+        (caller.sent, callee.sent),
+        (callee.received, caller.received)
+    );
+    assert!(caller.played == callee.heard);
+    assert!(caller.played.starts_with(&callee.played), "an echo");
+    // On a busy machine the echo has nothing to say for a tick, which is heard as silence and was not played.
+    let silence = [caller.codec.unwrap().silence(); 160];
+    let said = |speech: &[u8]| -> Vec<u8> {
+        let parts = speech.chunks(160).filter(|part| **part != silence);
+        parts.flatten().copied().collect()
+    };
+    assert!(said(&caller.heard) == said(&callee.played));
+    assert!(!said(&caller.heard).is_empty());
 }
 
 #[tokio::test]
