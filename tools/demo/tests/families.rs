@@ -13,7 +13,10 @@ use std::{
     time::Duration,
 };
 
-use tokio::time::timeout;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    time::timeout,
+};
 use tsc_demo::lab::{Lab, LabOptions};
 use tsc_tapi::{
     AddressWish, DtlsBackendKind, Family, SocketError, Transport, Tunnel, TunnelBuilder, UdpSocket,
@@ -80,6 +83,34 @@ async fn exchange(from: &UdpSocket, to: &UdpSocket, len: usize) {
     assert_eq!(sender, from.local_addr().unwrap());
 }
 
+/// An inner TCP connection with more in it than one window of a beginning, answered by its end.
+async fn stream(near: &Tunnel, far: &Tunnel, here: IpAddr, there: IpAddr) {
+    let listener = far.bind_tcp(SocketAddr::new(there, 0)).unwrap();
+    let to = listener.local_addr().unwrap();
+    let accepting = async {
+        let (mut stream, peer) = soon(listener.accept()).await.unwrap();
+        assert_eq!(peer.ip(), here);
+        let mut all = Vec::new();
+        soon(stream.read_to_end(&mut all)).await.unwrap();
+        stream.write_all(b"got it").await.unwrap();
+        stream.shutdown().await.unwrap();
+        all
+    };
+    let sent: Vec<u8> = (0..50_000_u32).flat_map(u32::to_be_bytes).collect();
+    let connecting = async {
+        let mut stream = soon(near.connect_tcp(to)).await.unwrap();
+        assert_eq!(stream.local_addr().unwrap().ip(), here);
+        stream.write_all(&sent).await.unwrap();
+        stream.shutdown().await.unwrap();
+        let mut answer = Vec::new();
+        soon(stream.read_to_end(&mut answer)).await.unwrap();
+        answer
+    };
+    let (received, answer) = tokio::join!(accepting, connecting);
+    assert!(received == sent, "{here} -> {to}");
+    assert_eq!(answer, b"got it");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_outer_version_carries_every_inner_version_over_every_transport() {
     for outer in OUTER {
@@ -124,6 +155,9 @@ async fn every_outer_version_carries_every_inner_version_over_every_transport() 
                         exchange(one, other, len).await;
                         exchange(other, one, len).await;
                     }
+                }
+                for (here, there) in inner(&near).into_iter().zip(inner(&far)) {
+                    stream(&near, &far, here, there).await;
                 }
                 for tunnel in [near, far] {
                     soon(tunnel.close(LIMIT)).await.unwrap();
