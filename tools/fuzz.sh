@@ -10,7 +10,7 @@ scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 host=$(rustc -vV | sed -n 's/^host: //p')
 
-dirs=(tpl/fuzz csm/fuzz eip/fuzz osaa/fuzz apps/tsc_sip/fuzz)
+dirs=(tpl/fuzz csm/fuzz eip/fuzz osaa/fuzz tsc-server/fuzz apps/tsc_sip/fuzz)
 jobs=()
 for dir in "${dirs[@]}"; do
     cargo fuzz build --fuzz-dir "$dir" --release --sanitizer address >"$scratch/build.log" 2>&1 || {
