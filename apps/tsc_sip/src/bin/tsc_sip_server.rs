@@ -84,7 +84,11 @@ async fn serve<N: InnerNet>(
     args: &ServerArgs,
 ) -> Result<(), Failure> {
     let mut signals = Signals::listen().map_err(|e| (Outcome::Configuration, e.to_string()))?;
-    let mut server = SipServer::start(net, options).await.map_err(failure)?;
+    let mut server = tokio::select! {
+        server = SipServer::start(net, options) => server.map_err(failure)?,
+        // While a registrar lets us wait.
+        _ = signals.recv() => return Ok(()),
+    };
     println!("ready sip:{}", server.address());
 
     let mut sessions = server.session_reports();

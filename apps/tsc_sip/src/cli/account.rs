@@ -1,6 +1,10 @@
 //! The SIP account of a caller.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use clap::Args;
 use tsc_cli::UsageError;
@@ -49,14 +53,7 @@ pub struct SipArgs {
 
 impl SipArgs {
     pub(super) fn apply(&self, options: &mut ClientOptions) -> Result<(), UsageError> {
-        options.password = match (&self.password_file, std::env::var(PASSWORD_VARIABLE)) {
-            (Some(path), _) => Some(
-                Secret::from_file(path)
-                    .map_err(|error| UsageError::file("--password-file", path, error))?,
-            ),
-            (None, Ok(password)) if !password.is_empty() => Some(Secret::new(password)),
-            (None, _) => None,
-        };
+        options.password = password(self.password_file.as_deref())?;
         if let Some(domain) = &self.domain {
             let host: Host = domain
                 .parse()
@@ -70,4 +67,15 @@ impl SipArgs {
         options.ring_timeout = Duration::from_secs(self.ring_timeout);
         Ok(())
     }
+}
+
+/// The first line of a file, or the variable's value.
+pub(super) fn password(file: Option<&Path>) -> Result<Option<Secret>, UsageError> {
+    if let Some(path) = file {
+        let secret = Secret::from_file(path);
+        let secret = secret.map_err(|error| UsageError::file("--password-file", path, error))?;
+        return Ok(Some(secret));
+    }
+    let password = std::env::var(PASSWORD_VARIABLE).unwrap_or_default();
+    Ok((!password.is_empty()).then(|| Secret::new(password)))
 }

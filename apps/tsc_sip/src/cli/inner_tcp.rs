@@ -1,6 +1,6 @@
 //! The command line of everything at once.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{net::SocketAddr, num::NonZeroU16, path::PathBuf, time::Duration};
 
 use clap::Parser;
 use tsc_cli::{OutputArgs, UsageError};
@@ -40,10 +40,14 @@ pub struct InnerTcpArgs {
     )]
     pub call: String,
 
-    /// Calls at the same time.
+    /// Calls, all at the same time unless there is a --rate.
     #[arg(short = 'n', long, value_name = "N", default_value_t = 1, help_heading = "Calls",
           value_parser = clap::value_parser!(u16).range(0..=1000))]
     pub calls: u16,
+
+    /// Calls that begin in a second. [default: all begin at once]
+    #[arg(long, value_name = "N", help_heading = "Calls")]
+    pub rate: Option<NonZeroU16>,
 
     /// Length of each call in seconds, such as 2.5. [default: the length of the WAV file]
     #[arg(short, long, value_name = "SECONDS", value_parser = seconds, help_heading = "Calls")]
@@ -145,6 +149,7 @@ impl InnerTcpArgs {
         options.play = self.media.audio(Audio::speech)?;
         options.transport = Transport::Tcp;
         options.calls = self.calls.into();
+        options.rate = self.rate;
         options.duration = self.duration;
         let file = match &self.file {
             None => FileSource::Pattern(self.file_size),

@@ -1,15 +1,15 @@
 //! The callee's command line.
 
-use std::{path::PathBuf, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{ArgGroup, Parser};
 use tsc_cli::{OutputArgs, UsageError};
 
-use super::{MediaArgs, NetworkArgs, writable};
+use super::{MediaArgs, NetworkArgs, account::password, writable};
 use crate::{
     digest::Users,
     media::Audio,
-    server::{Behaviour, ServerOptions},
+    server::{Behaviour, RegisterAt, ServerOptions},
 };
 
 /// SIP server inside a tunnel: a registrar, and users that answer calls, play or echo, record and report. All users but
@@ -56,6 +56,33 @@ pub struct ServerArgs {
     /// A user that can be called, and what happens then; may be repeated. [default: play=play echo=echo busy=busy]
     #[arg(long, value_name = "NAME=play|echo|busy", value_parser = callee, help_heading = "SIP")]
     pub callee: Vec<(String, Behaviour)>,
+
+    /// Register a user of ours at this registrar, so that calls come by way of it.
+    #[arg(
+        long,
+        value_name = "ADDRESS:PORT",
+        requires = "register_as",
+        help_heading = "SIP"
+    )]
+    pub register_at: Option<SocketAddr>,
+
+    /// User name for --register-at; --callee says what happens to calls.
+    #[arg(
+        long,
+        value_name = "NAME",
+        requires = "register_at",
+        help_heading = "SIP"
+    )]
+    pub register_as: Option<String>,
+
+    /// File whose first line is the password for --register-at. Or set TSC_SIP_PASSWORD.
+    #[arg(
+        long,
+        value_name = "FILE",
+        requires = "register_at",
+        help_heading = "SIP"
+    )]
+    pub password_file: Option<PathBuf>,
 
     /// How long it rings before a call is answered, in milliseconds.
     #[arg(long, value_name = "MS", default_value_t = 0, help_heading = "SIP")]
@@ -110,11 +137,13 @@ second signal ends at once. So does a lost tunnel end all calls, and their repor
 Examples:
   tsc_sip_server --server sbc.example.com:443 --ca ca.pem --users users.txt --record heard/
   tsc_sip_server --server 127.0.0.1:4567 --transport udp --open-registration --callee bob=echo
+  tsc_sip_server --server sbc.example.com --users none --register-at 10.0.0.5:5060 --register-as bob --callee bob=play
 
 Exit codes:
   0  stopped as asked
   2  wrong command line, or a file, directory or port that it names cannot be used
-  3  no tunnel, or the tunnel was lost";
+  3  no tunnel, or the tunnel was lost
+  4  the registrar of --register-at refused or did not answer";
 
 impl ServerArgs {
     /// Reads the files that the command line names.
@@ -151,6 +180,14 @@ impl ServerArgs {
             playout_delay: Duration::from_millis(self.media.playout_delay),
             ..ServerOptions::default()
         };
+        if let (Some(registrar), Some(user)) = (self.register_at, &self.register_as) {
+            options.register_at = Some(RegisterAt {
+                registrar,
+                user: user.clone(),
+                password: password(self.password_file.as_deref())?,
+                expires: 3600,
+            });
+        }
         if !self.callee.is_empty() {
             options.callees = self.callee.iter().cloned().collect();
         }

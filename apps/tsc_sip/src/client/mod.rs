@@ -5,7 +5,7 @@ mod call;
 mod invite;
 mod message;
 mod options;
-mod register;
+pub(crate) mod register;
 
 use std::{
     collections::BTreeMap,
@@ -16,13 +16,11 @@ use std::{
 };
 
 use serde::Serialize;
-use tokio::{
-    sync::{Notify, mpsc, oneshot},
-    task::JoinSet,
-};
+use tokio::{sync::mpsc, task::JoinSet};
 
 pub use options::{ClientOptions, FileSource, Progress, SessionOptions};
 pub use register::RegisterError;
+use register::{Registrant, Registration};
 
 use crate::{
     dialog::DialogId,
@@ -33,7 +31,7 @@ use crate::{
     random::{OsRandom, Random},
     report::{CallReport, DownloadReport, Outcome, SessionKind, SessionReport, millis},
     sip::{Hop, Method, NameAddr, SipUri, StatusCode, Transport},
-    stop::Stop,
+    stop::{Stop, Stopper},
     transaction::Limits,
     ua,
 };
@@ -119,7 +117,6 @@ struct Shared<N: InnerNet> {
     server: SocketAddr,
     dialogs: Dialogs,
     stop: Stop,
-    calls_over: Notify,
 }
 
 impl<N: InnerNet> Shared<N> {
@@ -131,6 +128,18 @@ impl<N: InnerNet> Shared<N> {
     /// Where requests outside of a dialog go.
     fn hop(&self) -> Hop {
         Hop::new(self.options.transport, self.server)
+    }
+
+    fn registrant(&self) -> Registrant {
+        Registrant {
+            endpoint: self.endpoint.clone(),
+            hop: self.hop(),
+            identity: self.identity(),
+            contact: self.contact(),
+            user: self.options.user.clone(),
+            password: self.options.password.clone(),
+            expires: self.options.expires,
+        }
     }
 
     /// Why the network is gone, in the words of [`ClientError::Lost`]'s reason.
@@ -225,7 +234,6 @@ pub async fn run_client<N: InnerNet>(
         server,
         dialogs: Dialogs::default(),
         stop,
-        calls_over: Notify::new(),
         options,
     });
     let mut helpers = JoinSet::new();
@@ -233,27 +241,27 @@ pub async fn run_client<N: InnerNet>(
     let (endpoint, dialogs) = (shared.endpoint.clone(), shared.dialogs.clone());
     helpers.spawn(answer_requests(incoming, endpoint, dialogs, prober));
 
-    let result = register_and_call(&shared, &mut helpers).await;
+    let result = register_and_call(&shared).await;
     helpers.shutdown().await;
     result
 }
 
 async fn register_and_call<N: InnerNet>(
     shared: &Arc<Shared<N>>,
-    helpers: &mut JoinSet<()>,
 ) -> Result<ClientReport, ClientError> {
     // --- REGISTER TRANSACTION -----------------------------------------------------------------------
     // Tells the registrar where we are: see `register.rs` for the request and the answer to its challenge.
-    let mut registration = None;
+    let (over, calls_over) = Stopper::new();
+    let mut keeper = JoinSet::new();
     let mut register_ms = None;
     if shared.options.register {
         let started = Instant::now();
-        let mut new = register::Registration::new(shared);
+        let mut new = Registration::new(shared.registrant());
         tokio::select! {
             biased;
             reason = shared.net.lost() => return Err(ClientError::Lost(reason)),
             () = shared.stop.stopped() => return Err(RegisterError::Stopped.into()),
-            done = new.register(shared) => match done {
+            done = new.register() => match done {
                 // The socket noticed first.
                 Err(RegisterError::Request(RequestError::Closed)) => {
                     return Err(ClientError::Lost(shared.why_gone().await));
@@ -262,17 +270,9 @@ async fn register_and_call<N: InnerNet>(
             },
         }
         register_ms = Some(millis(started.elapsed()));
-        registration = Some(new);
+        // For calls that outlast the registration.
+        keeper.spawn(new.keep(calls_over));
     }
-    let keep = match registration {
-        Some(registration) => {
-            // For calls that outlast the registration. Handed back when the calls are over.
-            let (sender, receiver) = oneshot::channel();
-            helpers.spawn(register::keep(Arc::clone(shared), registration, sender));
-            Some(receiver)
-        }
-        None => None,
-    };
 
     // The calls themselves: INVITE TRANSACTION to BYE TRANSACTION are in `call.rs`.
     // Chats and files are in `message.rs`, downloads in `../http/client.rs`. All of it at the same time.
@@ -299,9 +299,9 @@ async fn register_and_call<N: InnerNet>(
     );
     let calls: Vec<CallReport> = calls.into_iter().flatten().collect();
 
-    if let Some(registration) = keep {
-        register::remove(shared, registration).await;
-    }
+    over.stop();
+    // It has little time to remove the registration.
+    while keeper.join_next().await.is_some() {}
     let is_lost = |outcome: &Outcome| *outcome == Outcome::TunnelFailed;
     let calls_broken = calls.iter().map(|call| (&call.outcome, &call.error));
     let sessions = chats.iter().chain(&files);

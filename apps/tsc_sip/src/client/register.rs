@@ -1,16 +1,14 @@
 //! The registration: REGISTER, the answer to the registrar's challenge, renewal and removal.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
-use tokio::sync::oneshot;
-
-use super::Shared;
 use crate::{
     digest::{Challenge, Credentials},
-    endpoint::RequestError,
-    net::InnerNet,
+    endpoint::{Endpoint, RequestError},
     random::{OsRandom, Random},
-    sip::{Contacts, HeaderName, Method, NameAddr, Request, Response, SipUri, StatusCode},
+    secret::Secret,
+    sip::{Contacts, HeaderName, Hop, Method, NameAddr, Request, Response, SipUri, StatusCode},
+    stop::Stop,
     ua,
 };
 
@@ -49,9 +47,27 @@ pub enum RegisterError {
     Request(#[from] RequestError),
 }
 
+/// Who registers, where and by what.
+#[derive(Clone, Debug)]
+pub(crate) struct Registrant {
+    pub(crate) endpoint: Endpoint,
+    /// The registrar, or a proxy before it.
+    pub(crate) hop: Hop,
+    /// The address of record.
+    pub(crate) identity: SipUri,
+    /// Where requests for it are to go.
+    pub(crate) contact: NameAddr,
+    /// User name of the credentials.
+    pub(crate) user: String,
+    pub(crate) password: Option<Secret>,
+    /// How long the registration shall last, in seconds.
+    pub(crate) expires: u32,
+}
+
 /// A registration and what has to be remembered from one REGISTER to the next.
 #[derive(Debug)]
-pub(super) struct Registration {
+pub(crate) struct Registration {
+    registrant: Registrant,
     call_id: String,
     tag: String,
     cseq: u32,
@@ -62,24 +78,22 @@ pub(super) struct Registration {
 }
 
 impl Registration {
-    pub(super) fn new<N: InnerNet>(shared: &Shared<N>) -> Self {
-        let host = shared.ip;
+    pub(crate) fn new(registrant: Registrant) -> Self {
+        let host = registrant.endpoint.local_addr().ip();
         Self {
             call_id: format!("{}@{host}", OsRandom.token()),
             tag: OsRandom.token(),
             cseq: 0,
             challenge: None,
-            granted: Duration::from_secs(shared.options.expires.into()),
+            granted: Duration::from_secs(registrant.expires.into()),
+            registrant,
         }
     }
 
     /// Registers or renews.
-    pub(super) async fn register<N: InnerNet>(
-        &mut self,
-        shared: &Shared<N>,
-    ) -> Result<(), RegisterError> {
-        let response = self.send(shared, shared.options.expires).await?;
-        let ours = shared.contact();
+    pub(crate) async fn register(&mut self) -> Result<(), RegisterError> {
+        let response = self.send(self.registrant.expires).await?;
+        let ours = &self.registrant.contact;
         let binding = response
             .head
             .contacts
@@ -89,20 +103,40 @@ impl Registration {
         let granted = binding
             .and_then(|b| b.params.value("expires")?.parse().ok())
             .or_else(|| response.head.expires())
-            .unwrap_or(shared.options.expires);
+            .unwrap_or(self.registrant.expires);
         self.granted = Duration::from_secs(granted.max(1).into());
-        tracing::info!(user = %shared.identity(), seconds = granted, "registered");
+        tracing::info!(user = %self.registrant.identity, seconds = granted, "registered");
         Ok(())
     }
 
-    async fn send<N: InnerNet>(
-        &mut self,
-        shared: &Shared<N>,
-        expires: u32,
-    ) -> Result<Response, RegisterError> {
+    /// Renews the registration at half its time until `over`, and then removes it (`Expires: 0`). That removing fails
+    /// changes nothing: it will expire.
+    pub(crate) async fn keep(mut self, over: Stop) {
+        loop {
+            let renewal = async {
+                tokio::time::sleep(self.granted / 2).await;
+                self.register().await
+            };
+            let renewed = tokio::select! {
+                () = over.stopped() => break,
+                renewed = renewal => renewed,
+            };
+            if let Err(error) = renewed {
+                tracing::warn!(%error, "registration not renewed");
+            }
+        }
+        match tokio::time::timeout(REMOVAL, self.send(0)).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "registration not removed"),
+            Err(_) => tracing::warn!("registration not removed: no answer"),
+        }
+    }
+
+    async fn send(&mut self, expires: u32) -> Result<Response, RegisterError> {
         for _ in 0..=MAX_CHALLENGES {
-            let request = self.request(shared, expires)?;
-            let mut pending = shared.endpoint.request(request, shared.hop()).await?;
+            let request = self.request(expires)?;
+            let (endpoint, hop) = (&self.registrant.endpoint, self.registrant.hop);
+            let mut pending = endpoint.request(request, hop).await?;
             let response = pending.final_response().await?;
             if response.status.is_success() {
                 return Ok(response);
@@ -121,15 +155,17 @@ impl Registration {
         Err(RegisterError::Credentials)
     }
 
-    fn request<N: InnerNet>(
-        &mut self,
-        shared: &Shared<N>,
-        expires: u32,
-    ) -> Result<Request, RegisterError> {
+    fn request(&mut self, expires: u32) -> Result<Request, RegisterError> {
         self.cseq += 1;
-        let identity = shared.identity();
+        let Registrant {
+            identity,
+            contact,
+            user,
+            password,
+            ..
+        } = &self.registrant;
         let registrar = SipUri::new("", identity.host.clone(), identity.port);
-        let to = NameAddr::new(identity);
+        let to = NameAddr::new(identity.clone());
         let from = to.clone().with_tag(&self.tag);
         let uri = registrar.to_string();
         let mut request = Request::new(
@@ -140,16 +176,15 @@ impl Registration {
             &self.call_id,
             self.cseq,
         );
-        request.head.contacts = Contacts::List(vec![shared.contact()]);
+        request.head.contacts = Contacts::List(vec![contact.clone()]);
         request.head.push(HeaderName::Expires, expires.to_string());
         request.head.push(HeaderName::UserAgent, ua::PRODUCT);
         if let Some((challenge, count)) = &mut self.challenge {
-            let password = shared.options.password.as_ref();
-            let password = password.ok_or(RegisterError::NoPassword)?;
+            let password = password.as_ref().ok_or(RegisterError::NoPassword)?;
             *count += 1;
             let credentials = Credentials::answer(
                 challenge,
-                (&shared.options.user, password),
+                (user, password),
                 (Method::Register.as_str(), &uri),
                 &OsRandom.token(),
                 *count,
@@ -169,44 +204,5 @@ fn refusal(response: &Response) -> RegisterError {
     RegisterError::Refused {
         status: response.status,
         reason: response.reason.clone(),
-    }
-}
-
-/// Renews the registration at half its time, until nobody wants it back.
-pub(super) async fn keep<N: InnerNet>(
-    shared: Arc<Shared<N>>,
-    mut registration: Registration,
-    mut back: oneshot::Sender<Registration>,
-) {
-    loop {
-        tokio::select! {
-            // The receiver closes its end when the calls are over.
-            () = back.closed() => return,
-            () = tokio::time::sleep(registration.granted / 2) => {}
-            () = shared.calls_over.notified() => {
-                // Gone only if the whole run was dropped.
-                let _ = back.send(registration);
-                return;
-            }
-        }
-        if let Err(error) = registration.register(&shared).await {
-            tracing::warn!(%error, "registration not renewed");
-        }
-    }
-}
-
-/// Removes the registration: `Expires: 0`. That it fails changes nothing: it will expire.
-pub(super) async fn remove<N: InnerNet>(
-    shared: &Shared<N>,
-    registration: oneshot::Receiver<Registration>,
-) {
-    shared.calls_over.notify_one();
-    let Ok(mut registration) = registration.await else {
-        return;
-    };
-    match tokio::time::timeout(REMOVAL, registration.send(shared, 0)).await {
-        Ok(Ok(_)) => {}
-        Ok(Err(error)) => tracing::warn!(%error, "registration not removed"),
-        Err(_) => tracing::warn!("registration not removed: no answer"),
     }
 }

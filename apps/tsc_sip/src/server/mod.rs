@@ -16,12 +16,16 @@ use std::{
 
 use tokio::{
     sync::{mpsc, watch},
-    task::JoinHandle,
+    task::{JoinHandle, JoinSet},
 };
 
-pub use options::{Behaviour, ServerOptions};
+pub use options::{Behaviour, RegisterAt, ServerOptions};
 
 use crate::{
+    client::{
+        RegisterError,
+        register::{Registrant, Registration},
+    },
     endpoint::Endpoint,
     http::HttpServer,
     media::MediaClock,
@@ -29,6 +33,7 @@ use crate::{
     net::{self, InnerNet},
     random::OsRandom,
     report::{CallReport, Outcome, SessionReport},
+    sip::{Hop, NameAddr, SipUri, Transport},
     stop::{Stop, Stopper},
     transaction::Limits,
 };
@@ -49,6 +54,9 @@ pub enum ServerError {
     /// The HTTP server or the port for messages cannot be opened.
     #[error("no listener for {0}: {1}")]
     Listener(&'static str, #[source] io::Error),
+    /// The registrar of [`ServerOptions::register_at`] refused or did not answer.
+    #[error("registration failed: {0}")]
+    Registration(#[from] RegisterError),
     /// The tunnel went away.
     #[error("the tunnel is gone: {0}")]
     Lost(String),
@@ -63,6 +71,7 @@ impl ServerError {
     pub const fn outcome(&self) -> Outcome {
         match self {
             Self::NoAddress | Self::Socket(_) | Self::Listener(..) => Outcome::Configuration,
+            Self::Registration(_) => Outcome::RegistrationRefused,
             Self::Lost(_) | Self::Closed => Outcome::TunnelFailed,
         }
     }
@@ -78,6 +87,8 @@ pub struct SipServer {
     up: watch::Receiver<usize>,
     stopper: Stopper,
     task: JoinHandle<Result<(), ServerError>>,
+    /// Keeps our own registration, if there is one.
+    keeper: JoinSet<()>,
 }
 
 /// The reports of message sessions.
@@ -162,8 +173,10 @@ impl SipServer {
             gone: OnceLock::new(),
             up,
         });
+        let register_at = shared.options.register_at.clone();
+        let (endpoint, stop) = (shared.endpoint.clone(), shared.stop.clone());
         let task = tokio::spawn(requests::serve(shared, incoming, sender, session_sender));
-        Ok(Self {
+        let mut this = Self {
             address,
             reports,
             sessions: Some(SessionReports(sessions)),
@@ -171,7 +184,14 @@ impl SipServer {
             up: up_receiver,
             stopper,
             task,
-        })
+            keeper: JoinSet::new(),
+        };
+        if let Some(register_at) = register_at {
+            let mut registration = Registration::new(registrant(register_at, endpoint));
+            registration.register().await?;
+            this.keeper.spawn(registration.keep(stop));
+        }
+        Ok(this)
     }
 
     /// Where it can be called.
@@ -219,6 +239,8 @@ impl SipServer {
     /// The server had ended before, and why. Reports that were not fetched by then are lost with it.
     pub async fn stop(mut self, within: Duration) -> Result<Vec<CallReport>, ServerError> {
         self.stopper.stop();
+        // It has little time to remove the registration.
+        while self.keeper.join_next().await.is_some() {}
         let ended = tokio::time::timeout(within, &mut self.task).await;
         self.task.abort();
         let mut reports = Vec::new();
@@ -230,6 +252,24 @@ impl SipServer {
             // In time, or broken off.
             Ok(Ok(Ok(())) | Err(_)) | Err(_) => Ok(reports),
         }
+    }
+}
+
+fn registrant(register_at: RegisterAt, endpoint: Endpoint) -> Registrant {
+    let RegisterAt {
+        registrar,
+        user,
+        password,
+        expires,
+    } = register_at;
+    Registrant {
+        hop: Hop::new(Transport::Udp, registrar),
+        identity: SipUri::new(&user, registrar.ip(), None),
+        contact: NameAddr::new(SipUri::at(&user, endpoint.local_addr())),
+        endpoint,
+        user,
+        password,
+        expires,
     }
 }
 

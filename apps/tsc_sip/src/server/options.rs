@@ -1,12 +1,13 @@
 //! What the callee is told to do.
 
-use std::{collections::BTreeMap, path::PathBuf, str::FromStr, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
 
 use crate::{
     digest::{Authenticator, Users},
     endpoint,
     media::{Audio, Codec, MediaConfig},
     registrar::RegistrarConfig,
+    secret::Secret,
     transaction::Timers,
 };
 
@@ -34,6 +35,19 @@ impl FromStr for Behaviour {
     }
 }
 
+/// Registration of a user of ours at somebody else's registrar, so that calls come by way of it.
+#[derive(Clone, Debug)]
+pub struct RegisterAt {
+    /// The registrar, over UDP.
+    pub registrar: SocketAddr,
+    /// The user.
+    pub user: String,
+    /// Password, if the registrar asks for one.
+    pub password: Option<Secret>,
+    /// How long the registration shall last, in seconds. It is renewed in time, and removed at the end.
+    pub expires: u32,
+}
+
 /// Options of [`SipServer::start`](super::SipServer::start).
 #[derive(Clone, Debug)]
 pub struct ServerOptions {
@@ -47,6 +61,8 @@ pub struct ServerOptions {
     pub nonce_lifetime: Duration,
     /// Times and bounds of registrations.
     pub registrar: RegistrarConfig,
+    /// A registration of our own.
+    pub register_at: Option<RegisterAt>,
     /// Users that can be called, and what they do.
     pub callees: BTreeMap<String, Behaviour>,
     /// Codecs that are taken.
@@ -90,6 +106,7 @@ impl Default for ServerOptions {
             users: None,
             nonce_lifetime: Authenticator::NONCE_LIFETIME,
             registrar: RegistrarConfig::default(),
+            register_at: None,
             callees: callees.map(|(name, does)| (name.to_owned(), does)).into(),
             codecs: Codec::ALL.to_vec(),
             play: Audio::reply(),
