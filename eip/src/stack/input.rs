@@ -91,7 +91,8 @@ impl Stack {
     /// Whether a host may take the packet at all; counts it if not.
     fn is_for_us(&mut self, origin: Origin, pair: &Pair) -> bool {
         let ours = if self.transparent {
-            is_unicast(pair.destination())
+            // Loopback is the host that the stack's owner runs on; where connections go is the owner's to say.
+            is_unicast(pair.destination()) || pair.destination().is_loopback()
         } else {
             self.addresses.contains(pair.destination())
         };
