@@ -127,11 +127,11 @@ impl Bridge {
             consume_budget().await;
             let done = tokio::select! {
                 packets = self.queue.recv(&mut self.from_lan) => match packets {
-                    Ok(_) => self.to_core(tunnel, socket),
+                    Ok(_) => self.send(tunnel, socket),
                     Err(error) => Err(BridgeError::Device(error)),
                 },
                 packets = socket.recv_batch(&mut self.from_tunnel) => match packets {
-                    Ok(_) => self.to_lan(),
+                    Ok(_) => self.deliver(),
                     Err(error) => Err(BridgeError::Tunnel(error)),
                 },
             };
@@ -159,7 +159,8 @@ impl Bridge {
         }
     }
 
-    fn to_core(&mut self, tunnel: &Tunnel, socket: &PacketSocket) -> Result<(), BridgeError> {
+    /// To the core.
+    fn send(&mut self, tunnel: &Tunnel, socket: &PacketSocket) -> Result<(), BridgeError> {
         // It may have changed with a resume.
         let mtu = tunnel.config().inner_mtu;
         let prefixes = socket.prefixes();
@@ -190,7 +191,8 @@ impl Bridge {
         self.flush().map(|_| ())
     }
 
-    fn to_lan(&mut self) -> Result<(), BridgeError> {
+    /// To the LAN.
+    fn deliver(&mut self) -> Result<(), BridgeError> {
         let mut bytes = 0;
         for packet in self.from_tunnel.iter() {
             if !self.to_lan.push(packet) {

@@ -199,7 +199,11 @@ async fn ask(args: &Args, tunnel: &Tunnel) -> Result<PacketSocket, End> {
                     return Err(End::Lost(Loss::Taken, Failure { code: 5, error }));
                 }
                 ServiceError::NoAnswer | ServiceError::Socket(_) => (Loss::Early, 3),
-                _ => (Loss::Early, 5),
+                ServiceError::Refused(_)
+                | ServiceError::Prefixes
+                | ServiceError::InUse
+                | ServiceError::Unusable
+                | _ => (Loss::Early, 5),
             };
             let error = format!("no prefixes: {error}");
             return Err(End::Lost(loss, Failure { code, error }));
