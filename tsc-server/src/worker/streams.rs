@@ -124,13 +124,21 @@ impl Streams {
         self.slots.get_mut(slot)
     }
 
-    /// Queues an inner packet; false when the queue is full.
+    /// Queues an inner packet; false when the queue is full and the socket takes no more. The bursts of a turn may be
+    /// longer than the queue.
     pub(super) fn queue_packet(&mut self, slot: usize, packet: &[u8]) -> bool {
         let limit = self.send_limit.saturating_sub(CONTROL_RESERVE);
         let Some(stream) = self.slots.get_mut(slot) else {
             return false;
         };
-        stream.transport.unsent() + packet.len() <= limit && self.queue(slot, packet).is_ok()
+        let fits = |stream: &Stream| stream.transport.unsent() + packet.len() <= limit;
+        if !fits(stream) {
+            stream.flush();
+            if !fits(stream) {
+                return false;
+            }
+        }
+        self.queue(slot, packet).is_ok()
     }
 
     /// Queues a control message.
