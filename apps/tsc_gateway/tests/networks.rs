@@ -15,14 +15,22 @@ mod support {
     pub use world::*;
 }
 
-use std::{fs, net::SocketAddr, time::Duration};
+use std::{
+    fs,
+    io::{BufRead as _, BufReader},
+    net::SocketAddr,
+    os::fd::OwnedFd,
+    time::Duration,
+};
 
 use serde_json::Value;
 use support::{
     CORE, LAN, World, run,
     traffic::{Pong, exchange_datagrams, exchange_stream, ping, udp},
+    within,
 };
 use tsc_interop::{Process, isolated_within};
+use tsc_tapi::tun::{TunConfig, TunDevice};
 
 /// A loaded machine needs a fraction of it.
 const LIMIT: Duration = Duration::from_secs(280);
@@ -250,6 +258,56 @@ fn prefixes_are_granted_anew_after_the_server_was_away() {
             let _ = standby.wait_for(READY);
             assert!(standby.stop().status.success());
             drop(server);
+        },
+    );
+}
+
+/// Of a service manager: with routes, but no addresses.
+fn made_elsewhere() -> OwnedFd {
+    within("gw", || {
+        let mut config = TunConfig::default();
+        config.name = Some("tscmade".to_owned());
+        config.routes = CORE
+            .map(|address| address.parse::<std::net::IpAddr>().unwrap().into())
+            .into();
+        config.mtu = 1400;
+        TunDevice::create(&config).unwrap().into_fds().remove(0)
+    })
+}
+
+#[test]
+fn a_device_that_is_handed_in_needs_no_capability() {
+    isolated_within(
+        LIMIT,
+        "a_device_that_is_handed_in_needs_no_capability",
+        || {
+            let world = World::new(1400);
+            let _server = world.server();
+            for (arguments, code) in [
+                ("--tun-descriptor other", 4),
+                ("--tun-descriptor tun --mtu 1280", 4),
+                // Without it the device would have to be made.
+                ("--core 203.0.113.0/24", 4),
+            ] {
+                let gateway = world.gateway_with(made_elsewhere(), "one", arguments);
+                let output = gateway.wait_with_output().unwrap();
+                assert_eq!(output.status.code(), Some(code), "{arguments}");
+            }
+            let mut gateway = world.gateway_with(made_elsewhere(), "one", "--tun-descriptor tun");
+            let mut lines = BufReader::new(gateway.stdout.take().unwrap()).lines();
+            let ready = last_line(&lines.next().unwrap().unwrap());
+            assert_eq!(
+                (&ready["event"], &ready["device"]),
+                (&"ready".into(), &"tscmade".into())
+            );
+            for (lan, core) in LAN.into_iter().zip(CORE) {
+                exchange_stream(("lan", lan), ("core", core));
+                exchange_datagrams(("core", core), ("lan", lan));
+            }
+            run("", &format!("kill -s TERM {}", gateway.id()));
+            assert!(gateway.wait().unwrap().success());
+            let stopped = last_line(&lines.next().unwrap().unwrap());
+            assert_eq!(stopped["event"], "stopped");
         },
     );
 }

@@ -13,9 +13,11 @@
 //! to the LAN.
 
 use std::{
+    ffi::OsString,
     fs::{self, File},
+    os::fd::OwnedFd,
     path::Path,
-    process::Command,
+    process::{Child, Command, Stdio},
     thread,
 };
 
@@ -25,7 +27,8 @@ use tsc_interop::{Process, program};
 
 pub const LAN: [&str; 2] = ["192.168.7.17", "fd07::17"];
 pub const CORE: [&str; 2] = ["198.51.100.2", "2001:db8:2::2"];
-pub const SERVER: &str = "192.0.2.1:4567";
+const SERVER: &str = "192.0.2.1:4567";
+const GATEWAY: &str = env!("CARGO_BIN_EXE_tsc-gateway");
 /// SHA-256 of the tokens "one", "two" and "three".
 const TOKENS: &str = "\
 gw1:7692c3ad3540bb803c020b3aee66cd8887123234ea0c6e7143c0add73ff431ed
@@ -109,16 +112,36 @@ impl World {
 
     /// The gateway as the client that `token` stands for.
     pub fn gateway(&self, token: &str, transport: &str, arguments: &str) -> Process {
-        let mut command = command("gw", env!("CARGO_BIN_EXE_tsc-gateway"));
-        command
-            .args(["--server", SERVER, "--server-name", "localhost", "--json"])
-            .args(["--transport", transport, "--connect-timeout", "60"])
-            .arg("--ca")
-            .arg(self.path().join("ca.pem"))
-            .arg("--token-file")
-            .arg(self.path().join(token))
-            .args(arguments.split_whitespace());
+        let mut command = command("gw", GATEWAY);
+        command.args(self.arguments(token, transport, arguments));
         Process::start(format!("tsc-gateway {token}"), command)
+    }
+
+    /// The same as a service manager without any capability starts it, with a device that it has made.
+    pub fn gateway_with(&self, device: OwnedFd, token: &str, arguments: &str) -> Child {
+        let script = "exec 3<&0 </dev/null; LISTEN_PID=$$ exec \"$0\" \"$@\"";
+        command("gw", "setpriv")
+            .args(["--bounding-set=-all", "--inh-caps=-all", "sh", "-c", script])
+            .arg(GATEWAY)
+            .args(self.arguments(token, "tls", arguments))
+            .env("LISTEN_FDS", "1")
+            .env("LISTEN_FDNAMES", "tun")
+            .stdin(device)
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap()
+    }
+
+    fn arguments(&self, token: &str, transport: &str, more: &str) -> Vec<OsString> {
+        let mut arguments: Vec<OsString> = Vec::new();
+        let fixed = "--server-name localhost --json --connect-timeout 60 --server";
+        arguments.extend(fixed.split(' ').chain([SERVER]).map(OsString::from));
+        arguments.extend(["--transport", transport, "--ca"].map(OsString::from));
+        arguments.push(self.path().join("ca.pem").into());
+        arguments.push("--token-file".into());
+        arguments.push(self.path().join(token).into());
+        arguments.extend(more.split_whitespace().map(OsString::from));
+        arguments
     }
 }
 
