@@ -32,7 +32,12 @@ struct Numbers {
     download_size: u64,
 }
 
-async fn open(lab: &Lab, side: Side, transport: Transport, backend: DtlsBackendKind) -> Arc<Tunnel> {
+async fn open(
+    lab: &Lab,
+    side: Side,
+    transport: Transport,
+    backend: DtlsBackendKind,
+) -> Arc<Tunnel> {
     let builder = lab.tunnel_to(side, transport, backend).unwrap();
     let builder = builder.connect_timeout(Duration::from_secs(30));
     Arc::new(builder.connect().await.unwrap())
