@@ -1,6 +1,7 @@
 //! The TUN device of a worker: made by the server or handed in, and its queues.
 
 use std::{
+    net::IpAddr,
     sync::atomic::{AtomicBool, Ordering},
     task::{Context, Poll},
 };
@@ -10,7 +11,7 @@ use tsc_osaa::tun::{DropError, TunBatch, TunConfig, TunDevice, TunQueue, drop_ca
 
 use super::route_cover::cover;
 use crate::{
-    config::{Config, Egress, PolicyEgress, TunEgressConfig},
+    config::{AddressRange, Config, Egress, PolicyEgress, TunEgressConfig},
     server::TunStartError,
 };
 
@@ -168,6 +169,9 @@ fn device_config(config: &Config, tun: &TunEgressConfig, mtu: u16) -> TunConfig 
     // The kernel makes a route for the network of each address by itself.
     let connected = |route: &IpNet| tun.addresses.iter().any(|own| own.trunc() == *route);
     device.routes.retain(|route| !connected(route));
+    let ranges = config.pools.iter().flat_map(|pool| &pool.ranges);
+    let apart = first_addresses(&device.routes, &ranges.collect::<Vec<_>>());
+    device.routes.extend(apart);
     device.mtu = mtu;
     device.queues = tun.queues.into();
     device.offload = tun.offload;
@@ -198,6 +202,17 @@ fn pool_routes(config: &Config) -> Vec<IpNet> {
     IpNet::aggregate(&all)
 }
 
+/// Routes of their own for those addresses of pools that are the first of a route. To routers that is the Subnet-Router
+/// anycast address (RFC 4291 2.6.1), to which Linux sends no ICMPv6 error: a tunnel with it would never learn a path MTU.
+fn first_addresses(routes: &[IpNet], ranges: &[&AddressRange]) -> Vec<IpNet> {
+    let anycast = routes.iter().filter_map(|route| match route {
+        IpNet::V6(route) if route.prefix_len() < 127 => Some(IpAddr::from(route.network())),
+        _ => None,
+    });
+    let handed_out = |address: &IpAddr| ranges.iter().any(|range| range.contains(*address));
+    anycast.filter(handed_out).map(IpNet::from).collect()
+}
+
 /// The device whose descriptors, one for each queue, have this name.
 fn handed_in(name: &str, mtu: u16) -> Result<TunDevice, TunStartError> {
     if TAKEN.swap(true, Ordering::AcqRel) {
@@ -222,4 +237,19 @@ fn handed_in(name: &str, mtu: u16) -> Result<TunDevice, TunStartError> {
         });
     }
     Ok(TunDevice::from_fds(ours, mtu)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_that_routers_take_for_their_own_has_its_own_route() {
+        let range = |text: &str| text.parse::<AddressRange>().unwrap();
+        let (all, some) = (range("fd64::10-fd64::1f"), range("10.64.0.16-10.64.0.31"));
+        let routes = ["fd64::10/124", "fd65::/64", "fd64::10/127", "10.64.0.16/28"];
+        let routes = routes.map(|route| route.parse().unwrap());
+        let apart = first_addresses(&routes, &[&all, &some]);
+        assert_eq!(apart, ["fd64::10/128".parse::<IpNet>().unwrap()]);
+    }
 }
