@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # The quick start of README.md: server, SIP server and client, each a process of its own. It differs in the ports, which
 # the system chooses here, so that it runs beside anything.
+# Where SIPp is installed, it is called too.
 # Usage: tools/quickstart.sh [tcp|tls|udp|dtls]     Builds what it needs; leaves nothing running.
 set -euo pipefail
 cd "$(dirname "$0")/../examples/quickstart"
@@ -47,3 +48,20 @@ wait_for 'SIP server ready' "$work/sip.log"
 
 TSC_SIP_PASSWORD=wonderland "$bin/tsc_sip_client" --server "$(address access)" --transport "$transport" \
     --ca certs/ca.pem --duration 3
+
+if command -v sipp >/dev/null; then
+    host=$(hostname -I | cut -d' ' -f1)
+    sipp -sn uas -i "$host" -mi "$host" -rtp_echo -m 1 -nostdin >"$work/sipp.log" 2>&1 &
+    pids+=($!)
+    # SIPp names its port nowhere but in its sockets: the first one is that of SIP.
+    port=
+    for _ in {1..200}; do
+        port=$(ss -Hlunp "src $host" | sed -nE "s/.*:([0-9]+) .*pid=${pids[-1]},fd=([0-9]+).*/\2 \1/p" |
+            sort -n | head -n 1 | cut -d' ' -f2)
+        [ -z "$port" ] || break
+        sleep 0.1
+    done
+    [ -n "$port" ] || { cat "$work/sipp.log"; exit 1; }
+    "$bin/tsc_sip_client" --server "$(address access)" --transport "$transport" --ca certs/ca.pem \
+        --no-register --sip-server "$host:$port" --call service --duration 3
+fi

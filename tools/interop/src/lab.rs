@@ -101,7 +101,7 @@ impl Lab {
     #[allow(clippy::panic, reason = "a test has no better way to fail")]
     pub fn with(egress: Egress, interface: &str, objects: &str) -> Self {
         let network = Network::new();
-        let directory = match tempfile::tempdir() {
+        let directory = match tempfile::tempdir_in("/run") {
             Ok(directory) => directory,
             Err(error) => panic!("no directory: {error}"),
         };

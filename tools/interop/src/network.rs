@@ -131,6 +131,11 @@ impl Network {
         for namespace in [Access, Edge, Core] {
             namespace.run("ip link set lo up");
         }
+        for namespace in [Edge, Core] {
+            // Tests ask more often what is unreachable than people do.
+            namespace.sysctl("ipv4/icmp_ratelimit", "0");
+            namespace.sysctl("ipv6/icmp/ratelimit", "0");
+        }
         Edge.sysctl("ipv4/ip_forward", "1");
         Edge.sysctl("ipv6/conf/all/forwarding", "1");
         Core.run("ip route add 10.64.0.0/16 via 198.51.100.1");
@@ -138,14 +143,23 @@ impl Network {
         Self
     }
 
-    /// Takes the core's link away, or gives it back. Nobody is told: it is as if the core were unplugged.
+    /// Takes the core away from the network, or gives it back. Nobody is told: it is as if its cable were pulled, but
+    /// its kernel forgets no address and no route.
     ///
     /// # Panics
     ///
     /// When the kernel refuses.
     pub fn plug_core(&self, plugged: bool) {
-        let state = if plugged { "up" } else { "down" };
-        Namespace::Core.run(&format!("ip link set inner {state}"));
+        if plugged {
+            Namespace::Core.run("nft delete table inet unplugged");
+            return;
+        }
+        Namespace::Core.run("nft add table inet unplugged");
+        for hook in ["input", "output"] {
+            Namespace::Core.run(&format!(
+                "nft add chain inet unplugged {hook} {{ type filter hook {hook} priority -300 ; policy drop ; }}"
+            ));
+        }
     }
 }
 

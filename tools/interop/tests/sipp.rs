@@ -6,7 +6,7 @@
     clippy::panic
 )]
 
-use std::{process::Command, time::Duration};
+use std::time::Duration;
 
 use tsc_interop::{
     ClientOptions, Egress, Lab, Namespace, Process, Statistics, isolated, wait_for_port,
@@ -59,14 +59,17 @@ fn call_sipp(egress: Egress, transport: &str) {
         if transport == "u" { "udp" } else { "tcp" },
         5060,
     );
-    let mut caller: Command = lab.client("tsc_sip_client", ClientOptions::default());
+    let mut caller = if transport == "t" {
+        let mut caller = lab.client("tsc_sip_inner_tcp", ClientOptions::default());
+        caller.args(["--chats", "0", "--files", "0", "--http", "0"]);
+        caller
+    } else {
+        lab.client("tsc_sip_client", ClientOptions::default())
+    };
     caller
         .args(["--sip-server", "198.51.100.2:5060", "--no-register"])
         .args(["--call", "service", "--duration", "1", "--json"])
         .args(["--calls", &CALLS.to_string(), "--rate", &RATE.to_string()]);
-    if transport == "t" {
-        caller.args(["--sip-transport", "tcp"]);
-    }
     let caller = Process::start("tsc_sip_client", caller).wait_within(LIMIT);
     let report = json(&caller.output);
     assert_eq!(report["outcome"], "ok", "{}", report["error"]);
@@ -129,6 +132,13 @@ fn sipp_is_called_over_tun() {
 }
 
 #[test]
+fn sipp_is_called_over_tun_by_tcp() {
+    isolated("sipp_is_called_over_tun_by_tcp", || {
+        call_sipp(Egress::Tun, "t");
+    });
+}
+
+#[test]
 fn sipp_is_called_over_user_space() {
     isolated("sipp_is_called_over_user_space", || {
         call_sipp(Egress::UserSpace, "u");
@@ -136,6 +146,18 @@ fn sipp_is_called_over_user_space() {
 }
 
 #[test]
+fn sipp_is_called_over_user_space_by_tcp() {
+    isolated("sipp_is_called_over_user_space_by_tcp", || {
+        call_sipp(Egress::UserSpace, "t");
+    });
+}
+
+#[test]
 fn sipp_calls_over_tun() {
     isolated("sipp_calls_over_tun", || sipp_calls("u"));
+}
+
+#[test]
+fn sipp_calls_over_tun_by_tcp() {
+    isolated("sipp_calls_over_tun_by_tcp", || sipp_calls("t"));
 }
