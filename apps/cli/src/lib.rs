@@ -10,5 +10,5 @@ pub mod stop;
 mod tunnel;
 
 pub use error::UsageError;
-pub use output::{LogLevel, OutputArgs};
+pub use output::{LogLevel, OutputArgs, say};
 pub use tunnel::{TunnelArgs, is_usage_error};

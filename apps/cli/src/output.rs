@@ -1,6 +1,9 @@
 //! How a program speaks.
 
-use std::io::IsTerminal;
+use std::{
+    fmt::Display,
+    io::{self, IsTerminal, Write as _},
+};
 
 use clap::{Args, ValueEnum};
 use tracing_subscriber::EnvFilter;
@@ -36,12 +39,19 @@ impl OutputArgs {
             Some(level) => EnvFilter::new(format!("{level:?}").to_lowercase()),
             None => EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn")),
         };
-        let color = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+        let color = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
         // Fails only if a logger was set before, which then stays.
         let _ = tracing_subscriber::fmt()
             .with_env_filter(filter)
-            .with_writer(std::io::stderr)
+            .with_writer(io::stderr)
             .with_ansi(color)
             .try_init();
+    }
+}
+
+/// Prints a line of results. A reader that is gone is no reason for a program to end that has other things to do.
+pub fn say(line: impl Display) {
+    if let Err(error) = writeln!(io::stdout().lock(), "{line}") {
+        tracing::warn!(event = "not-printed", %error);
     }
 }

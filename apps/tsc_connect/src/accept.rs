@@ -22,7 +22,7 @@ const BUFFER: usize = 64 * 1024;
 /// After an error of `accept`, which lasts until descriptors are free again.
 const REST: Duration = Duration::from_millis(100);
 
-/// What all listeners share.
+/// What the listeners of one side share.
 #[derive(Clone, Debug)]
 pub struct Shared {
     /// A permit for each connection.
@@ -40,9 +40,21 @@ impl Shared {
             counters: Arc::default(),
         }
     }
+
+    /// The same counters, and as many connections of its own: strangers who come by one side cannot use up the other.
+    #[must_use]
+    pub fn other_side(&self, connections: usize) -> Self {
+        Self {
+            permits: Arc::new(Semaphore::new(connections)),
+            counters: Arc::clone(&self.counters),
+        }
+    }
 }
 
 /// Accepts for ever, and gives each connection a task of its own. Dropping the future ends them all.
+///
+/// A permit is taken after a connection was accepted: a listener to which nobody comes holds none. Each listener has at
+/// most one connection that waits for its permit.
 pub async fn serve<L, F>(
     listener: L,
     shared: Shared,
@@ -55,11 +67,14 @@ pub async fn serve<L, F>(
     let mut tasks = JoinSet::new();
     loop {
         while tasks.try_join_next().is_some() {}
-        let Ok(permit) = Arc::clone(&shared.permits).acquire_owned().await else {
-            return;
-        };
         match listener.accept().await {
             Ok((stream, peer)) => {
+                if shared.permits.available_permits() == 0 {
+                    tracing::info!(event = "full", %peer, "{what}: waits for another connection to end");
+                }
+                let Ok(permit) = Arc::clone(&shared.permits).acquire_owned().await else {
+                    return;
+                };
                 add(&shared.counters.accepted, 1);
                 let work = handle(stream, peer);
                 let counters = Arc::clone(&shared.counters);

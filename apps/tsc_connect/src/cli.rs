@@ -71,7 +71,7 @@ pub struct Args {
     )]
     pub remote: Vec<Forward>,
 
-    /// Connections at a time; further ones wait.
+    /// Connections at a time, of this host's listeners and again of those in the tunnel (-R); further ones wait.
     #[arg(long, value_name = "N", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..=65_536),
           help_heading = "Proxies and forwards")]
     pub max_connections: u32,

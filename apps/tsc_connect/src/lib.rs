@@ -16,7 +16,7 @@
 //!
 //! | what | bound | beyond it |
 //! | --- | --- | --- |
-//! | connections and UDP associations of all listeners | `--max-connections`, default 1024 | wait in the listener's backlog |
+//! | connections and UDP associations of this host's listeners, and of those in the tunnel | `--max-connections` each, default 1024 | wait in the listener's backlog |
 //! | UDP peers of one forward or association | [`udp::PEERS`] | the one silent for longest gives way |
 //! | silence of a UDP peer | [`udp::IDLE`] | forgotten |
 //! | time for a proxy's handshake | [`accept::HANDSHAKE`] | closed |

@@ -1,14 +1,12 @@
 //! `tsc-connect`: a proxy into a tunnel. See the library for how it is made, `--help` for how it is used.
 
-#![allow(clippy::print_stdout)] // what is open is what this program says
-
 use std::{
     fmt::Display, future::Future, net::IpAddr, process::ExitCode, sync::Arc, time::Duration,
 };
 
 use clap::Parser;
 use serde::Serialize;
-use tsc_cli::{is_usage_error, stop::Signals};
+use tsc_cli::{is_usage_error, say, stop::Signals};
 use tsc_connect::{
     accept::Shared,
     cli::Args,
@@ -54,7 +52,7 @@ async fn main() -> ExitCode {
         let error = result.as_ref().err().map(|failure| failure.error.as_str());
         line(&Event::Stopped { summary, error });
     } else {
-        println!("{summary}");
+        say(summary);
     }
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -87,7 +85,7 @@ enum Event<'a> {
 
 fn line(event: &Event<'_>) {
     match serde_json::to_string(event) {
-        Ok(json) => println!("{json}"),
+        Ok(json) => say(json),
         Err(error) => tracing::error!(%error, "not printed"),
     }
 }
@@ -98,6 +96,7 @@ async fn run(args: &Args, shared: &Shared) -> Result<(), Failure> {
     for address in args.exposed() {
         tracing::warn!(event = "exposed", %address, "whoever can reach this port can use the tunnel");
     }
+    let inner = shared.other_side(usize::try_from(args.max_connections).unwrap_or(usize::MAX));
     let (current, net) = Current::new();
     let host = HostSide::open(args, &net, shared).await;
     let host = host.map_err(|error| Failure::new(4, &error))?;
@@ -112,17 +111,17 @@ async fn run(args: &Args, shared: &Shared) -> Result<(), Failure> {
                 rest = Duration::ZERO;
                 had_one = true;
                 let opened = Arc::new(opened);
-                let inner = TunnelSide::open(args, &opened, shared).await;
-                let inner = inner.map_err(|error| Failure::new(4, &error))?;
+                let side = TunnelSide::open(args, &opened, &inner).await;
+                let side = side.map_err(|error| Failure::new(4, &error))?;
                 current.set(Some(Arc::clone(&opened)));
                 ready(
                     args,
                     &opened,
-                    host.opened.iter().chain(&inner.opened).collect(),
+                    host.opened.iter().chain(&side.opened).collect(),
                 );
                 let down = or_signal(&mut signals, opened.closed()).await;
                 current.set(None);
-                drop(inner);
+                drop(side);
                 let Some(reason) = down else {
                     return release(opened).await;
                 };
@@ -179,10 +178,10 @@ fn ready(args: &Args, tunnel: &Tunnel, listeners: Vec<&Opened>) {
         return;
     }
     let addresses: Vec<String> = addresses.iter().map(IpAddr::to_string).collect();
-    println!(
+    say(format_args!(
         "tunnel {id} is up, our inner address is {}",
         addresses.join(" and ")
-    );
+    ));
     for Opened {
         kind,
         address,
@@ -190,8 +189,8 @@ fn ready(args: &Args, tunnel: &Tunnel, listeners: Vec<&Opened>) {
     } in listeners
     {
         match target {
-            Some(target) => println!("{kind} {address} -> {target}"),
-            None => println!("{kind} {address}"),
+            Some(target) => say(format_args!("{kind} {address} -> {target}")),
+            None => say(format_args!("{kind} {address}")),
         }
     }
 }
@@ -202,7 +201,7 @@ fn lost(args: &Args, reason: &DownReason) {
             reason: reason.to_string(),
         });
     } else {
-        println!("the tunnel was lost: {reason}");
+        say(format_args!("the tunnel was lost: {reason}"));
     }
 }
 

@@ -368,6 +368,8 @@ async fn more_peers_than_a_forward_remembers_push_out_the_silent_ones() {
 #[tokio::test]
 async fn connections_beyond_the_limit_wait_for_one_to_end() {
     let shared = Shared::new(1);
+    // A listener to which nobody comes takes nothing from the others.
+    let (_, _idle) = http_proxy(&shared).await;
     let (proxy, _proxy) = socks_proxy(&shared).await;
     let (target, _target) = echo().await;
     let connect = || {

@@ -226,18 +226,13 @@ async fn a_proxy_outlives_its_tunnel() {
     }
 }
 
-/// The program as a user starts it.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_program_says_what_is_open_and_ends_in_order() {
-    let lab = lab();
-    let far = open(&lab, Transport::Tcp).await;
-    let _echo = echo(&far, 7);
-    let target = SocketAddr::new(far.config().ipv4().unwrap(), 7);
+/// The program as a user starts it, with a forward to `target`.
+fn start(lab: &Lab, target: SocketAddr) -> (tokio::process::Child, tempfile::NamedTempFile) {
     let mut ca = tempfile::NamedTempFile::new().unwrap();
     ca.write_all(lab.authority.certificate().as_bytes())
         .unwrap();
     let server = lab.server.address(Transport::Tls).unwrap();
-    let mut child = tokio::process::Command::new(env!("CARGO_BIN_EXE_tsc-connect"))
+    let child = tokio::process::Command::new(env!("CARGO_BIN_EXE_tsc-connect"))
         .args(["--server", &server.to_string(), "--json", "--once", "--ca"])
         .arg(ca.path())
         .args(["-L", &format!("0:{target}")])
@@ -245,6 +240,28 @@ async fn the_program_says_what_is_open_and_ends_in_order() {
         .kill_on_drop(true)
         .spawn()
         .unwrap();
+    (child, ca)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reader_that_goes_away_does_not_end_the_program() {
+    let lab = lab();
+    let (mut child, _ca) = start(&lab, "10.64.0.250:7".parse().unwrap());
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    soon(lines.next_line()).await.unwrap().unwrap();
+    drop(lines);
+    // It has to say that the tunnel was lost, to nobody, and ends as it would have ended.
+    lab.server.stop().unwrap();
+    assert_eq!(soon(child.wait()).await.unwrap().code(), Some(3));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_program_says_what_is_open_and_ends_in_order() {
+    let lab = lab();
+    let far = open(&lab, Transport::Tcp).await;
+    let _echo = echo(&far, 7);
+    let target = SocketAddr::new(far.config().ipv4().unwrap(), 7);
+    let (mut child, _ca) = start(&lab, target);
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
     let mut line = async || {
         let line = soon(lines.next_line()).await.unwrap().unwrap();

@@ -1,7 +1,5 @@
 //! `tsc-gateway`: a LAN behind one tunnel. See the library for how it is made, `--help` for how it is used.
 
-#![allow(clippy::print_stdout)] // what is up is what this program says
-
 #[cfg(target_os = "linux")]
 mod program;
 

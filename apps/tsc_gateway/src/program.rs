@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::Parser as _;
 use sd_notify::NotifyState;
 use serde::Serialize;
-use tsc_cli::stop::Signals;
+use tsc_cli::{say, stop::Signals};
 use tsc_gateway::{
     Bridge,
     cli::Args,
@@ -28,7 +28,7 @@ pub(crate) fn main() -> ExitCode {
         let error = result.as_ref().err().map(|failure| failure.error.as_str());
         line(&Event::Stopped { summary, error });
     } else {
-        println!("{summary}");
+        say(summary);
     }
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -87,7 +87,7 @@ enum Event<'a> {
 
 fn line(event: &Event<'_>) {
     match serde_json::to_string(event) {
-        Ok(json) => println!("{json}"),
+        Ok(json) => say(json),
         Err(error) => tracing::error!(%error, "not printed"),
     }
 }
@@ -109,7 +109,9 @@ fn tell(json: bool, device: &str, news: &News<'_>) {
                 });
             } else {
                 let prefixes = prefixes.join(" and ");
-                println!("tunnel {id} is up, {prefixes} reach the core by {device}");
+                say(format_args!(
+                    "tunnel {id} is up, {prefixes} reach the core by {device}"
+                ));
             }
             // Without a service manager nobody hears it.
             if let Err(error) = sd_notify::notify(&[NotifyState::Ready]) {
@@ -117,7 +119,7 @@ fn tell(json: bool, device: &str, news: &News<'_>) {
             }
         }
         News::Lost { reason } if json => line(&Event::Lost { reason }),
-        News::Lost { reason } => println!("the tunnel was lost: {reason}"),
+        News::Lost { reason } => say(format_args!("the tunnel was lost: {reason}")),
         _ => {}
     }
 }

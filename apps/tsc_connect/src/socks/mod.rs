@@ -100,9 +100,9 @@ fn reply(error: &io::Error) -> ReplyError {
             ReplyError::HostUnreachable
         }
         io::ErrorKind::PermissionDenied => ReplyError::ConnectionNotAllowed,
-        io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported => {
-            ReplyError::AddressTypeNotSupported
-        }
+        io::ErrorKind::InvalidInput => ReplyError::AddressTypeNotSupported,
+        // Among them: names, without a server to ask.
+        io::ErrorKind::Unsupported | io::ErrorKind::AddrNotAvailable => ReplyError::HostUnreachable,
         _ => ReplyError::GeneralFailure,
     }
 }
