@@ -3,11 +3,12 @@
 use std::{
     env, fs,
     process::{Command, Stdio},
+    thread,
     time::Duration,
 };
 
-/// Tells the inner run that it is one.
-const MARK: &str = "TSC_INTEROP_ISOLATED";
+/// Tells the inner run that it is one, and which case is to be run.
+const MARK: &str = "TSC_INTEROP_CASE";
 
 /// How long a test may take that does not say otherwise; a loaded machine needs a fraction of it.
 const LIMIT: Duration = Duration::from_secs(180);
@@ -30,13 +31,40 @@ pub fn isolated(name: &str, test: impl FnOnce()) {
 /// # Panics
 ///
 /// When the test fails, or the kernel allows no namespaces.
-#[allow(clippy::panic, reason = "a test has no better way to fail")]
 pub fn isolated_within(limit: Duration, name: &str, test: impl FnOnce()) {
     if env::var_os(MARK).is_some() {
         set_up();
         test();
+    } else {
+        run(limit, name, "the test");
+    }
+}
+
+/// Runs all cases of one test at the same time, each in namespaces of its own: for tests that wait more than they work.
+/// `name` is that of the `#[test]` function; names of cases are for reports, and differ. See [`isolated_within`].
+///
+/// # Panics
+///
+/// When a case fails, or the kernel allows no namespaces.
+pub fn isolated_cases(name: &str, cases: &[(&str, fn())]) {
+    if let Ok(wanted) = env::var(MARK) {
+        set_up();
+        for (_, case) in cases.iter().filter(|(case, _)| *case == wanted) {
+            case();
+        }
         return;
     }
+    // A panic in one of them is passed on when all have ended.
+    thread::scope(|scope| {
+        for (case, _) in cases {
+            scope.spawn(|| run(LIMIT, name, case));
+        }
+    });
+}
+
+/// The outer run.
+#[allow(clippy::panic, reason = "a test has no better way to fail")]
+fn run(limit: Duration, name: &str, case: &str) {
     let mut command = Command::new("timeout");
     command
         .args(["--kill-after=5", &limit.as_secs().to_string()])
@@ -50,7 +78,7 @@ pub fn isolated_within(limit: Duration, name: &str, test: impl FnOnce()) {
             .arg("--mount-proc")
             .arg(program)
             .args(["--exact", name, "--nocapture", "--test-threads=1"])
-            .env(MARK, "1")
+            .env(MARK, case)
             .stdin(Stdio::null())
             .output()
     });
@@ -67,7 +95,7 @@ pub fn isolated_within(limit: Duration, name: &str, test: impl FnOnce()) {
             Some(124 | 137) => format!("took longer than {} s", limit.as_secs()),
             _ => output.status.to_string(),
         };
-        panic!("{name} failed in its namespaces: {hint}\n{out}\n{err}");
+        panic!("{name} ({case}) failed in its namespaces: {hint}\n{out}\n{err}");
     }
     // What a test reports, such as rates, is seen with --nocapture.
     eprint!("{err}");

@@ -30,7 +30,7 @@ mod sipp;
 
 pub use foreign::{BARESIP, baresip, kamailio, wait_for_port};
 pub use http::{CORE, Download, curl, nginx};
-pub use isolation::{isolated, isolated_within};
+pub use isolation::{isolated, isolated_cases, isolated_within};
 pub use lab::{ClientOptions, Egress, Lab, Transport};
 pub use network::{Namespace, Network, address};
 pub use process::{Outcome, Process};

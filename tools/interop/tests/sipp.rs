@@ -9,7 +9,7 @@
 use std::time::Duration;
 
 use tsc_interop::{
-    ClientOptions, Egress, Lab, Namespace, Process, Statistics, isolated, wait_for_port,
+    ClientOptions, Egress, Lab, Namespace, Process, Statistics, isolated_cases, wait_for_port,
 };
 
 /// Calls of a run.
@@ -126,38 +126,22 @@ fn sipp_calls(transport: &str) {
     }
 }
 
+/// The cases wait more than they work, and run at once.
 #[test]
-fn sipp_is_called_over_tun() {
-    isolated("sipp_is_called_over_tun", || call_sipp(Egress::Tun, "u"));
-}
-
-#[test]
-fn sipp_is_called_over_tun_by_tcp() {
-    isolated("sipp_is_called_over_tun_by_tcp", || {
-        call_sipp(Egress::Tun, "t");
-    });
-}
-
-#[test]
-fn sipp_is_called_over_user_space() {
-    isolated("sipp_is_called_over_user_space", || {
-        call_sipp(Egress::UserSpace, "u");
-    });
-}
-
-#[test]
-fn sipp_is_called_over_user_space_by_tcp() {
-    isolated("sipp_is_called_over_user_space_by_tcp", || {
-        call_sipp(Egress::UserSpace, "t");
-    });
-}
-
-#[test]
-fn sipp_calls_over_tun() {
-    isolated("sipp_calls_over_tun", || sipp_calls("u"));
-}
-
-#[test]
-fn sipp_calls_over_tun_by_tcp() {
-    isolated("sipp_calls_over_tun_by_tcp", || sipp_calls("t"));
+fn of_500_calls_none_fails() {
+    isolated_cases(
+        "of_500_calls_none_fails",
+        &[
+            ("SIPp called over TUN, UDP", || call_sipp(Egress::Tun, "u")),
+            ("SIPp called over TUN, TCP", || call_sipp(Egress::Tun, "t")),
+            ("SIPp called over user space, UDP", || {
+                call_sipp(Egress::UserSpace, "u");
+            }),
+            ("SIPp called over user space, TCP", || {
+                call_sipp(Egress::UserSpace, "t");
+            }),
+            ("SIPp calls over TUN, UDP", || sipp_calls("u")),
+            ("SIPp calls over TUN, TCP", || sipp_calls("t")),
+        ],
+    );
 }
