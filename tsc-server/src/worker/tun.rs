@@ -206,8 +206,8 @@ fn pool_routes(config: &Config) -> Vec<IpNet> {
 /// anycast address (RFC 4291 2.6.1), to which Linux sends no ICMPv6 error: a tunnel with it would never learn a path MTU.
 fn first_addresses(routes: &[IpNet], ranges: &[&AddressRange]) -> Vec<IpNet> {
     let anycast = routes.iter().filter_map(|route| match route {
-        IpNet::V6(route) if route.prefix_len() < 127 => Some(IpAddr::from(route.network())),
-        _ => None,
+        IpNet::V6(route) => (route.prefix_len() < 127).then(|| IpAddr::from(route.network())),
+        IpNet::V4(_) => None,
     });
     let handed_out = |address: &IpAddr| ranges.iter().any(|range| range.contains(*address));
     anycast.filter(handed_out).map(IpNet::from).collect()
