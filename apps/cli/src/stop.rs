@@ -36,6 +36,23 @@ impl Stop {
         Stopper::new().1
     }
 
+    /// Asked for by the first SIGINT or SIGTERM; the second one ends the program at once.
+    ///
+    /// # Errors
+    ///
+    /// The system does not let us listen.
+    pub fn on_signal() -> io::Result<Self> {
+        let (stopper, stop) = Stopper::new();
+        let mut signals = Signals::listen()?;
+        tokio::spawn(async move {
+            signals.recv().await;
+            stopper.stop();
+            let code = signals.recv().await;
+            std::process::exit(code.into());
+        });
+        Ok(stop)
+    }
+
     /// Waits until the end is asked for. Cancel-safe.
     pub async fn stopped(&self) {
         let mut receiver = self.0.clone();

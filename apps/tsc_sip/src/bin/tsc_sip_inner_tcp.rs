@@ -16,7 +16,7 @@ use tsc_sip::{
     client::{ClientOptions, ClientReport, Progress, run_client},
     net::{ConfigSummary, HostNet, NotificationSummary},
     report::{self, Outcome, millis},
-    stop::{Signals, Stop, Stopper},
+    stop::Stop,
     ua,
 };
 use tsc_tapi::Coded;
@@ -56,7 +56,7 @@ async fn run(args: &InnerTcpArgs) -> Result<ClientReport, Failure> {
     if !args.output.json {
         options.sessions.progress = Some(progress_bars(options.sessions.files));
     }
-    let stop = stop_on_signal().map_err(|error| Failure::new(Outcome::Configuration, &error))?;
+    let stop = Stop::on_signal().map_err(|error| Failure::new(Outcome::Configuration, &error))?;
 
     if let Some(address) = args.network.no_tunnel {
         return run_client(Arc::new(HostNet::new(address)), options, stop)
@@ -120,19 +120,6 @@ async fn calls(
         }
         Err(error) => Err(Failure::new(error.outcome(), &error)),
     }
-}
-
-/// The first SIGINT or SIGTERM hangs up in good order, the second one ends the program.
-fn stop_on_signal() -> std::io::Result<Stop> {
-    let (stopper, stop) = Stopper::new();
-    let mut signals = Signals::listen()?;
-    tokio::spawn(async move {
-        signals.recv().await;
-        stopper.stop();
-        let code = signals.recv().await;
-        std::process::exit(code.into());
-    });
-    Ok(stop)
 }
 
 /// A bar for each file, on a terminal only.
