@@ -587,15 +587,31 @@ async fn failures_say_what_is_in_the_way_and_leave_nothing() {
         config.name = Some("tscsecond".to_owned());
         config.addresses = vec!["10.8.0.1/24".parse().unwrap(), taken.parse().unwrap()];
         let error = TunDevice::create(&config).unwrap_err();
-        assert!(matches!(error, TunError::AddressInUse { .. }), "{error}");
+        assert!(
+            matches!(&error, TunError::AddressInUse { interface, .. } if interface == "tscfirst"),
+            "{error}"
+        );
         assert_eq!(traces("tscsecond"), [""; 0]);
     }
     let error = fails(|config| config.addresses.extend(config.addresses.clone()));
     assert!(matches!(error, TunError::AddressInUse { .. }), "{error}");
-    let error = fails(|config| config.routes = vec!["10.9.0.0/24".parse().unwrap(); 2]);
-    assert!(matches!(error, TunError::RouteExists { .. }), "{error}");
-    let error = fails(|config| config.routes = vec!["2001:db8::/32".parse().unwrap(); 2]);
-    assert!(matches!(error, TunError::RouteExists { .. }), "{error}");
+    // In the configuration, and of another interface, whose route has its own metric where the family has metrics.
+    for (route, taken_by) in [
+        ("10.10.0.0/24", "tscsecond"),
+        ("2001:db8::/32", "tscsecond"),
+        ("10.9.0.0/24", "tscfirst"),
+        ("fd09::/64", "tscfirst"),
+    ] {
+        let mut config = TunConfig::default();
+        config.name = Some("tscsecond".to_owned());
+        config.routes = vec![route.parse().unwrap(); 2];
+        let error = TunDevice::create(&config).unwrap_err();
+        assert!(
+            matches!(&error, TunError::RouteExists { interface, .. } if interface == taken_by),
+            "{error}"
+        );
+        assert_eq!(traces("tscsecond"), [""; 0]);
+    }
 
     fs::write("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1").unwrap();
     let error = fails(|config| config.addresses.push("2001:db8::1/64".parse().unwrap()));

@@ -34,7 +34,7 @@ mod worker;
 #[doc(hidden)]
 pub use egress::rewrite::harness as rewriter;
 pub use egress::user_space::UserSpaceCounters;
-pub use server::{Server, StartError, TunStartError};
+pub use server::{RunError, Server, StartError, TunStartError};
 pub use tsc_csm::{Transport, server::Stats as SessionStats, server::pool::PoolStats};
 #[doc(hidden)]
 pub use worker::harness;

@@ -39,7 +39,7 @@ fn run(config: &Config, log: &LogOptions) -> Exit {
         return Exit::Failure;
     }
     for warning in config.warnings() {
-        tracing::warn!("{warning}");
+        tracing::warn!(event = "configuration-warning", "{warning}");
     }
     let runtime = match tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -47,7 +47,7 @@ fn run(config: &Config, log: &LogOptions) -> Exit {
     {
         Ok(runtime) => runtime,
         Err(error) => {
-            tracing::error!(%error, "cannot start");
+            tracing::error!(event = "start-failed", %error, "cannot start");
             return Exit::Failure;
         }
     };
@@ -78,13 +78,17 @@ async fn serve(config: &Config) -> Exit {
     loop {
         let asked = tokio::select! {
             asked = signals.next() => asked,
-            () = server.failed() => {
-                tracing::error!(event = "failed", "the worker has ended");
-                return Exit::Failure;
-            }
+            // Why, it says when it is stopped.
+            () = server.failed() => break,
         };
         match asked {
-            Asked::Stop => break,
+            Asked::Stop => {
+                tracing::info!(
+                    event = "stopping",
+                    "releasing all tunnels; a second signal ends at once"
+                );
+                break;
+            }
             Asked::Report => {
                 if let Some(report) = server.report().await {
                     report.log();
@@ -93,10 +97,6 @@ async fn serve(config: &Config) -> Exit {
             Asked::Reload => refuse_reload(),
         }
     }
-    tracing::info!(
-        event = "stopping",
-        "releasing all tunnels; a second signal ends at once"
-    );
     let mut stopped = tokio::task::spawn_blocking(|| server.stop());
     let report = loop {
         tokio::select! {
@@ -117,6 +117,10 @@ async fn serve(config: &Config) -> Exit {
         return Exit::Failure;
     };
     report.log();
+    if let Some(failure) = report.failure {
+        tracing::error!(event = "failed", "{failure}");
+        return Exit::Failure;
+    }
     tracing::info!(
         event = "stopped",
         configured = report.sessions.configured,

@@ -1,7 +1,13 @@
 //! A running server, for the `tsc-server` program and for programs that embed one.
 
-use std::{io, net::SocketAddr, thread, time::Duration};
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    thread,
+    time::Duration,
+};
 
+use ipnet::IpNet;
 use tokio::sync::{mpsc, oneshot};
 use tsc_csm::{Transport, server::ServerConfigError};
 use tsc_osaa::{
@@ -64,12 +70,40 @@ pub enum TunStartError {
         /// What is wrong.
         reason: &'static str,
     },
+    /// Another interface of the host has a route for addresses of tunnels, which would not be reached from the host then.
+    #[error(
+        "the host leads {address}, of {owner}, to {interface} by its route {prefix}, not to the TUN device: remove that route, or give tunnels other addresses (`exclude` of a pool)"
+    )]
+    RouteTaken {
+        /// One of the addresses.
+        address: IpAddr,
+        /// What it belongs to: a pool, or a gateway's prefixes.
+        owner: String,
+        /// The other route.
+        prefix: IpNet,
+        /// Where it leads.
+        interface: String,
+    },
     /// The capability to make it could not be given up again.
     #[error("capabilities: {0}")]
     Capabilities(String),
     /// Not on this system.
     #[error("TUN devices are supported on Linux only")]
     NotSupported,
+}
+
+/// Why a server that has started stops by itself.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum RunError {
+    /// Somebody has deleted the TUN device, and the server has given up the capability to make another one.
+    #[error(
+        "the TUN device {name} was deleted, and with it the way to the core network; the server makes a new one when it is started again"
+    )]
+    TunLost {
+        /// Its name.
+        name: String,
+    },
 }
 
 impl StartError {
@@ -164,15 +198,15 @@ impl Server {
     }
 
     /// Releases every tunnel and waits until the clients have answered, at most for the configured
-    /// `graceful-stop-deadline`. Returns the last figures, `None` if the worker had failed.
+    /// `graceful-stop-deadline`. Returns the last figures, `None` if the worker had failed by a defect.
     #[must_use]
     pub fn stop(mut self) -> Option<Report> {
         self.order_stop(self.stop_deadline);
         self.worker.take()?.join().ok()
     }
 
-    /// Resolves when the server serves no more though nobody has stopped it, which is a defect: end the process, so
-    /// that whoever watches it starts it again.
+    /// Resolves when the server serves no more though nobody has stopped it. [`Self::stop`] then tells at once why, in
+    /// [`Report::failure`]; if it tells nothing it was a defect. End the process, so that whoever watches it starts it again.
     pub async fn failed(&self) {
         self.orders.closed().await;
     }

@@ -185,40 +185,49 @@ remote-port = {port}"#
     assert_eq!(quoted[12..24], sent[12..24], "addresses and ports");
 }
 
+/// The rate of the tests below, in bytes a second, and how long a silence is made good for.
+const RATE: f64 = 100.0 * 1024.0;
+const FILLED: Duration = Duration::from_millis(200);
+/// What is offered at once, of 1000 bytes each: as much as the bucket holds.
+const ROUND: u64 = 22;
+
 /// Ten seconds at a tenth of what is offered. A round offers all that the bucket can hold, and waits until the server has
 /// seen it, so that nothing is lost unless two rounds take longer than it needs to fill; what that loses is known.
-#[test]
-fn a_data_flow_meets_its_rate() {
-    const RATE: f64 = 100.0 * 1024.0;
-    const FILLED: Duration = Duration::from_millis(200);
-    let server = start(&pool(
-        "egress = \"switch\"\ndata-flow = \"slow\"\n[[tscf-data-flow]]\nname = \"slow\"\ngroup-size = 1\n\
-         upstream-rate = 100",
-    ));
-    let mut receiver = Tunnel::open(&server);
-    let mut sender = Tunnel::open(&server);
-    let (from, to) = (sender.at(4000), receiver.at(4000));
-    let offered = udp(from, to, &[0; 972]).repeat(22);
+/// `offer` gives the server a round, `seen` says how much it has had. All that passes comes out of `receiver`.
+fn meets_its_rate(
+    server: &tsc_server::Server,
+    receiver: &mut Tunnel,
+    mut offer: impl FnMut(),
+    seen: impl Fn(&tsc_server::Report) -> u64,
+) {
+    let before = report(server);
+    let (first, switched) = (seen(&before), before.counters.switched);
     let begun = Instant::now();
     let (mut rounds, mut lost) = ([begun; 2], Duration::ZERO);
     let (mut sent, mut got) = (0, 0);
     while begun.elapsed() < Duration::from_secs(10) {
-        sender.send(&offered);
-        sent += 22;
-        while report(&server).sessions.forwarded < sent {}
+        offer();
+        sent += ROUND;
+        let asked = Instant::now();
+        while seen(&report(server)) - first < sent {
+            assert!(asked.elapsed() < LIMIT, "what is offered does not arrive");
+        }
         let now = Instant::now();
         lost += (now - rounds[0]).saturating_sub(FILLED);
         rounds = [rounds[1], now];
         // Read, so that no queue on the way fills.
-        while got < report(&server).counters.switched {
+        while got < report(server).counters.switched - switched {
             assert_eq!(receiver.receive().len(), 1000);
             got += 1;
         }
     }
     let elapsed = begun.elapsed();
-    let counters = report(&server).counters;
+    let counters = report(server).counters;
     let passed = sent - counters.egress.rate_limited;
-    assert_eq!((counters.switched, counters.queue_full), (passed, 0));
+    assert_eq!(
+        (counters.switched - switched, counters.queue_full),
+        (passed, 0)
+    );
     assert_eq!(got, passed);
     let bytes = passed as f64 * 1000.0;
     let most = RATE * elapsed.as_secs_f64() * 1.05;
@@ -226,6 +235,51 @@ fn a_data_flow_meets_its_rate() {
     assert!(
         (least..=most).contains(&bytes),
         "{bytes} bytes in {elapsed:?}, {lost:?} lost"
+    );
+}
+
+#[test]
+fn a_data_flow_meets_its_upstream_rate() {
+    let server = start(&pool(
+        "egress = \"switch\"\ndata-flow = \"slow\"\n[[tscf-data-flow]]\nname = \"slow\"\ngroup-size = 1\n\
+         upstream-rate = 100",
+    ));
+    let mut receiver = Tunnel::open(&server);
+    let mut sender = Tunnel::open(&server);
+    let (from, to) = (sender.at(4000), receiver.at(4000));
+    let offered = udp(from, to, &[0; 972]).repeat(usize::try_from(ROUND).unwrap());
+    meets_its_rate(
+        &server,
+        &mut receiver,
+        || sender.send(&offered),
+        |report| report.sessions.forwarded,
+    );
+}
+
+#[test]
+fn a_data_flow_meets_its_downstream_rate() {
+    let server = start(&pool(
+        "data-flow = \"slow\"\n[[tscf-data-flow]]\nname = \"slow\"\ngroup-size = 1\ndownstream-rate = 100\n\
+         [user-space-egress]\nallow-destinations = [\"127.0.0.1\"]",
+    ));
+    let host = UdpSocket::bind("127.0.0.1:0").unwrap();
+    host.set_read_timeout(Some(LIMIT)).unwrap();
+    let mut receiver = Tunnel::open(&server);
+    receiver.send(&udp(
+        receiver.at(4000),
+        host.local_addr().unwrap(),
+        b"ready",
+    ));
+    let (_, mapped) = host.recv_from(&mut [0; 10]).unwrap();
+    meets_its_rate(
+        &server,
+        &mut receiver,
+        || {
+            for _ in 0..ROUND {
+                host.send_to(&[0; 972], mapped).unwrap();
+            }
+        },
+        |report| report.counters.egress.incoming,
     );
 }
 

@@ -10,58 +10,15 @@
 
 mod egress_support;
 
-use std::{
-    env, fs,
-    net::{SocketAddr, UdpSocket},
-    path::Path,
-    process::Command,
-};
+use std::{fs, net::SocketAddr};
 
 use egress_support::{
-    HEAD, LIMIT, Tunnel,
+    HEAD, Tunnel,
+    namespace::{host, in_namespace, ip, receive},
     packet::{Read, read, udp},
     report, start,
 };
 use tsc_server::Server;
-
-const MARK: &str = "TSC_TEST_NAMESPACE";
-
-/// True within a network namespace of its own, with loopback; outside, runs this test again in one, and fails with it. The
-/// namespace goes with the process.
-fn in_namespace(name: &str) -> bool {
-    if env::var_os(MARK).is_some() {
-        return true;
-    }
-    assert!(
-        Path::new("/dev/net/tun").exists(),
-        "/dev/net/tun is missing: these tests need the kernel's TUN driver"
-    );
-    let mut command = Command::new("timeout");
-    command.args(["--kill-after=10", "240", "unshare"]);
-    let status = fs::read_to_string("/proc/self/status").unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
-    if u64::from_str_radix(line.unwrap().trim(), 16).unwrap() & (1 << 12) == 0 {
-        // Root in a user namespace of its own.
-        command.args(["--user", "--map-root-user"]);
-    }
-    let status = command
-        .args([
-            "--net",
-            "sh",
-            "-c",
-            "ip link set lo up && exec \"$0\" \"$@\"",
-        ])
-        .arg(env::current_exe().unwrap())
-        .args(["--exact", name, "--nocapture", "--test-threads=1"])
-        .env(MARK, "1")
-        .status()
-        .expect("timeout (coreutils) and unshare (util-linux) are needed");
-    assert!(
-        status.success(),
-        "failed in its namespace (which takes CAP_NET_ADMIN or user namespaces, and ip of iproute2): {status}"
-    );
-    false
-}
 
 /// The host is 10.64.0.1 and fd64::1 on the device; clients have the rest.
 fn server(pool: &str, tun: &str) -> Server {
@@ -70,24 +27,6 @@ fn server(pool: &str, tun: &str) -> Server {
          exclude = [\"10.64.0.1\"]\negress = \"tun\"\n{pool}\n\
          [tun-egress]\nname = \"tsctest\"\naddresses = [\"10.64.0.1/24\"]\n{tun}\n"
     ))
-}
-
-fn host(address: &str) -> UdpSocket {
-    let socket = UdpSocket::bind(address).unwrap();
-    socket.set_read_timeout(Some(LIMIT)).unwrap();
-    socket
-}
-
-fn receive(socket: &UdpSocket) -> (Vec<u8>, SocketAddr) {
-    let mut buffer = vec![0; 4000];
-    let (len, from) = socket.recv_from(&mut buffer).expect("in time");
-    buffer.truncate(len);
-    (buffer, from)
-}
-
-fn ip(arguments: &[&str]) {
-    let status = Command::new("ip").args(arguments).status().unwrap();
-    assert!(status.success(), "{arguments:?}");
 }
 
 #[test]

@@ -51,18 +51,20 @@ pub enum TunError {
         name: String,
     },
     /// Another interface has the address.
-    #[error("{address} is already an address of interface number {interface}")]
+    #[error("{address} is already an address of the network interface {interface}")]
     AddressInUse {
         /// The address.
         address: IpAddr,
-        /// Index of the interface that has it.
-        interface: u32,
+        /// Name of the interface that has it.
+        interface: String,
     },
-    /// The main table has a route for the prefix.
-    #[error("there is already a route to {prefix}")]
+    /// The host has a route for the same prefix.
+    #[error("there is already a route to {prefix}, by {interface}")]
     RouteExists {
         /// The destination.
         prefix: IpNet,
+        /// Name of the interface that it leads to; [`NO_INTERFACE`](super::NO_INTERFACE) if to none.
+        interface: String,
     },
     /// An IPv6 address or route where the system has IPv6 switched off.
     #[error("IPv6 is switched off on this system, {prefix} cannot be set")]

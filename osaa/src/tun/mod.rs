@@ -44,6 +44,9 @@ pub const MAX_QUEUES: usize = 256;
 /// Default [`TunConfig::queue_length`]: 1 MB of packets of 1000 bytes, 8 ms at 1 Gbit/s.
 pub const DEFAULT_QUEUE_LENGTH: u32 = 1000;
 
+/// What stands for the interface of a route that leads to none.
+pub const NO_INTERFACE: &str = "no interface";
+
 /// What a device shall be.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -256,6 +259,52 @@ pub fn interface_counters(name: &str) -> io::Result<InterfaceCounters> {
     Ok(Netlink::open()?.link(name)?.counters)
 }
 
+/// A route of the host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct HostRoute {
+    /// Where it leads to.
+    pub prefix: IpNet,
+    /// Name of the interface that it leads by; [`NO_INTERFACE`] if by none.
+    pub interface: String,
+}
+
+/// The host's routes and own addresses that are, or lie, in one of the networks `within`: a route to one of these loses what they
+/// have. Routes that rules add from further tables are not looked at. Needs no capability.
+///
+/// # Errors
+///
+/// What netlink answers.
+pub fn host_routes(within: &[IpNet]) -> io::Result<Vec<HostRoute>> {
+    routes_within(&mut Netlink::open()?, within)
+}
+
+fn routes_within(netlink: &mut Netlink, within: &[IpNet]) -> io::Result<Vec<HostRoute>> {
+    let mut found = Vec::new();
+    netlink.routes(|prefix, interface| {
+        if within.iter().any(|network| network.contains(&prefix)) {
+            found.push((prefix, interface));
+        }
+    })?;
+    let named = found.into_iter().map(|(prefix, interface)| HostRoute {
+        prefix,
+        interface: interface_name(netlink, interface),
+    });
+    Ok(named.collect())
+}
+
+fn interface_name(netlink: &mut Netlink, index: Option<u32>) -> String {
+    index.map_or_else(
+        || NO_INTERFACE.to_owned(),
+        // It may just have gone.
+        |index| {
+            netlink
+                .name(index)
+                .unwrap_or_else(|_| format!("number {index}"))
+        },
+    )
+}
+
 fn open_error(error: io::Error) -> TunError {
     let missing = [libc::ENOENT, libc::ENXIO, libc::ENODEV];
     match error.raw_os_error() {
@@ -287,6 +336,25 @@ fn set_up(name: &str, config: &TunConfig) -> Result<(), TunError> {
     let taken = netlink
         .addresses()
         .map_err(|error| TunError::from_io(action, error))?;
+    let networks = config.addresses.iter().map(IpNet::trunc);
+    let wanted: Vec<_> = networks.chain(config.routes.iter().copied()).collect();
+    let routes = routes_within(&mut netlink, &wanted)
+        .map_err(|error| TunError::from_io("reading the routes", error))?;
+    // The kernel would take most of these beside each other, by their metrics, and one of both would be dead.
+    if let Some(taken) = routes
+        .into_iter()
+        .find(|route| wanted.contains(&route.prefix))
+    {
+        return Err(match taken {
+            HostRoute { prefix, interface } if is_address(&config.addresses, prefix) => {
+                TunError::AddressInUse {
+                    address: prefix.addr(),
+                    interface,
+                }
+            }
+            HostRoute { prefix, interface } => TunError::RouteExists { prefix, interface },
+        });
+    }
     netlink
         .configure(index, config.mtu, config.queue_length)
         .map_err(|error| TunError::from_io("setting MTU and queue length", error))?;
@@ -299,7 +367,7 @@ fn set_up(name: &str, config: &TunConfig) -> Result<(), TunError> {
         if let Some((_, interface)) = taken.iter().find(|(used, _)| *used == ip) {
             return Err(TunError::AddressInUse {
                 address: ip,
-                interface: *interface,
+                interface: interface_name(&mut netlink, Some(*interface)),
             });
         }
         netlink
@@ -308,9 +376,9 @@ fn set_up(name: &str, config: &TunConfig) -> Result<(), TunError> {
                 // Twice in the configuration.
                 Some(libc::EEXIST) => TunError::AddressInUse {
                     address: ip,
-                    interface: index,
+                    interface: name.to_owned(),
                 },
-                _ => set_error("setting an address", *address, error),
+                _ => set_error("setting an address", *address, name, error),
             })?;
     }
     for address in &config.addresses {
@@ -319,7 +387,7 @@ fn set_up(name: &str, config: &TunConfig) -> Result<(), TunError> {
     for prefix in &config.routes {
         netlink
             .add_route(index, *prefix)
-            .map_err(|error| set_error("setting a route", *prefix, error))?;
+            .map_err(|error| set_error("setting a route", *prefix, name, error))?;
     }
     Ok(())
 }
@@ -342,10 +410,19 @@ fn wait_until_local(netlink: &mut Netlink, ip: IpAddr) -> Result<(), TunError> {
     })
 }
 
-fn set_error(action: &'static str, prefix: IpNet, error: io::Error) -> TunError {
+fn is_address(addresses: &[IpNet], prefix: IpNet) -> bool {
+    prefix.prefix_len() == prefix.max_prefix_len()
+        && addresses.iter().any(|own| own.addr() == prefix.addr())
+}
+
+fn set_error(action: &'static str, prefix: IpNet, name: &str, error: io::Error) -> TunError {
     let disabled = [libc::EACCES, libc::EAFNOSUPPORT, libc::EOPNOTSUPP];
     match error.raw_os_error() {
-        Some(libc::EEXIST) => TunError::RouteExists { prefix },
+        // Others were looked for: it is twice in the configuration.
+        Some(libc::EEXIST) => TunError::RouteExists {
+            prefix,
+            interface: name.to_owned(),
+        },
         Some(code) if prefix.addr().is_ipv6() && disabled.contains(&code) => {
             TunError::Ipv6Disabled { prefix }
         }

@@ -21,6 +21,9 @@ use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 
 use super::InterfaceCounters;
 
+/// The table of the host's own addresses (linux/rtnetlink.h, `RT_TABLE_LOCAL`).
+const TABLE_LOCAL: u8 = 255;
+
 pub(super) struct Netlink {
     socket: Socket,
     sequence: u32,
@@ -103,6 +106,37 @@ impl Netlink {
             found.extend(local.or(address).map(|ip| (ip, message.header.index)));
         })?;
         Ok(found)
+    }
+
+    /// The routes that decide before or like one of ours would, as lookups consult them without further rules: of the tables `local` and `main`.
+    pub(super) fn routes(&mut self, mut found: impl FnMut(IpNet, Option<u32>)) -> io::Result<()> {
+        let question = RouteNetlinkMessage::GetRoute(RouteMessage::default());
+        self.exchange(question, NLM_F_DUMP, |answer| {
+            if let RouteNetlinkMessage::NewRoute(route) = answer
+                && let Some((prefix, interface)) = destination(&route)
+            {
+                found(prefix, interface);
+            }
+        })
+    }
+
+    /// Name of an interface.
+    pub(super) fn name(&mut self, index: u32) -> io::Result<String> {
+        let mut message = LinkMessage::default();
+        message.header.index = index;
+        let mut name = None;
+        self.exchange(RouteNetlinkMessage::GetLink(message), 0, |answer| {
+            if let RouteNetlinkMessage::NewLink(link) = answer {
+                name = link.attributes.into_iter().find_map(|attribute| {
+                    if let LinkAttribute::IfName(name) = attribute {
+                        Some(name)
+                    } else {
+                        None
+                    }
+                });
+            }
+        })?;
+        name.ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
     /// Gives the interface an address; its prefix becomes a route by itself.
@@ -245,6 +279,38 @@ impl From<LinkMessage> for Link {
             counters,
         }
     }
+}
+
+/// Where a route leads to and by which interface, the first of several; `None` for routes that lead nowhere on purpose. Nothing
+/// for those that are not for hosts.
+fn destination(route: &RouteMessage) -> Option<(IpNet, Option<u32>)> {
+    let header = &route.header;
+    let (mut table, mut ip, mut interface) = (u32::from(header.table), None, None);
+    for attribute in &route.attributes {
+        if let RouteAttribute::Table(number) = attribute {
+            table = *number;
+        } else if let RouteAttribute::Destination(RouteAddress::Inet(address)) = attribute {
+            ip = Some(IpAddr::from(*address));
+        } else if let RouteAttribute::Destination(RouteAddress::Inet6(address)) = attribute {
+            ip = Some(IpAddr::from(*address));
+        } else if let RouteAttribute::Oif(index) = attribute {
+            interface = Some(*index);
+        } else if let RouteAttribute::MultiPath(hops) = attribute {
+            interface = interface.or_else(|| hops.first().map(|hop| hop.interface_index));
+        }
+    }
+    let tables = [RouteHeader::RT_TABLE_MAIN, TABLE_LOCAL].map(u32::from);
+    let leads = matches!(header.kind, RouteType::Unicast | RouteType::Local);
+    let refuses = matches!(
+        header.kind,
+        RouteType::BlackHole | RouteType::Unreachable | RouteType::Prohibit
+    );
+    if !tables.contains(&table) || !(leads || refuses) {
+        return None;
+    }
+    // The default route has no destination. It is within none but another, which the kernel compares.
+    let prefix = IpNet::new(ip?, header.destination_prefix_length).ok()?;
+    Some((prefix, interface.filter(|_| leads)))
 }
 
 fn family(prefix: IpNet) -> AddressFamily {

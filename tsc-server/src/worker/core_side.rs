@@ -7,7 +7,7 @@ use tsc_osaa::trace::{Direction, Interface as Side};
 use tsc_tpl::{IpPacket, Limits};
 
 use super::{Worker, batch::Target, switch::Switch};
-use crate::egress::user_space::Way;
+use crate::{egress::user_space::Way, server::RunError};
 
 /// Of a tunnel that has just ended.
 const MIN_INNER_MTU: u16 = 576;
@@ -102,9 +102,18 @@ impl Worker {
                 self.again |= more;
                 self.tun = Some(tun);
             }
-            // Tunnels go on without it, and their packets for the core are unreachable.
+            // It cannot be made again without the capabilities that were given up; whoever starts the server has them.
             Err(error) => {
-                tracing::error!(event = "tun-failed", name = tun.name(), %error);
+                tracing::error!(
+                    event = "tun-failed",
+                    name = tun.name(),
+                    %error,
+                    "the TUN device is gone: releasing all tunnels, then ending with exit code 1"
+                );
+                let failure = RunError::TunLost {
+                    name: tun.name().to_owned(),
+                };
+                self.fail(now, failure);
             }
         }
     }

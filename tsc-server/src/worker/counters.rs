@@ -12,9 +12,9 @@ pub struct Counters {
     pub blocked: u64,
     /// Inner packets whose hop count was used up.
     pub hops_exceeded: u64,
-    /// Inner packets larger than the other tunnel's inner MTU that could not be fragmented.
+    /// Inner packets larger than the other tunnel, or the TUN device, takes that could not be fragmented.
     pub too_big: u64,
-    /// Inner packets larger than the other tunnel's inner MTU that were passed on in fragments.
+    /// Inner packets larger than the other tunnel, or the TUN device, takes that were passed on in fragments.
     pub fragmented: u64,
     /// ICMP errors sent about packets that could not be passed on.
     pub icmp_errors: u64,

@@ -63,7 +63,7 @@ impl Worker {
                 Poll::Ready(Err(error)) => {
                     port.rest(now);
                     if let Some(missed) = self.log.port_failed(now) {
-                        tracing::warn!(local = %port.socket.local_addr(), %error, missed, "UDP port fails");
+                        tracing::warn!(event = "port-failed", local = %port.socket.local_addr(), %error, missed, "UDP port fails");
                     }
                     return;
                 }

@@ -63,10 +63,16 @@ use self::{
     batch::Batch, ports::Port, ready::Token, record::Log, streams::Streams, tun::Tun, way::Ways,
 };
 pub(crate) use self::{open::open, tun::give_up_capabilities};
-use crate::egress::{router::Router, user_space::UserSpace};
+use crate::{
+    egress::{router::Router, user_space::UserSpace},
+    server::RunError,
+};
 
 /// Orders that wait for the worker.
 pub(crate) const ORDERS: usize = 16;
+
+/// What clients are told when the server is asked to stop.
+const STOPPING: &str = "the server is stopping";
 
 /// What the rest of the process wants of a worker.
 #[derive(Debug)]
@@ -121,6 +127,10 @@ pub(crate) struct Worker {
     capture: Option<(CaptureWriter, Capture)>,
     orders: mpsc::Receiver<Order>,
     phase: Phase,
+    /// How long a stop that nobody has asked for may take.
+    stop_deadline: Duration,
+    /// Why it stops by itself.
+    failure: Option<RunError>,
     timer: Pin<Box<tokio::time::Sleep>>,
     read_buffer: Vec<u8>,
     receive: RecvBatch,
@@ -163,26 +173,33 @@ impl Worker {
         while let Poll::Ready(order) = self.orders.poll_recv(cx) {
             match order {
                 Some(Order::Report(to)) => drop(to.send(self.report())),
-                Some(Order::Stop(deadline)) => self.stop(now, deadline),
+                Some(Order::Stop(deadline)) => self.stop(now, deadline, STOPPING),
                 // The handle is gone, and with it all interest in this server.
                 None => {
-                    self.stop(now, Duration::ZERO);
+                    self.stop(now, Duration::ZERO, STOPPING);
                     return;
                 }
             }
         }
     }
 
-    fn stop(&mut self, now: Instant, deadline: Duration) {
+    /// `text` is for the clients.
+    fn stop(&mut self, now: Instant, deadline: Duration, text: &str) {
         let deadline = now + deadline;
         match &mut self.phase {
             // A second order can only hurry.
             Phase::Stopping(end) => *end = deadline.min(*end),
             Phase::Running => {
                 self.phase = Phase::Stopping(deadline);
-                self.core.release_all(now, Some("the server is stopping"));
+                self.core.release_all(now, Some(text));
             }
         }
+    }
+
+    /// Ends what cannot be served any more, as a stop that was asked for does: whoever watches the server starts it again.
+    fn fail(&mut self, now: Instant, why: RunError) {
+        self.stop(now, self.stop_deadline, "the server cannot serve any more");
+        self.failure.get_or_insert(why);
     }
 
     /// When the stop has to be over, once there is nothing left to do but to close.

@@ -99,6 +99,8 @@ pub(crate) fn open(
         capture: None,
         orders,
         phase: Phase::Running,
+        stop_deadline: config.system.stop_deadline,
+        failure: None,
         timer: Box::pin(tokio::time::sleep(std::time::Duration::ZERO)),
         read_buffer: vec![0; RECV_BUFFER],
         receive: RecvBatch::new(RECEIVE_SLOTS),

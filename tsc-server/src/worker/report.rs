@@ -6,7 +6,10 @@ use tsc_osaa::{
 };
 
 use super::{Counters, EgressCounters, Port, Worker};
-use crate::egress::user_space::{UserSpace, UserSpaceCounters};
+use crate::{
+    egress::user_space::{UserSpace, UserSpaceCounters},
+    server::RunError,
+};
 
 /// Figures of one worker: counters since the start, and gauges of this moment. `docs/limits.md` says which counter
 /// tells of which limit.
@@ -31,6 +34,8 @@ pub struct Report {
     pub capture: Option<CaptureStats>,
     /// Of the user-space egress, if it is used.
     pub user_space: Option<UserSpaceCounters>,
+    /// Why the server stops, or has stopped, though nobody asked it to.
+    pub failure: Option<RunError>,
 }
 
 impl Worker {
@@ -61,6 +66,7 @@ impl Worker {
             datagrams,
             capture: self.capture.as_ref().map(|(_, capture)| capture.stats()),
             user_space: self.user_space.as_ref().map(UserSpace::counters),
+            failure: self.failure.clone(),
         }
     }
 }
@@ -79,6 +85,8 @@ impl Report {
             datagrams,
             capture,
             user_space,
+            // What the program says last.
+            failure: _,
         } = self;
         log_sessions(sessions);
         for pool in pools {

@@ -86,7 +86,9 @@ impl Switch<'_> {
                 None if block && outgoing.egress == Egress::Switch => Complaint::Prohibited,
                 None => Complaint::Unreachable,
                 Some(_) if packet.hop_limit() <= 1 => Complaint::HopsExceeded,
-                Some(mtu) if packet.len() > usize::from(mtu) => Complaint::TooBig { mtu },
+                Some(mtu) if packet.len() > usize::from(mtu) => {
+                    return self.leave_in_fragments(now, from, packet, &outgoing.edits, mtu);
+                }
                 Some(_) => {
                     return self.leave(Target::Tun(Some(from)), packet, &outgoing.edits);
                 }
@@ -100,6 +102,24 @@ impl Switch<'_> {
             self.counters.egress.outgoing += 1;
         } else {
             self.counters.egress.unreadable += 1;
+        }
+    }
+
+    /// A packet that is longer than the TUN device takes. As a router would: it is cut if its sender allows that.
+    fn leave_in_fragments(
+        &mut self,
+        now: Instant,
+        from: SessionId,
+        packet: &IpPacket<'_>,
+        edits: &Edits,
+        mtu: u16,
+    ) {
+        let to = Target::Tun(Some(from));
+        if icmp::may_fragment(packet) && self.batch.push_fragments(to, packet, edits, mtu) {
+            self.counters.egress.outgoing += 1;
+            self.counters.fragmented += 1;
+        } else {
+            self.complain(now, Target::Tunnel(from), packet, Complaint::TooBig { mtu });
         }
     }
 

@@ -7,11 +7,13 @@ use std::{
 };
 
 use ipnet::IpNet;
-use tsc_osaa::tun::{DropError, TunBatch, TunConfig, TunDevice, TunQueue, drop_capabilities};
+use tsc_osaa::tun::{
+    DropError, TunBatch, TunConfig, TunDevice, TunError, TunQueue, drop_capabilities, host_routes,
+};
 
-use super::route_cover::cover;
+use super::route_cover::{check_routes, cover, tun_pools};
 use crate::{
-    config::{AddressRange, Config, Egress, PolicyEgress, TunEgressConfig},
+    config::{AddressRange, Config, Egress, TunEgressConfig},
     server::TunStartError,
 };
 
@@ -48,7 +50,13 @@ impl Tun {
         let mtu = config.tun.mtu.unwrap_or_else(|| widest(config));
         let device = match &config.tun.descriptor {
             Some(name) => handed_in(name, mtu)?,
-            None => TunDevice::create(&device_config(config, &config.tun, mtu))?,
+            None => {
+                let device = device_config(config, &config.tun, mtu);
+                let networks = device.addresses.iter().map(IpNet::trunc);
+                let ours: Vec<_> = networks.chain(device.routes.iter().copied()).collect();
+                check_routes(config, &host_routes(&ours).map_err(unreadable)?)?;
+                TunDevice::create(&device)?
+            }
         };
         let name = device.name().to_owned();
         let lane = |queue| Lane {
@@ -152,6 +160,11 @@ pub(crate) fn give_up_capabilities() -> Result<(), TunStartError> {
     }
 }
 
+fn unreadable(source: std::io::Error) -> TunStartError {
+    let action = "reading the routes";
+    TunError::System { action, source }.into()
+}
+
 /// The longest packet of any tunnel.
 fn widest(config: &Config) -> u16 {
     let mtus = config
@@ -181,15 +194,7 @@ fn device_config(config: &Config, tun: &TunEgressConfig, mtu: u16) -> TunConfig 
 /// What the host must send to the device: the addresses of the pools whose packets leave by it, and what is behind
 /// gateways.
 fn pool_routes(config: &Config) -> Vec<IpNet> {
-    let by_policy = |name: &String| {
-        let policy = config.policy(name);
-        policy.is_some_and(|policy| policy.egress == Some(PolicyEgress::Tun))
-    };
-    let pools = config
-        .pools
-        .iter()
-        .filter(|pool| pool.egress == Egress::Tun || pool.policies.iter().any(by_policy));
-    let ranges = pools.flat_map(|pool| &pool.ranges);
+    let ranges = tun_pools(config).flat_map(|pool| &pool.ranges);
     let behind_gateways = config
         .interfaces
         .iter()

@@ -2,6 +2,8 @@
 // Each test file uses its own part of this.
 #![allow(dead_code, unreachable_pub)]
 
+#[cfg(target_os = "linux")]
+pub mod namespace;
 pub mod packet;
 
 use std::{
@@ -54,19 +56,27 @@ pub struct Tunnel {
     decoder: StreamDecoder,
     /// Packets that were read and not asked for yet.
     packets: std::collections::VecDeque<Vec<u8>>,
+    /// Kinds of the messages that came.
+    pub messages: Vec<CmType>,
     pub v4: Option<IpAddr>,
     pub v6: Option<IpAddr>,
 }
 
 impl Tunnel {
     pub fn open(server: &Server) -> Self {
-        let stream = TcpStream::connect(server.address(Transport::Tcp).unwrap()).unwrap();
+        Self::connect(server.address(Transport::Tcp).unwrap())
+    }
+
+    /// To a server that may be a program of its own.
+    pub fn connect(server: SocketAddr) -> Self {
+        let stream = TcpStream::connect(server).unwrap();
         stream.set_read_timeout(Some(LIMIT)).unwrap();
         stream.set_nodelay(true).unwrap();
         let mut tunnel = Self {
             stream,
             decoder: StreamDecoder::new(Limits::WIDEST),
             packets: std::collections::VecDeque::new(),
+            messages: Vec::new(),
             v4: None,
             v6: None,
         };
@@ -91,6 +101,7 @@ impl Tunnel {
             match unit {
                 Unit::Ip(packet) => self.packets.push_back(packet.as_bytes().to_vec()),
                 Unit::Control(message) => {
+                    self.messages.push(message.header().cm_type);
                     let message = message.parse().unwrap();
                     for address in message.addresses() {
                         match address.addr {
@@ -112,6 +123,13 @@ impl Tunnel {
 
     pub fn send(&mut self, packet: &[u8]) {
         self.stream.write_all(packet).unwrap();
+    }
+
+    /// Waits for a message of this kind.
+    pub fn wait_for(&mut self, wanted: CmType) {
+        while !self.messages.contains(&wanted) {
+            assert!(self.read(), "closed");
+        }
     }
 
     /// The next packet.

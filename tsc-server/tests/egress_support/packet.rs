@@ -56,6 +56,14 @@ pub fn udp(from: SocketAddr, to: SocketAddr, data: &[u8]) -> Vec<u8> {
     ip(from.ip(), to.ip(), 17, &payload)
 }
 
+/// Forbids that an IPv4 packet is fragmented.
+pub fn forbid_fragments(packet: &mut [u8]) {
+    packet[6] |= 0x40;
+    packet[10..12].fill(0);
+    let sum = check(&[&packet[..20]]);
+    packet[10..12].copy_from_slice(&sum.to_be_bytes());
+}
+
 fn pseudo_sum(from: IpAddr, to: IpAddr, protocol: u8, payload: &[u8]) -> u16 {
     let len = u32::try_from(payload.len()).unwrap().to_be_bytes();
     let (from, to) = (octets(from), octets(to));

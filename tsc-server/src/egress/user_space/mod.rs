@@ -92,6 +92,7 @@ impl<S: Copy + Eq + Hash> UserSpace<S> {
         let granted = descriptors::grant(wanted);
         if granted < wanted {
             tracing::warn!(
+                event = "few-descriptors",
                 wanted,
                 granted,
                 "too few file descriptors for all mappings and connections"
