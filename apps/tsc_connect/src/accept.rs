@@ -1,6 +1,13 @@
 //! Accepting connections, a bounded number at a time, and copying bytes.
 
-use std::{future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    future::Future,
+    io,
+    net::{IpAddr, SocketAddr},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use tokio::{
     io::{AsyncRead, AsyncWrite, copy_bidirectional_with_sizes},
@@ -11,6 +18,7 @@ use tokio::{
 use crate::{
     net::Listener,
     report::{Counters, add},
+    streams::{Counted, Reset},
 };
 
 /// How long the handshake of a proxy's client may take.
@@ -29,29 +37,89 @@ pub struct Shared {
     pub permits: Arc<Semaphore>,
     /// What went through.
     pub counters: Arc<Counters>,
+    /// Who has the connections.
+    hosts: Hosts,
 }
 
 impl Shared {
-    /// Lets at most `connections` live at a time.
+    /// Lets at most `connections` live at a time, whoever has them.
     #[must_use]
     pub fn new(connections: usize) -> Self {
         Self {
             permits: Arc::new(Semaphore::new(connections)),
             counters: Arc::default(),
+            hosts: Hosts::new(usize::MAX),
         }
     }
 
-    /// The same counters, and as many connections of its own: strangers who come by one side cannot use up the other.
+    /// The same counters, and as many connections of its own, `per_host` at most of one address: strangers who come by
+    /// one side cannot use up the other, nor one of them what there is for all.
     #[must_use]
-    pub fn other_side(&self, connections: usize) -> Self {
+    pub fn other_side(&self, connections: usize, per_host: usize) -> Self {
         Self {
             permits: Arc::new(Semaphore::new(connections)),
             counters: Arc::clone(&self.counters),
+            hosts: Hosts::new(per_host),
+        }
+    }
+}
+
+/// How many connections each address has. It knows those addresses only that have some.
+#[derive(Clone, Debug)]
+struct Hosts {
+    most: usize,
+    live: Arc<Mutex<HashMap<IpAddr, usize>>>,
+}
+
+impl Hosts {
+    fn new(most: usize) -> Self {
+        Self {
+            most,
+            live: Arc::default(),
+        }
+    }
+
+    /// One more connection, until what is given back is dropped; none if the address has as many as it may.
+    fn enter(&self, host: IpAddr) -> Option<Present> {
+        let mut live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = live.get(&host).copied().unwrap_or_default();
+        if count >= self.most {
+            return None;
+        }
+        live.insert(host, count + 1);
+        Some(Present {
+            host,
+            hosts: self.clone(),
+        })
+    }
+}
+
+/// A connection that counts.
+#[derive(Debug)]
+struct Present {
+    host: IpAddr,
+    hosts: Hosts,
+}
+
+impl Drop for Present {
+    fn drop(&mut self) {
+        let mut live = self
+            .hosts
+            .live
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if let Entry::Occupied(mut entry) = live.entry(self.host) {
+            *entry.get_mut() -= 1;
+            if *entry.get() == 0 {
+                entry.remove();
+            }
         }
     }
 }
 
 /// Accepts for ever, and gives each connection a task of its own. Dropping the future ends them all.
+///
+/// A connection of an address that has as many as it may have is reset at once: it must not make others wait.
 ///
 /// A permit is taken after a connection was accepted: a listener to which nobody comes holds none. Each listener has at
 /// most one connection that waits for its permit.
@@ -69,6 +137,12 @@ pub async fn serve<L, F>(
         while tasks.try_join_next().is_some() {}
         match listener.accept().await {
             Ok((stream, peer)) => {
+                let Some(present) = shared.hosts.enter(peer.ip()) else {
+                    add(&shared.counters.refused, 1);
+                    tracing::debug!(event = "refused", %peer, "{what}: too many connections of this host");
+                    stream.reset_on_drop();
+                    continue;
+                };
                 if shared.permits.available_permits() == 0 {
                     tracing::info!(event = "full", %peer, "{what}: waits for another connection to end");
                 }
@@ -83,7 +157,7 @@ pub async fn serve<L, F>(
                         add(&counters.failed, 1);
                         tracing::info!(event = "failed", %peer, %error, "{what}");
                     }
-                    drop(permit);
+                    drop((permit, present));
                 });
             }
             Err(error) if is_over(&error) => {
@@ -107,19 +181,42 @@ fn is_over(error: &io::Error) -> bool {
     ) && tsc_tapi::SocketError::of(error).is_some()
 }
 
-/// Copies both ways until both sides have ended; one may end before the other.
+/// Both sides of a connection, which are reset if it ends before they have.
+#[derive(Debug)]
+struct Pair<A: Reset, B: Reset> {
+    near: A,
+    far: B,
+    ended: bool,
+}
+
+impl<A: Reset, B: Reset> Drop for Pair<A, B> {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.near.reset_on_drop();
+            self.far.reset_on_drop();
+        }
+    }
+}
+
+/// Copies both ways until both sides have ended; one may end before the other. `far` is the target's side.
+///
+/// If one side fails, or this future is dropped, both are reset: neither must take half of something for all of it.
 ///
 /// # Errors
 ///
-/// What either side says; both are closed then.
-pub async fn relay<A, B>(near: &mut A, far: &mut B, counters: &Counters) -> io::Result<()>
+/// What either side says.
+pub async fn relay<A, B>(near: A, far: B, counters: Arc<Counters>) -> io::Result<()>
 where
-    A: AsyncRead + AsyncWrite + Unpin,
-    B: AsyncRead + AsyncWrite + Unpin,
+    A: AsyncRead + AsyncWrite + Reset + Unpin,
+    B: AsyncRead + AsyncWrite + Reset + Unpin,
 {
-    let (out, back) = copy_bidirectional_with_sizes(near, far, BUFFER, BUFFER).await?;
-    add(&counters.bytes_out, out);
-    add(&counters.bytes_in, back);
+    let mut pair = Pair {
+        near,
+        far: Counted::new(far, counters),
+        ended: false,
+    };
+    copy_bidirectional_with_sizes(&mut pair.near, &mut pair.far, BUFFER, BUFFER).await?;
+    pair.ended = true;
     Ok(())
 }
 

@@ -76,6 +76,11 @@ pub struct Args {
           help_heading = "Proxies and forwards")]
     pub max_connections: u32,
 
+    /// Connections at a time that one address may have to ports in the tunnel (-R); further ones are reset.
+    #[arg(long, value_name = "N", default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..=65_536),
+          help_heading = "Proxies and forwards")]
+    pub max_connections_per_peer: u32,
+
     /// End when the tunnel is lost for good, instead of opening another one.
     #[arg(long, help_heading = "Proxies and forwards")]
     pub once: bool,

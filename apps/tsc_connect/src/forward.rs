@@ -11,6 +11,7 @@ use crate::{
     accept::{Shared, relay, serve},
     dial::dial,
     net::Net,
+    streams::Reset as _,
     target::{Host, Target, TargetError},
 };
 
@@ -114,11 +115,17 @@ pub async fn forward<N: Net>(
 ) {
     let target = Arc::new(target);
     let counters = Arc::clone(&shared.counters);
-    serve(listener, shared, "forward", move |mut near, _| {
+    serve(listener, shared, "forward", move |near, _| {
         let (net, target, counters) = (net.clone(), Arc::clone(&target), Arc::clone(&counters));
         async move {
-            let mut far = dial(&net, &target).await?;
-            relay(&mut near, &mut far, &counters).await
+            match dial(&net, &target).await {
+                Ok(far) => relay(near, far, counters).await,
+                Err(error) => {
+                    // Not an empty answer, but none.
+                    near.reset_on_drop();
+                    Err(error)
+                }
+            }
         }
     })
     .await;

@@ -45,7 +45,7 @@ impl Failure {
 async fn main() -> ExitCode {
     let args = Args::parse();
     args.output.start_logging();
-    let shared = Shared::new(usize::try_from(args.max_connections).unwrap_or(usize::MAX));
+    let shared = Shared::new(number(args.max_connections));
     let result = run(&args, &shared).await;
     let summary = shared.counters.summary();
     if args.output.json {
@@ -96,7 +96,10 @@ async fn run(args: &Args, shared: &Shared) -> Result<(), Failure> {
     for address in args.exposed() {
         tracing::warn!(event = "exposed", %address, "whoever can reach this port can use the tunnel");
     }
-    let inner = shared.other_side(usize::try_from(args.max_connections).unwrap_or(usize::MAX));
+    let inner = shared.other_side(
+        number(args.max_connections),
+        number(args.max_connections_per_peer),
+    );
     let (current, net) = Current::new();
     let host = HostSide::open(args, &net, shared).await;
     let host = host.map_err(|error| Failure::new(4, &error))?;
@@ -146,6 +149,10 @@ async fn run(args: &Args, shared: &Shared) -> Result<(), Failure> {
             None => return Ok(()),
         }
     }
+}
+
+fn number(option: u32) -> usize {
+    usize::try_from(option).unwrap_or(usize::MAX)
 }
 
 async fn connect(args: &Args) -> Result<Tunnel, Failure> {

@@ -14,10 +14,12 @@ use tokio::{
 };
 use tsc_tapi::Tunnel;
 
+use crate::streams::Reset;
+
 /// A network in which connections can be opened and awaited.
 pub trait Net: Clone + Debug + Send + Sync + 'static {
     /// A TCP connection.
-    type Stream: AsyncRead + AsyncWrite + Debug + Send + Unpin + 'static;
+    type Stream: AsyncRead + AsyncWrite + Reset + Debug + Send + Unpin + 'static;
     /// A TCP listener.
     type Listener: Listener<Stream = Self::Stream>;
     /// A UDP socket.
@@ -39,7 +41,7 @@ pub trait Net: Clone + Debug + Send + Sync + 'static {
 /// A TCP listener.
 pub trait Listener: Debug + Send + Sync + 'static {
     /// What it accepts.
-    type Stream;
+    type Stream: Reset;
 
     /// The next connection, and who it is from. Cancel-safe.
     fn accept(&self) -> impl Future<Output = io::Result<(Self::Stream, SocketAddr)>> + Send;

@@ -14,6 +14,8 @@ pub struct Counters {
     pub accepted: AtomicU64,
     /// Those that came to nothing: bad handshakes, targets that refused.
     pub failed: AtomicU64,
+    /// Connections that were reset at once, as their host had too many.
+    pub refused: AtomicU64,
     /// Bytes towards the target, of TCP and UDP.
     pub bytes_out: AtomicU64,
     /// Bytes from the target.
@@ -27,6 +29,8 @@ pub struct Summary {
     pub accepted: u64,
     /// Those that came to nothing.
     pub failed: u64,
+    /// Connections that were reset at once, as their host had too many.
+    pub refused: u64,
     /// Bytes towards the targets.
     pub bytes_out: u64,
     /// Bytes from the targets.
@@ -46,6 +50,7 @@ impl Counters {
         Summary {
             accepted: read(&self.accepted),
             failed: read(&self.failed),
+            refused: read(&self.refused),
             bytes_out: read(&self.bytes_out),
             bytes_in: read(&self.bytes_in),
         }
@@ -56,8 +61,8 @@ impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{} connections, {} failed, {} bytes out, {} bytes in",
-            self.accepted, self.failed, self.bytes_out, self.bytes_in
+            "{} connections, {} failed, {} refused, {} bytes out, {} bytes in",
+            self.accepted, self.failed, self.refused, self.bytes_out, self.bytes_in
         )
     }
 }

@@ -98,7 +98,9 @@ impl HostSide {
                         socket.local_addr().unwrap_or(address),
                         Some(forward),
                     );
-                    spawn_udp(&mut this.tasks, socket, net.clone(), forward, shared);
+                    // All of them are this host's programs.
+                    let tasks = &mut this.tasks;
+                    spawn_udp(tasks, socket, net.clone(), forward, udp::PEERS, shared);
                 }
             }
         }
@@ -173,7 +175,8 @@ impl TunnelSide {
                     Protocol::Udp => {
                         let socket = bind(&net, "-R", address).await?;
                         let bound = socket.local_addr();
-                        spawn_udp(&mut tasks, socket, HostNet, forward, shared);
+                        let most = udp::PEERS_PER_HOST;
+                        spawn_udp(&mut tasks, socket, HostNet, forward, most, shared);
                         bound
                     }
                 };
@@ -225,12 +228,13 @@ fn spawn_udp<N: Net>(
     socket: impl crate::net::Datagrams,
     net: N,
     forward: &Forward,
+    per_host: usize,
     shared: &Shared,
 ) {
     let target = forward.target.clone();
     let counters = Arc::clone(&shared.counters);
     tasks.spawn(async move {
-        if let Err(error) = udp::forward(socket, net, target, counters).await {
+        if let Err(error) = udp::forward(socket, net, target, per_host, counters).await {
             tracing::debug!(%error, "forward ended");
         }
     });

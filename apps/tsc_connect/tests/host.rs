@@ -4,10 +4,14 @@
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::indexing_slicing,
-    clippy::panic
+    clippy::panic,
+    missing_docs,
+    unreachable_pub
 )]
 
-use std::{future::Future, io::ErrorKind, net::SocketAddr, sync::Arc, time::Duration};
+mod support;
+
+use std::{io::ErrorKind, sync::Arc};
 
 use fast_socks5::{
     ReplyError, SocksError,
@@ -15,109 +19,11 @@ use fast_socks5::{
 };
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::{TcpListener, TcpStream, UdpSocket},
-    task::{AbortHandle, JoinHandle},
-    time::timeout,
+    net::{TcpStream, UdpSocket},
 };
-use tsc_connect::{
-    accept::{Shared, serve},
-    forward, http,
-    net::HostNet,
-    socks, udp,
-};
+use tsc_connect::{accept::Shared, forward, net::HostNet, udp};
 
-/// Nothing here takes longer unless it hangs.
-const LIMIT: Duration = Duration::from_secs(20);
-
-async fn soon<T>(what: impl Future<Output = T>) -> T {
-    timeout(LIMIT, what).await.expect("in time")
-}
-
-/// Ends what it stands for.
-struct Running(AbortHandle);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
-}
-
-fn running(task: JoinHandle<()>) -> Running {
-    Running(task.abort_handle())
-}
-
-async fn listener() -> (TcpListener, SocketAddr) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    (listener, address)
-}
-
-/// Sends back what comes, with `>` in front of each connection's answer.
-async fn echo() -> (SocketAddr, Running) {
-    let (listener, address) = listener().await;
-    let task = tokio::spawn(async move {
-        loop {
-            let (mut stream, _) = listener.accept().await.unwrap();
-            tokio::spawn(async move {
-                let (mut read, mut write) = stream.split();
-                write.write_all(b">").await.unwrap();
-                let _ = tokio::io::copy(&mut read, &mut write).await;
-                let _ = write.shutdown().await;
-            });
-        }
-    });
-    (address, running(task))
-}
-
-async fn udp_echo() -> (SocketAddr, Running) {
-    let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-    let address = socket.local_addr().unwrap();
-    let task = tokio::spawn(async move {
-        let mut buffer = [0; 2000];
-        loop {
-            let (len, from) = socket.recv_from(&mut buffer).await.unwrap();
-            socket.send_to(&buffer[..len], from).await.unwrap();
-        }
-    });
-    (address, running(task))
-}
-
-/// An address where nobody listens.
-async fn nobody() -> SocketAddr {
-    listener().await.1
-}
-
-async fn socks_proxy(shared: &Shared) -> (SocketAddr, Running) {
-    let (listener, address) = listener().await;
-    let shared = shared.clone();
-    let counters = Arc::clone(&shared.counters);
-    let task = tokio::spawn(serve(listener, shared, "socks", move |stream, _| {
-        socks::serve(stream, HostNet, Arc::clone(&counters))
-    }));
-    (address, running(task))
-}
-
-async fn http_proxy(shared: &Shared) -> (SocketAddr, Running) {
-    let (listener, address) = listener().await;
-    let shared = shared.clone();
-    let counters = Arc::clone(&shared.counters);
-    let task = tokio::spawn(serve(listener, shared, "http", move |stream, _| {
-        http::serve(stream, HostNet, Arc::clone(&counters))
-    }));
-    (address, running(task))
-}
-
-/// Says something, ends the sending side, and reads all that comes back.
-async fn exchange(
-    stream: &mut (impl tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin),
-    text: &[u8],
-) -> Vec<u8> {
-    stream.write_all(text).await.unwrap();
-    stream.shutdown().await.unwrap();
-    let mut answer = Vec::new();
-    soon(stream.read_to_end(&mut answer)).await.unwrap();
-    answer
-}
+use support::{echo, exchange, http_proxy, listener, nobody, running, socks_proxy, soon, udp_echo};
 
 #[tokio::test]
 async fn socks_connects_to_addresses_and_names_and_keeps_half_closes() {
@@ -217,85 +123,6 @@ async fn socks_takes_datagrams_to_many_targets_and_says_who_answers() {
     assert_eq!(&buffer[..len], b"by name");
 }
 
-async fn ask(proxy: SocketAddr, request: &str) -> String {
-    let mut stream = TcpStream::connect(proxy).await.unwrap();
-    stream.write_all(request.as_bytes()).await.unwrap();
-    let mut answer = Vec::new();
-    soon(stream.read_to_end(&mut answer)).await.unwrap();
-    String::from_utf8(answer).unwrap()
-}
-
-#[tokio::test]
-async fn http_connect_opens_a_stream_or_says_why_not() {
-    let shared = Shared::new(16);
-    let (proxy, _proxy) = http_proxy(&shared).await;
-    let (target, _target) = echo().await;
-    let mut stream = TcpStream::connect(proxy).await.unwrap();
-    let request = format!("CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n\r\n");
-    stream.write_all(request.as_bytes()).await.unwrap();
-    let mut head = Vec::new();
-    while !head.ends_with(b"\r\n\r\n") {
-        head.push(soon(stream.read_u8()).await.unwrap());
-    }
-    assert!(head.starts_with(b"HTTP/1.1 200 "), "{head:?}");
-    assert_eq!(exchange(&mut stream, b"through").await, b">through");
-
-    let nobody = nobody().await;
-    let close = "Connection: close\r\n";
-    let refused = ask(
-        proxy,
-        &format!("CONNECT {nobody} HTTP/1.1\r\nHost: {nobody}\r\n{close}\r\n"),
-    )
-    .await;
-    assert!(refused.starts_with("HTTP/1.1 502 "), "{refused}");
-    assert!(refused.contains(&nobody.to_string()), "{refused}");
-    let origin_form = ask(proxy, &format!("GET / HTTP/1.1\r\nHost: h\r\n{close}\r\n")).await;
-    assert!(origin_form.starts_with("HTTP/1.1 400 "), "{origin_form}");
-    let garbage = ask(proxy, "\u{5}\u{1}\u{0} \r\n\r\n").await;
-    assert!(
-        garbage.is_empty() || garbage.starts_with("HTTP/1.1 400 "),
-        "{garbage}"
-    );
-}
-
-#[tokio::test]
-async fn plain_requests_reach_the_origin_in_its_form_without_what_concerns_the_proxy() {
-    let shared = Shared::new(16);
-    let (proxy, _proxy) = http_proxy(&shared).await;
-    let (origin, address) = listener().await;
-    let served = tokio::spawn(async move {
-        let (mut stream, _) = origin.accept().await.unwrap();
-        let mut head = Vec::new();
-        while !head.ends_with(b"\r\n\r\n") {
-            head.push(stream.read_u8().await.unwrap());
-        }
-        stream
-            .write_all(
-                b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nKeep-Alive: timeout=5\r\n\r\nhello",
-            )
-            .await
-            .unwrap();
-        String::from_utf8(head).unwrap()
-    });
-    let answer = ask(
-        proxy,
-        &format!(
-            "GET http://{address}/a?b=c HTTP/1.1\r\nHost: wrong\r\nConnection: close, x-hop\r\nX-Hop: 1\r\n\
-             Proxy-Authorization: Basic eDp5\r\nX-End: 2\r\n\r\n"
-        ),
-    )
-    .await;
-    assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
-    assert!(answer.ends_with("hello"), "{answer}");
-    let head = soon(served).await.unwrap().to_lowercase();
-    assert!(head.starts_with("get /a?b=c http/1.1\r\n"), "{head}");
-    assert!(head.contains(&format!("host: {address}\r\n")), "{head}");
-    assert!(head.contains("x-end: 2\r\n"), "{head}");
-    for gone in ["x-hop", "proxy-authorization", "wrong"] {
-        assert!(!head.contains(gone), "{gone} in {head}");
-    }
-}
-
 #[tokio::test]
 async fn forwards_carry_streams_and_datagrams() {
     let shared = Shared::new(16);
@@ -322,7 +149,7 @@ async fn forwards_carry_streams_and_datagrams() {
     let address = socket.local_addr().unwrap();
     let counters = Arc::clone(&shared.counters);
     let _udp = running(tokio::spawn(async move {
-        udp::forward(socket, HostNet, target.into(), counters)
+        udp::forward(socket, HostNet, target.into(), udp::PEERS, counters)
             .await
             .unwrap();
     }));
@@ -344,7 +171,7 @@ async fn more_peers_than_a_forward_remembers_push_out_the_silent_ones() {
     let address = socket.local_addr().unwrap();
     let counters = Arc::clone(&shared.counters);
     let _udp = running(tokio::spawn(async move {
-        udp::forward(socket, HostNet, target.into(), counters)
+        udp::forward(socket, HostNet, target.into(), udp::PEERS, counters)
             .await
             .unwrap();
     }));

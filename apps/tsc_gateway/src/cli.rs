@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use clap::{Parser, ValueEnum};
 use ipnet::IpNet;
 use tsc_cli::{OutputArgs, TunnelArgs, UsageError};
-use tsc_tapi::{MAX_ROUTED_PREFIXES, Prefix};
+use tsc_tapi::{MAX_ROUTED_PREFIXES, Prefix, Server};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -155,6 +155,17 @@ impl Args {
             }
         }
         Ok(())
+    }
+
+    /// The tunnel server.
+    ///
+    /// # Errors
+    ///
+    /// It is no host with an optional port.
+    pub fn server(&self) -> Result<Server, UsageError> {
+        let address = self.tunnel.server.as_deref().unwrap_or_default();
+        let server = format!("{}://{address}", self.tunnel.transport).parse();
+        server.map_err(|error| UsageError::value("--server", error))
     }
 
     /// The core network that `address` is in, if it is in one.

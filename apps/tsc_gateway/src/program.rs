@@ -39,12 +39,13 @@ pub(crate) fn main() -> ExitCode {
     }
 }
 
-/// Makes the device. No thread is started before it is there: capabilities belong to threads.
+/// Makes the device. No thread that lives on is started before it is there: capabilities belong to threads.
 fn open(args: &Args) -> Result<Bridge, Failure> {
     args.check().map_err(|error| Failure::new(2, &error))?;
     // Files are read here for the first time, so that what is wrong with them is said before anything is touched.
     let builder = args.tunnel.builder("");
     drop(builder.map_err(|error| Failure::new(2, &error))?);
+    session::check_server_first(args)?;
     let device = Device::open(args).map_err(|error| Failure::new(4, &error))?;
     Ok(Bridge::new(device))
 }

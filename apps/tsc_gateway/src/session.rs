@@ -1,13 +1,22 @@
 //! Tunnels, one after the other, and the prefixes granted to them.
 
-use std::{fmt::Display, future::pending, io, net::IpAddr, pin::pin, time::Duration};
+use std::{
+    fmt::Display,
+    future::pending,
+    io,
+    net::{IpAddr, SocketAddr, ToSocketAddrs as _},
+    pin::pin,
+    thread,
+    time::Duration,
+};
 
 use ipnet::IpNet;
 use tokio::net::lookup_host;
 use tsc_cli::{is_usage_error, stop::Signals};
 use tsc_tapi::{
     Coded as _, ConnectError, Notification, Notifications, PacketSocket, Prefix, ResponseCode,
-    ServiceError, Tunnel,
+    Server, ServiceError, Tunnel,
+    tun::{DropError, drop_capabilities},
 };
 
 use crate::{
@@ -143,6 +152,15 @@ async fn serve(
         Ok(builder) => builder.inner_mtu(bridge.mtu()),
         Err(error) => return End::Hopeless(Failure::new(2, &error)),
     };
+    let checked = tokio::select! {
+        // Names may mean something else than they did for the tunnel before.
+        checked = check_server(args) => checked,
+        error = bridge.discard() => Err(Failure::device(&error)),
+        _ = signals.recv() => return End::Signal,
+    };
+    if let Err(failure) = checked {
+        return End::Hopeless(failure);
+    }
     let mut looped = pin!(looped(args, builder.notifications()));
     let tunnel = tokio::select! {
         connected = builder.connect() => match connected {
@@ -253,22 +271,72 @@ fn warn(bridge: &Bridge, tunnel: &Tunnel, prefixes: &[Prefix]) {
     }
 }
 
-/// Ends when a server is tried whose address is routed into the tunnel, which could never come up.
+/// Ends when a server is tried whose address is routed into the tunnel, which could never come up: one that a redirect
+/// names, as the first has been looked at before.
 async fn looped(args: &Args, mut news: Notifications) -> Failure {
     while let Some(notification) = news.recv().await {
-        let Notification::Connecting(server) = notification else {
-            continue;
-        };
-        // Without an answer there is no connection either, whose error says more.
-        let Ok(addresses) = lookup_host((server.host(), server.port())).await else {
-            continue;
-        };
-        let core = |address: IpAddr| args.core_with(address).map(|core| (address, core));
-        if let Some((address, core)) = addresses.map(|address| address.ip()).find_map(core) {
-            return in_core(address, core);
+        if let Notification::Connecting(server) = notification
+            && let Err(failure) = check(args, &server).await
+        {
+            return failure;
         }
     }
     pending().await
+}
+
+/// Looks whether the server of the command line is routed into the tunnel.
+async fn check_server(args: &Args) -> Result<(), Failure> {
+    match args.server() {
+        Ok(server) => check(args, &server).await,
+        Err(error) => Err(Failure::new(2, &error)),
+    }
+}
+
+async fn check(args: &Args, server: &Server) -> Result<(), Failure> {
+    if args.core.is_empty() {
+        return Ok(());
+    }
+    // Without an answer there is no connection either, whose error says more.
+    let found = lookup_host((server.host(), server.port())).await;
+    outside(args, found.into_iter().flatten())
+}
+
+/// Looks whether the server is routed into the tunnel before there is a device that would do so. To be called before any
+/// thread is started that shall live longer.
+///
+/// # Errors
+///
+/// It is. Nothing is said of a name that nobody knows: connecting will.
+pub fn check_server_first(args: &Args) -> Result<(), Failure> {
+    let server = args.server().map_err(|error| Failure::new(2, &error))?;
+    if args.core.is_empty() {
+        return Ok(());
+    }
+    let to = (server.host(), server.port());
+    if server.host().parse::<IpAddr>().is_ok() {
+        return outside(args, to.to_socket_addrs().into_iter().flatten());
+    }
+    // What comes from the network is read without capabilities, which are a thread's own; this one needs its for the device.
+    let found = thread::scope(|scope| {
+        let asking = scope.spawn(|| match drop_capabilities() {
+            Ok(()) | Err(DropError::OtherThreads { .. }) => to.to_socket_addrs().ok(),
+            Err(error) => {
+                tracing::warn!(%error, "the server's name is not looked up yet");
+                None
+            }
+        });
+        asking.join().ok().flatten()
+    });
+    outside(args, found.into_iter().flatten())
+}
+
+fn outside(args: &Args, addresses: impl Iterator<Item = SocketAddr>) -> Result<(), Failure> {
+    for address in addresses.map(|address| address.ip().to_canonical()) {
+        if let Some(core) = args.core_with(address) {
+            return Err(in_core(address, core));
+        }
+    }
+    Ok(())
 }
 
 fn in_core(address: IpAddr, core: IpNet) -> Failure {

@@ -262,6 +262,38 @@ fn prefixes_are_granted_anew_after_the_server_was_away() {
     );
 }
 
+#[test]
+fn a_server_that_moves_into_the_core_is_not_tried() {
+    isolated_within(
+        LIMIT,
+        "a_server_that_moves_into_the_core_is_not_tried",
+        || {
+            let world = World::new(1400);
+            let server = world.server();
+            let hosts = world.path().join("hosts");
+            fs::write(&hosts, "192.0.2.1 edge.test\n").unwrap();
+            // Of this mount namespace only.
+            run("", &format!("mount --bind {} /etc/hosts", hosts.display()));
+            // At the start it is said before the device is made: a name that is no device's shows it.
+            let inside = "--core 192.0.2.0/24 --tun-name no/such/device";
+            let refused = world.gateway_to("edge.test", "one", "tls", inside).wait();
+            assert_eq!(refused.status.code(), Some(2), "{}", refused.output);
+
+            let gateway = world.gateway_to("edge.test", "one", "tls", NETWORKS);
+            let _ = gateway.wait_for(READY);
+            // The file stays the same one, as it is mounted.
+            fs::write(&hosts, format!("{} edge.test\n", CORE[0])).unwrap();
+            assert!(server.stop().status.success());
+            let outcome = gateway.wait();
+            assert_eq!(outcome.status.code(), Some(2), "{}", outcome.output);
+            let error = last_line(&outcome.output)["error"].to_string();
+            assert!(error.contains("holds the server's address"), "{error}");
+            assert!(!outcome.output.contains("retry"), "{}", outcome.output);
+            assert_eq!(traces("gw", "tsc"), "");
+        },
+    );
+}
+
 /// Of a service manager: with routes, but no addresses.
 fn made_elsewhere() -> OwnedFd {
     within("gw", || {

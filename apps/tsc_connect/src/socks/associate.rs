@@ -1,11 +1,9 @@
 //! UDP ASSOCIATE: datagrams with a header that says where they go, until the TCP connection ends.
 
 use std::{
-    collections::HashMap,
     io,
     net::{IpAddr, SocketAddr},
     sync::{Arc, Mutex, PoisonError},
-    time::{Duration, Instant},
 };
 
 use fast_socks5::{
@@ -19,18 +17,12 @@ use tokio::{
 
 use super::{protocol_error, reply, target};
 use crate::{
-    dial::addresses,
+    names::{Answer, Names, Waiting},
     net::{Datagrams, Net},
     report::{Counters, add},
-    target::{Host, Target},
+    target::Host,
     udp::{LONGEST, any},
 };
-
-/// Names whose address is remembered for an association; with more, all are forgotten.
-const NAMES: usize = 64;
-
-/// How long it is.
-const NAME_LIFE: Duration = Duration::from_secs(60);
 
 /// Serves the association that a client has asked for from `peer`.
 pub(super) async fn serve<N: Net>(
@@ -115,9 +107,25 @@ struct Association<N: Net> {
 impl<N: Net> Association<N> {
     async fn out(&self) -> io::Result<()> {
         let mut buffer = vec![0; LONGEST];
-        let mut names = HashMap::new();
+        let (v4, v6) = (self.sockets.v4.is_some(), self.sockets.v6.is_some());
+        let mut names = Names::new(self.net.clone(), v4, v6);
+        let mut waiting = Waiting::default();
         loop {
-            let (len, from) = match self.near.recv_from(&mut buffer).await {
+            let received = tokio::select! {
+                received = self.near.recv_from(&mut buffer) => received,
+                (target, found) = names.answered() => {
+                    if let Err(error) = &found {
+                        tracing::debug!(%target, %error, "socks: no address");
+                    }
+                    for (_, payload) in waiting.take(|wanted| *wanted == target) {
+                        if let Ok(address) = found {
+                            self.send(&payload, address).await;
+                        }
+                    }
+                    continue;
+                }
+            };
+            let (len, from) = match received {
                 Ok(received) => received,
                 Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => continue,
                 Err(error) => return Err(error),
@@ -130,55 +138,42 @@ impl<N: Net> Association<N> {
             let Ok((0, wanted, payload)) = parse_udp_request(request).await else {
                 continue;
             };
-            *self.client.lock().unwrap_or_else(PoisonError::into_inner) = Some(from);
-            let sent = async {
-                let to = self.address(&mut names, target(wanted)?).await?;
-                let socket = if to.is_ipv4() {
-                    &self.sockets.v4
-                } else {
-                    &self.sockets.v6
-                };
-                let socket = socket.as_ref().ok_or(io::ErrorKind::NetworkUnreachable)?;
-                socket.send_to(payload, to).await
+            let Ok(wanted) = target(wanted) else {
+                continue;
             };
-            match sent.await {
-                Ok(sent) => add(&self.counters.bytes_out, sent as u64),
-                Err(error) => tracing::debug!(%error, "socks: datagram not sent"),
+            *self.client.lock().unwrap_or_else(PoisonError::into_inner) = Some(from);
+            if let Host::Address(address) = wanted.host {
+                self.send(payload, SocketAddr::new(address, wanted.port))
+                    .await;
+                continue;
+            }
+            let (answer, given_up) = names.ask(&wanted);
+            if let Some(given_up) = given_up {
+                drop(waiting.take(|wanted| *wanted == given_up));
+            }
+            match answer {
+                Answer::Address(address) => self.send(payload, address).await,
+                Answer::Asked => waiting.push(wanted, payload),
+                Answer::None => {}
             }
         }
     }
 
-    async fn address(
-        &self,
-        names: &mut HashMap<Target, (SocketAddr, Instant)>,
-        to: Target,
-    ) -> io::Result<SocketAddr> {
-        if let Host::Address(address) = to.host {
-            return Ok(SocketAddr::new(address, to.port));
-        }
-        let now = Instant::now();
-        if let Some((address, until)) = names.get(&to)
-            && *until > now
-        {
-            return Ok(*address);
-        }
-        let found = addresses(&self.net, &to).await?;
-        let usable = |address: &&SocketAddr| {
-            if address.is_ipv4() {
-                self.sockets.v4.is_some()
-            } else {
-                self.sockets.v6.is_some()
-            }
+    /// A datagram may get lost, and this says no more than that.
+    async fn send(&self, payload: &[u8], to: SocketAddr) {
+        let socket = if to.is_ipv4() {
+            &self.sockets.v4
+        } else {
+            &self.sockets.v6
         };
-        let address = *found
-            .iter()
-            .find(usable)
-            .ok_or(io::ErrorKind::NetworkUnreachable)?;
-        if names.len() >= NAMES {
-            names.clear();
+        let sent = match socket {
+            Some(socket) => socket.send_to(payload, to).await,
+            None => Err(io::ErrorKind::NetworkUnreachable.into()),
+        };
+        match sent {
+            Ok(sent) => add(&self.counters.bytes_out, sent as u64),
+            Err(error) => tracing::debug!(%error, "socks: datagram not sent"),
         }
-        names.insert(to, (address, now + NAME_LIFE));
-        Ok(address)
     }
 
     async fn back(&self, socket: Option<&N::Datagrams>) -> io::Result<()> {

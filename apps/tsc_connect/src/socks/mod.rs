@@ -43,10 +43,10 @@ pub async fn serve<N: Net>(stream: TcpStream, net: N, counters: Arc<Counters>) -
         Socks5Command::TCPConnect => {
             let reached = async { dial(&net, &target(wanted)?).await };
             match reached.await {
-                Ok(mut far) => {
+                Ok(far) => {
                     // The address that the target sees is nothing that a client on this host could use.
-                    let mut near = client.reply_success(local).await.map_err(protocol_error)?;
-                    relay(&mut near, &mut far, &counters).await
+                    let near = client.reply_success(local).await.map_err(protocol_error)?;
+                    relay(near, far, counters).await
                 }
                 Err(error) => {
                     client

@@ -112,8 +112,13 @@ impl World {
 
     /// The gateway as the client that `token` stands for.
     pub fn gateway(&self, token: &str, transport: &str, arguments: &str) -> Process {
+        self.gateway_to(SERVER, token, transport, arguments)
+    }
+
+    /// The same, with another word for the server.
+    pub fn gateway_to(&self, server: &str, token: &str, transport: &str, more: &str) -> Process {
         let mut command = command("gw", GATEWAY);
-        command.args(self.arguments(token, transport, arguments));
+        command.args(self.arguments(server, token, transport, more));
         Process::start(format!("tsc-gateway {token}"), command)
     }
 
@@ -123,7 +128,7 @@ impl World {
         command("gw", "setpriv")
             .args(["--bounding-set=-all", "--inh-caps=-all", "sh", "-c", script])
             .arg(GATEWAY)
-            .args(self.arguments(token, "tls", arguments))
+            .args(self.arguments(SERVER, token, "tls", arguments))
             .env("LISTEN_FDS", "1")
             .env("LISTEN_FDNAMES", "tun")
             .stdin(device)
@@ -132,10 +137,10 @@ impl World {
             .unwrap()
     }
 
-    fn arguments(&self, token: &str, transport: &str, more: &str) -> Vec<OsString> {
+    fn arguments(&self, server: &str, token: &str, transport: &str, more: &str) -> Vec<OsString> {
         let mut arguments: Vec<OsString> = Vec::new();
         let fixed = "--server-name localhost --json --connect-timeout 60 --server";
-        arguments.extend(fixed.split(' ').chain([SERVER]).map(OsString::from));
+        arguments.extend(fixed.split(' ').chain([server]).map(OsString::from));
         arguments.extend(["--transport", transport, "--ca"].map(OsString::from));
         arguments.push(self.path().join("ca.pem").into());
         arguments.push("--token-file".into());
