@@ -1,0 +1,7 @@
+//! Statistics: sequences, latencies, windows.
+
+mod sequence;
+mod window;
+
+pub use sequence::{Arrival, Sequences};
+pub use window::{Latency, Window};

@@ -1,0 +1,130 @@
+//! The way out: from a client's packet or message to bytes on its transport.
+
+use std::net::SocketAddr;
+
+use tsc_osaa::dtls::DtlsSession;
+
+use crate::clock::Now;
+use crate::link::DatagramSocket;
+use crate::member::{Link, Member, Phase, Speech};
+
+/// What all clients send through.
+#[derive(Debug)]
+pub(crate) struct Outlet {
+    /// For datagrams of all clients.
+    pub(crate) socket: Option<DatagramSocket>,
+    /// Where everything goes.
+    pub(crate) server: SocketAddr,
+    /// Clients whose stream has bytes to be written.
+    pub(crate) dirty: Vec<u32>,
+    wire: Vec<u8>,
+}
+
+impl Outlet {
+    pub(crate) const fn new(socket: Option<DatagramSocket>, server: SocketAddr) -> Self {
+        Self {
+            socket,
+            server,
+            dirty: Vec::new(),
+            wire: Vec::new(),
+        }
+    }
+
+    /// Sends an inner packet, or a payload on a bare session; `false` if there was no room or no transport.
+    pub(crate) fn packet(
+        &mut self,
+        members: &mut [Member],
+        number: u32,
+        packet: &[u8],
+        now: &Now,
+    ) -> bool {
+        let Some(member) = members.get_mut(number as usize) else {
+            return false;
+        };
+        if member.phase != Phase::Up {
+            return false;
+        }
+        match &mut member.speech {
+            Speech::Tunnel(client, _) => {
+                if client.can_send().is_none() {
+                    return false;
+                }
+                client.note_sent(now.instant);
+                self.bytes(member, number, &[], packet, false)
+            }
+            Speech::Bare(_) => {
+                let length = u16::try_from(packet.len())
+                    .unwrap_or(u16::MAX)
+                    .to_be_bytes();
+                let prefix: &[u8] = match member.link {
+                    Link::Stream(_) => &length,
+                    Link::Closed | Link::Datagram | Link::Dtls(_) => &[],
+                };
+                self.bytes(member, number, prefix, packet, false)
+            }
+        }
+    }
+
+    /// Sends a control message.
+    pub(crate) fn message(&mut self, member: &mut Member, number: u32, bytes: &[u8]) {
+        // A full queue is what the protocol repeats messages for.
+        let _sent = self.bytes(member, number, &[], bytes, true);
+    }
+
+    fn bytes(
+        &mut self,
+        member: &mut Member,
+        number: u32,
+        prefix: &[u8],
+        bytes: &[u8],
+        is_control: bool,
+    ) -> bool {
+        match &mut member.link {
+            Link::Closed => false,
+            Link::Datagram => {
+                self.datagram(number, bytes);
+                true
+            }
+            Link::Dtls(session) => {
+                let is_sent = session.send(bytes).is_ok();
+                self.session(session.as_mut(), number);
+                is_sent
+            }
+            Link::Stream(stream) => {
+                let is_taken = stream.send(prefix, bytes, is_control);
+                if !member.is_dirty {
+                    member.is_dirty = true;
+                    self.dirty.push(number);
+                }
+                is_taken
+            }
+        }
+    }
+
+    fn datagram(&mut self, number: u32, bytes: &[u8]) {
+        if let Some(socket) = &mut self.socket {
+            socket.send(Some(number), self.server, bytes);
+        }
+    }
+
+    /// Sends what a DTLS association has made.
+    pub(crate) fn session(&mut self, session: &mut dyn DtlsSession, number: u32) {
+        loop {
+            self.wire.clear();
+            if session.poll_transmit(&mut self.wire).is_none() {
+                return;
+            }
+            if let Some(socket) = &mut self.socket {
+                socket.send(Some(number), self.server, &self.wire);
+            }
+        }
+    }
+
+    /// Lets a stream be written at the end of the turn.
+    pub(crate) fn soil(&mut self, member: &mut Member, number: u32) {
+        if !member.is_dirty {
+            member.is_dirty = true;
+            self.dirty.push(number);
+        }
+    }
+}
