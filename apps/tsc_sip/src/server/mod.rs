@@ -81,6 +81,7 @@ impl ServerError {
 #[derive(Debug)]
 pub struct SipServer {
     address: SocketAddr,
+    endpoint: Endpoint,
     reports: mpsc::Receiver<CallReport>,
     sessions: Option<SessionReports>,
     http: Option<HttpServer>,
@@ -178,6 +179,7 @@ impl SipServer {
         let task = tokio::spawn(requests::serve(shared, incoming, sender, session_sender));
         let mut this = Self {
             address,
+            endpoint: endpoint.clone(),
             reports,
             sessions: Some(SessionReports(sessions)),
             http,
@@ -243,6 +245,8 @@ impl SipServer {
         while self.keeper.join_next().await.is_some() {}
         let ended = tokio::time::timeout(within, &mut self.task).await;
         self.task.abort();
+        // Whoever opened the network can close it after that.
+        self.endpoint.clone().close().await;
         let mut reports = Vec::new();
         while let Ok(report) = self.reports.try_recv() {
             reports.push(report);
