@@ -37,7 +37,7 @@ pub fn program(name: &str) -> PathBuf {
     }
     let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo
-        .args(["build", "--quiet", "--bin", name])
+        .args(["build", "--quiet", "--workspace", "--bin", name])
         .env("CARGO_TARGET_DIR", directory.parent().unwrap_or(directory))
         .current_dir(env!("CARGO_MANIFEST_DIR"));
     if directory.ends_with("release") {

@@ -19,7 +19,7 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::task::JoinHandle;
+use tokio::task::JoinSet;
 
 use super::{REPR_DIGEST, digest_field, hashes::Hashes, range::Range};
 use crate::{
@@ -42,39 +42,51 @@ const FRAME: u64 = 16_384;
 /// A running HTTP server; dropping it closes it with all its connections.
 #[derive(Debug)]
 pub struct HttpServer {
-    address: SocketAddr,
-    task: JoinHandle<()>,
+    addresses: Vec<SocketAddr>,
+    /// A task for each listener; aborted when dropped.
+    _tasks: JoinSet<()>,
 }
 
 impl HttpServer {
-    /// Takes a listener and starts its task.
+    /// Takes listeners and starts their tasks.
     ///
     /// # Errors
     ///
-    /// The listener does not know its address.
-    pub fn start<L: InnerListener>(listener: L) -> io::Result<Self> {
-        let address = listener.local_addr()?;
-        let task = tokio::spawn(serve(listener));
-        Ok(Self { address, task })
+    /// A listener does not know its address.
+    pub fn start<L: InnerListener>(listeners: Vec<L>) -> io::Result<Self> {
+        let shared = Shared {
+            seats: Seats::new(CONNECTIONS, CONNECTIONS_PER_SOURCE),
+            hashes: Arc::new(Hashes::new(MAX_BYTES)),
+        };
+        let addresses: io::Result<_> = listeners.iter().map(L::local_addr).collect();
+        let addresses = addresses?;
+        let mut tasks = JoinSet::new();
+        for listener in listeners {
+            tasks.spawn(serve(listener, shared.clone()));
+        }
+        Ok(Self {
+            addresses,
+            _tasks: tasks,
+        })
     }
 
     /// Where it listens.
     #[must_use]
-    pub const fn address(&self) -> SocketAddr {
-        self.address
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
     }
 }
 
-impl Drop for HttpServer {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
+/// What all connections have in common.
+#[derive(Clone, Debug)]
+struct Shared {
+    seats: Seats,
+    hashes: Arc<Hashes>,
 }
 
-async fn serve<L: InnerListener>(listener: L) {
-    let seats = Seats::new(CONNECTIONS, CONNECTIONS_PER_SOURCE);
-    let hashes = Arc::new(Hashes::new(MAX_BYTES));
-    let mut connections = tokio::task::JoinSet::new();
+async fn serve<L: InnerListener>(listener: L, shared: Shared) {
+    let Shared { seats, hashes } = shared;
+    let mut connections = JoinSet::new();
     loop {
         while connections.try_join_next().is_some() {}
         // The one line: a `tokio::net::TcpListener` is accepted from in the same way.

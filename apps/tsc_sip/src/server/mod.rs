@@ -153,9 +153,16 @@ impl SipServer {
         let mut http = None;
         if let Some(port) = options.http_port {
             let no_http = |error| ServerError::Listener("HTTP", error);
-            let listener = net.bind_tcp(SocketAddr::new(ip, port)).await;
-            let server = HttpServer::start(listener.map_err(no_http)?).map_err(no_http)?;
-            tracing::info!(address = %server.address(), "HTTP server ready");
+            // At all of our addresses, so that it is reached by either family.
+            let mut listeners = Vec::new();
+            for ip in net.addresses() {
+                let listener = net.bind_tcp(SocketAddr::new(ip, port)).await;
+                listeners.push(listener.map_err(no_http)?);
+            }
+            let server = HttpServer::start(listeners).map_err(no_http)?;
+            for address in server.addresses() {
+                tracing::info!(%address, "HTTP server ready");
+            }
             http = Some(server);
         }
 
@@ -202,10 +209,10 @@ impl SipServer {
         self.address
     }
 
-    /// Where HTTP is served, if it is.
+    /// Where HTTP is served, if it is: at the first of our addresses, and at the others as well.
     #[must_use]
     pub fn http_address(&self) -> Option<SocketAddr> {
-        self.http.as_ref().map(HttpServer::address)
+        self.http.as_ref()?.addresses().first().copied()
     }
 
     /// The reports of message sessions; `None` if they were taken already. Those that nobody reads are dropped.
