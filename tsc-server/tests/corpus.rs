@@ -27,3 +27,8 @@ fn rewritten_packets() {
 fn packets_through_the_switch() {
     replay("switch", shared::switch);
 }
+
+#[test]
+fn packets_through_the_user_space_egress() {
+    replay("user_space", shared::user_space);
+}
