@@ -14,7 +14,8 @@ use tsc_server::{
     rewriter::rewrite,
 };
 
-pub(crate) use user_space::user_space;
+#[allow(unused_imports, reason = "each target uses one of the functions")]
+pub(crate) use user_space::{user_space, user_space_counted};
 
 /// Where the packet's addresses are, by version.
 fn addresses(packet: &[u8]) -> Option<(usize, usize)> {

@@ -14,6 +14,7 @@ use std::{
 
 use tokio::runtime::Runtime;
 use tsc_server::{
+    UserSpaceCounters,
     config::Config,
     rewriter::rewrite,
     user_space::{MTU, UserSpacePath},
@@ -100,6 +101,11 @@ struct World<'a> {
 /// Whatever they are: no panic; every packet for a tunnel is a sound one, fits into it, and its tunnel is there; limits are kept; and
 /// nothing is left when the tunnels have ended.
 pub(crate) fn user_space(data: &[u8]) {
+    let _counted = user_space_counted(data);
+}
+
+/// The same; gives what was counted, so that a test can tell that inputs get anywhere.
+pub(crate) fn user_space_counted(data: &[u8]) -> UserSpaceCounters {
     FIXED.with_borrow(|fixed| {
         let _context = fixed.runtime.enter();
         // What an earlier input has left.
@@ -112,12 +118,12 @@ pub(crate) fn user_space(data: &[u8]) {
             connections: Vec::new(),
             seen: None,
         }
-        .run(data);
-    });
+        .run(data)
+    })
 }
 
 impl World<'_> {
-    fn run(mut self, mut data: &[u8]) {
+    fn run(mut self, mut data: &[u8]) -> UserSpaceCounters {
         while let [choice, tunnel, high, low, rest @ ..] = data {
             let length = u16::from_be_bytes([*high, *low]);
             let (bytes, rest) = rest.split_at(usize::from(length).min(rest.len()));
@@ -130,7 +136,13 @@ impl World<'_> {
                     self.give(tunnel, &packet(v6, UDP, &datagram, [0; 2]));
                 }
                 2 => self.segment(tunnel, bytes),
-                3 => self.now += Duration::from_millis(100) * length.into(),
+                3 => {
+                    // In tenths of a second.
+                    let time = bytes
+                        .first_chunk()
+                        .map_or(1, |time| u16::from_be_bytes(*time));
+                    self.now += Duration::from_millis(100) * time.into();
+                }
                 4 => self.hosts(bytes),
                 5 => {
                     self.path.end(tunnel);
@@ -158,6 +170,7 @@ impl World<'_> {
             counters.tunnels,
         ];
         assert_eq!(left, [0; 5], "{counters:?}");
+        counters
     }
 
     fn give(&mut self, tunnel: usize, packet: &[u8]) {
