@@ -260,10 +260,9 @@ impl State {
         }
     }
 
-    /// Whether connections that nobody holds any more still deliver what was written. Peers that have everything and do
-    /// not end their half are not waited for.
+    /// Whether connections that nobody holds any more still deliver what was written.
     pub(crate) fn is_delivering(&self) -> bool {
-        self.stack.stats().gauges.tcp_delivering > 0
+        self.stack.stats().gauges.tcp_connections > self.streams.len()
     }
 
     /// Those for whom the stack, or a gateway's queue, has news.

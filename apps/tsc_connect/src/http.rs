@@ -70,10 +70,7 @@ pub async fn serve<N: Net>(stream: TcpStream, net: N, counters: Arc<Counters>) -
         .serve_connection(TokioIo::new(client), service)
         .with_upgrades()
         .await
-        .map_err(|error| match broken.load(Ordering::Relaxed) {
-            true => io::Error::other("the target's answer broke off"),
-            false => io::Error::other(error),
-        })?;
+        .map_err(io::Error::other)?;
     let upgrade = connected
         .lock()
         .unwrap_or_else(PoisonError::into_inner)

@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use super::aged::Aged;
-use super::connection::Windows;
+use super::connection::window_shift;
 use super::segment::{Reply, Segment, Tuple};
 use super::seq::Seq;
 use crate::slots::Key;
@@ -55,11 +55,14 @@ pub(super) struct HalfOpen {
     pub(super) tuple: Tuple,
     /// The SYN, without data.
     pub(super) syn: Vec<u8>,
+    /// From which [`sequence`](Self::sequence) follows.
+    pub(super) seed: u64,
     /// Our initial sequence number.
     pub(super) sequence: Seq,
     /// The peer's initial sequence number.
     pub(super) peer_sequence: Seq,
-    pub(super) windows: Windows,
+    /// Bytes of each buffer of the connection to come; the answer's window scale depends on it.
+    pub(super) capacity: usize,
     peer_scales: bool,
     peer_sacks: bool,
     repeated: usize,
@@ -84,13 +87,20 @@ pub(super) enum Step {
 }
 
 impl HalfOpen {
-    pub(super) fn new(now: Instant, syn: &Segment<'_>, sequence: Seq, windows: Windows) -> Self {
+    pub(super) fn new(
+        now: Instant,
+        syn: &Segment<'_>,
+        seed: u64,
+        sequence: Seq,
+        capacity: usize,
+    ) -> Self {
         Self {
             tuple: syn.tuple,
             syn: syn.to_kept_packet(),
+            seed,
             sequence,
             peer_sequence: syn.seq(),
-            windows,
+            capacity,
             peer_scales: syn.window_scale().is_some(),
             peer_sacks: syn.permits_sack(),
             repeated: 0,
@@ -104,9 +114,9 @@ impl HalfOpen {
             syn: true,
             seq: self.sequence,
             ack: Some(self.peer_sequence.plus(1)),
-            window: self.windows.first,
+            window: u16::try_from(self.capacity).unwrap_or(u16::MAX),
             mss: Some(mss),
-            window_scale: self.peer_scales.then_some(self.windows.shift),
+            window_scale: self.peer_scales.then(|| window_shift(self.capacity)),
             sack: self.peer_sacks,
             ..Reply::default()
         }

@@ -3,8 +3,7 @@
     clippy::unwrap_used,
     clippy::indexing_slicing,
     clippy::cast_possible_truncation,
-    clippy::wildcard_enum_match_arm,
-    clippy::print_stdout
+    clippy::wildcard_enum_match_arm
 )]
 
 mod corpus;
@@ -22,8 +21,6 @@ mod sockets;
 mod support;
 mod tcp_basic;
 mod tcp_flow;
-mod tcp_foreign;
 mod tcp_hostile;
-mod tcp_loss;
 mod vectors;
 mod wire;

@@ -13,12 +13,6 @@ use crate::traffic::Pace;
 /// Traffic flows for so long before a measurement begins.
 const WARM_UP: Duration = Duration::from_millis(200);
 
-/// After the last packet was sent, what is under way may arrive for so long at most ...
-const DRAIN: Duration = Duration::from_secs(2);
-
-/// ... and nothing more is expected after a silence like this.
-const QUIET: Duration = Duration::from_millis(150);
-
 /// From this rate on packets are due in bursts, unless chosen otherwise ...
 const BURSTS_FROM: u64 = 10_000;
 
@@ -47,6 +41,8 @@ pub struct Method {
     pub loss_limit: f64,
     /// Median round trip that the greatest rate may have.
     pub delay_limit: Duration,
+    /// After such a silence what is still missing counts as lost.
+    pub quiet: Duration,
     /// Where the search for the greatest rate begins, each way.
     pub search_from: u64,
     /// Steps of bisection.
@@ -61,6 +57,7 @@ impl Default for Method {
             burst_ns: None,
             loss_limit: 0.001,
             delay_limit: Duration::from_millis(20),
+            quiet: Duration::from_millis(400),
             search_from: 20_000,
             search_steps: 3,
         }
@@ -111,7 +108,7 @@ impl Measured {
         self.window.loss() < method.loss_limit
             && self
                 .window
-                .round_trip
+                .delay()
                 .quantile_us(0.5)
                 .is_some_and(|us| us < delay_us)
     }
@@ -182,17 +179,16 @@ impl Bench<'_> {
         Ok(measured)
     }
 
-    /// Waits for what is under way.
+    /// Waits for what is under way, until all is there or nothing comes any more.
     fn drain(&mut self) -> io::Result<()> {
-        let until = monotonic_ns() + nanos(DRAIN);
         let mut heard = (self.engine.traffic.relayed(), monotonic_ns());
-        while self.engine.traffic.window().lost() > 0 && monotonic_ns() < until {
+        while self.engine.traffic.window().lost() > 0
+            && monotonic_ns() - heard.1 < nanos(self.method.quiet)
+        {
             self.engine.turn(None)?;
             let relayed = self.engine.traffic.relayed();
             if relayed != heard.0 {
                 heard = (relayed, monotonic_ns());
-            } else if monotonic_ns() - heard.1 > nanos(QUIET) {
-                break;
             }
         }
         Ok(())

@@ -8,6 +8,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use tsc_csm::Transport;
 
+use crate::attack::Attack;
 use crate::relay::RelayKind;
 use crate::subject::Egress;
 use crate::traffic::Traffic;
@@ -31,6 +32,21 @@ pub struct Cli {
 pub enum Command {
     /// Measure: packets per processor second, loss and times at fixed rates, at the limit, or saturated.
     Run(Box<RunArgs>),
+    /// Open tunnels: what each costs the server in processor time and memory.
+    Setup(Box<HoldArgs>),
+    /// Open tunnels and keep them alive without traffic.
+    Hold {
+        /// Which tunnels.
+        #[command(flatten)]
+        args: Box<HoldArgs>,
+        /// For how many seconds. Keepalives are due after half the server's keepalive time: 25 s on datagrams, 150 s on streams.
+        #[arg(long, default_value = "60", value_parser = seconds)]
+        time: Duration,
+    },
+    /// Offer more than the server can do, ask for new tunnels meanwhile, and see how it comes back.
+    Overload(Box<OverloadArgs>),
+    /// Calls beside forged datagrams: what these cost them. With --spawn-server, or a server on 127.0.0.0/8.
+    Hostile(Box<HostileArgs>),
     /// Be the far end: a UDP echo for calls into the core.
     Reflector(ReflectorArgs),
     /// Be a relay of the baseline (started by "run --baseline").
@@ -44,6 +60,10 @@ Examples:
     tsc-load run --spawn-server --baseline udp --rate 5k,20k,max
   All transports of a server elsewhere, 1,000 calls of 50 packets a second over 500 tunnels:
     tsc-load run --server 192.0.2.1:5061 --transport tls --ca ca.pem --tunnels 500 --calls 1000 --rate 50k
+  A hundred thousand tunnels, kept alive:
+    tsc-load hold --spawn-server --tunnels 100000 --time 120
+  Three times more than it can do; forged traffic beside calls:
+    tsc-load overload --spawn-server; tsc-load hostile --spawn-server
   One tunnel that carries everything:
     tsc-load run --spawn-server --trunk --calls 100
 
@@ -91,6 +111,22 @@ pub struct RunArgs {
     #[arg(long, value_delimiter = ',', value_name = "udp,gso,tcp")]
     pub baseline: Vec<RelayKind>,
 
+    /// Send nothing back: loss and times are those of one way.
+    #[arg(long)]
+    pub one_way: bool,
+
+    /// Packets of a call in a row: 1 is media, more is what gateways and file transfers send.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub train: u32,
+
+    /// How it is measured.
+    #[command(flatten)]
+    pub measure: MeasureArgs,
+}
+
+/// How it is measured.
+#[derive(Clone, Debug, Args)]
+pub struct MeasureArgs {
     /// Windows at each load.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=1000))]
     pub windows: u16,
@@ -102,6 +138,10 @@ pub struct RunArgs {
     /// Microseconds between bursts; 0 spaces packets evenly. By default 200 from 10,000 packets a second on.
     #[arg(long, value_name = "MICROSECONDS", value_parser = clap::value_parser!(u32).range(0..=1_000_000))]
     pub burst: Option<u32>,
+
+    /// After a silence of so many seconds what is still missing counts as lost.
+    #[arg(long, default_value = "0.4", value_name = "SECONDS", value_parser = seconds)]
+    pub drain: Duration,
 
     /// Share of packets that may be lost: what "max" means, and when the exit code is 1.
     #[arg(long, default_value_t = 0.001, value_name = "SHARE")]
@@ -135,7 +175,6 @@ pub struct SettingArgs {
     /// Start the server under test: the program at PATH, or the tsc-server beside this one. It gets a temporary
     /// configuration and a processor of its own.
     #[arg(long, value_name = "PATH", num_args = 0..=1, require_equals = true, conflicts_with = "server")]
-    #[expect(clippy::option_option, reason = "absent, without and with a value")]
     pub spawn_server: Option<Option<PathBuf>>,
 
     /// Process of a server that runs already on this host, for its processor time and memory.
@@ -186,6 +225,83 @@ pub struct SettingArgs {
     /// No progress on standard error.
     #[arg(long, short)]
     pub quiet: bool,
+}
+
+/// For `setup` and `hold`.
+#[derive(Clone, Debug, Args)]
+pub struct HoldArgs {
+    /// The server and its clients.
+    #[command(flatten)]
+    pub setting: SettingArgs,
+}
+
+/// For `overload`.
+#[derive(Clone, Debug, Args)]
+pub struct OverloadArgs {
+    /// The server and its clients.
+    #[command(flatten)]
+    pub setting: SettingArgs,
+
+    /// How many times its capacity the server is offered, as far as the generator can.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=100))]
+    pub factor: u64,
+
+    /// Calls of each tunnel, each to another one. Their packets leave as one train, which costs the generator little, and the
+    /// server has to send each to another tunnel: so more can be offered than it can do.
+    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub fan: u32,
+
+    /// For how many seconds.
+    #[arg(long, default_value = "60", value_parser = seconds)]
+    pub time: Duration,
+
+    /// Packets a second one way that count as its capacity; searched for by default.
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
+    pub capacity: Option<u64>,
+
+    /// Tunnels that are asked for while it is overloaded.
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(0..=100_000))]
+    pub newcomers: u32,
+
+    /// Bytes of each inner packet.
+    #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u16).range(i64::from(Traffic::MIN_SIZE)..=1400))]
+    pub size: u16,
+
+    /// How it is measured.
+    #[command(flatten)]
+    pub measure: MeasureArgs,
+}
+
+/// For `hostile`.
+#[derive(Clone, Debug, Args)]
+pub struct HostileArgs {
+    /// The server and its clients.
+    #[command(flatten)]
+    pub setting: SettingArgs,
+
+    /// Packets a second of the calls, each way.
+    #[arg(long, default_value_t = 5_000, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    pub rate: u64,
+
+    /// What is forged, one after the other: random bytes, DTLS ClientHellos, Configuration_Requests.
+    #[arg(long, value_delimiter = ',', default_value = "garbage,hello,request")]
+    pub attack: Vec<Attack>,
+
+    /// Forged datagrams a second, each from another address.
+    #[arg(long, default_value_t = 50_000, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    pub attack_rate: u64,
+
+    /// Milliseconds that an attack may add to the 99th percentile of the calls' round trip; more is exit code 1.
+    #[arg(long, default_value_t = 5, value_name = "MILLISECONDS")]
+    pub added_delay_limit: u32,
+
+    /// Bytes of each inner packet.
+    #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u16).range(i64::from(Traffic::MIN_SIZE)..=1400))]
+    pub size: u16,
+
+    /// How it is measured.
+    #[command(flatten)]
+    pub measure: MeasureArgs,
 }
 
 /// For `reflector`.

@@ -69,6 +69,8 @@ fn tls(authority: &str) -> anyhow::Result<Arc<rustls::ClientConfig>> {
 /// How clients are opened.
 #[derive(Clone, Copy, Debug)]
 pub struct Opening {
+    /// How many; the first ones.
+    pub clients: u32,
     /// Clients a second, at most.
     pub per_second: u64,
     /// Set-ups in progress at the same time, at most.
@@ -77,7 +79,7 @@ pub struct Opening {
     pub limit: Duration,
 }
 
-/// Opens all clients; how long it took.
+/// Opens clients; how long it took.
 ///
 /// # Errors
 ///
@@ -90,7 +92,7 @@ pub fn open(
     let begun = monotonic_ns();
     let limit = u64::try_from(opening.limit.as_nanos()).unwrap_or(u64::MAX);
     let mut schedule = Schedule::new(begun, opening.per_second, 0);
-    let all = engine.members();
+    let all = opening.clients.min(engine.members());
     let mut next = 0;
     loop {
         let counters = engine.counters();
@@ -127,14 +129,18 @@ pub fn settle(engine: &mut Engine, time: Duration) -> io::Result<()> {
     Ok(())
 }
 
-/// Calls from tunnel to tunnel: call `n` is made by tunnel `n` (counted around) and answered by its neighbour, so that all
+/// Calls between the first `members` tunnels: call `n` is made by tunnel `n` (counted around) and answered by its neighbour, so that all
 /// tunnels carry the same. With `trunk` all calls go from tunnel 0 to tunnel 1.
 ///
 /// # Errors
 ///
 /// There are not two tunnels, or one has no IPv4 address.
-pub fn call_each_other(engine: &mut Engine, calls: u32, trunk: bool) -> anyhow::Result<()> {
-    let members = engine.members();
+pub fn call_each_other(
+    engine: &mut Engine,
+    members: u32,
+    calls: u32,
+    trunk: bool,
+) -> anyhow::Result<()> {
     let pairs = if trunk { 1 } else { members / 2 };
     if pairs == 0 {
         bail!("calls between tunnels need at least two tunnels");
@@ -146,6 +152,29 @@ pub fn call_each_other(engine: &mut Engine, calls: u32, trunk: bool) -> anyhow::
             bail!("tunnels {caller} and {callee} have no inner IPv4 addresses");
         };
         engine.traffic.add_call(caller, from, callee, to);
+    }
+    Ok(())
+}
+
+/// Calls from each of the first `members` tunnels to the next `fan` ones, in such an order that one packet of each of a
+/// tunnel's calls makes a train. That is cheap for the client, and the server has to send each to another tunnel.
+///
+/// # Errors
+///
+/// There are not two tunnels, or one has no IPv4 address.
+pub fn call_around(engine: &mut Engine, members: u32, fan: u32) -> anyhow::Result<()> {
+    if members < 2 {
+        bail!("calls between tunnels need at least two tunnels");
+    }
+    for caller in 0..members {
+        for step in 1..=fan {
+            // Never to itself.
+            let callee = (caller + 1 + (step - 1) % (members - 1)) % members;
+            let (Some(from), Some(to)) = (engine.address(caller), engine.address(callee)) else {
+                bail!("tunnels {caller} and {callee} have no inner IPv4 addresses");
+            };
+            engine.traffic.add_call(caller, from, callee, to);
+        }
     }
     Ok(())
 }

@@ -2,10 +2,12 @@
 
 use std::io::Write as _;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Parser as _;
-use tsc_load::cli::{Cli, Command};
-use tsc_load::{relay, run};
+use tsc_load::cli::{Cli, Command, SettingArgs};
+use tsc_load::report::Report;
+use tsc_load::{hold, hostile, overload, reflector, relay, run};
 
 fn main() -> ExitCode {
     match go(&Cli::parse()) {
@@ -19,28 +21,35 @@ fn main() -> ExitCode {
     }
 }
 
+/// Whether all went well.
 fn go(cli: &Cli) -> anyhow::Result<bool> {
-    let mut output = std::io::stdout();
     match &cli.command {
-        Command::Run(args) => {
-            let (report, is_good) = run::run(args)?;
-            if args.setting.json {
-                serde_json::to_writer_pretty(&mut output, &report)?;
-                writeln!(output)?;
-            } else {
-                write!(output, "{}", report.text())?;
-            }
-            Ok(is_good)
-        }
+        Command::Run(args) => tell(&args.setting, run::run(args)?),
+        Command::Setup(args) => tell(&args.setting, hold::hold(args, Duration::ZERO)?),
+        Command::Hold { args, time } => tell(&args.setting, hold::hold(args, *time)?),
+        Command::Overload(args) => tell(&args.setting, overload::overload(args)?),
+        Command::Hostile(args) => tell(&args.setting, hostile::hostile(args)?),
         Command::Reflector(args) => {
-            run::reflect(args.address, |address| {
+            reflector::serve(args.address, |address| {
                 let _told = writeln!(std::io::stderr(), "listening on {address}");
             })?;
             Ok(true)
         }
         Command::Relay(args) => {
-            relay::serve(args.kind, args.to, &mut output)?;
+            relay::serve(args.kind, args.to, &mut std::io::stdout())?;
             Ok(true)
         }
     }
+}
+
+/// Writes a report to standard output.
+fn tell(setting: &SettingArgs, (report, is_good): (Report, bool)) -> anyhow::Result<bool> {
+    let mut output = std::io::stdout();
+    if setting.json {
+        serde_json::to_writer_pretty(&mut output, &report)?;
+        writeln!(output)?;
+    } else {
+        write!(output, "{}", report.text())?;
+    }
+    Ok(is_good)
 }

@@ -1,6 +1,6 @@
 //! One client: a tunnel with its state machine, or a bare session of the baseline.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 use std::time::Instant;
 
 use tsc_csm::client::{BadUnit, Client, Epoch, Inbound};
@@ -30,10 +30,10 @@ pub(crate) enum Link {
     /// Nothing yet, or nothing any more.
     #[default]
     Closed,
-    /// Plain datagrams.
-    Datagram,
-    /// DTLS.
-    Dtls(Box<dyn DtlsSession>),
+    /// Plain datagrams; over a socket of its own where not all share one.
+    Datagram(Option<UdpSocket>),
+    /// DTLS; likewise.
+    Dtls(Box<dyn DtlsSession>, Option<UdpSocket>),
     /// TCP or TLS.
     Stream(Box<StreamLink>),
 }
@@ -119,8 +119,8 @@ impl Member {
             Speech::Bare(_) => None,
         };
         let session = match &self.link {
-            Link::Dtls(session) => session.poll_timeout(),
-            Link::Closed | Link::Datagram | Link::Stream(_) => None,
+            Link::Dtls(session, _) => session.poll_timeout(),
+            Link::Closed | Link::Datagram(_) | Link::Stream(_) => None,
         };
         match (machine, session) {
             (Some(a), Some(b)) => Some(a.min(b)),

@@ -1,6 +1,6 @@
 //! The way out: from a client's packet or message to bytes on its transport.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, UdpSocket};
 
 use tsc_osaa::dtls::DtlsSession;
 
@@ -18,6 +18,8 @@ pub(crate) struct Outlet {
     /// Clients whose stream has bytes to be written.
     pub(crate) dirty: Vec<u32>,
     wire: Vec<u8>,
+    /// Datagrams that sockets of clients did not take.
+    pub(crate) unsent: u64,
 }
 
 impl Outlet {
@@ -27,6 +29,7 @@ impl Outlet {
             server,
             dirty: Vec::new(),
             wire: Vec::new(),
+            unsent: 0,
         }
     }
 
@@ -58,7 +61,7 @@ impl Outlet {
                     .to_be_bytes();
                 let prefix: &[u8] = match member.link {
                     Link::Stream(_) => &length,
-                    Link::Closed | Link::Datagram | Link::Dtls(_) => &[],
+                    Link::Closed | Link::Datagram(_) | Link::Dtls(..) => &[],
                 };
                 self.bytes(member, number, prefix, packet, false)
             }
@@ -81,13 +84,13 @@ impl Outlet {
     ) -> bool {
         match &mut member.link {
             Link::Closed => false,
-            Link::Datagram => {
-                self.datagram(number, bytes);
+            Link::Datagram(own) => {
+                self.datagram(own.as_ref(), number, bytes);
                 true
             }
-            Link::Dtls(session) => {
+            Link::Dtls(session, own) => {
                 let is_sent = session.send(bytes).is_ok();
-                self.session(session.as_mut(), number);
+                self.session(session.as_mut(), own.as_ref(), number);
                 is_sent
             }
             Link::Stream(stream) => {
@@ -101,23 +104,27 @@ impl Outlet {
         }
     }
 
-    fn datagram(&mut self, number: u32, bytes: &[u8]) {
-        if let Some(socket) = &mut self.socket {
-            socket.send(Some(number), self.server, bytes);
+    fn datagram(&mut self, own: Option<&UdpSocket>, number: u32, bytes: &[u8]) {
+        match (own, &mut self.socket) {
+            (Some(own), _) => self.unsent += u64::from(own.send(bytes).is_err()),
+            (None, Some(socket)) => socket.send(Some(number), self.server, bytes),
+            (None, None) => self.unsent += 1,
         }
     }
 
     /// Sends what a DTLS association has made.
-    pub(crate) fn session(&mut self, session: &mut dyn DtlsSession, number: u32) {
-        loop {
-            self.wire.clear();
-            if session.poll_transmit(&mut self.wire).is_none() {
-                return;
-            }
-            if let Some(socket) = &mut self.socket {
-                socket.send(Some(number), self.server, &self.wire);
-            }
+    pub(crate) fn session(
+        &mut self,
+        session: &mut dyn DtlsSession,
+        own: Option<&UdpSocket>,
+        number: u32,
+    ) {
+        let mut wire = std::mem::take(&mut self.wire);
+        while session.poll_transmit(&mut wire).is_some() {
+            self.datagram(own, number, &wire);
+            wire.clear();
         }
+        self.wire = wire;
     }
 
     /// Lets a stream be written at the end of the turn.

@@ -2,6 +2,10 @@
 
 use std::io;
 use std::net::{SocketAddr, SocketAddrV4};
+use std::os::fd::AsFd as _;
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::clock::monotonic_ns;
 use crate::link::{Buffers, DatagramSocket};
@@ -82,5 +86,24 @@ impl Reflector {
             self.socket.flush();
         }
         Ok(any)
+    }
+}
+
+/// Echoes until a signal ends the process; `told` gets the address.
+///
+/// # Errors
+///
+/// What the system says.
+pub fn serve(address: SocketAddrV4, told: impl FnOnce(SocketAddr)) -> io::Result<()> {
+    let mut reflector = Reflector::bind(address)?;
+    told(reflector.address()?);
+    let mut buffers = Buffers::default();
+    loop {
+        while reflector.turn(&mut buffers, |_, _| {})? {}
+        let mut fds = [PollFd::new(reflector.socket.as_fd(), PollFlags::POLLIN)];
+        match poll(&mut fds, PollTimeout::NONE) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(error) => return Err(error.into()),
+        }
     }
 }

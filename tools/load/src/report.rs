@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use crate::bench::{Load, Measured};
 use crate::measure::{Latency, Window};
+use crate::stage::Stage;
 
 /// Median of several windows with the least and the greatest.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
@@ -144,7 +145,7 @@ impl LoadReport {
 }
 
 /// Setting clients up.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct SetUpReport {
     /// Clients that came up.
     pub clients: u64,
@@ -179,10 +180,90 @@ pub struct SubjectReport {
     pub set_up: SetUpReport,
     /// Each load.
     pub loads: Vec<LoadReport>,
+    /// Keeping them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hold: Option<HoldReport>,
+    /// More than it can do.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub overload: Option<OverloadReport>,
+    /// What forged traffic beside the calls did.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub attacks: Vec<AttackReport>,
     /// Tunnels that lost their transport meanwhile.
     pub suspended: u64,
     /// Packets that were none of ours.
     pub strangers: u64,
+}
+
+/// Tunnels that are kept alive.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct HoldReport {
+    /// For how long.
+    pub seconds: f64,
+    /// Tunnels that can send at the end.
+    pub alive: u32,
+    /// Tunnels that lost their transport.
+    pub suspended: u64,
+    /// Tunnels that were resumed.
+    pub resumed: u64,
+    /// Keepalives that clients sent.
+    pub keepalives: u64,
+    /// Share of the time that the server was busy.
+    pub server_busy: Option<f64>,
+    /// Memory of the server in all, in KiB (PSS).
+    pub server_memory_kib: Option<u64>,
+    /// Memory of the generator for each tunnel, in KiB (PSS).
+    pub generator_memory_kib_each: Option<f64>,
+}
+
+/// A server that is offered more than it can do. Packets go one way.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct OverloadReport {
+    /// The greatest rate that it passes on within the limits.
+    pub capacity_per_second: u64,
+    /// Packets that were sent a second.
+    pub offered_per_second: Spread,
+    /// Packets that arrived a second, in slices of a second.
+    pub goodput_per_second: Spread,
+    /// The least goodput as a share of the capacity.
+    pub lowest_share: f64,
+    /// Packets that did not arrive.
+    pub lost: u64,
+    /// Established tunnels that can send at the end.
+    pub alive: u32,
+    /// Tunnels that lost their transport.
+    pub suspended: u64,
+    /// New tunnels that were asked for meanwhile.
+    pub newcomers: u32,
+    /// Of them, those that came up.
+    pub newcomers_up: u64,
+    /// Answers to them that said busy or no resources.
+    pub newcomers_told_busy: u64,
+    /// Attempts of theirs that failed for any reason.
+    pub newcomers_failed_attempts: u64,
+    /// The most memory that the server used, in KiB (PSS).
+    pub memory_kib: Option<u64>,
+    /// After the overload, until half the capacity passes without loss and delay; absent if it never did.
+    pub recovery_seconds: Option<f64>,
+}
+
+/// Forged traffic beside calls.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct AttackReport {
+    /// `garbage`, `hello` or `request`.
+    pub attack: String,
+    /// Forged datagrams a second.
+    pub per_second: f64,
+    /// Answers of the server to them a second.
+    pub answers_per_second: f64,
+    /// Bytes of answers for each byte that was forged.
+    pub amplification: f64,
+    /// Loss of the calls beyond that without attack, as a share.
+    pub added_loss: f64,
+    /// The same for their 99th percentile of the round trip.
+    pub added_p99_us: Option<i64>,
+    /// Share of the time that the server was busy.
+    pub server_busy: Option<f64>,
 }
 
 /// All of a run.
@@ -234,6 +315,26 @@ impl Report {
 }
 
 impl SubjectReport {
+    /// What can be told of a stage.
+    #[must_use]
+    pub fn of(stage: &Stage, packet_bytes: u16, loads: Vec<LoadReport>) -> Self {
+        let counters = stage.engine.counters();
+        Self {
+            subject: stage.name.clone(),
+            transport: stage.transport.to_string(),
+            tunnels: stage.engine.members(),
+            calls: u32::try_from(stage.engine.traffic.flows()).unwrap_or(u32::MAX),
+            packet_bytes,
+            set_up: stage.set_up,
+            loads,
+            hold: None,
+            overload: None,
+            attacks: Vec::new(),
+            suspended: counters.suspended,
+            strangers: counters.strangers,
+        }
+    }
+
     fn text(&self) -> String {
         let set_up = &self.set_up;
         let mut text = format!(
@@ -254,27 +355,38 @@ impl SubjectReport {
                 failed => format!(", {failed} attempts failed"),
             },
         );
-        let _infallible = writeln!(
-            text,
-            "  {:>9} {:>9} {:>9} {:>19} {:>6} {:>9} {:>5} {:>5} {:>7} {:>7} {:>7} {:>7} {:>7} {:>4} {:>4}",
-            "load",
-            "offered/s",
-            "relayed/s",
-            "k per CPU-s",
-            "ratio",
-            "lost",
-            "dup",
-            "reord",
-            "rtt p50",
-            "p99",
-            "up p50",
-            "down",
-            "late99",
-            "srv",
-            "gen",
-        );
+        if !self.loads.is_empty() {
+            let _infallible = writeln!(
+                text,
+                "  {:>9} {:>9} {:>9} {:>19} {:>6} {:>9} {:>5} {:>5} {:>7} {:>7} {:>7} {:>7} {:>7} {:>4} {:>4}",
+                "load",
+                "offered/s",
+                "relayed/s",
+                "k per CPU-s",
+                "ratio",
+                "lost",
+                "dup",
+                "reord",
+                "rtt p50",
+                "p99",
+                "up p50",
+                "down",
+                "late99",
+                "srv",
+                "gen",
+            );
+        }
         for load in &self.loads {
             text.push_str(&load.text());
+        }
+        if let Some(hold) = &self.hold {
+            text.push_str(&hold.text(self.tunnels));
+        }
+        if let Some(overload) = &self.overload {
+            text.push_str(&overload.text());
+        }
+        for attack in &self.attacks {
+            text.push_str(&attack.text());
         }
         if self.suspended + self.strangers > 0 {
             let _infallible = writeln!(
@@ -314,6 +426,79 @@ impl LoadReport {
             us(self.late_us, |times| times.p99),
             optional(self.server_busy, |share| format!("{share:.2}")),
             format!("{:.2}", self.generator_busy),
+        )
+    }
+}
+
+impl HoldReport {
+    fn text(&self, tunnels: u32) -> String {
+        format!(
+            "  held {:.0} s: {} of {tunnels} alive, {} suspended, {} resumed, {} keepalives{}{}{}\n",
+            self.seconds,
+            self.alive,
+            self.suspended,
+            self.resumed,
+            self.keepalives,
+            optional(self.server_busy, |share| format!(
+                ", server busy {:.1} %",
+                share * 100.0
+            )),
+            optional(self.server_memory_kib, |kib| format!(
+                ", server {} MiB in all",
+                kib / 1024
+            )),
+            optional(self.generator_memory_kib_each, |kib| format!(
+                ", generator {kib:.1} KiB each"
+            )),
+        )
+    }
+}
+
+impl OverloadReport {
+    fn text(&self) -> String {
+        format!(
+            "  one way: capacity {}/s, offered {:.0}/s ({:.1} x), passed on {:.0} [{:.0}-{:.0}]/s, at least {:.0} % of capacity\n  \
+             tunnels: {} alive, {} lost their transport; newcomers: {} of {} came up, {} told busy, {} attempts failed\n  \
+             {}recovered {}\n",
+            self.capacity_per_second,
+            self.offered_per_second.median,
+            self.offered_per_second.median / self.capacity_per_second as f64,
+            self.goodput_per_second.median,
+            self.goodput_per_second.low,
+            self.goodput_per_second.high,
+            self.lowest_share * 100.0,
+            self.alive,
+            self.suspended,
+            self.newcomers_up,
+            self.newcomers,
+            self.newcomers_told_busy,
+            self.newcomers_failed_attempts,
+            optional(self.memory_kib, |kib| format!(
+                "server memory at most {} MiB; ",
+                kib / 1024
+            )),
+            self.recovery_seconds.map_or_else(
+                || "never".to_owned(),
+                |seconds| format!("after {seconds:.2} s")
+            ),
+        )
+    }
+}
+
+impl AttackReport {
+    fn text(&self) -> String {
+        format!(
+            "  {}: {:.0} forged/s, {:.0} answers/s ({:.2} bytes for each), calls lose {:+.3} %, p99 {}{}\n",
+            self.attack,
+            self.per_second,
+            self.answers_per_second,
+            self.amplification,
+            self.added_loss * 100.0,
+            self.added_p99_us
+                .map_or_else(|| "unknown".to_owned(), |us| format!("{us:+} us")),
+            optional(self.server_busy, |share| format!(
+                ", server busy {share:.2}"
+            )),
         )
     }
 }

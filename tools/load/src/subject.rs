@@ -36,15 +36,15 @@ pub enum Egress {
 /// A running system under test. Dropping it kills it.
 #[derive(Debug)]
 pub struct Subject {
-    /// Where its clients connect to.
-    pub address: SocketAddr,
+    /// Where its clients connect to, by transport.
+    addresses: Vec<(String, SocketAddr)>,
     /// Its process.
     pub pid: u32,
     /// Its processor time.
     pub clock: CpuClock,
     /// Certificates that its clients trust, PEM; empty for a relay.
     pub authority: String,
-    children: Children,
+    _children: Children,
     /// Its configuration and log.
     directory: Option<tempfile::TempDir>,
 }
@@ -55,7 +55,7 @@ pub struct ServerOptions {
     /// The program; `None` looks beside this program, then in PATH.
     pub program: Option<PathBuf>,
     /// What is to be served.
-    pub transport: Transport,
+    pub transports: Vec<Transport>,
     /// The way to the core.
     pub egress: Egress,
     /// DTLS library; `None` is the server's own choice.
@@ -105,12 +105,11 @@ impl Subject {
         let mut children = Children::default();
         let pid = children.add(child);
         let deadline = Instant::now() + START;
-        let address = loop {
+        let addresses = loop {
             let text = fs::read_to_string(&log).unwrap_or_default();
-            if text.contains("\"ready\"")
-                && let Some(address) = listening(&text)
-            {
-                break address;
+            let addresses = listening(&text);
+            if text.contains("\"ready\"") && !addresses.is_empty() {
+                break addresses;
             }
             if children.any_ended() || Instant::now() > deadline {
                 let config = fs::read_to_string(&config).unwrap_or_default();
@@ -122,11 +121,11 @@ impl Subject {
             std::thread::sleep(Duration::from_millis(5));
         };
         Ok(Self {
-            address,
+            addresses,
             pid,
             clock: CpuClock::of(pid)?,
             authority,
-            children,
+            _children: children,
             directory: Some(directory),
         })
     }
@@ -159,19 +158,27 @@ impl Subject {
             .trim()
             .parse()
             .with_context(|| format!("the relay said {line:?} in place of its address"))?;
+        let transport = match kind {
+            RelayKind::Udp | RelayKind::Gso => Transport::Udp,
+            RelayKind::Tcp => Transport::Tcp,
+        };
+        let addresses = vec![(transport.name().to_owned(), address)];
         Ok(Self {
-            address,
+            addresses,
             pid,
             clock: CpuClock::of(pid)?,
             authority: String::new(),
-            children,
+            _children: children,
             directory: None,
         })
     }
 
-    /// Whether it has ended, which it should not.
-    pub fn has_ended(&mut self) -> bool {
-        self.children.any_ended()
+    /// Where its clients connect to.
+    #[must_use]
+    pub fn address(&self, transport: Transport) -> Option<SocketAddr> {
+        let mut addresses = self.addresses.iter();
+        let found = addresses.find(|(name, _)| name == transport.name());
+        found.map(|(_, address)| *address)
     }
 
     /// What it has logged so far.
@@ -184,16 +191,19 @@ impl Subject {
     }
 }
 
-/// The address of the first port in a JSON log.
-fn listening(log: &str) -> Option<SocketAddr> {
-    log.lines().find_map(|line| {
+/// Transports and addresses of the ports in a JSON log.
+fn listening(log: &str) -> Vec<(String, SocketAddr)> {
+    let port = |line: &str| {
         let record: serde_json::Value = serde_json::from_str(line).ok()?;
         let fields = record.get("fields").unwrap_or(&record);
         if fields.get("event")?.as_str()? != "listening" {
             return None;
         }
-        fields.get("address")?.as_str()?.parse().ok()
-    })
+        let transport = fields.get("transport")?.as_str()?.to_owned();
+        let address = fields.get("address")?.as_str()?.parse().ok()?;
+        Some((transport, address))
+    };
+    log.lines().filter_map(port).collect()
 }
 
 /// `tsc-server` beside this program, beside its parent (tests), or in PATH.
@@ -236,7 +246,13 @@ fn certificates(directory: &Path) -> anyhow::Result<String> {
 }
 
 fn configuration(options: &ServerOptions) -> String {
-    let transport = options.transport;
+    let transports: Vec<_> = options
+        .transports
+        .iter()
+        .map(|transport| format!("\"{transport}\""))
+        .collect();
+    let transports = transports.join(", ");
+    let is_protected = options.transports.iter().any(|one| one.is_protected());
     let egress = match options.egress {
         Egress::Switch => "switch",
         Egress::UserSpace => "user-space",
@@ -267,20 +283,20 @@ half-open = 65536
 [[tscf-interface.tscf-port]]
 address = "127.0.0.1"
 port = 0
-transport-protocol = ["{transport}"]
+transport-protocol = [{transports}]
 "#
     );
-    if transport.is_protected() {
+    if is_protected {
         text.push_str("tls-profile = \"load\"\n");
     }
     if let Some(backend) = options
         .dtls_backend
         .as_ref()
-        .filter(|_| transport == Transport::Dtls)
+        .filter(|_| options.transports.contains(&Transport::Dtls))
     {
         text.push_str(&format!("dtls-backend = \"{backend}\"\n"));
     }
-    if transport.is_protected() {
+    if is_protected {
         text.push_str(
             "\n[[tls-profile]]\nname = \"load\"\ncertificate = \"server.pem\"\nprivate-key = \"server.key\"\n",
         );
@@ -309,7 +325,8 @@ mod tests {
         let log = r#"{"timestamp":"x","level":"WARN","message":"clear"}
 {"timestamp":"x","level":"INFO","event":"listening","interface":"load","transport":"udp","address":"127.0.0.1:4711"}
 "#;
-        assert_eq!(listening(log), Some(([127, 0, 0, 1], 4711).into()));
-        assert_eq!(listening("nothing"), None);
+        let expected = ("udp".to_owned(), ([127, 0, 0, 1], 4711).into());
+        assert_eq!(listening(log), [expected]);
+        assert_eq!(listening("nothing"), []);
     }
 }

@@ -81,6 +81,10 @@ pub struct Traffic {
     last_arrival_ns: u64,
     /// Requests without echo, as far as a closed loop counts them.
     under_way: u64,
+    one_way: bool,
+    /// Packets of a flow in a row, and how many of them have left.
+    train: u32,
+    in_train: u32,
 }
 
 impl Traffic {
@@ -99,11 +103,14 @@ impl Traffic {
             strangers: 0,
             last_arrival_ns: 0,
             under_way: 0,
+            one_way: false,
+            train: 1,
+            in_train: 0,
         }
     }
 
     /// Least size of a packet: headers and probe.
-    pub const MIN_SIZE: u16 = (HEADERS_LEN + PROBE_LEN) as u16;
+    pub const MIN_SIZE: u16 = 60;
 
     /// Adds a flow of a tunnel with the inner address `caller_address`; `far_address` is that of the far end.
     pub fn add_flow(
@@ -160,6 +167,16 @@ impl Traffic {
         self.flows.len()
     }
 
+    /// Lets the far ends keep what they receive, from the next window on.
+    pub const fn set_one_way(&mut self, one_way: bool) {
+        self.one_way = one_way;
+    }
+
+    /// Lets so many packets of a flow leave one after the other before it is the next one's turn.
+    pub const fn set_train(&mut self, packets: u32) {
+        self.train = packets;
+    }
+
     /// Sets the pace from now on.
     pub const fn set_pace(&mut self, pace: Pace) {
         self.pace = pace;
@@ -167,7 +184,7 @@ impl Traffic {
 
     /// Begins a new measurement. What was sent in the one before still counts for that; older ones are forgotten.
     pub fn begin_window(&mut self) {
-        let next = Window::new(self.window.number.wrapping_add(1));
+        let next = Window::new(self.window.number.wrapping_add(1), self.one_way);
         self.previous = std::mem::replace(&mut self.window, next);
     }
 
@@ -225,7 +242,11 @@ impl Traffic {
         }
         let number = self.turn;
         let flow = self.flows.get_mut(number)?;
-        self.turn += 1;
+        self.in_train += 1;
+        if self.in_train >= self.train {
+            self.in_train = 0;
+            self.turn += 1;
+        }
         let probe = Probe {
             kind: Kind::Request,
             window: self.window.number,
@@ -284,6 +305,10 @@ impl Traffic {
                     return None;
                 }
                 self.note_request(now_ns, probe);
+                if self.one_way {
+                    self.under_way = self.under_way.saturating_sub(1);
+                    return None;
+                }
                 let flow = self.flows.get(probe.flow as usize)?;
                 let headers = flow.headers.as_ref().map(|(_, down)| down);
                 fill(&mut self.packet, self.size, headers, &probe.echo(now_ns));
@@ -344,6 +369,23 @@ mod tests {
         let outgoing = outgoing?;
         let probe = Probe::decode(outgoing.packet.get(HEADERS_LEN..)?)?;
         Some((outgoing.member, probe))
+    }
+
+    #[test]
+    fn the_smallest_packet_has_room_for_the_probe() {
+        assert_eq!(usize::from(Traffic::MIN_SIZE), HEADERS_LEN + PROBE_LEN);
+    }
+
+    #[test]
+    fn trains_come_flow_by_flow() {
+        let mut traffic = two_tunnels();
+        traffic.set_train(3);
+        traffic.set_pace(Pace::Open(Schedule::new(0, 1_000_000_000, 0)));
+        let callers: Vec<_> = (0..7)
+            .filter_map(|_| probe_of(traffic.next_request(100)))
+            .map(|(caller, _)| caller)
+            .collect();
+        assert_eq!(callers, [0, 0, 0, 1, 1, 1, 0]);
     }
 
     fn two_tunnels() -> Traffic {
@@ -416,6 +458,23 @@ mod tests {
         assert!(traffic.note_arrival(10, &back).is_none());
         assert_eq!((traffic.previous().sent, traffic.previous().echoes), (1, 1));
         assert_eq!((traffic.window().sent, traffic.window().echoes), (0, 0));
+    }
+
+    #[test]
+    fn one_way_nothing_is_sent_back() {
+        let mut traffic = two_tunnels();
+        traffic.set_one_way(true);
+        traffic.begin_window();
+        traffic.set_pace(Pace::Open(Schedule::new(0, 2, 0)));
+        let (caller, probe) = probe_of(traffic.next_request(0)).unwrap();
+        let arrived = Arrived {
+            member: 1 - caller,
+            probe,
+        };
+        assert!(traffic.note_arrival(5_000_000, &arrived).is_none());
+        assert_eq!((traffic.window().sent, traffic.window().lost()), (1, 0));
+        let delay = traffic.window().delay().quantile_us(0.5).unwrap();
+        assert!(delay.abs_diff(5_000) < 9);
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::{net::IpAddr, time::Instant};
 
 use tsc_csm::{
     Random, Transport,
-    server::{BindingId, BindingInfo, Event, Server as Core, SessionId, Verdict},
+    server::{BindingId, BindingInfo, Event, Server as Core, Verdict},
 };
 use tsc_tpl::{CmType, IpPacket, Limits, MessageBuilder, Sequence, Tlv, Tsid, Unit, registry};
 
@@ -39,15 +39,7 @@ pub struct PacketPath {
     interfaces: Vec<Interface>,
     batch: Batch,
     counters: Counters,
-    tunnels: Vec<Tunnel>,
-}
-
-#[derive(Debug)]
-struct Tunnel {
-    binding: BindingId,
-    #[cfg_attr(not(test), expect(dead_code, reason = "unit tests ask for it"))]
-    session: SessionId,
-    addresses: Vec<IpAddr>,
+    bindings: Vec<(BindingId, Vec<IpAddr>)>,
 }
 
 impl PacketPath {
@@ -68,7 +60,7 @@ impl PacketPath {
             interfaces: interfaces.collect(),
             batch: Batch::default(),
             counters: Counters::default(),
-            tunnels: Vec::new(),
+            bindings: Vec::new(),
         };
         let mut request = Vec::new();
         let _ = MessageBuilder::new(CmType::CONFIGURATION_REQUEST, Tsid::UNASSIGNED, Sequence(1))
@@ -94,11 +86,7 @@ impl PacketPath {
                 } = event
                 {
                     path.router.session_up(session, &addresses);
-                    path.tunnels.push(Tunnel {
-                        binding,
-                        session,
-                        addresses,
-                    });
+                    path.bindings.push((binding, addresses));
                 }
             }
         }
@@ -108,26 +96,21 @@ impl PacketPath {
     /// The addresses of a tunnel.
     #[must_use]
     pub fn addresses(&self, tunnel: usize) -> &[IpAddr] {
-        let tunnel = self.tunnels.get(tunnel);
-        tunnel.map_or(&[], |tunnel| &tunnel.addresses)
-    }
-
-    /// The session core's name of a tunnel.
-    #[cfg(test)]
-    pub(crate) fn session(&self, tunnel: usize) -> Option<SessionId> {
-        self.tunnels.get(tunnel).map(|tunnel| tunnel.session)
+        self.bindings
+            .get(tunnel)
+            .map_or(&[], |(_, addresses)| addresses)
     }
 
     /// A packet that a tunnel sends.
     pub fn tunnel_packet(&mut self, now: Instant, tunnel: usize, packet: &[u8]) {
-        let Some(&Tunnel { binding, .. }) = self.tunnels.get(tunnel) else {
+        let Some((binding, _)) = self.bindings.get(tunnel) else {
             return;
         };
         let Ok(unit) = Unit::decode_datagram(packet, &Limits::WIDEST) else {
             return;
         };
         if let (Verdict::Forward(from), Unit::Ip(packet)) =
-            (self.core.handle_unit(now, binding, &unit), &unit)
+            (self.core.handle_unit(now, *binding, &unit), &unit)
         {
             self.switch().tunnel_packet(now, 0, from, packet);
         }

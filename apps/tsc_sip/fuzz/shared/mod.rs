@@ -49,10 +49,7 @@ pub(crate) fn sip_message(data: &[u8]) {
         }
     }
     let random = Box::new(SeededRandom::new(1));
-    let limits = Limits {
-        transactions: 8,
-        per_source: 4,
-    };
+    let limits = Limits { transactions: 8 };
     let mut layer = TransactionLayer::new(LOCAL, Timers::default(), limits, random);
     let mut now = Instant::now();
     for _ in 0..2 {

@@ -21,31 +21,20 @@ use tokio::{
 };
 
 use crate::{
-    net::{BoxStream, InnerListener, InnerNet, Seats, is_fatal},
-    shares::{Admission, Bounds, Shares},
+    net::{BoxStream, InnerListener, InnerNet, is_fatal},
     sip::{
         Message,
         stream::{Frame, PING, PONG, StreamFramer},
     },
 };
 
-/// Connections that we open. More are not.
-const OPENED: usize = 256;
-/// Connections that others open, and those of one address of theirs; see [`shares`](crate::shares).
-const ACCEPTED: usize = 512;
-const ACCEPTED_PER_SOURCE: usize = 64;
-/// Aliases in all, and of one address. The one that was named longest ago goes.
-const ALIASES: Bounds = Bounds {
-    total: 512,
-    per_source: 16,
-    busy: Duration::ZERO,
-};
+/// Connections of one port. More are neither opened nor kept.
+const CONNECTIONS: usize = 256;
 /// Bytes of messages that may wait for a connection; if it does not take them, it has failed.
 const QUEUE: usize = 1 << 20;
 /// Events of all connections that may wait; then nothing is read.
 const EVENTS: usize = 256;
-/// How long opening a connection may take, and a message from its first byte to its last, read or written, and the first
-/// message of a connection that was accepted: as long as a transaction.
+/// How long opening a connection may take, and writing a message: as long as a transaction.
 const PATIENCE: Duration = Duration::from_secs(32);
 /// How long the last messages may take.
 const CLOSE: Duration = Duration::from_secs(1);
@@ -84,8 +73,6 @@ enum Note {
 struct Queue {
     /// Which of the connections to a peer, one after the other, it is.
     id: u64,
-    /// Whether we opened it.
-    ours: bool,
     messages: mpsc::UnboundedSender<Vec<u8>>,
     /// Bytes of them, no more than [`QUEUE`].
     bytes: Arc<AtomicUsize>,
@@ -98,12 +85,11 @@ struct Queued {
 }
 
 impl Queue {
-    fn new(id: u64, ours: bool) -> (Self, Queued) {
+    fn new(id: u64) -> (Self, Queued) {
         let (sender, receiver) = mpsc::unbounded_channel();
         let bytes = Arc::<AtomicUsize>::default();
         let queue = Self {
             id,
-            ours,
             messages: sender,
             bytes: Arc::clone(&bytes),
         };
@@ -141,8 +127,6 @@ pub(super) struct Streams {
     open: HashMap<SocketAddr, Queue>,
     /// Addresses at which peers want to be reached by the connection that they opened (RFC 5923), and that connection.
     aliases: HashMap<SocketAddr, SocketAddr>,
-    alias_shares: Shares<SocketAddr>,
-    seats: Seats,
     next_id: u64,
     tasks: JoinSet<(SocketAddr, u64)>,
     listener: Option<tokio::task::AbortHandle>,
@@ -174,8 +158,6 @@ impl Streams {
             connector: None,
             open: HashMap::new(),
             aliases: HashMap::new(),
-            alias_shares: Shares::new(ALIASES),
-            seats: Seats::new(ACCEPTED, ACCEPTED_PER_SOURCE),
             next_id: 0,
             tasks: JoinSet::new(),
             listener: None,
@@ -216,10 +198,10 @@ impl Streams {
         let id = self.new_id();
         let connector = self.connector.as_ref();
         let connector = connector.ok_or(io::ErrorKind::Unsupported)?;
-        if self.open.values().filter(|queue| queue.ours).count() >= OPENED {
+        if self.open.len() >= CONNECTIONS {
             return Err(io::ErrorKind::QuotaExceeded.into());
         }
-        let (queue, messages) = Queue::new(id, true);
+        let (queue, messages) = Queue::new(id);
         queue.push(message)?;
         self.open.insert(to, queue);
         let (connect, sender) = (connector(to), self.sender.clone());
@@ -273,10 +255,7 @@ impl Streams {
                     self.open.remove(&peer);
                     let mut peers = vec![peer];
                     let aliases = self.aliases.extract_if(|_, connection| *connection == peer);
-                    for (alias, _) in aliases {
-                        self.alias_shares.leave(alias);
-                        peers.push(alias);
-                    }
+                    peers.extend(aliases.map(|(alias, _)| alias));
                     return StreamEvent::Lost { peers };
                 }
             }
@@ -284,25 +263,16 @@ impl Streams {
     }
 
     fn accepted(&mut self, stream: BoxStream, peer: SocketAddr) {
-        let queue = self.open.get(&peer);
-        if queue.is_some_and(|queue| !queue.messages.is_closed()) {
-            tracing::debug!(%peer, "SIP connection refused: there is one already");
-            return;
-        }
-        let Some(mut seat) = self.seats.take(peer.ip()) else {
+        if self.open.len() >= CONNECTIONS || self.open.contains_key(&peer) {
             tracing::debug!(%peer, "SIP connection refused: there are too many");
             return;
-        };
+        }
         let id = self.new_id();
-        let (queue, messages) = Queue::new(id, false);
+        let (queue, messages) = Queue::new(id);
         self.open.insert(peer, queue);
         let connection = Connection::new(peer, false, self.sender.clone());
         self.tasks.spawn(async move {
-            let stream: BoxStream = Box::new(seat.watch(stream, PATIENCE));
-            tokio::select! {
-                () = connection.run(stream, messages) => {}
-                () = seat.evicted() => tracing::debug!(%peer, "SIP connection makes room for another"),
-            }
+            connection.run(stream, messages).await;
             (peer, id)
         });
     }
@@ -317,18 +287,9 @@ impl Streams {
             && via.params.has("alias")
             && via.host.ip() == Some(from.ip())
             && let Some(port) = via.port
+            && self.aliases.len() < CONNECTIONS
         {
-            let (alias, now) = (SocketAddr::new(from.ip(), port), std::time::Instant::now());
-            if self.aliases.contains_key(&alias) {
-                self.alias_shares.touch(now, alias);
-            } else {
-                match self.alias_shares.take(now, from.ip(), alias) {
-                    Admission::Free => {}
-                    Admission::Instead(other) => drop(self.aliases.remove(&other)),
-                    Admission::Refused => return,
-                }
-            }
-            self.aliases.insert(alias, from);
+            self.aliases.insert(SocketAddr::new(from.ip(), port), from);
         }
     }
 }
@@ -369,8 +330,6 @@ enum Closed {
     ByPeer,
     #[error("nothing moves")]
     Idle,
-    #[error("a message does not end")]
-    Unfinished,
     #[error("the peer does not answer keepalives")]
     NoPong,
     #[error(transparent)]
@@ -407,17 +366,12 @@ impl Connection {
     ) -> Result<(), Closed> {
         let mut framer = StreamFramer::default();
         let mut buffer = vec![0; 4096];
-        // Whoever connects has something to say.
-        let mut silence = PATIENCE;
-        let mut begun: Option<Instant> = None;
         loop {
-            let now = Instant::now();
-            let idle = (!self.ours).then(|| (now + silence, Closed::Idle));
-            let unfinished = begun.map(|at| (at + PATIENCE, Closed::Unfinished));
-            let first = idle.into_iter().chain(unfinished).min_by_key(|(at, _)| *at);
-            let length = tokio::select! {
-                read = reader.read(&mut buffer) => read?,
-                closed = give_up(first) => return Err(closed),
+            let read = reader.read(&mut buffer);
+            let length = if self.ours {
+                read.await?
+            } else {
+                timeout(IDLE, read).await.map_err(|_| Closed::Idle)??
             };
             if length == 0 {
                 return Err(Closed::ByPeer);
@@ -427,7 +381,6 @@ impl Connection {
             while let Some(frame) = framer.next_frame()? {
                 match frame {
                     Frame::Message(message) => {
-                        silence = IDLE;
                         let note = Note::Message(self.peer, message);
                         if self.notes.send(note).await.is_err() {
                             return Ok(());
@@ -440,12 +393,6 @@ impl Connection {
                     Frame::Ping => drop(pongs.try_send(())),
                     Frame::Pong => alive.send_modify(|life| life.answers = true),
                 }
-                begun = None;
-            }
-            if framer.is_empty() {
-                begun = None;
-            } else {
-                begun.get_or_insert_with(Instant::now);
             }
         }
     }
@@ -486,16 +433,6 @@ impl Connection {
                 .await
                 .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
         }
-    }
-}
-
-async fn give_up(at: Option<(Instant, Closed)>) -> Closed {
-    match at {
-        Some((at, closed)) => {
-            tokio::time::sleep_until(at).await;
-            closed
-        }
-        None => std::future::pending().await,
     }
 }
 

@@ -75,6 +75,8 @@ pub struct Window {
     pub sent: u64,
     /// Requests that could not be sent, as a socket or a queue was full. They count as sent, too.
     pub unsent: u64,
+    /// Nothing is sent back: loss is what did not reach the far end.
+    pub one_way: bool,
     /// Requests that arrived at the far end, each once.
     pub requests: u64,
     /// Echoes that came back, each once.
@@ -96,9 +98,10 @@ pub struct Window {
 impl Window {
     /// An empty one.
     #[must_use]
-    pub fn new(number: u16) -> Self {
+    pub fn new(number: u16, one_way: bool) -> Self {
         Self {
             number,
+            one_way,
             ..Self::default()
         }
     }
@@ -119,10 +122,25 @@ impl Window {
         }
     }
 
-    /// Requests whose echo has not come.
+    /// Requests whose echo has not come, or one way those that have not arrived.
     #[must_use]
     pub const fn lost(&self) -> u64 {
-        self.sent.saturating_sub(self.echoes)
+        let arrived = if self.one_way {
+            self.requests
+        } else {
+            self.echoes
+        };
+        self.sent.saturating_sub(arrived)
+    }
+
+    /// The times that a limit on delay is about: there and back, or one way.
+    #[must_use]
+    pub const fn delay(&self) -> &Latency {
+        if self.one_way {
+            &self.up
+        } else {
+            &self.round_trip
+        }
     }
 
     /// The same as a share of those sent, 0 to 1.
@@ -136,6 +154,7 @@ impl Window {
 
     /// Adds all of another.
     pub fn add(&mut self, other: &Self) {
+        self.one_way |= other.one_way;
         self.sent += other.sent;
         self.unsent += other.unsent;
         self.requests += other.requests;
@@ -155,7 +174,7 @@ mod tests {
 
     #[test]
     fn loss_is_what_did_not_come_back() {
-        let mut window = Window::new(3);
+        let mut window = Window::new(3, false);
         window.sent = 1000;
         for arrival in [
             Arrival::InOrder,
@@ -173,12 +192,14 @@ mod tests {
         );
         assert_eq!(window.lost(), 997);
         assert!((window.loss() - 0.997).abs() < 1e-9);
+        window.one_way = true;
+        assert_eq!(window.lost(), 1000, "no request has arrived");
         assert!(Window::default().loss().abs() < 1e-9);
     }
 
     #[test]
     fn windows_add_up() {
-        let (mut a, mut b) = (Window::new(1), Window::new(2));
+        let (mut a, mut b) = (Window::new(1, false), Window::new(2, false));
         a.sent = 1;
         a.round_trip.record_ns(1_000_000);
         b.sent = 2;

@@ -2,9 +2,11 @@
 
 mod host;
 mod process;
+mod stop;
 
 pub use host::{
     Cores, Priority, pin, raise_descriptors, receive_buffer_default, set_receive_buffer_default,
     start_on,
 };
 pub use process::{Children, CpuClock, memory};
+pub use stop::Stop;
