@@ -82,13 +82,15 @@ pub struct StackConfig {
     pub tcp_time_wait: Duration,
     /// How long a connection that was closed may take to deliver what was written.
     pub tcp_linger: Duration,
-    /// Bytes of a connection's send buffer, and of its receive buffer, while memory is plenty;
-    /// 16 KiB to 64 MiB. The receive buffer is the window: 640 KiB carry 100 Mbit/s at a round trip
-    /// of 50 ms.
+    /// Most bytes that a connection holds of what was written, and of what was received, while memory is
+    /// plenty; 16 KiB to 64 MiB. The latter is the window: 640 KiB carry 100 Mbit/s at a round trip of
+    /// 50 ms.
     pub tcp_buffer_bytes: usize,
-    /// Bytes of all send and receive buffers. Buffers of new connections shrink down to 16 KiB as
-    /// it fills, and connections are refused when it is exhausted. Memory is reserved, and
-    /// on most systems taken only as it is used.
+    /// Bytes that all connections hold together. Each is charged with what it holds, and with at least 16 KiB
+    /// each way, which are guaranteed to it; of the rest each is offered a part of what is left, so that
+    /// idle connections take nothing from others. As it fills windows become smaller, down to the guarantee, and
+    /// connections are refused when it is exhausted. Data are kept in blocks of 4 KiB, of which two of each direction
+    /// may be partly filled.
     pub tcp_total_bytes: usize,
     /// Resets sent per second to segments for which there is no connection, and as many in a burst.
     pub tcp_resets_per_second: u32,

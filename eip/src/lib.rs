@@ -11,15 +11,14 @@
 //!                      │ own address                                                   │
 //!                      ▼                                                          recycle ─► pool
 //!   handle_packet ──► headers ──► reassembly ──► dispatch ─┬─► UDP: hash by port ─► receive queue ─► udp_recv
-//!                                                          ├─► TCP: hash by 4-tuple ─► smoltcp ─► tcp_recv
+//!                                                          ├─► TCP: hash by 4-tuple ─► tcp_recv
 //!                                                          ├─► ICMP: echo, errors to sockets, path MTU
 //!                                                          └─► anything else: protocol unreachable
 //! ```
 //!
 //! It speaks UDP, TCP, ICMP and ICMPv6 over IPv4 and IPv6, with fragmentation and reassembly.
-//! Headers are read and written through smoltcp's wire types, and TCP connections are its state
-//! machines; the demultiplexers are our own, so that the cost of a packet does not depend on the
-//! number of sockets.
+//! Headers are read and written through smoltcp's wire types; the demultiplexers are our own, so
+//! that the cost of a packet does not depend on the number of sockets.
 //!
 //! # What it promises
 //!

@@ -64,6 +64,10 @@ pub struct TcpStats {
     pub backlog_full: u64,
     /// Requests of a transparent stack that made room for others.
     pub incoming_evicted: u64,
+    /// Segments sent again.
+    pub retransmissions: u64,
+    /// Times that nothing was heard for so long that everything on its way was taken for lost.
+    pub retransmission_timeouts: u64,
     /// Answers not sent because too many were waiting.
     pub answers_dropped: u64,
 }
@@ -129,6 +133,8 @@ pub struct Gauges {
     pub tcp_incoming: usize,
     /// TCP connections in TIME-WAIT.
     pub tcp_time_waits: usize,
-    /// Bytes reserved for buffers of TCP connections.
+    /// TCP connections that nobody holds any more, and that still have data or their end to bring to their peers.
+    pub tcp_delivering: usize,
+    /// Bytes that TCP connections hold, and of what is guaranteed to each the rest.
     pub tcp_buffer_bytes: usize,
 }

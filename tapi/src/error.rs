@@ -94,7 +94,8 @@ pub enum SocketError {
     /// The destination's address family is none of the socket's.
     #[error("{0} is not of this socket's address family")]
     Family(SocketAddr),
-    /// The destination cannot be reached from inside a tunnel: unspecified, multicast, broadcast or port 0.
+    /// The destination cannot be reached from inside a tunnel: unspecified, loopback, link-local, multicast, broadcast or
+    /// port 0. Nothing was sent.
     #[error("{0} cannot be a destination inside a tunnel")]
     BadDestination(SocketAddr),
     /// Longer than UDP can carry, or than the stack fragments.

@@ -260,9 +260,10 @@ impl State {
         }
     }
 
-    /// Whether connections that nobody holds any more still deliver what was written.
+    /// Whether connections that nobody holds any more still deliver what was written. Peers that have everything and do
+    /// not end their half are not waited for.
     pub(crate) fn is_delivering(&self) -> bool {
-        self.stack.stats().gauges.tcp_connections > self.streams.len()
+        self.stack.stats().gauges.tcp_delivering > 0
     }
 
     /// Those for whom the stack, or a gateway's queue, has news.

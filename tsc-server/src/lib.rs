@@ -34,6 +34,8 @@ mod worker;
 #[doc(hidden)]
 pub use egress::rewrite::harness as rewriter;
 pub use egress::user_space::UserSpaceCounters;
+#[doc(hidden)]
+pub use egress::user_space::harness as user_space;
 pub use server::{RunError, Server, StartError, TunStartError};
 pub use tsc_csm::{Transport, server::Stats as SessionStats, server::pool::PoolStats};
 #[doc(hidden)]

@@ -7,6 +7,7 @@
     clippy::panic
 )]
 
+mod pki;
 mod program_support;
 
 use std::{
@@ -16,11 +17,9 @@ use std::{
     sync::LazyLock,
 };
 
+use pki::Authority;
 use program_support::{LIMIT, Port, Program, command, event, run, text};
-use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, SanType,
-};
+use rcgen::ExtendedKeyUsagePurpose;
 use tokio::time::timeout;
 use tsc_osaa::{
     cert::{ClientSecurity, Identity, PemSource, Roots, Trust},
@@ -31,49 +30,21 @@ use tsc_tpl::{
     Tsid, Unit, registry,
 };
 
-struct Authority {
-    pem: String,
-    issuer: Issuer<'static, KeyPair>,
-}
-
 static OURS: LazyLock<Authority> = LazyLock::new(|| Authority::new("ours"));
 static FOREIGN: LazyLock<Authority> = LazyLock::new(|| Authority::new("foreign"));
 
-impl Authority {
-    fn new(name: &str) -> Self {
-        let key = KeyPair::generate().unwrap();
-        let mut params = CertificateParams::default();
-        params.distinguished_name.push(DnType::CommonName, name);
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
-        Self {
-            pem: params.self_signed(&key).unwrap().pem(),
-            issuer: Issuer::new(params, key),
-        }
-    }
+fn client_identity(authority: &Authority) -> Identity {
+    let (certificate, key) = authority.issue(ExtendedKeyUsagePurpose::ClientAuth);
+    Identity::from_pem(
+        &PemSource::Memory(certificate.into_bytes()),
+        &PemSource::Memory(key.into_bytes()),
+    )
+    .unwrap()
+}
 
-    /// Certificate and key.
-    fn issue(&self, usage: ExtendedKeyUsagePurpose) -> (String, String) {
-        let key = KeyPair::generate().unwrap();
-        let mut params = CertificateParams::default();
-        params.subject_alt_names = vec![SanType::IpAddress([127, 0, 0, 1].into())];
-        params.extended_key_usages = vec![usage];
-        let certificate = params.signed_by(&key, &self.issuer).unwrap();
-        (certificate.pem(), key.serialize_pem())
-    }
-
-    fn client(&self) -> Identity {
-        let (certificate, key) = self.issue(ExtendedKeyUsagePurpose::ClientAuth);
-        Identity::from_pem(
-            &PemSource::Memory(certificate.into_bytes()),
-            &PemSource::Memory(key.into_bytes()),
-        )
-        .unwrap()
-    }
-
-    fn trust(&self) -> Trust {
-        Trust::Roots(Roots::from_pem(&PemSource::Memory(self.pem.clone().into_bytes())).unwrap())
-    }
+fn trust(authority: &Authority) -> Trust {
+    let pem = PemSource::Memory(authority.pem.clone().into_bytes());
+    Trust::Roots(Roots::from_pem(&pem).unwrap())
 }
 
 /// An interface that lets everyone in, with one address for each transport, and one that wants certificates.
@@ -273,9 +244,9 @@ async fn wrong_certificates_of_either_side_are_logged_over_tls_and_dtls() {
         let to = port(&ports, "guarded", transport);
         for (trust, identity, words) in [
             // A client that the server does not trust, one that shows nothing, one that does not trust the server.
-            (OURS.trust(), Some(FOREIGN.client()), "certificate"),
-            (OURS.trust(), None, "certificate"),
-            (FOREIGN.trust(), Some(OURS.client()), "unknown_ca"),
+            (trust(&OURS), Some(client_identity(&FOREIGN)), "certificate"),
+            (trust(&OURS), None, "certificate"),
+            (trust(&FOREIGN), Some(client_identity(&OURS)), "unknown_ca"),
         ] {
             let error = timeout(LIMIT, ask(kind, to, trust, identity))
                 .await
@@ -288,7 +259,7 @@ async fn wrong_certificates_of_either_side_are_logged_over_tls_and_dtls() {
             let peer: SocketAddr = text(&record, "peer").parse().unwrap();
             assert!(peer.ip().is_loopback());
         }
-        let good = ask(kind, to, OURS.trust(), Some(OURS.client())).await;
+        let good = ask(kind, to, trust(&OURS), Some(client_identity(&OURS))).await;
         let (code, _tunnel) = good.expect("let in");
         assert_eq!(code, ResponseCode::SUCCESS, "{transport}");
         let up = program.wait_for_event("tunnel-up", |_| true);
@@ -308,7 +279,7 @@ async fn tunnels_are_logged_with_their_way_in_and_an_exhausted_pool_with_its_cod
         (TransportKind::Dtls, "dtls"),
     ] {
         let to = port(&ports, "open", transport);
-        let (code, way) = ask(kind, to, OURS.trust(), None).await.unwrap();
+        let (code, way) = ask(kind, to, trust(&OURS), None).await.unwrap();
         assert_eq!(code, ResponseCode::SUCCESS, "{transport}");
         let record = program.wait_for_event("tunnel-up", |_| true);
         assert_eq!(text(&record, "interface"), "open");
@@ -319,7 +290,7 @@ async fn tunnels_are_logged_with_their_way_in_and_an_exhausted_pool_with_its_cod
         tunnels.push(way);
     }
     let to = port(&ports, "open", "tcp");
-    let (code, way) = ask(TransportKind::Tcp, to, OURS.trust(), None)
+    let (code, way) = ask(TransportKind::Tcp, to, trust(&OURS), None)
         .await
         .unwrap();
     assert_eq!(code, ResponseCode::NO_ADDRESS);

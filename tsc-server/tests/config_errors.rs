@@ -438,6 +438,13 @@ error: test.toml:21:15: tscf-interface[0].sip-servers: has no effect without the
 error: test.toml:21:28: tscf-interface[0].sip-servers[1]: 0.0.0.0:5060 is nothing that a client can send to
   help: write the address and port of one host"#,
     );
+    report(
+        "authentication",
+        "dns-servers = [\"192.0.2.53\", \"127.0.0.53\"]\nauthentication",
+        r#"
+error: test.toml:21:30: tscf-interface[0].dns-servers[1]: 127.0.0.53:53 is every client itself, not a host behind the tunnel
+  help: write an address of this host's network"#,
+    );
 }
 
 #[test]

@@ -268,6 +268,13 @@ fn authentication(ports: &[PortConfig]) -> BoxedStrategy<Authentication> {
     }
 }
 
+/// What a client reaches through its tunnel.
+fn inner() -> impl Strategy<Value = SocketAddr> {
+    socket().prop_filter("loopback is the client itself", |socket| {
+        !socket.ip().is_loopback()
+    })
+}
+
 fn interface(index: u16, pools: &[PoolConfig]) -> impl Strategy<Value = InterfaceConfig> + use<> {
     let names: Vec<String> = pools.iter().map(|pool| pool.name.clone()).collect();
     let count = names.len();
@@ -278,8 +285,8 @@ fn interface(index: u16, pools: &[PoolConfig]) -> impl Strategy<Value = Interfac
     });
     let ports = ports.prop_flat_map(|ports| (authentication(&ports), Just(ports)));
     let addresses = (
-        option::of(vec(socket(), 1..4)),
-        vec(socket().prop_map(|socket| socket.ip()), 0..4),
+        option::of(vec(inner(), 1..4)),
+        vec(inner().prop_map(|socket| socket.ip()), 0..4),
         vec((select(Transport::ALL.to_vec()), socket()), 0..4),
     );
     (

@@ -1,61 +1,20 @@
 //! A packet costs no memory on its way through rates, policies and the switch.
-#![allow(
-    unsafe_code,
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    missing_docs
-)]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, missing_docs)]
 
+mod counting;
 mod egress_support;
 
 use std::{
-    alloc::{GlobalAlloc, Layout, System},
-    cell::Cell,
     net::SocketAddr,
     time::{Duration, Instant},
 };
 
+use counting::allocations;
 use egress_support::{HEAD, packet::udp};
 use tsc_server::{
     config::{Config, Overrides},
     harness::PacketPath,
 };
-
-/// Counts what the current thread asks for.
-struct Counting;
-
-thread_local! {
-    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
-}
-
-fn count() {
-    // While a thread ends its locals may be gone; nothing is measured then.
-    let _ = ALLOCATIONS.try_with(|counter| counter.set(counter.get() + 1));
-}
-
-// SAFETY: every call is passed on unchanged to the system's allocator, which fulfils the contract; counting touches
-// only a constant-initialised thread local, which neither allocates nor unwinds.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        count();
-        // SAFETY: the caller keeps the contract of `alloc`.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: the caller keeps the contract of `dealloc`, and `pointer` came from `System`.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-
-    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        count();
-        // SAFETY: the caller keeps the contract of `realloc`, and `pointer` came from `System`.
-        unsafe { System.realloc(pointer, layout, size) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
 
 #[test]
 fn packets_of_known_flows_allocate_nothing() {
@@ -104,9 +63,9 @@ remote-ip-address = "198.51.100.1"
     for seconds in [0, 1, 301, 302, 602, 603] {
         turn(start + Duration::from_secs(seconds));
     }
-    let before = ALLOCATIONS.with(Cell::get);
+    let before = allocations();
     for step in 0..1000 {
         turn(start + Duration::from_secs(604) + Duration::from_millis(step * 20));
     }
-    assert_eq!(ALLOCATIONS.with(Cell::get), before);
+    assert_eq!(allocations(), before);
 }

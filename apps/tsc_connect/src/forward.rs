@@ -44,10 +44,8 @@ pub enum ForwardError {
     /// The target.
     #[error(transparent)]
     Target(#[from] TargetError),
-    /// The part before the target.
-    #[error(
-        "{0:?} is no [BIND:]PORT; write [tcp:|udp:][BIND:]PORT:HOST:PORT, IPv6 addresses in brackets"
-    )]
+    /// The part before the target, or there is no such part.
+    #[error("{0:?}: write [tcp:|udp:][BIND:]PORT:HOST:PORT, IPv6 addresses in brackets")]
     Listen(String),
 }
 
@@ -61,7 +59,7 @@ impl FromStr for Forward {
             _ => (Protocol::Tcp, text),
         };
         // From the right, as an IPv6 address in brackets has colons of its own.
-        let no_target = || ForwardError::Target(TargetError::Port(text.to_owned()));
+        let no_target = || ForwardError::Listen(text.to_owned());
         let (before, port) = rest.rsplit_once(':').ok_or_else(no_target)?;
         let cut = if before.ends_with(']') {
             before.rfind('[')
@@ -168,8 +166,10 @@ mod tests {
         ] {
             assert!(text.parse::<Forward>().is_err(), "{text}");
         }
-        let error = "x:host:81".parse::<Forward>().unwrap_err().to_string();
-        assert!(error.contains("[BIND:]PORT:HOST:PORT"), "{error}");
+        for text in ["x:host:81", "80", "80:host"] {
+            let error = text.parse::<Forward>().unwrap_err().to_string();
+            assert!(error.contains("[BIND:]PORT:HOST:PORT"), "{error}");
+        }
     }
 
     proptest! {

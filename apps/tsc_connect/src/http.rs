@@ -70,7 +70,10 @@ pub async fn serve<N: Net>(stream: TcpStream, net: N, counters: Arc<Counters>) -
         .serve_connection(TokioIo::new(client), service)
         .with_upgrades()
         .await
-        .map_err(io::Error::other)?;
+        .map_err(|error| match broken.load(Ordering::Relaxed) {
+            true => io::Error::other("the target's answer broke off"),
+            false => io::Error::other(error),
+        })?;
     let upgrade = connected
         .lock()
         .unwrap_or_else(PoisonError::into_inner)

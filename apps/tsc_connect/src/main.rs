@@ -126,7 +126,9 @@ async fn run(args: &Args, shared: &Shared) -> Result<(), Failure> {
                 current.set(None);
                 drop(side);
                 let Some(reason) = down else {
-                    return release(opened).await;
+                    drop(host);
+                    release(opened).await;
+                    return Ok(());
                 };
                 lost(args, &reason);
                 if args.once {
@@ -212,12 +214,23 @@ fn lost(args: &Args, reason: &DownReason) {
     }
 }
 
-/// Connections may still hold the tunnel; then it is released when they are gone, with the process.
-async fn release(tunnel: Arc<Tunnel>) -> Result<(), Failure> {
-    if let Some(tunnel) = Arc::into_inner(tunnel)
-        && let Err(error) = tunnel.close(RELEASE).await
-    {
-        tracing::warn!(%error, "tunnel not released in good order");
+/// Releases the tunnel. Connections that are being opened hold it until they notice that they are over.
+async fn release(tunnel: Arc<Tunnel>) {
+    let mut news = tunnel.notifications();
+    let released = match Arc::try_unwrap(tunnel) {
+        Ok(tunnel) => tunnel
+            .close(RELEASE)
+            .await
+            .map_err(|error| error.to_string()),
+        // The last of them releases it.
+        Err(tunnel) => {
+            drop(tunnel);
+            let over = async { while news.recv().await.is_some() {} };
+            let late = tokio::time::timeout(RELEASE, over).await;
+            late.map_err(|_| "not in time".to_owned())
+        }
+    };
+    if let Err(error) = released {
+        tracing::warn!(error, "tunnel not released in good order");
     }
-    Ok(())
 }

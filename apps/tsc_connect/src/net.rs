@@ -12,7 +12,7 @@ use tokio::{
     io::{AsyncRead, AsyncWrite},
     sync::watch,
 };
-use tsc_tapi::Tunnel;
+use tsc_tapi::{SocketError, Tunnel};
 
 use crate::streams::Reset;
 
@@ -106,6 +106,22 @@ impl TunnelNet {
         };
         tunnel.ok_or_else(|| io::ErrorKind::NetworkDown.into())
     }
+
+    /// Whether what failed in `tunnel` is to be tried again: it failed with the tunnel, after which there may be another.
+    /// Waits until the tunnel is no longer the current one.
+    async fn may_retry(&self, tunnel: Arc<Tunnel>, error: &io::Error) -> bool {
+        if !matches!(SocketError::of(error), Some(SocketError::TunnelDown(_))) {
+            return false;
+        }
+        let old = Arc::downgrade(&tunnel);
+        drop(tunnel);
+        let mut current = self.0.clone();
+        let other = |now: &Option<Arc<Tunnel>>| {
+            now.as_ref()
+                .is_none_or(|now| !std::ptr::eq(Arc::as_ptr(now), old.as_ptr()))
+        };
+        current.wait_for(other).await.is_ok()
+    }
 }
 
 macro_rules! net_types {
@@ -182,7 +198,13 @@ impl Net for TunnelNet {
     type Datagrams = tsc_tapi::UdpSocket;
 
     async fn connect(&self, to: SocketAddr) -> io::Result<Self::Stream> {
-        self.tunnel().await?.connect_tcp(to).await
+        loop {
+            let tunnel = self.tunnel().await?;
+            match tunnel.connect_tcp(to).await {
+                Err(error) if self.may_retry(tunnel, &error).await => {}
+                result => return result,
+            }
+        }
     }
 
     async fn listen(&self, on: SocketAddr) -> io::Result<Self::Listener> {
@@ -194,7 +216,13 @@ impl Net for TunnelNet {
     }
 
     async fn resolve(&self, name: &str) -> io::Result<Vec<IpAddr>> {
-        let found = self.tunnel().await?.lookup_host(name, 0).await?;
-        Ok(found.iter().map(SocketAddr::ip).collect())
+        loop {
+            let tunnel = self.tunnel().await?;
+            let found = tunnel.lookup_host(name, 0).await;
+            match found.map_err(io::Error::from) {
+                Err(error) if self.may_retry(tunnel, &error).await => {}
+                found => return Ok(found?.iter().map(SocketAddr::ip).collect()),
+            }
+        }
     }
 }

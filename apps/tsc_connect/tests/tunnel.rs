@@ -7,7 +7,9 @@
     clippy::panic
 )]
 
-use std::{io::Write as _, net::SocketAddr, process::Stdio, sync::Arc, time::Duration};
+use std::{
+    fmt::Display, io::Write as _, net::SocketAddr, process::Stdio, sync::Arc, time::Duration,
+};
 
 use clap::Parser as _;
 use fast_socks5::client::{Config, Socks5Datagram, Socks5Stream};
@@ -226,8 +228,35 @@ async fn a_proxy_outlives_its_tunnel() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_that_finds_its_tunnel_over_waits_for_the_next() {
+    let (lab, next_lab) = (lab(), lab());
+    let far = open(&next_lab, Transport::Tls).await;
+    let _echo = echo(&far, 7);
+    let target = SocketAddr::new(far.config().ipv4().unwrap(), 7);
+    let line = format!("tsc-connect -s unused -L 0:{target}");
+    let args = Args::try_parse_from(line.split(' ')).unwrap();
+    let (current, net) = Current::new();
+    let shared = Shared::new(64);
+    let host = HostSide::open(&args, &net, &shared).await.unwrap();
+    let near = open(&lab, Transport::Tls).await;
+    current.set(Some(Arc::clone(&near)));
+    lab.server.stop().unwrap();
+    soon(near.closed()).await;
+    let waiting = TcpStream::connect(host.opened[0].address).await.unwrap();
+    soon(async {
+        while shared.counters.summary().accepted == 0 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    current.set(None);
+    current.set(Some(open(&next_lab, Transport::Tls).await));
+    exchange(waiting).await;
+}
+
 /// The program as a user starts it, with a forward to `target`.
-fn start(lab: &Lab, target: SocketAddr) -> (tokio::process::Child, tempfile::NamedTempFile) {
+fn start(lab: &Lab, target: impl Display) -> (tokio::process::Child, tempfile::NamedTempFile) {
     let mut ca = tempfile::NamedTempFile::new().unwrap();
     ca.write_all(lab.authority.certificate().as_bytes())
         .unwrap();
@@ -246,7 +275,7 @@ fn start(lab: &Lab, target: SocketAddr) -> (tokio::process::Child, tempfile::Nam
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_reader_that_goes_away_does_not_end_the_program() {
     let lab = lab();
-    let (mut child, _ca) = start(&lab, "10.64.0.250:7".parse().unwrap());
+    let (mut child, _ca) = start(&lab, "10.64.0.250:7");
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
     soon(lines.next_line()).await.unwrap().unwrap();
     drop(lines);
@@ -291,4 +320,36 @@ async fn the_program_says_what_is_open_and_ends_in_order() {
     );
     assert_eq!(stopped["bytes_out"], 1_200_000, "{stopped}");
     assert_eq!(soon(child.wait()).await.unwrap().code(), Some(3));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_signal_releases_the_tunnel_while_connections_are_being_opened() {
+    // A server of names that never answers, and one address besides its own.
+    let lab = Lab::start(&LabOptions {
+        address_range: "10.64.0.1-10.64.0.2".to_owned(),
+        interface: "authentication = \"none\"\ndns-servers = [\"10.64.0.1\"]".to_owned(),
+        ..LabOptions::default()
+    })
+    .unwrap();
+    let names = open(&lab, Transport::Tls).await;
+    let address = names.config().ipv4().unwrap();
+    assert_eq!(address.to_string(), "10.64.0.1");
+    let names = (names.bind_udp((address, 53).into()).unwrap(), names);
+    let (mut child, _ca) = start(&lab, "name.example:7");
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let ready = soon(lines.next_line()).await.unwrap().unwrap();
+    let ready: serde_json::Value = serde_json::from_str(&ready).unwrap();
+    let forward = ready["listeners"][0]["address"].as_str().unwrap();
+    let waiting = TcpStream::connect(forward).await.unwrap();
+    soon(names.0.recv_from(&mut [0; 512])).await.unwrap();
+    let process = child.id().unwrap().to_string();
+    let kill = tokio::process::Command::new("kill")
+        .args(["-TERM", &process])
+        .status();
+    assert!(soon(kill).await.unwrap().success());
+    assert!(soon(child.wait()).await.unwrap().success());
+    drop(waiting);
+    // The address is free again at once.
+    let next = open(&lab, Transport::Tls).await;
+    assert_eq!(next.config().ipv4().unwrap().to_string(), "10.64.0.2");
 }

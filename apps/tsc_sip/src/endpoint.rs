@@ -18,7 +18,7 @@ use std::{
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
-    net::{InnerNet, InnerSocket, is_fatal, is_unreachable},
+    net::{InnerNet, InnerSocket, is_fatal, is_refusal, is_unreachable},
     random::Random,
     sip::{Hop, Request, Response, StatusCode, Transport, limits},
     transaction::{ClientId, Event, Limits, ServerId, Timers, TransactionError, TransactionLayer},
@@ -77,6 +77,9 @@ enum Command {
     Unreachable {
         peer: SocketAddr,
         done: oneshot::Sender<Result<(), TransactionError>>,
+    },
+    Close {
+        closed: oneshot::Sender<()>,
     },
 }
 
@@ -253,7 +256,11 @@ impl Endpoint {
             endpoint: commands.downgrade(),
             local,
         };
-        tokio::spawn(driver.run(command_receiver));
+        tokio::spawn(async move {
+            let closed = driver.run(command_receiver).await;
+            // With the driver all that it had is gone.
+            drop(closed);
+        });
         Ok((Self { commands, local }, IncomingEvents(events)))
     }
 
@@ -300,6 +307,16 @@ impl Endpoint {
             .await
     }
 
+    /// Closes the sockets, also for all other handles, and waits until that is done: after it nothing of the task uses the
+    /// network any more. What waits on connections is still written, if that does not take long.
+    pub async fn close(self) {
+        let (closed, done) = oneshot::channel();
+        if self.commands.send(Command::Close { closed }).await.is_ok() {
+            // The end of it is that nobody can send any more.
+            let _ = done.await;
+        }
+    }
+
     async fn command<T>(
         &self,
         make: impl FnOnce(oneshot::Sender<Result<T, TransactionError>>) -> Command,
@@ -326,7 +343,8 @@ struct Driver<S> {
 }
 
 impl<S: InnerSocket> Driver<S> {
-    async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
+    /// Runs until it is to close, or all handles or the network are gone. Gives what is to be dropped when nothing of it is left.
+    async fn run(mut self, mut commands: mpsc::Receiver<Command>) -> Option<oneshot::Sender<()>> {
         // One byte more than the limit, so that the reader can see that a datagram is too long.
         let mut buffer = vec![0; limits::MESSAGE + 1];
         loop {
@@ -342,7 +360,7 @@ impl<S: InnerSocket> Driver<S> {
                     }
                     Err(error) if is_fatal(&error) => {
                         tracing::debug!(%error, "SIP socket closed");
-                        return;
+                        return None;
                     }
                     Err(error) => {
                         tracing::debug!(%error, "SIP socket");
@@ -350,13 +368,18 @@ impl<S: InnerSocket> Driver<S> {
                     }
                 },
                 event = self.streams.next_event() => self.handle_stream(event),
-                command = commands.recv() => match command {
-                    Some(command) => self.handle_command(command),
-                    None => {
-                        self.streams.close().await;
-                        return;
-                    }
-                },
+                command = commands.recv() => {
+                    let closed = match command {
+                        Some(Command::Close { closed }) => Some(closed),
+                        Some(command) => {
+                            self.handle_command(command);
+                            continue;
+                        }
+                        None => None,
+                    };
+                    self.streams.close().await;
+                    return closed;
+                }
                 () = sleep_until(deadline) => self.layer.handle_timeout(Instant::now()),
             }
         }
@@ -383,6 +406,8 @@ impl<S: InnerSocket> Driver<S> {
                 // Anything else counts as lost on the way: it will be repeated.
                 if is_unreachable(&error) {
                     self.layer.handle_unreachable(to);
+                } else if is_refusal(&error) {
+                    self.layer.handle_transport_error(transmit.of);
                 }
             }
         }
@@ -432,6 +457,8 @@ impl<S: InnerSocket> Driver<S> {
                 self.layer.handle_unreachable(peer);
                 let _ = done.send(Ok(()));
             }
+            // It ends the loop, and so is dealt with there.
+            Command::Close { .. } => {}
         }
     }
 

@@ -1,5 +1,7 @@
 //! Test data of any length: bytes that can be computed from where they stand.
 
+use std::ops::Range;
+
 use crate::random::{Random, SeededRandom};
 
 /// Fills `bytes` with the data from `offset` on. Eight bytes repeat nowhere else, so a piece at the wrong place shows.
@@ -19,11 +21,16 @@ pub fn fill(offset: u64, bytes: &mut [u8]) {
 }
 
 /// Feeds all of the first `size` bytes to `take`, piece by piece.
-pub fn each_piece(size: u64, mut take: impl FnMut(&[u8])) {
+pub fn each_piece(size: u64, take: impl FnMut(&[u8])) {
+    each_piece_of(0..size, take);
+}
+
+/// The same for the bytes of a range.
+pub fn each_piece_of(range: Range<u64>, mut take: impl FnMut(&[u8])) {
     let mut buffer = [0; 8192];
-    let mut at = 0;
-    while at < size {
-        let length = usize::try_from(size - at)
+    let mut at = range.start;
+    while at < range.end {
+        let length = usize::try_from(range.end - at)
             .unwrap_or(usize::MAX)
             .min(buffer.len());
         let piece = buffer.get_mut(..length).unwrap_or_default();

@@ -15,7 +15,7 @@ use std::{
 use common::{PATIENCE, World, client, run, run_until};
 use tokio::process::Command;
 use tsc_sip::{
-    client::{ClientOptions, FileSource, Progress},
+    client::{ClientOptions, FileProgress, FileSource, Progress},
     pattern,
     report::{Outcome, Role, SessionKind, SessionReport},
     server::ServerOptions,
@@ -68,9 +68,13 @@ async fn everything_at_once() {
     options.downloads.path = "/bytes/200001".into();
     let told = Arc::new(AtomicU64::new(0));
     let progress = Arc::clone(&told);
-    options.sessions.progress = Some(Progress(Arc::new(move |_, bytes, total| {
-        assert!(bytes <= total);
-        progress.fetch_max(bytes, Ordering::Relaxed);
+    options.sessions.progress = Some(Progress(Arc::new(move |_, how_far| match how_far {
+        FileProgress::Accepted { bytes, total } => assert!(bytes <= total),
+        FileProgress::Sent { size, sha1 } => {
+            assert_eq!(sha1.len(), 40);
+            progress.fetch_add(size, Ordering::Relaxed);
+        }
+        FileProgress::Failed => panic!("a file failed"),
     })));
     let report = run(options).await.unwrap();
     assert_eq!(report.outcome(), Outcome::Ok, "{report:?}");
@@ -86,7 +90,11 @@ async fn everything_at_once() {
         assert_eq!((download.status, download.bytes), (Some(200), 200_001));
         assert!(download.checked);
     }
-    assert_eq!(told.load(Ordering::Relaxed), 300_001);
+    assert_eq!(
+        told.load(Ordering::Relaxed),
+        3 * 300_001,
+        "all are told of once"
+    );
 
     let mut wanted = vec![0; 300_001];
     pattern::fill(0, &mut wanted);
@@ -196,8 +204,10 @@ async fn a_file_that_is_stopped_is_given_up_on_both_sides() {
     options.sessions.file = FileSource::Pattern(1 << 27);
     let (stopper, stop) = Stopper::new();
     let stopper = Mutex::new(Some(stopper));
-    options.sessions.progress = Some(Progress(Arc::new(move |_, bytes, _| {
-        if bytes > 100_000
+    options.sessions.progress = Some(Progress(Arc::new(move |_, how_far| {
+        if let FileProgress::Accepted {
+            bytes: 100_000.., ..
+        } = how_far
             && let Some(stopper) = stopper.lock().unwrap().take()
         {
             stopper.stop();
@@ -223,7 +233,7 @@ async fn the_callee_hangs_up_when_it_stops() {
     options.sessions.file = FileSource::Pattern(1 << 27);
     let under_way = Arc::new(tokio::sync::Notify::new());
     let notify = Arc::clone(&under_way);
-    options.sessions.progress = Some(Progress(Arc::new(move |_, _, _| notify.notify_one())));
+    options.sessions.progress = Some(Progress(Arc::new(move |_, _| notify.notify_one())));
     let mut reports = world.server.session_reports().unwrap();
     let caller = tokio::spawn(run(options));
     tokio::time::timeout(PATIENCE, under_way.notified())

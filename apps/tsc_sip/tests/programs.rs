@@ -162,3 +162,32 @@ async fn a_token_is_not_taken_for_transports_that_would_show_it() {
         }
     }
 }
+
+/// An address that this machine does not send to from where we are; and a callee that never answers.
+#[tokio::test]
+async fn a_caller_ends_at_once_when_nothing_can_be_sent_and_on_a_signal() {
+    let line = "--no-tunnel 127.0.0.1 --sip-server 192.0.2.1:5060 --no-register --json";
+    let output = end(start(CLIENT, line)).await;
+    assert_eq!(output.status.code(), Some(5), "{output:?}");
+    let error = |output: &Output| {
+        let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        json["calls"][0]["error"].as_str().unwrap().to_owned()
+    };
+    let text = error(&output);
+    assert!(text.contains("cannot be reached"), "{text}");
+
+    let silent = UdpSocket::bind((common::LOOPBACK, 0)).await.unwrap();
+    let line = format!(
+        "--no-tunnel 127.0.0.1 --sip-server {} --no-register --json",
+        silent.local_addr().unwrap()
+    );
+    let child = start(CLIENT, &line);
+    let mut buffer = [0; 4096];
+    let invite = tokio::time::timeout(PATIENCE, silent.recv_from(&mut buffer));
+    invite.await.unwrap().unwrap();
+    terminate(&child).await;
+    let output = end(child).await;
+    assert_eq!(output.status.code(), Some(5), "{output:?}");
+    let text = error(&output);
+    assert!(text.contains("stopped while ringing"), "{text}");
+}

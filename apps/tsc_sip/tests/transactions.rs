@@ -50,7 +50,10 @@ impl World {
 
     fn with_limit(local: &str, transactions: usize) -> Self {
         let random = Box::new(SeededRandom::new(1));
-        let limits = Limits { transactions };
+        let limits = Limits {
+            transactions,
+            per_source: transactions,
+        };
         let start = Instant::now();
         Self {
             layer: TransactionLayer::new(at(local), Timers::default(), limits, random),
@@ -554,6 +557,69 @@ fn the_table_is_bounded() {
         "our own request"
     );
     world.asked(&from_peer(Method::Options, "z9hG4bK3"));
+}
+
+#[test]
+fn a_source_that_asks_too_much_displaces_its_own_answered_requests() {
+    let mut world = World::with_limit(PEER, 2);
+    let first = from_peer(Method::Options, "z9hG4bK1");
+    let id = world.asked(&first);
+    world.answer(id, &first, 200);
+    world.asked(&from_peer(Method::Options, "z9hG4bK2"));
+    world.asked(&from_peer(Method::Options, "z9hG4bK3"));
+    assert_eq!(world.layer.reply_address(id), None, "it was answered");
+    assert_eq!(world.layer.stats().overload, 1);
+    // Now both wait for their answer.
+    world.receive(&from_peer(Method::Options, "z9hG4bK4").encode());
+    assert_eq!(world.event(), None);
+    // Somebody else takes the place of one of them all the same.
+    let other = from_peer(Method::Options, "z9hG4bK5").encode();
+    let from = at("192.0.2.77:5060");
+    let taken = world.layer.handle_datagram(world.now, from, &other);
+    assert!(taken.is_ok() && matches!(world.event(), Some(Event::Request { .. })));
+    assert_eq!(world.layer.len(), 2);
+    world.sent();
+    world.run_out();
+}
+
+/// 17.1.4 and 17.2.4.
+#[test]
+fn what_cannot_be_sent_ends_its_transaction_and_no_other() {
+    let mut world = World::new(LOCAL);
+    let (good, _) = world.ask(Method::Options);
+    for method in [Method::Options, Method::Invite] {
+        let request = request(method);
+        let id = world.layer.request(world.now, request, at(PEER)).unwrap();
+        let of = world.layer.poll_transmit().unwrap().of;
+        assert_eq!(of, id.into());
+        world.layer.handle_transport_error(of);
+        assert_eq!(world.event(), Some(Event::Unreachable { id }));
+    }
+    // A repetition, after a provisional response.
+    let (ringing, options) = world.ask(Method::Options);
+    world.receive(&response(&options, 180));
+    assert_eq!(world.status(), 180);
+    world.layer.handle_transport_error(ringing.into());
+    assert_eq!(world.event(), Some(Event::Unreachable { id: ringing }));
+    // The other side's.
+    for (method, code, ends) in [
+        (Method::Invite, 200, true),
+        (Method::Invite, 486, true),
+        (Method::Options, 200, false),
+    ] {
+        let asked = from_peer(method, &format!("z9hG4bK{code}{ends}"));
+        let id = world.asked(&asked);
+        while world.layer.poll_transmit().is_some() {}
+        world.answer(id, &asked, code);
+        let of = world.layer.poll_transmit().unwrap().of;
+        assert_eq!(of, id.into());
+        world.layer.handle_transport_error(of);
+        let missing = ends.then_some(Event::AckMissing { id });
+        assert_eq!(world.event(), missing);
+        assert_eq!(world.layer.reply_address(id), None);
+    }
+    assert_eq!(world.layer.len(), 1);
+    assert!(world.layer.sent_request(good).is_some());
 }
 
 #[test]

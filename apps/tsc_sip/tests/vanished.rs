@@ -3,15 +3,17 @@
 
 mod common;
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use common::{LOOPBACK, PATIENCE, World, client, run};
+use common::{LOOPBACK, PATIENCE, World, client, run, run_until};
 use tokio::{net::UdpSocket, task::JoinHandle};
 use tsc_sip::{
-    client::{ClientError, ClientReport, RegisterError},
+    client::{ClientError, ClientOptions, ClientReport, RegisterError, run_client},
     endpoint::RequestError,
     report::Outcome,
     server::ServerOptions,
+    sip::{Message, StatusCode},
+    stop::{Stop, Stopper},
 };
 
 /// A port at which nobody listens, and which nobody else gets: its socket takes datagrams of one stranger only, so the
@@ -91,4 +93,57 @@ async fn a_server_where_nobody_listens_is_noticed_by_icmp() {
         error,
         ClientError::Registration(RegisterError::Request(RequestError::Unreachable))
     ));
+}
+
+/// 32 s would bring "no answer" (RFC 3261 17.1.4: an error of the transport ends a transaction at once).
+#[tokio::test]
+async fn an_address_that_the_stack_refuses_is_noticed_at_once() {
+    let network = common::memory::Memory::default();
+    let mut options = ClientOptions::new("alice", "play");
+    options.sip_server = Some(SocketAddr::new(LOOPBACK, 5060));
+    options.register = false;
+    options.sessions.chats = 1;
+    let caller = network.host([10, 0, 0, 2]);
+    let call = run_client(Arc::clone(&caller), options.clone(), Stop::never());
+    let report = tokio::time::timeout(PATIENCE, call).await.unwrap().unwrap();
+    assert_eq!(report.outcome(), Outcome::CallFailed);
+    for error in [&report.calls[0].error, &report.chats[0].error] {
+        let error = error.as_ref().unwrap();
+        assert!(error.contains("cannot be reached"), "{error}");
+    }
+    options.register = true;
+    let register = run_client(caller, options, Stop::never());
+    let error = tokio::time::timeout(PATIENCE, register).await.unwrap();
+    assert!(matches!(
+        error.unwrap_err(),
+        ClientError::Registration(RegisterError::Request(RequestError::Unreachable))
+    ));
+}
+
+/// A callee that says nothing at all, or that it rings and then nothing more: a stop waits neither for the answer to the
+/// INVITE nor for that to the CANCEL.
+#[tokio::test]
+async fn a_stop_does_not_wait_for_callees_that_say_nothing() {
+    for rings in [false, true] {
+        let silent = UdpSocket::bind((LOOPBACK, 0)).await.unwrap();
+        let mut options = ClientOptions::new("alice", "play");
+        options.sip_server = Some(silent.local_addr().unwrap());
+        options.register = false;
+        let (stopper, stop) = Stopper::new();
+        let caller = tokio::spawn(run_until(options, stop));
+        let mut buffer = vec![0; 4096];
+        let invite = tokio::time::timeout(PATIENCE, silent.recv_from(&mut buffer)).await;
+        let (length, from) = invite.unwrap().unwrap();
+        let Message::Request(invite) = Message::parse(&buffer[..length]).unwrap() else {
+            panic!("no request");
+        };
+        if rings {
+            let ringing = invite.response(StatusCode::RINGING, "tag").encode();
+            silent.send_to(&ringing, from).await.unwrap();
+        }
+        stopper.stop();
+        let report = caller.await.unwrap().unwrap();
+        let error = report.calls[0].error.as_ref().unwrap();
+        assert!(error.contains("stopped while ringing"), "{rings}: {error}");
+    }
 }

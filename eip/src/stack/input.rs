@@ -228,8 +228,7 @@ impl Stack {
     }
 
     fn tcp_input(&mut self, now: Instant, datagram: &Datagram<'_>) {
-        let packet = datagram.packet.map(|(packet, _)| packet);
-        let Some(segment) = Segment::parse(datagram.pair, datagram.payload, packet) else {
+        let Some(segment) = Segment::parse(datagram.pair, datagram.payload) else {
             return self.malformed("TCP header");
         };
         if !checksum::verify(&datagram.pair, protocol::TCP, datagram.payload) {
@@ -346,9 +345,12 @@ impl Stack {
         };
         // A packet that fits cannot have been too big.
         let plausible = usize::try_from(mtu).is_ok_and(|mtu| mtu < quoted.packet_len);
-        let known = match quoted.sequence {
-            None => self.udp.lookup(quoted.local, quoted.peer).is_some(),
-            Some(sequence) => self.tcp.quoted(&tuple_of(&quoted), sequence).is_some(),
+        let (known, connection) = match quoted.sequence {
+            None => (self.udp.lookup(quoted.local, quoted.peer).is_some(), None),
+            Some(sequence) => {
+                let key = self.tcp.quoted(&tuple_of(&quoted), sequence);
+                (key.is_some(), key)
+            }
         };
         if !plausible || !known {
             return false;
@@ -360,6 +362,9 @@ impl Stack {
             .report(now, quoted.peer.ip(), mtu, tunnel_mtu)
         {
             self.counted.path_mtu_updates += 1;
+        }
+        if let Some(key) = connection {
+            self.tcp.path_shrank(now, key, &mut self.egress);
         }
         true
     }

@@ -189,6 +189,7 @@ impl Stack {
             tcp_half_open: self.tcp.half_open(),
             tcp_incoming: self.tcp.incoming(),
             tcp_time_waits: self.tcp.time_waits(),
+            tcp_delivering: self.tcp.delivering(),
             tcp_buffer_bytes: self.tcp.buffer_bytes(),
         };
         stats

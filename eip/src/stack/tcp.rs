@@ -62,7 +62,7 @@ impl Stack {
     /// Closes a listener. Connections that were not accepted are reset. Returns whether it was open.
     pub fn tcp_listener_close(&mut self, now: Instant, listener: TcpListenHandle) -> bool {
         self.latest = Some(now);
-        self.tcp.close_listener(now, listener, &mut self.egress)
+        self.tcp.close_listener(listener, &mut self.egress)
     }
 
     /// The address and port that a listener is bound to.
@@ -190,7 +190,7 @@ impl Stack {
     /// whether the handle was held.
     pub fn tcp_abort(&mut self, now: Instant, handle: TcpHandle) -> bool {
         self.latest = Some(now);
-        self.tcp.abort_handle(now, handle, &mut self.egress)
+        self.tcp.abort_handle(handle, &mut self.egress)
     }
 
     /// The connection's own address and port. `None` if the handle is not held.
@@ -226,6 +226,12 @@ impl Stack {
     ) -> bool {
         self.latest = Some(now);
         self.tcp.set_options(now, handle, options)
+    }
+
+    /// Changes [`StackConfig::tcp_total_bytes`](crate::StackConfig::tcp_total_bytes), for an owner of several stacks
+    /// that share memory. What is held already stays, if it is more.
+    pub const fn set_tcp_total_bytes(&mut self, bytes: usize) {
+        self.tcp.set_total_bytes(bytes);
     }
 
     /// The next packet for the tunnel from whichever part has one: datagrams and answers first, but

@@ -1,62 +1,94 @@
-//! Memory of connections: who gets how much.
+//! Memory of connections: who may hold how much.
 
-/// Smallest buffer of a connection in bytes, for each direction.
-pub(super) const MIN_BUFFER: usize = 16 * 1024;
+/// What each end of a connection may hold whatever others do, in bytes.
+pub(super) const GUARANTEE: usize = 16 * 1024;
 
-/// Largest buffer of a connection in bytes: what window scaling can express is 1 GiB.
-pub(super) const MAX_BUFFER: usize = 64 * 1024 * 1024;
+/// Most that each end of a connection may hold: what window scaling can express is 1 GiB.
+const MAX_BUFFER: usize = 64 * 1024 * 1024;
 
-/// One connection gets at most this part of what is to spare.
+/// One end of a connection is offered at most this part of what is to spare.
 const SHARE: usize = 64;
 
-/// Bytes of all send and receive buffers. smoltcp's buffers cannot grow, so a connection's size is
-/// settled when it opens: while memory is plenty it gets the configured size, then less and less,
-/// and never so much that those who may still come would not get the smallest.
+/// Bytes that connections hold, sent and not acknowledged or received and not read.
+///
+/// What is held is charged, and no less than the guarantee of each end, so that nobody can take
+/// that away. The rest is a common credit: an end is offered, as window or as room to write, a part
+/// of what is left of it. Idle connections thus cost no more than their guarantee, and the last that opens is
+/// offered as much as the first. As memory fills, all are offered less; windows that were told
+/// before stay, and if their peers use all of them at once, what does not fit is dropped as the
+/// network would: [`total`](Self::new) is never exceeded.
 #[derive(Debug)]
 pub(super) struct Budget {
     total: usize,
-    used: usize,
+    charged: usize,
     each: usize,
-    connections: usize,
 }
 
+/// What a connection is charged with.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Charge(usize);
+
 impl Budget {
-    pub(super) fn new(total: usize, each: usize, connections: usize) -> Self {
+    pub(super) fn new(total: usize, each: usize) -> Self {
         Self {
             total,
-            used: 0,
-            each: each.clamp(MIN_BUFFER, MAX_BUFFER),
-            connections,
+            charged: 0,
+            each: each.clamp(GUARANTEE, MAX_BUFFER),
         }
     }
 
-    pub(super) const fn used(&self) -> usize {
-        self.used
+    pub(super) const fn set_total(&mut self, total: usize) {
+        self.total = total;
     }
 
-    /// Bytes for each direction of the next connection, with `open` of them there.
-    pub(super) fn size(&self, open: usize) -> usize {
-        let reserve = self.connections.saturating_sub(open) * (2 * MIN_BUFFER);
-        let spare = self.total.saturating_sub(self.used).saturating_sub(reserve);
-        (spare / SHARE / 2).clamp(MIN_BUFFER, self.each)
+    pub(super) const fn charged(&self) -> usize {
+        self.charged
     }
 
-    /// Whether there is room for two buffers of `size`.
-    pub(super) const fn fits(&self, size: usize) -> bool {
-        self.used.saturating_add(size.saturating_mul(2)) <= self.total
+    /// Most that an end may hold while memory is plenty.
+    pub(super) const fn each(&self) -> usize {
+        self.each
     }
 
-    /// Whether there was room for two buffers of `size`.
-    pub(super) const fn take(&mut self, size: usize) -> bool {
-        let fits = self.fits(size);
-        if fits {
-            self.used = self.used.saturating_add(size.saturating_mul(2));
+    const fn spare(&self) -> usize {
+        self.total.saturating_sub(self.charged)
+    }
+
+    /// Whether there is room for another connection.
+    pub(super) const fn fits(&self) -> bool {
+        self.spare() >= 2 * GUARANTEE
+    }
+
+    /// Charges a new connection. `None` if there is no room.
+    pub(super) const fn open(&mut self) -> Option<Charge> {
+        if !self.fits() {
+            return None;
         }
-        fits
+        self.charged += 2 * GUARANTEE;
+        Some(Charge(2 * GUARANTEE))
     }
 
-    pub(super) fn release(&mut self, size: usize) {
-        self.used = self.used.saturating_sub(size.saturating_mul(2));
+    /// What an end that holds `held` bytes is offered to hold.
+    pub(super) fn offer(&self, held: usize) -> usize {
+        (self.spare() / SHARE)
+            .saturating_add(held.max(GUARANTEE))
+            .min(self.each)
+    }
+
+    /// What an end that holds `held` bytes can hold at most.
+    pub(super) fn most(&self, held: usize) -> usize {
+        self.spare().saturating_add(held.max(GUARANTEE))
+    }
+
+    /// Charges a connection with what its ends hold now.
+    pub(super) fn recharge(&mut self, charge: &mut Charge, ends: [usize; 2]) {
+        let now = ends.into_iter().map(|held| held.max(GUARANTEE)).sum();
+        self.charged = self.charged.saturating_sub(charge.0).saturating_add(now);
+        charge.0 = now;
+    }
+
+    pub(super) fn release(&mut self, charge: Charge) {
+        self.charged = self.charged.saturating_sub(charge.0);
     }
 }
 
@@ -65,26 +97,30 @@ mod tests {
     use super::*;
 
     #[test]
-    fn many_connections_get_less_and_all_fit() {
-        let count = 16_384;
-        let mut budget = Budget::new(1 << 30, 1 << 20, count);
-        assert_eq!(budget.size(0), 1 << 20);
-        let mut last = usize::MAX;
-        for open in 0..count {
-            let size = budget.size(open);
-            assert!(size <= last && size >= MIN_BUFFER);
-            assert!(budget.take(size), "{open}");
-            last = size;
+    fn idle_connections_take_nothing_from_the_last() {
+        let mut budget = Budget::new(1 << 30, 1 << 20);
+        for _ in 0..10_000 {
+            assert!(budget.open().is_some());
         }
-        assert!(budget.used() <= 1 << 30);
-        budget.release(last);
-        assert!(budget.take(last));
+        assert_eq!(budget.offer(0), 1 << 20);
     }
 
     #[test]
-    fn a_spent_budget_refuses() {
-        let mut budget = Budget::new(3 * MIN_BUFFER, MIN_BUFFER, 10);
-        assert!(budget.take(budget.size(0)));
-        assert!(!budget.take(budget.size(1)));
+    fn those_that_hold_much_leave_each_its_guarantee() {
+        let mut budget = Budget::new(1 << 22, 1 << 20);
+        let mut charges: Vec<_> = (0..100).filter_map(|_| budget.open()).collect();
+        assert_eq!(charges.len(), 100);
+        for charge in &mut charges {
+            let offer = budget.offer(0);
+            assert!((GUARANTEE..=1 << 20).contains(&offer));
+            budget.recharge(charge, [budget.most(0), 0]);
+            assert!(budget.charged() <= 1 << 22);
+        }
+        assert_eq!(budget.offer(0), GUARANTEE);
+        assert!(!budget.fits());
+        for charge in charges {
+            budget.release(charge);
+        }
+        assert_eq!(budget.charged(), 0);
     }
 }

@@ -1,19 +1,22 @@
-//! One connection, and what stands between it and smoltcp.
+//! One connection: the two halves of its stream, who holds it, and for how long.
 
 use std::time::{Duration, Instant};
 
-use smoltcp::socket::tcp::State;
-
-use super::engine::Group;
+use super::budget::{Budget, Charge};
+use super::receiver::Receiver;
 use super::segment::{Reply, Segment, Tuple};
-use super::sent::Sent;
-use super::seq::{Seq, length};
-use super::types::TcpOptions;
+use super::sender::{PeerLimits, Sender};
+use super::seq::Seq;
+use super::types::{TcpOptions, TcpState};
 use crate::error::TcpError;
+use crate::ip::{v4, v6};
 use crate::slots::Key;
 
 /// Challenges of one connection are at least this far apart (RFC 5961, section 7).
 const CHALLENGE_INTERVAL: Duration = Duration::from_millis(200);
+
+/// Length of a TCP header without options.
+const HEADER_LEN: usize = 20;
 
 /// Who holds a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,37 +38,27 @@ pub(super) struct Pending {
     pub(super) failed: bool,
 }
 
-/// What is to be done with a segment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Verdict {
-    Pass,
-    /// Pass with acknowledgement and window replaced: the segment is older than what we know.
-    Refresh(Seq, u16),
-    /// Nothing is in it but that the peer is there.
-    Heed,
-    Drop,
-    /// Drop, and say where we are.
-    Challenge,
-    /// The peer has ended the connection.
-    Reset,
+/// What our SYN says, or has said, of our windows.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Windows {
+    /// The first, unscaled as in a SYN.
+    pub(super) first: u16,
+    /// Scale of the others.
+    pub(super) shift: u8,
 }
 
 #[derive(Debug)]
 pub(super) struct Connection {
-    pub(super) group: Group,
     pub(super) tuple: Tuple,
     pub(super) options: TcpOptions,
     pub(super) owner: Owner,
-    /// Bytes of each buffer.
-    pub(super) capacity: usize,
+    pub(super) charge: Charge,
     /// The network still reaches it: it has a place in the table, timers, and turns.
     pub(super) attached: bool,
     /// The owner knows that it is open.
     pub(super) announced: bool,
     /// The owner has shut down its end.
     pub(super) write_closed: bool,
-    /// The end is to be shut down as soon as smoltcp does that well.
-    pub(super) fin_deferred: bool,
     pub(super) failure: Option<TcpError>,
     pub(super) pending: Pending,
     /// The owner was told to read and has not read everything.
@@ -75,324 +68,184 @@ pub(super) struct Connection {
     /// When it is due; the entry in the queue of deadlines.
     pub(super) armed: Option<Instant>,
     /// Since when something waits for a silent peer.
-    pub(super) waiting_since: Option<Instant>,
+    waiting_since: Option<Instant>,
     /// When the peer was last heard.
     pub(super) heard: Instant,
+    /// When the peer was last asked whether it is there.
+    pub(super) probed: Instant,
     /// When it is given up although nobody has aborted it.
     pub(super) linger_until: Option<Instant>,
+    /// It stands in the count of those that deliver.
+    pub(super) counted_delivering: bool,
     challenged: Option<Instant>,
-    receive: ReceiveSide,
-    send: SendSide,
-}
-
-/// The peer's sequence space as we see it.
-#[derive(Clone, Copy, Debug, Default)]
-struct ReceiveSide {
-    /// The number of the peer's SYN, once known.
-    initial: Option<Seq>,
-    /// Bytes that the owner has read, modulo 2^32.
-    read: u32,
-    /// The peer has shut down its end.
-    fin: bool,
-    /// Scale of the windows that we advertise.
-    shift: u8,
-    /// First sequence number beyond the window that we have advertised.
-    right: Option<Seq>,
-}
-
-/// Our sequence space.
-#[derive(Clone, Copy, Debug, Default)]
-struct SendSide {
-    /// First sequence number not sent yet, and the first not acknowledged; once something was sent.
-    next: Option<Seq>,
-    unacknowledged: Seq,
-    /// The segment that last told the peer's window, and the window (RFC 9293's SND.WL1 and WL2).
-    window_seq: Seq,
-    window_ack: Seq,
-    window: u16,
-    window_known: bool,
+    /// Both SYNs were acknowledged.
+    pub(super) open: bool,
+    /// The peer had shut down its end when ours was.
+    peer_ended_first: bool,
+    pub(super) windows: Windows,
+    pub(super) sender: Sender,
+    /// Once the peer's SYN is known.
+    pub(super) receiver: Option<Receiver>,
+    /// The peer has asked for the connection, by a SYN that has these options.
+    pub(super) peer: PeerLimits,
+    pub(super) peer_scales: bool,
 }
 
 impl Connection {
     pub(super) fn new(
         now: Instant,
-        group: Group,
         tuple: Tuple,
-        capacity: usize,
+        initial: Seq,
+        charge: Charge,
+        windows: Windows,
         options: TcpOptions,
         owner: Owner,
     ) -> Self {
         Self {
-            group,
             tuple,
             options,
             owner,
-            capacity,
+            charge,
             attached: true,
             announced: false,
             write_closed: false,
-            fin_deferred: false,
             failure: None,
             pending: Pending::default(),
             told_readable: false,
             wants_write: false,
             armed: None,
-            waiting_since: None,
+            waiting_since: Some(now),
             heard: now,
+            probed: now,
             linger_until: None,
+            counted_delivering: false,
             challenged: None,
-            receive: ReceiveSide::default(),
-            send: SendSide::default(),
+            open: false,
+            peer_ended_first: false,
+            windows,
+            sender: Sender::new(initial),
+            receiver: None,
+            peer: PeerLimits::default(),
+            peer_scales: false,
         }
     }
 
-    pub(super) fn state(&self) -> State {
-        self.group.socket().state()
+    pub(super) fn state(&self) -> TcpState {
+        let Some(receiver) = &self.receiver else {
+            return TcpState::SynSent;
+        };
+        if !self.open {
+            return TcpState::SynReceived;
+        }
+        match (self.write_closed, receiver.is_finished()) {
+            (false, false) => TcpState::Established,
+            (false, true) => TcpState::CloseWait,
+            (true, false) if self.sender.end_is_acknowledged() => TcpState::FinWait2,
+            (true, false) => TcpState::FinWait1,
+            (true, true) if self.sender.end_is_acknowledged() => TcpState::Closed,
+            (true, true) if self.peer_ended_first => TcpState::LastAck,
+            (true, true) => TcpState::Closing,
+        }
     }
 
-    /// Takes the peer's SYN for what follows from it.
-    pub(super) fn learn_syn(&mut self, syn: &Segment<'_>) {
-        self.receive.initial = Some(syn.seq());
-        self.receive.shift = syn
-            .window_scale()
-            .map_or(0, |_| window_shift(self.capacity));
+    /// Whether both ends were shut down, and ours first or at the same time: the peer may not have heard our last
+    /// acknowledgement.
+    pub(super) fn must_wait(&self) -> bool {
+        self.state() == TcpState::Closed && !self.peer_ended_first
     }
 
-    /// The next sequence number expected. smoltcp knows it but does not tell.
-    fn expected(&self) -> Option<Seq> {
-        let taken = self
-            .receive
-            .read
-            .wrapping_add(1 + u32::from(self.receive.fin));
-        let queued = length(self.group.socket().recv_queue());
-        Some(self.receive.initial?.plus(taken).plus(queued))
+    /// Takes the peer's SYN for what follows from it; `path` is the payload that the path carries.
+    pub(super) fn learn_syn(&mut self, syn: &Segment<'_>, path: u32) {
+        let scale = syn.window_scale();
+        self.peer_scales = scale.is_some();
+        if !self.peer_scales {
+            self.windows.shift = 0;
+        }
+        self.peer = PeerLimits {
+            shift: scale.unwrap_or(0),
+            mss: syn.mss(),
+            sacks: syn.permits_sack(),
+        };
+        self.sender.meet(self.peer, path);
+        self.receiver = Some(Receiver::new(
+            syn.seq().plus(1),
+            self.windows.shift,
+            self.windows.first,
+        ));
     }
 
-    /// Free bytes of the receive buffer.
-    fn room(&self) -> u32 {
-        let queued = self.group.socket().recv_queue();
-        length(self.capacity.saturating_sub(queued))
+    /// Both SYNs were acknowledged.
+    pub(super) fn opened(&mut self) {
+        self.open = true;
+        if self.write_closed {
+            self.sender.end();
+        }
+    }
+
+    /// The owner shuts down our end.
+    pub(super) fn end(&mut self) {
+        self.write_closed = true;
+        if self.open {
+            self.peer_ended_first = self.receiver.as_ref().is_some_and(Receiver::is_finished);
+            self.sender.end();
+        }
+    }
+
+    /// Bytes to be read.
+    pub(super) fn readable(&self) -> usize {
+        self.receiver.as_ref().map_or(0, Receiver::readable)
     }
 
     /// Whether the peer has shut down its end and everything was read.
     pub(super) fn is_finished(&self) -> bool {
-        self.receive.fin && self.group.socket().recv_queue() == 0
+        self.receiver
+            .as_ref()
+            .is_some_and(|receiver| receiver.is_finished() && receiver.readable() == 0)
     }
 
+    /// Whether reading would say something.
     pub(super) fn is_readable(&self) -> bool {
-        self.receive.fin || self.failure.is_some() || self.group.socket().recv_queue() > 0
+        self.failure.is_some() || self.readable() > 0 || self.is_finished()
     }
 
-    pub(super) fn count_read(&mut self, bytes: usize) {
-        self.receive.read = self.receive.read.wrapping_add(length(bytes));
+    /// Bytes of memory in both directions.
+    pub(super) fn held(&self) -> [usize; 2] {
+        let received = self.receiver.as_ref().map_or(0, Receiver::held);
+        [received, self.sender.queued()]
     }
 
-    /// Remembers a FIN, which smoltcp shows in its state only.
-    pub(super) fn note_state(&mut self) {
-        self.receive.fin |= matches!(
-            self.state(),
-            State::CloseWait | State::LastAck | State::Closing | State::TimeWait
-        );
-    }
-
-    /// Whether smoltcp can be told to shut down our end. Before the connection is open it would take
-    /// the acknowledgement of our SYN for one of our FIN; and after the peer's FIN it takes no more
-    /// news of the peer's window, so that all data have to be acknowledged first.
-    pub(super) fn may_send_fin(&self) -> bool {
-        let socket = self.group.socket();
-        match socket.state() {
-            State::Established => true,
-            State::CloseWait => socket.send_queue() == 0,
-            State::Closed
-            | State::Listen
-            | State::SynSent
-            | State::SynReceived
-            | State::FinWait1
-            | State::FinWait2
-            | State::Closing
-            | State::LastAck
-            | State::TimeWait => false,
-        }
-    }
-
-    /// Mends a packet that smoltcp has made, and remembers what it says.
-    ///
-    /// An acknowledgement bears the next sequence number, also while older data are sent again
-    /// (RFC 9293, section 3.10.7.4): smoltcp rewinds the number, its peer drops what lies behind
-    /// the window, and two ends that both repeat themselves never hear each other. And a window is
-    /// only opened by steps worth sending a segment for.
-    pub(super) fn mend(&mut self, packet: &mut [u8]) {
-        let Some(mut sent) = Sent::parse(packet) else {
-            return;
-        };
-        let start = match self.send.next {
-            Some(next) if sent.is_empty() && !sent.syn => sent.start.max(next),
-            Some(_) | None => sent.start,
-        };
-        let window = sent
-            .ack
-            .filter(|_| !sent.syn && !sent.rst)
-            .map_or(sent.window, |ack| self.window_to_tell(ack, sent.window));
-        sent.rewrite(packet, start, window);
-        self.note_sent(sent);
-    }
-
-    /// Silly window avoidance (RFC 9293, section 3.8.6.2.2): smoltcp tells of every byte that was
-    /// read from a full buffer, and gets them one by one.
-    fn window_to_tell(&self, ack: Seq, window: u16) -> u16 {
-        let Some(told) = self.receive.right else {
-            return window;
-        };
-        let right = ack.plus(u32::from(window) << self.receive.shift);
-        if !right.is_after(told) || right.since(told) >= self.worthwhile() {
-            return window;
-        }
-        let left = if told.is_after(ack) {
-            told.since(ack)
+    /// Bytes that may be written now.
+    pub(super) fn room(&self, budget: &Budget) -> usize {
+        let may_send = self.attached
+            && !self.write_closed
+            && matches!(self.state(), TcpState::Established | TcpState::CloseWait);
+        let queued = self.sender.queued();
+        if may_send {
+            budget.offer(queued).saturating_sub(queued)
         } else {
             0
+        }
+    }
+
+    /// Bytes that the peer may make us hold.
+    pub(super) fn offer(&self, budget: &Budget) -> usize {
+        budget.offer(self.held()[0])
+    }
+
+    /// Payload that the path to the peer carries.
+    pub(super) fn payload_of(&self, mtu: u16) -> u32 {
+        let ip_header = if self.tuple.remote.is_ipv4() {
+            v4::HEADER_LEN
+        } else {
+            v6::HEADER_LEN
         };
-        let unit = 1u32 << self.receive.shift;
-        u16::try_from(left.div_ceil(unit))
-            .unwrap_or(window)
-            .min(window)
-    }
-
-    /// Bytes by which it is worth opening the window.
-    fn worthwhile(&self) -> u32 {
-        length(self.capacity / 2).min(SEGMENT)
-    }
-
-    fn note_sent(&mut self, sent: Sent) {
-        if sent.rst {
-            return;
-        }
-        self.send.next = Some(match self.send.next {
-            Some(next) => next.max(sent.end),
-            None => {
-                self.send.unacknowledged = sent.start;
-                sent.end
-            }
-        });
-        if let Some(ack) = sent.ack {
-            let shift = if sent.syn { 0 } else { self.receive.shift };
-            let right = ack.plus(u32::from(sent.window) << shift);
-            self.receive.right = Some(self.receive.right.map_or(right, |old| old.max(right)));
-        }
-    }
-
-    /// Remembers what a segment that was passed on has told.
-    pub(super) fn note_received(&mut self, now: Instant, segment: &Segment<'_>) {
-        self.heard = now;
-        let Some(ack) = segment.ack() else { return };
-        self.send.unacknowledged = self.send.unacknowledged.max(ack);
-        if !self.is_outdated(segment, ack) {
-            self.send.window_seq = segment.seq();
-            self.send.window_ack = ack;
-            self.send.window = segment.window();
-            self.send.window_known = !segment.is_syn();
-        }
+        let payload = usize::from(mtu).saturating_sub(ip_header + HEADER_LEN);
+        super::seq::length(payload)
     }
 
     /// Whether a quoted segment may be one that is on its way (RFC 5927, section 4).
     pub(super) fn may_have_sent(&self, seq: Seq) -> bool {
-        let sent = |next| !seq.is_before(self.send.unacknowledged) && seq.is_before(next);
-        self.send.next.is_some_and(sent)
-    }
-
-    /// Judges a segment before smoltcp sees it. What smoltcp does better or equally well, passes.
-    pub(super) fn judge(&self, segment: &Segment<'_>) -> Verdict {
-        let state = self.state();
-        let (Some(expected), false) = (self.expected(), state == State::SynSent) else {
-            return Verdict::Pass;
-        };
-        if segment.is_rst() {
-            return self.judge_reset(segment.seq(), expected);
-        }
-        if segment.is_syn() {
-            return match (state, segment.ack()) {
-                // The peer opened at the same time.
-                (State::SynReceived, Some(_)) => Verdict::Pass,
-                // Our answer was lost; it will be repeated.
-                (State::SynReceived, None) => Verdict::Drop,
-                // RFC 5961, section 4; smoltcp says nothing, and a peer that has restarted waits.
-                _ => Verdict::Challenge,
-            };
-        }
-        let Some(ack) = segment.ack() else {
-            return Verdict::Drop;
-        };
-        let next = self.send.next.unwrap_or(self.send.unacknowledged);
-        // smoltcp takes an acknowledgement of anything in its buffer, sent or not.
-        if ack.is_after(next) && state != State::SynReceived {
-            return Verdict::Challenge;
-        }
-        if self.overflows(segment, expected) {
-            return Verdict::Challenge;
-        }
-        if self.repeats_nothing(segment, ack, expected) {
-            return Verdict::Heed;
-        }
-        // smoltcp drops data that come with an old acknowledgement, and believes old windows.
-        if state != State::SynReceived && self.is_outdated(segment, ack) && self.send.window_known {
-            return if next.since(ack) <= MAX_OLD_ACK {
-                Verdict::Refresh(self.send.unacknowledged.max(ack), self.send.window)
-            } else {
-                // RFC 5961, section 5.2.
-                Verdict::Challenge
-            };
-        }
-        Verdict::Pass
-    }
-
-    /// RFC 5961, section 3.2: only the exact number ends a connection; smoltcp takes any in the
-    /// window.
-    fn judge_reset(&self, seq: Seq, expected: Seq) -> Verdict {
-        let right = self.receive.right.unwrap_or(expected);
-        if seq == expected {
-            Verdict::Reset
-        } else if seq.is_after(expected) && seq.is_before(right) {
-            Verdict::Challenge
-        } else {
-            Verdict::Drop
-        }
-    }
-
-    /// Whether the segment reaches beyond the receive buffer, where smoltcp would panic: it reckons
-    /// with the scaled window of its SYN, which nobody was told; or brings a FIN after payload
-    /// beyond the window, which smoltcp cuts off without cutting the FIN.
-    fn overflows(&self, segment: &Segment<'_>, expected: Seq) -> bool {
-        let end = segment.payload_end();
-        let room = self.room();
-        let beyond_buffer = room > 0 && end.is_after(expected.plus(room));
-        let right = self.receive.right.unwrap_or(expected);
-        let beyond_window = right.is_after(expected) && end.is_after(right);
-        beyond_buffer || (segment.is_fin() && beyond_window)
-    }
-
-    /// An acknowledgement that is overtaken by another, or repeated while no data are on their way.
-    /// smoltcp would count the latter, and after the third give up its timer for a fast
-    /// retransmission, of data: a FIN is never sent again.
-    fn repeats_nothing(&self, segment: &Segment<'_>, ack: Seq, expected: Seq) -> bool {
-        let repeated = ack == self.send.unacknowledged
-            && segment.window() == self.send.window
-            && self.group.socket().send_queue() == 0;
-        let right = self.receive.right.unwrap_or(expected);
-        let (seq, end) = (segment.seq(), expected.max(right));
-        self.send.window_known
-            && segment.len() == 0
-            && !seq.is_before(expected)
-            && !seq.is_after(end)
-            && (repeated || self.is_outdated(segment, ack))
-    }
-
-    /// RFC 9293, section 3.10.7.4: the window comes from the newest segment.
-    fn is_outdated(&self, segment: &Segment<'_>, ack: Seq) -> bool {
-        let seq = segment.seq();
-        self.send.window_known
-            && (ack.is_before(self.send.unacknowledged)
-                || seq.is_before(self.send.window_seq)
-                || (seq == self.send.window_seq && ack.is_before(self.send.window_ack)))
+        !seq.is_before(self.sender.unacknowledged()) && seq.is_before(self.sender.next())
     }
 
     /// An acknowledgement that says where we are, unless one has just gone.
@@ -403,57 +256,45 @@ impl Connection {
         {
             return None;
         }
-        let (seq, expected) = (self.send.next?, self.expected()?);
+        let reply = self.acknowledgement()?;
         self.challenged = Some(now);
-        Some(self.acknowledgement(seq, expected))
+        Some(reply)
     }
 
-    fn acknowledgement(&self, seq: Seq, expected: Seq) -> Reply {
-        let right = self.receive.right.unwrap_or(expected);
-        let window = if right.is_after(expected) {
-            right.since(expected) >> self.receive.shift
-        } else {
-            0
-        };
-        Reply {
-            seq,
-            ack: Some(expected),
-            window: u16::try_from(window).unwrap_or(u16::MAX),
+    /// Where the connection is.
+    pub(super) fn acknowledgement(&self) -> Option<Reply> {
+        let receiver = self.receiver.as_ref()?;
+        Some(Reply {
+            seq: self.sender.next(),
+            ack: Some(receiver.next()),
+            window: receiver.window(),
             ..Reply::default()
-        }
-    }
-
-    /// Where the connection was when both ends were shut down.
-    pub(super) fn final_acknowledgement(&self) -> Option<Reply> {
-        Some(self.acknowledgement(self.send.next?, self.expected()?))
+        })
     }
 
     /// Whether something waits for the peer.
     fn is_waiting(&self) -> bool {
-        let socket = self.group.socket();
-        socket.send_queue() > 0
-            || matches!(
-                socket.state(),
-                State::SynSent
-                    | State::SynReceived
-                    | State::FinWait1
-                    | State::Closing
-                    | State::LastAck
-            )
+        !self.open
+            || self.sender.queued() > 0
+            || (self.write_closed && !self.sender.end_is_acknowledged())
+    }
+
+    /// Whether something that was written, or our end, is still to be brought to the peer.
+    pub(super) fn is_delivering(&self) -> bool {
+        self.attached && self.open && self.is_waiting()
     }
 
     /// Starts or ends waiting; `heard` says that the peer has just spoken.
     pub(super) fn update_waiting(&mut self, now: Instant, heard: bool) {
         // What opens does not wait longer because somebody sends nonsense.
-        let opening = matches!(self.state(), State::SynSent | State::SynReceived);
         self.waiting_since = match (self.is_waiting(), self.waiting_since) {
             (false, _) => None,
-            (true, Some(since)) if !heard || opening => Some(since),
+            (true, Some(since)) if !heard || !self.open => Some(since),
             (true, _) => Some(now),
         };
     }
 
-    /// When patience ends, and with which error.
+    /// When patience ends.
     pub(super) fn patience(&self) -> Option<Instant> {
         let patience = if self.announced {
             self.options.user_timeout
@@ -474,31 +315,32 @@ impl Connection {
             .min()
     }
 
-    /// Whether the peer should hear of a larger window now. By twice the least step, so that smoltcp,
-    /// which thinks that it has told of the last step, agrees.
-    pub(super) fn window_is_worth_telling(&self) -> bool {
-        let Some(expected) = self.expected() else {
-            return false;
-        };
-        let right = self.receive.right.unwrap_or(expected);
-        let told = if right.is_after(expected) {
-            right.since(expected)
-        } else {
-            0
-        };
-        let more = self.room().saturating_sub(told);
-        more >= 2 * self.worthwhile()
+    /// When the peer is asked next whether it is there.
+    fn keep_alive_at(&self) -> Option<Instant> {
+        let interval = self.options.keep_alive.filter(|_| self.open)?;
+        self.heard.max(self.probed).checked_add(interval)
     }
-}
 
-/// Acknowledgements older than this many bytes are nobody's.
-const MAX_OLD_ACK: u32 = 1 << 30;
+    /// When something is due, but for an acknowledgement that is due already.
+    pub(super) fn due(&self, now: Instant) -> Option<Instant> {
+        let ack = self.receiver.as_ref().and_then(Receiver::ack_at);
+        [
+            self.sender.due(),
+            ack.filter(|at| self.open && *at > now),
+            self.keep_alive_at(),
+            self.patience(),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+    }
 
-/// Payload of a segment of an ordinary MTU.
-const SEGMENT: u32 = 1460;
-
-/// As smoltcp chooses it: the smallest that expresses the whole buffer.
-pub(super) fn window_shift(capacity: usize) -> u8 {
-    let bits = usize::BITS - capacity.leading_zeros();
-    u8::try_from(bits.saturating_sub(16)).unwrap_or(14)
+    /// Does what is due, but for ending it.
+    pub(super) fn on_time(&mut self, now: Instant) {
+        self.sender.on_time(now, self.open);
+        if self.keep_alive_at().is_some_and(|at| at <= now) {
+            self.probed = now;
+            self.sender.probe();
+        }
+    }
 }

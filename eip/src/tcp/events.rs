@@ -112,10 +112,9 @@ impl Tcp {
         let Some(connection) = self.connections.get_mut(key) else {
             return;
         };
-        let socket = connection.group.socket();
-        let free = connection.capacity.saturating_sub(socket.send_queue());
-        // A wake-up for a quarter of the buffer, not for each acknowledgement.
-        if connection.wants_write && socket.may_send() && free >= connection.capacity / 4 {
+        let free = connection.room(&self.budget);
+        // A wake-up for a quarter of the room there is, not for each acknowledgement.
+        if connection.wants_write && free > 0 && free >= (connection.sender.queued() + free) / 4 {
             connection.wants_write = false;
             connection.pending.writable = true;
         }

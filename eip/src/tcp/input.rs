@@ -2,16 +2,16 @@
 
 use std::time::Instant;
 
-use smoltcp::socket::tcp::State;
 use tracing::trace;
 
 use super::Tcp;
-use super::connection::Verdict;
+use super::arrival::Outcome;
 use super::listener::Step;
 use super::segment::{Reply, Segment, Tuple};
 use super::seq::Seq;
 use super::table::Holder;
 use super::timers::Due;
+use super::types::TcpState;
 use super::wait::Echo;
 use crate::egress::Egress;
 use crate::error::TcpError;
@@ -86,69 +86,29 @@ impl Tcp {
         let Some(connection) = self.connections.get_mut(key) else {
             return;
         };
-        let before = connection.state();
-        let packet = match connection.judge(segment) {
-            Verdict::Pass => match segment.as_packet() {
-                Some(packet) => packet,
-                None => {
-                    segment.write_packet(None, &mut self.scratch);
-                    self.scratch.as_slice()
-                }
-            },
-            Verdict::Refresh(ack, window) => {
-                segment.write_packet(Some((ack, window)), &mut self.scratch);
-                self.scratch.as_slice()
+        let mtu = egress.path_mtu(now, connection.tuple.remote.ip());
+        let path = connection.payload_of(mtu);
+        match connection.arrive(now, segment, &self.budget, path) {
+            Outcome::Heard => {
+                connection.heard = now;
+                self.settle(now, key, true, egress);
             }
-            Verdict::Heed => {
-                connection.note_received(now, segment);
-                connection.update_waiting(now, true);
-                return;
-            }
-            Verdict::Drop => {
+            Outcome::Answered => {
                 self.counters.unacceptable += 1;
-                return;
+                self.settle(now, key, false, egress);
             }
-            Verdict::Challenge => {
+            Outcome::Dropped => self.counters.unacceptable += 1,
+            Outcome::Challenge => {
                 self.counters.unacceptable += 1;
                 let tuple = connection.tuple;
                 if let Some(challenge) = connection.challenge(now) {
                     self.counters.challenges += 1;
                     self.send(&tuple, &challenge, egress);
                 }
-                return;
             }
-            Verdict::Reset => return self.was_reset(key),
-        };
-        let answer = self
-            .engine
-            .receive(now, &mut connection.group, packet, egress);
-        let after = connection.state();
-        if before == State::SynSent {
-            match after {
-                State::SynSent => {}
-                // A reset that acknowledges our SYN.
-                State::Closed => return self.was_reset(key),
-                State::Listen
-                | State::SynReceived
-                | State::Established
-                | State::FinWait1
-                | State::FinWait2
-                | State::CloseWait
-                | State::Closing
-                | State::LastAck
-                | State::TimeWait => connection.learn_syn(segment),
-            }
+            Outcome::Refused => self.refuse(now, segment, egress),
+            Outcome::Reset => self.was_reset(key),
         }
-        let heard = after != State::SynSent;
-        if heard {
-            connection.note_received(now, segment);
-        }
-        if let Some(mut packet) = answer {
-            connection.mend(&mut packet);
-            let remote = connection.tuple.remote.ip();
-            self.push(remote, packet, egress);
-        }
-        self.settle(now, key, heard, egress);
     }
 
     fn was_reset(&mut self, key: Key) {
@@ -259,10 +219,21 @@ impl Tcp {
         let opening = self
             .connections
             .get(key)
-            .is_some_and(|connection| connection.state() == State::SynSent);
+            .is_some_and(|connection| connection.state() == TcpState::SynSent);
         if opening {
             trace!(%error, "attempt to open ended by ICMP");
             self.fail(key, error);
         }
+    }
+
+    /// A router has said that the path of `key`'s segments carries less than they are long: those that are on their
+    /// way are lost, and sent again at once.
+    pub(crate) fn path_shrank(&mut self, now: Instant, key: Key, egress: &mut Egress) {
+        let Some(connection) = self.connections.get_mut(key) else {
+            return;
+        };
+        let mtu = egress.path_mtu(now, connection.tuple.remote.ip());
+        connection.path_shrank(now, mtu);
+        self.settle(now, key, false, egress);
     }
 }

@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use super::aged::Aged;
-use super::connection::window_shift;
+use super::connection::Windows;
 use super::segment::{Reply, Segment, Tuple};
 use super::seq::Seq;
 use crate::slots::Key;
@@ -55,14 +55,11 @@ pub(super) struct HalfOpen {
     pub(super) tuple: Tuple,
     /// The SYN, without data.
     pub(super) syn: Vec<u8>,
-    /// From which [`sequence`](Self::sequence) follows.
-    pub(super) seed: u64,
     /// Our initial sequence number.
     pub(super) sequence: Seq,
     /// The peer's initial sequence number.
     pub(super) peer_sequence: Seq,
-    /// Bytes of each buffer of the connection to come; the answer's window scale depends on it.
-    pub(super) capacity: usize,
+    pub(super) windows: Windows,
     peer_scales: bool,
     peer_sacks: bool,
     repeated: usize,
@@ -87,20 +84,13 @@ pub(super) enum Step {
 }
 
 impl HalfOpen {
-    pub(super) fn new(
-        now: Instant,
-        syn: &Segment<'_>,
-        seed: u64,
-        sequence: Seq,
-        capacity: usize,
-    ) -> Self {
+    pub(super) fn new(now: Instant, syn: &Segment<'_>, sequence: Seq, windows: Windows) -> Self {
         Self {
             tuple: syn.tuple,
             syn: syn.to_kept_packet(),
-            seed,
             sequence,
             peer_sequence: syn.seq(),
-            capacity,
+            windows,
             peer_scales: syn.window_scale().is_some(),
             peer_sacks: syn.permits_sack(),
             repeated: 0,
@@ -114,9 +104,9 @@ impl HalfOpen {
             syn: true,
             seq: self.sequence,
             ack: Some(self.peer_sequence.plus(1)),
-            window: u16::try_from(self.capacity).unwrap_or(u16::MAX),
+            window: self.windows.first,
             mss: Some(mss),
-            window_scale: self.peer_scales.then(|| window_shift(self.capacity)),
+            window_scale: self.peer_scales.then_some(self.windows.shift),
             sack: self.peer_sacks,
             ..Reply::default()
         }

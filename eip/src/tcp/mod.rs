@@ -1,21 +1,26 @@
-//! TCP connections (RFC 9293) on smoltcp's state machine, one socket at a time.
+//! TCP connections (RFC 9293).
 //!
-//! smoltcp's own set of sockets is searched for each packet. Here a table of ours finds the one
-//! connection that a packet is about, a queue of deadlines the one that is due, and a queue of
-//! ready connections the one whose turn it is to transmit; smoltcp is shown that one only. What it
-//! is too lax about is judged before it sees a segment ([`connection`]). `docs/inner-tcp.md` tells
-//! the whole design.
+//! A table finds the connection that a packet is about, a queue of deadlines the one that is due, and a queue of ready
+//! connections the one whose turn it is to transmit: nothing scans connections. A connection is two
+//! halves, a [`sender`] with the segments in [`flight`] and a [`receiver`], which know nothing of each other, and
+//! what holds them together ([`connection`], [`arrival`], [`departure`]). `docs/inner-tcp.md` tells the whole design.
 
 mod aged;
+mod arrival;
 mod budget;
+mod bytes;
+mod congestion;
 mod connection;
-mod engine;
+mod departure;
 mod events;
+mod flight;
 mod input;
 mod listener;
 mod opening;
+mod receiver;
+mod rtt;
 mod segment;
-mod sent;
+mod sender;
 mod seq;
 mod stream;
 mod table;
@@ -29,13 +34,11 @@ use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::time::{Duration, Instant};
 
-use smoltcp::socket::tcp::State;
 use tracing::trace;
 
 use aged::Aged;
 use budget::Budget;
 use connection::{Connection, Owner};
-use engine::Engine;
 use listener::Listener;
 use opening::Incoming;
 use segment::Reply;
@@ -58,13 +61,9 @@ use crate::stats::TcpStats;
 /// Segments that a connection sends before it is the next one's turn.
 const BURST: usize = 16;
 
-/// If smoltcp says "at once" and then does nothing, it is asked again after this.
-const PATIENCE: Duration = Duration::from_millis(10);
-
 /// All connections and listeners of a stack.
 #[derive(Debug)]
 pub(crate) struct Tcp {
-    engine: Engine,
     connections: Slots<Connection>,
     listeners: Slots<Listener>,
     incoming: Aged<Incoming>,
@@ -84,13 +83,13 @@ pub(crate) struct Tcp {
     arrivals: VecDeque<Key>,
     /// Half-open connections of all listeners.
     half_open: usize,
+    /// Connections that nobody holds and that have something to bring to their peers.
+    delivering: usize,
     budget: Budget,
     limits: Limits,
     ephemeral: RangeInclusive<u16>,
     random: Prf,
     resets: RateLimit,
-    /// Space for packets rewritten for smoltcp; grows once, to at most 64 KiB.
-    scratch: Vec<u8>,
     pub(crate) counters: TcpStats,
 }
 
@@ -107,7 +106,6 @@ impl Tcp {
     pub(crate) fn new(config: &StackConfig, seed: u64) -> Self {
         let mut random = Prf::new(seed, 3);
         Self {
-            engine: Engine::new(config.mtu),
             connections: Slots::new(config.tcp_connections),
             listeners: Slots::new(config.tcp_listeners),
             incoming: Aged::new(config.tcp_incoming),
@@ -121,11 +119,8 @@ impl Tcp {
             acceptable: Turns::default(),
             half_open: 0,
             arrivals: VecDeque::new(),
-            budget: Budget::new(
-                config.tcp_total_bytes,
-                config.tcp_buffer_bytes,
-                config.tcp_connections,
-            ),
+            delivering: 0,
+            budget: Budget::new(config.tcp_total_bytes, config.tcp_buffer_bytes),
             limits: Limits {
                 out: config.transmit_packets,
                 half_open: config.tcp_half_open,
@@ -136,7 +131,6 @@ impl Tcp {
             ephemeral: config.ephemeral_ports.clone(),
             random,
             resets: RateLimit::new(config.tcp_resets_per_second),
-            scratch: Vec::new(),
             counters: TcpStats::default(),
         }
     }
@@ -162,7 +156,16 @@ impl Tcp {
     }
 
     pub(crate) const fn buffer_bytes(&self) -> usize {
-        self.budget.used()
+        self.budget.charged()
+    }
+
+    /// Connections that still have something to bring to their peers.
+    pub(crate) const fn delivering(&self) -> usize {
+        self.delivering
+    }
+
+    pub(crate) const fn set_total_bytes(&mut self, bytes: usize) {
+        self.budget.set_total(bytes);
     }
 
     /// Whether a packet waits, or a connection may have one.
@@ -193,30 +196,15 @@ impl Tcp {
         if !connection.attached {
             return;
         }
+        connection.on_time(now);
         for _ in 0..BURST {
-            let Some(mut packet) =
-                self.engine
-                    .transmit(now, &mut connection.group, &connection.tuple, egress)
-            else {
+            let Some(packet) = connection.depart(now, &self.budget, egress) else {
                 break;
             };
-            connection.mend(&mut packet);
             self.counters.segments_out += 1;
             self.out.push_back((connection.tuple.remote.ip(), packet));
         }
-        let idle = self.out.is_empty();
         self.settle(now, key, false, egress);
-        if idle {
-            self.not_before(now, key);
-        }
-    }
-
-    /// Guards against a connection that always says "at once" and never sends.
-    fn not_before(&mut self, now: Instant, key: Key) {
-        // It has just been put at the end.
-        if self.ready.unpush(key) {
-            self.arm(key, now + PATIENCE);
-        }
     }
 
     /// When something is due.
@@ -251,17 +239,18 @@ impl Tcp {
         if !connection.attached {
             return;
         }
+        connection.on_time(now);
         if connection.patience().is_some_and(|until| until <= now) {
             trace!(tuple = ?connection.tuple, "the peer is silent");
             self.counters.timed_out += 1;
-            self.send_reset(now, key, egress);
+            self.send_reset(key, egress);
             self.fail(key, TcpError::TimedOut);
         } else {
             self.schedule(now, key);
         }
     }
 
-    /// Follows what smoltcp has made of the last input; `heard` says that it came from the peer.
+    /// Follows what the last input has changed; `heard` says that it came from the peer.
     fn settle(&mut self, now: Instant, key: Key, heard: bool, egress: &mut Egress) {
         let Some(connection) = self.connections.get_mut(key) else {
             return;
@@ -269,37 +258,51 @@ impl Tcp {
         if !connection.attached {
             return;
         }
-        connection.note_state();
-        let open = matches!(connection.state(), State::Established | State::CloseWait);
-        if connection.fin_deferred && connection.may_send_fin() {
-            connection.fin_deferred = false;
-            connection.group.socket_mut().close();
-        }
+        let did = std::mem::take(&mut connection.sender.counters);
+        self.counters.retransmissions += did.repeated;
+        self.counters.retransmission_timeouts += did.time_outs;
         // Nobody will read what comes: the peer shall know (RFC 2525, section 2.17).
-        if connection.owner == Owner::Nobody && connection.group.socket().recv_queue() > 0 {
-            self.send_reset(now, key, egress);
+        if connection.owner == Owner::Nobody && connection.readable() > 0 {
+            self.send_reset(key, egress);
             return self.detach(key);
         }
         connection.update_waiting(now, heard);
-        let state = connection.state();
-        if open && !connection.announced {
+        self.recharge(key);
+        let Some(connection) = self.connections.get(key) else {
+            return;
+        };
+        let (open, announced) = (connection.open, connection.announced);
+        let (state, must_wait) = (connection.state(), connection.must_wait());
+        if open && !announced {
             self.announce(key);
         }
         match state {
-            State::TimeWait => self.wait(now, key, egress),
+            TcpState::Closed if must_wait => self.wait(now, key, egress),
             // The peer has acknowledged our FIN after its own.
-            State::Closed => self.detach(key),
-            State::Listen
-            | State::SynSent
-            | State::SynReceived
-            | State::Established
-            | State::FinWait1
-            | State::FinWait2
-            | State::CloseWait
-            | State::Closing
-            | State::LastAck => self.schedule(now, key),
+            TcpState::Closed => self.detach(key),
+            TcpState::SynSent
+            | TcpState::SynReceived
+            | TcpState::Established
+            | TcpState::FinWait1
+            | TcpState::FinWait2
+            | TcpState::CloseWait
+            | TcpState::Closing
+            | TcpState::LastAck => self.schedule(now, key),
         }
         self.signal(key);
+    }
+
+    /// Takes account of what a connection holds now.
+    fn recharge(&mut self, key: Key) {
+        let Some(connection) = self.connections.get_mut(key) else {
+            return;
+        };
+        let held = connection.held();
+        self.budget.recharge(&mut connection.charge, held);
+        let delivers = connection.owner == Owner::Nobody && connection.is_delivering();
+        let did = std::mem::replace(&mut connection.counted_delivering, delivers);
+        self.delivering += usize::from(delivers);
+        self.delivering -= usize::from(did);
     }
 
     /// Finds out when the connection has something to do next.
@@ -307,13 +310,14 @@ impl Tcp {
         let Some(connection) = self.connections.get_mut(key) else {
             return;
         };
-        let mut next = connection.patience();
-        match self.engine.poll_at(now, &connection.group) {
-            Some(at) if at <= now => self.ready.push(key),
-            Some(at) => next = Some(next.map_or(at, |next| next.min(at))),
-            None => {}
+        if connection.wants_departure(now, &self.budget) {
+            self.ready.push(key);
         }
-        if let Some(at) = next {
+        if let Some(at) = self
+            .connections
+            .get(key)
+            .and_then(|connection| connection.due(now))
+        {
             self.arm(key, at);
         }
     }
@@ -338,10 +342,9 @@ impl Tcp {
         let Some(connection) = self.connections.get(key) else {
             return;
         };
-        let (tuple, last) = (connection.tuple, connection.final_acknowledgement());
+        let (tuple, last) = (connection.tuple, connection.acknowledgement());
         self.detach(key);
         let Some(last) = last else { return };
-        // smoltcp would have acknowledged the FIN in its next turn.
         self.send(&tuple, &last, egress);
         if let Some((oldest, wait)) = self.waits.evict() {
             self.timers.disarm(wait.armed, Due::TimeWait(oldest));
@@ -383,6 +386,7 @@ impl Tcp {
         };
         if connection.attached {
             connection.attached = false;
+            connection.sender.clear();
             let tuple = connection.tuple;
             if let Some(armed) = connection.armed.take() {
                 self.timers.disarm(armed, Due::Connection(key));
@@ -391,7 +395,9 @@ impl Tcp {
                 self.table.remove(&tuple);
             }
         }
-        if connection.owner == Owner::Nobody {
+        let nobodys = connection.owner == Owner::Nobody;
+        self.recharge(key);
+        if nobodys {
             self.forget(key);
         }
     }
@@ -399,27 +405,19 @@ impl Tcp {
     /// Frees a connection that is off the network and that nobody holds.
     fn forget(&mut self, key: Key) {
         if let Some(connection) = self.connections.remove(key) {
-            self.budget.release(connection.capacity);
+            self.budget.release(connection.charge);
         }
     }
 
     /// Tells the peer that the connection is over, if there is a peer who knows of it.
-    fn send_reset(&mut self, now: Instant, key: Key, egress: &mut Egress) {
-        let Some(connection) = self.connections.get_mut(key) else {
+    fn send_reset(&mut self, key: Key, egress: &mut Egress) {
+        let Some(connection) = self.connections.get(key) else {
             return;
         };
-        if !connection.attached || connection.state() == State::SynSent {
-            return;
-        }
-        connection.group.socket_mut().abort();
-        let packet = self
-            .engine
-            .transmit(now, &mut connection.group, &connection.tuple, egress);
-        if let Some(mut packet) = packet {
-            connection.mend(&mut packet);
+        let (tuple, reset) = (connection.tuple, connection.reset());
+        if let Some(reset) = reset.filter(|_| connection.attached) {
             self.counters.resets_out += 1;
-            let remote = connection.tuple.remote.ip();
-            self.push(remote, packet, egress);
+            self.send(&tuple, &reset, egress);
         }
     }
 

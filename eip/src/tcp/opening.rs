@@ -5,9 +5,9 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use super::Tcp;
-use super::connection::{Connection, Owner};
-use super::engine::Group;
+use super::connection::{Connection, Owner, Windows};
 use super::listener::{HalfOpen, Listener};
+use super::receiver::window_shift;
 use super::segment::{Segment, Tuple};
 use super::seq::Seq;
 use super::table::Holder;
@@ -48,22 +48,24 @@ impl Tcp {
         options: TcpOptions,
     ) -> Result<TcpHandle, TcpConnectError> {
         let tuple = self.tuple_for(own, local, remote)?;
-        let capacity = self.budget.size(self.connections.len());
-        let seed = self.random.next();
-        let key = self.insert(now, tuple, capacity, options, Owner::Handle)?;
-        let connection = self.connections.get_mut(key);
-        let started = connection
-            .and_then(|connection| self.engine.connect(&mut connection.group, seed, &tuple));
-        if started.is_none() {
-            self.detach(key);
-            self.forget(key);
-            return Err(TcpConnectError::InvalidPeer(remote));
-        }
-        if let Some(connection) = self.connections.get_mut(key) {
-            connection.update_waiting(now, false);
-        }
+        let (initial, windows) = (self.initial_sequence(), self.windows());
+        let key = self.insert(now, tuple, initial, windows, options, Owner::Handle)?;
         self.schedule(now, key);
         Ok(TcpHandle(key))
+    }
+
+    /// Fresh for each connection: none tells anything of another (RFC 6528).
+    fn initial_sequence(&mut self) -> Seq {
+        let [_, _, _, _, number @ ..] = self.random.next().to_be_bytes();
+        Seq(u32::from_be_bytes(number))
+    }
+
+    /// What a new connection's SYN says.
+    fn windows(&self) -> Windows {
+        Windows {
+            first: u16::try_from(self.budget.offer(0)).unwrap_or(u16::MAX),
+            shift: window_shift(self.budget.each()),
+        }
     }
 
     /// `own` is absent if all addresses are the stack's.
@@ -116,31 +118,29 @@ impl Tcp {
         &mut self,
         now: Instant,
         tuple: Tuple,
-        capacity: usize,
+        initial: Seq,
+        windows: Windows,
         options: TcpOptions,
         owner: Owner,
     ) -> Result<Key, TcpConnectError> {
         if self.connections.is_full() {
             return Err(TcpConnectError::TooManyConnections);
         }
-        if !self.budget.take(capacity) {
-            return Err(TcpConnectError::OutOfMemory);
-        }
-        let group = Group::new(capacity, &options);
-        let connection = Connection::new(now, group, tuple, capacity, options, owner);
+        let charge = self.budget.open().ok_or(TcpConnectError::OutOfMemory)?;
+        let connection = Connection::new(now, tuple, initial, charge, windows, options, owner);
         match self.connections.insert(connection) {
             Some(key) => {
                 self.table.insert(tuple, Holder::Connection(key));
                 Ok(key)
             }
             None => {
-                self.budget.release(capacity);
+                self.budget.release(charge);
                 Err(TcpConnectError::TooManyConnections)
             }
         }
     }
 
-    /// A new connection for a peer that has sent `syn`, which smoltcp gets again.
+    /// A new connection for a peer that has sent `syn`.
     fn insert_passive(
         &mut self,
         now: Instant,
@@ -149,18 +149,13 @@ impl Tcp {
         owner: Owner,
         egress: &mut Egress,
     ) -> Result<Key, TcpConnectError> {
-        let key = self.insert(now, half.tuple, half.capacity, options, owner)?;
-        let Some(connection) = self.connections.get_mut(key) else {
-            return Err(TcpConnectError::TooManyConnections);
-        };
-        if connection.group.listen(&half.tuple) {
-            self.engine
-                .request(now, &mut connection.group, half.seed, half.syn, egress);
+        let syn = half.segment().ok_or(TcpConnectError::Withdrawn)?;
+        let key = self.insert(now, half.tuple, half.initial, half.windows, options, owner)?;
+        let mtu = egress.path_mtu(now, half.tuple.remote.ip());
+        if let Some(connection) = self.connections.get_mut(key) {
+            let path = connection.payload_of(mtu);
+            connection.learn_syn(&syn, path);
         }
-        if let Some(syn) = half.segment() {
-            connection.learn_syn(&syn);
-        }
-        connection.update_waiting(now, false);
         Ok(key)
     }
 
@@ -219,12 +214,7 @@ impl Tcp {
     }
 
     /// Returns whether there was such a listener. Who waits to be accepted is turned away.
-    pub(crate) fn close_listener(
-        &mut self,
-        now: Instant,
-        handle: TcpListenHandle,
-        egress: &mut Egress,
-    ) -> bool {
+    pub(crate) fn close_listener(&mut self, handle: TcpListenHandle, egress: &mut Egress) -> bool {
         let Some(mut listener) = self.listeners.remove(handle.0) else {
             return false;
         };
@@ -236,7 +226,7 @@ impl Tcp {
             self.table.remove(&half_open.tuple);
         }
         for key in listener.queue {
-            self.abort(now, key, egress);
+            self.abort(key, egress);
         }
         true
     }
@@ -249,11 +239,7 @@ impl Tcp {
         syn: &Segment<'_>,
         egress: &mut Egress,
     ) {
-        let seed = self.random.next();
-        let capacity = self.budget.size(self.connections.len());
-        let Some(sequence) = self.engine.initial_sequence(now, seed, &syn.tuple, egress) else {
-            return;
-        };
+        let (sequence, windows) = (self.initial_sequence(), self.windows());
         let Some(listener) = self.listeners.get_mut(key) else {
             return;
         };
@@ -264,7 +250,7 @@ impl Tcp {
                 .disarm(half_open.armed, Due::HalfOpen(key, oldest));
             self.table.remove(&half_open.tuple);
         }
-        let half_open = HalfOpen::new(now, syn, seed, sequence, capacity);
+        let half_open = HalfOpen::new(now, syn, sequence, windows);
         let armed = half_open.armed;
         if let Some(new) = listener.half_open.insert(half_open) {
             self.half_open += 1;
@@ -345,10 +331,7 @@ impl Tcp {
         };
         if listener.queue.len() >= listener.backlog
             || self.connections.is_full()
-            || listener
-                .half_open
-                .get(key)
-                .is_none_or(|half| !self.budget.fits(half.capacity))
+            || !self.budget.fits()
         {
             self.counters.backlog_full += 1;
             return;
@@ -363,36 +346,24 @@ impl Tcp {
         let passive = Passive {
             tuple: half_open.tuple,
             syn: &half_open.syn,
-            seed: half_open.seed,
-            capacity: half_open.capacity,
+            initial: half_open.sequence,
+            windows: half_open.windows,
         };
         let owner = Owner::Listener(listener_key);
         let Ok(key) = self.insert_passive(now, &passive, TcpOptions::default(), owner, egress)
         else {
             return;
         };
-        self.take_answer(now, key, egress);
+        if let Some(connection) = self.connections.get_mut(key) {
+            connection.has_answered();
+        }
         self.deliver(now, key, segment, egress);
         let opened = self
             .connections
             .get(key)
             .is_some_and(|connection| connection.announced || connection.owner != owner);
         if !opened && self.connections.get(key).is_some() {
-            self.abort(now, key, egress);
-        }
-    }
-
-    /// Lets smoltcp make the answer that was sent before, from the same seed, and drops it.
-    fn take_answer(&mut self, now: Instant, key: Key, egress: &mut Egress) {
-        let Some(connection) = self.connections.get_mut(key) else {
-            return;
-        };
-        let packet = self
-            .engine
-            .transmit(now, &mut connection.group, &connection.tuple, egress);
-        if let Some(mut packet) = packet {
-            connection.mend(&mut packet);
-            egress.recycle(packet);
+            self.abort(key, egress);
         }
     }
 
@@ -440,11 +411,10 @@ impl Tcp {
         options: TcpOptions,
         egress: &mut Egress,
     ) -> Result<TcpHandle, TcpConnectError> {
-        let capacity = self.budget.size(self.connections.len());
         if self.connections.is_full() {
             return Err(TcpConnectError::TooManyConnections);
         }
-        if !self.budget.fits(capacity) {
+        if !self.budget.fits() {
             return Err(TcpConnectError::OutOfMemory);
         }
         let incoming = self
@@ -453,8 +423,8 @@ impl Tcp {
         let passive = Passive {
             tuple: incoming.tuple,
             syn: &incoming.syn,
-            seed: self.random.next(),
-            capacity,
+            initial: self.initial_sequence(),
+            windows: self.windows(),
         };
         let key = self.insert_passive(now, &passive, options, Owner::Handle, egress)?;
         self.schedule(now, key);
@@ -469,8 +439,8 @@ impl Tcp {
         let passive = Passive {
             tuple: incoming.tuple,
             syn: &incoming.syn,
-            seed: 0,
-            capacity: 0,
+            initial: Seq::default(),
+            windows: self.windows(),
         };
         if let Some(syn) = passive.segment() {
             self.counters.resets_out += 1;
@@ -496,8 +466,8 @@ impl Tcp {
 struct Passive<'a> {
     tuple: Tuple,
     syn: &'a [u8],
-    seed: u64,
-    capacity: usize,
+    initial: Seq,
+    windows: Windows,
 }
 
 impl Passive<'_> {
@@ -507,6 +477,6 @@ impl Passive<'_> {
             SocketAddr::V6(_) => v6::HEADER_LEN,
         };
         let pair = crate::ip::Pair::new(self.tuple.remote.ip(), self.tuple.local.ip())?;
-        Segment::parse(pair, self.syn.get(header..)?, Some(self.syn))
+        Segment::parse(pair, self.syn.get(header..)?)
     }
 }

@@ -26,13 +26,11 @@ pub(crate) struct Segment<'a> {
     repr: TcpRepr<'a>,
     /// Header and payload.
     bytes: &'a [u8],
-    /// The packet that it came in, if that is one which smoltcp reads as it is.
-    packet: Option<&'a [u8]>,
 }
 
 impl<'a> Segment<'a> {
-    /// Reads what smoltcp will read, so that nothing is refused later. `None` if it makes no sense.
-    pub(crate) fn parse(pair: Pair, bytes: &'a [u8], packet: Option<&'a [u8]>) -> Option<Self> {
+    /// `None` if it makes no sense.
+    pub(crate) fn parse(pair: Pair, bytes: &'a [u8]) -> Option<Self> {
         let view = TcpPacket::new_checked(bytes).ok()?;
         // The addresses only matter for the checksum.
         let (source, destination) = (IpAddress::from(pair.source()), pair.destination().into());
@@ -46,7 +44,6 @@ impl<'a> Segment<'a> {
             pair,
             repr,
             bytes,
-            packet: packet.filter(|packet| is_plain(packet)),
         })
     }
 
@@ -84,6 +81,18 @@ impl<'a> Segment<'a> {
         self.repr.window_scale
     }
 
+    pub(super) const fn mss(&self) -> Option<u16> {
+        self.repr.max_seg_size
+    }
+
+    pub(super) const fn blocks(&self) -> [Option<(u32, u32)>; 3] {
+        self.repr.sack_ranges
+    }
+
+    pub(super) const fn payload(&self) -> &'a [u8] {
+        self.repr.payload
+    }
+
     pub(super) const fn permits_sack(&self) -> bool {
         self.repr.sack_permitted
     }
@@ -95,30 +104,6 @@ impl<'a> Segment<'a> {
     /// Sequence numbers that the segment takes.
     pub(super) fn len(&self) -> u32 {
         self.payload_len() + u32::from(self.is_syn() || self.is_fin())
-    }
-
-    /// The first sequence number after the payload.
-    pub(super) fn payload_end(&self) -> Seq {
-        self.seq().plus(self.payload_len())
-    }
-
-    /// The packet, if smoltcp can read it as it came.
-    pub(super) const fn as_packet(&self) -> Option<&'a [u8]> {
-        self.packet
-    }
-
-    /// Writes the segment as a packet without extension headers, with acknowledgement and window
-    /// replaced. The checksum is not repaired: it has been verified, and nobody looks again.
-    pub(super) fn write_packet(&self, replace: Option<(Seq, u16)>, into: &mut Vec<u8>) {
-        into.clear();
-        self.write_head(self.bytes.len(), into);
-        let start = into.len();
-        into.extend_from_slice(self.bytes);
-        if let (Some((ack, window)), Some(written)) = (replace, into.get_mut(start..)) {
-            let mut view = TcpPacket::new_unchecked(written);
-            view.set_ack_number(to_smoltcp(ack));
-            view.set_window_len(window);
-        }
     }
 
     /// The packet without payload, to be kept: a SYN with data is acknowledged without them, and
@@ -172,21 +157,13 @@ impl<'a> Segment<'a> {
     }
 }
 
-/// Whether the upper layer follows the IP header at once: smoltcp reads IPv4 options, but few
-/// extension headers.
-fn is_plain(packet: &[u8]) -> bool {
-    match packet.first().map(|first| first >> 4) {
-        Some(4) => true,
-        Some(6) => packet.get(6) == Some(&crate::ip::protocol::TCP),
-        _ => false,
-    }
-}
-
 /// A segment of our own making.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Reply {
     pub(super) syn: bool,
     pub(super) rst: bool,
+    pub(super) fin: bool,
+    pub(super) push: bool,
     pub(super) seq: Seq,
     pub(super) ack: Option<Seq>,
     pub(super) window: u16,
@@ -194,6 +171,8 @@ pub(super) struct Reply {
     pub(super) mss: Option<u16>,
     pub(super) window_scale: Option<u8>,
     pub(super) sack: bool,
+    /// Data beyond the acknowledgement.
+    pub(super) blocks: [Option<(u32, u32)>; 3],
 }
 
 impl Reply {
@@ -214,10 +193,23 @@ impl Reply {
     }
 
     pub(super) fn write(&self, tuple: &Tuple, egress: &mut Egress) -> Vec<u8> {
-        let control = match (self.syn, self.rst) {
-            (true, _) => TcpControl::Syn,
-            (_, true) => TcpControl::Rst,
-            (false, false) => TcpControl::None,
+        self.write_with(tuple, egress, 0, |_| {})
+    }
+
+    /// With `len` bytes of payload, which `append` appends.
+    pub(super) fn write_with(
+        &self,
+        tuple: &Tuple,
+        egress: &mut Egress,
+        len: usize,
+        append: impl FnOnce(&mut Vec<u8>),
+    ) -> Vec<u8> {
+        let control = match (self.syn, self.rst, self.fin) {
+            (true, _, _) => TcpControl::Syn,
+            (_, true, _) => TcpControl::Rst,
+            (_, _, true) => TcpControl::Fin,
+            (false, false, false) if self.push => TcpControl::Psh,
+            (false, false, false) => TcpControl::None,
         };
         let repr = TcpRepr {
             src_port: tuple.local.port(),
@@ -229,7 +221,7 @@ impl Reply {
             window_scale: self.window_scale,
             max_seg_size: self.mss,
             sack_permitted: self.sack,
-            sack_ranges: [None; 3],
+            sack_ranges: self.blocks,
             timestamp: None::<TcpTimestampRepr>,
             payload: &[],
         };
@@ -238,16 +230,22 @@ impl Reply {
             source,
             destination,
             IpProtocol::Tcp,
-            repr.buffer_len(),
+            repr.buffer_len() + len,
             HOP_LIMIT,
         );
-        let checksums = ChecksumCapabilities::default();
         let mut packet = egress.buffer(ip.buffer_len());
-        packet.resize(ip.buffer_len(), 0);
-        ip.emit(packet.as_mut_slice(), &checksums);
+        packet.resize(ip.header_len() + repr.buffer_len(), 0);
+        append(&mut packet);
+        ip.emit(packet.as_mut_slice(), &ChecksumCapabilities::default());
         if let Some(segment) = packet.get_mut(ip.header_len()..) {
             let mut view = TcpPacket::new_unchecked(segment);
-            repr.emit(&mut view, &source, &destination, &checksums);
+            repr.emit(
+                &mut view,
+                &source,
+                &destination,
+                &ChecksumCapabilities::ignored(),
+            );
+            view.fill_checksum(&source, &destination);
         }
         packet
     }

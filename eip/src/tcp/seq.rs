@@ -10,6 +10,11 @@ impl Seq {
         Self(self.0.wrapping_add(count))
     }
 
+    /// Modulo 2^32.
+    pub(super) const fn minus(self, count: u32) -> Self {
+        Self(self.0.wrapping_sub(count))
+    }
+
     /// How far `self` lies after `earlier`, modulo 2^32.
     pub(super) const fn since(self, earlier: Self) -> u32 {
         self.0.wrapping_sub(earlier.0)
@@ -26,6 +31,11 @@ impl Seq {
     pub(super) const fn max(self, other: Self) -> Self {
         if self.is_before(other) { other } else { self }
     }
+}
+
+/// How far `to` lies after `from`, if it does.
+pub(super) const fn span(from: Seq, to: Seq) -> u32 {
+    if to.is_after(from) { to.since(from) } else { 0 }
 }
 
 /// Lengths of buffers and segments, all far below 4 GiB.

@@ -3,8 +3,6 @@
 use std::net::SocketAddr;
 use std::time::Instant;
 
-use smoltcp::socket::tcp::State;
-
 use super::Tcp;
 use super::connection::{Connection, Owner};
 use super::types::{TcpHandle, TcpOptions, TcpState};
@@ -36,7 +34,7 @@ impl Tcp {
     pub(crate) fn state(&self, handle: TcpHandle) -> Option<TcpState> {
         let connection = self.held(handle)?;
         Some(if connection.attached {
-            connection.state().into()
+            connection.state()
         } else {
             TcpState::Closed
         })
@@ -44,19 +42,12 @@ impl Tcp {
 
     /// Bytes that wait to be acknowledged, and bytes that wait to be read.
     pub(crate) fn queued(&self, handle: TcpHandle) -> Option<(usize, usize)> {
-        let socket = self.held(handle)?.group.socket();
-        Some((socket.send_queue(), socket.recv_queue()))
+        let connection = self.held(handle)?;
+        Some((connection.sender.queued(), connection.readable()))
     }
 
     pub(crate) fn send_capacity(&self, handle: TcpHandle) -> Option<usize> {
-        let connection = self.held(handle)?;
-        let socket = connection.group.socket();
-        let open = connection.attached && !connection.write_closed && socket.may_send();
-        Some(if open {
-            connection.capacity.saturating_sub(socket.send_queue())
-        } else {
-            0
-        })
+        Some(self.held(handle)?.room(&self.budget))
     }
 
     pub(crate) fn set_options(
@@ -70,7 +61,6 @@ impl Tcp {
         };
         connection.options = options;
         connection.heard = connection.heard.max(now);
-        connection.group.set_options(&options);
         if connection.attached {
             self.schedule(now, handle.0);
         }
@@ -87,25 +77,22 @@ impl Tcp {
         handle: TcpHandle,
         data: &[u8],
     ) -> Result<usize, TcpError> {
-        let connection = self.held_mut(handle).ok_or(TcpError::Closed)?;
+        let connection = self
+            .connections
+            .get_mut(handle.0)
+            .filter(|connection| connection.owner == Owner::Handle)
+            .ok_or(TcpError::Closed)?;
         if let Some(error) = connection.failure {
             return Err(error);
         }
         if connection.write_closed || (connection.announced && !connection.attached) {
             return Err(TcpError::ShutDown);
         }
-        let written = if connection.announced {
-            connection
-                .group
-                .socket_mut()
-                .send_slice(data)
-                .map_err(|_| TcpError::ShutDown)?
-        } else {
-            0
-        };
+        let written = connection.write(now, data, &self.budget);
         connection.wants_write |= written < data.len();
         connection.update_waiting(now, false);
         if written > 0 {
+            self.recharge(handle.0);
             self.schedule(now, handle.0);
         }
         Ok(written)
@@ -118,21 +105,20 @@ impl Tcp {
         buffer: &mut [u8],
     ) -> Result<Option<usize>, TcpError> {
         let connection = self.held_mut(handle).ok_or(TcpError::Closed)?;
-        let socket = connection.group.socket_mut();
-        if socket.recv_queue() > 0 {
-            let read = socket.recv_slice(buffer).unwrap_or(0);
-            connection.count_read(read);
-            if connection.attached && connection.window_is_worth_telling() {
+        if let Some(receiver) = &mut connection.receiver
+            && receiver.readable() > 0
+        {
+            let read = receiver.read(buffer);
+            let attached = connection.attached;
+            self.recharge(handle.0);
+            // The peer may have to hear of room.
+            if attached && read > 0 {
                 self.schedule(now, handle.0);
             }
             return Ok(Some(read));
         }
         connection.told_readable = false;
-        match connection.failure {
-            _ if connection.is_finished() => Ok(Some(0)),
-            Some(error) => Err(error),
-            None => Ok(None),
-        }
+        Self::nothing_to_read(connection)
     }
 
     pub(crate) fn peek(
@@ -140,11 +126,14 @@ impl Tcp {
         handle: TcpHandle,
         buffer: &mut [u8],
     ) -> Result<Option<usize>, TcpError> {
-        let connection = self.held_mut(handle).ok_or(TcpError::Closed)?;
-        let socket = connection.group.socket_mut();
-        if socket.recv_queue() > 0 {
-            return Ok(Some(socket.peek_slice(buffer).unwrap_or(0)));
+        let connection = self.held(handle).ok_or(TcpError::Closed)?;
+        match &connection.receiver {
+            Some(receiver) if receiver.readable() > 0 => Ok(Some(receiver.peek(buffer))),
+            Some(_) | None => Self::nothing_to_read(connection),
         }
+    }
+
+    fn nothing_to_read(connection: &Connection) -> Result<Option<usize>, TcpError> {
         match connection.failure {
             _ if connection.is_finished() => Ok(Some(0)),
             Some(error) => Err(error),
@@ -171,10 +160,10 @@ impl Tcp {
         let Some(connection) = self.connections.get_mut(key) else {
             return;
         };
-        if std::mem::replace(&mut connection.write_closed, true) || !connection.attached {
+        if connection.write_closed || !connection.attached {
             return;
         }
-        connection.fin_deferred = true;
+        connection.end();
         self.settle(now, key, false, egress);
     }
 
@@ -185,14 +174,15 @@ impl Tcp {
         let Some(connection) = self.held_mut(handle) else {
             return false;
         };
-        let unread = connection.group.socket().recv_queue() > 0;
+        let unread = connection.readable() > 0;
         if !connection.attached || !connection.announced || unread {
             // RFC 2525, section 2.17: data that nobody will read are not acknowledged by a FIN.
-            return self.abort(now, key, egress);
+            return self.abort(key, egress);
         }
         connection.owner = Owner::Nobody;
         connection.linger_until = now.checked_add(linger);
         self.finish(now, key, egress);
+        self.recharge(key);
         // It may have been shut down before: the deadline is new in any case.
         if self.connections.get(key).is_some_and(|left| left.attached) {
             self.schedule(now, key);
@@ -200,25 +190,13 @@ impl Tcp {
         true
     }
 
-    pub(crate) fn abort_handle(
-        &mut self,
-        now: Instant,
-        handle: TcpHandle,
-        egress: &mut Egress,
-    ) -> bool {
-        self.held(handle).is_some() && self.abort(now, handle.0, egress)
+    pub(crate) fn abort_handle(&mut self, handle: TcpHandle, egress: &mut Egress) -> bool {
+        self.held(handle).is_some() && self.abort(handle.0, egress)
     }
 
     /// Ends a connection at once.
-    pub(super) fn abort(&mut self, now: Instant, key: Key, egress: &mut Egress) -> bool {
-        // After both FINs there is nothing to reset; see `wait`.
-        let over = self
-            .connections
-            .get(key)
-            .is_none_or(|connection| connection.state() == State::TimeWait);
-        if !over {
-            self.send_reset(now, key, egress);
-        }
+    pub(super) fn abort(&mut self, key: Key, egress: &mut Egress) -> bool {
+        self.send_reset(key, egress);
         if let Some(connection) = self.connections.get_mut(key) {
             connection.owner = Owner::Nobody;
         }

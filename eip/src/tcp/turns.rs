@@ -37,16 +37,6 @@ impl Turns {
         Some(index)
     }
 
-    /// Takes back the entry that was put in last, if it is this one.
-    pub(super) fn unpush(&mut self, key: Key) -> bool {
-        let is_last = self.queue.back() == Some(&key.index());
-        if is_last {
-            self.queue.pop_back();
-            self.unmark(key.index());
-        }
-        is_last
-    }
-
     pub(super) fn is_empty(&self) -> bool {
         self.queue.is_empty()
     }
@@ -72,11 +62,10 @@ mod tests {
             turns.push(second);
             turns.push(first);
         }
-        assert!(!turns.unpush(second), "it is not the last");
         assert_eq!(turns.pop(), Some(second.index()));
         turns.push(second);
-        assert!(turns.unpush(second));
         assert_eq!(turns.pop(), Some(first.index()));
+        assert_eq!(turns.pop(), Some(second.index()));
         assert!(turns.is_empty());
     }
 }

@@ -3,8 +3,6 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use smoltcp::socket::tcp::State;
-
 use crate::slots::Key;
 
 /// Names one TCP connection of one stack. It goes stale when the connection is given up by
@@ -86,21 +84,4 @@ pub enum TcpState {
     LastAck,
     /// Both ends are shut down; what was received can be read.
     Closed,
-}
-
-impl From<State> for TcpState {
-    fn from(state: State) -> Self {
-        match state {
-            State::SynSent => Self::SynSent,
-            State::Listen | State::SynReceived => Self::SynReceived,
-            State::Established => Self::Established,
-            State::FinWait1 => Self::FinWait1,
-            State::FinWait2 => Self::FinWait2,
-            State::CloseWait => Self::CloseWait,
-            State::Closing => Self::Closing,
-            State::LastAck => Self::LastAck,
-            // The wait itself is not the connection's: see `super::wait`.
-            State::TimeWait | State::Closed => Self::Closed,
-        }
-    }
 }

@@ -1,7 +1,7 @@
 //! TIME-WAIT: what is left of a connection whose ends are both shut down (RFC 9293, section 3.6.1).
 //!
-//! smoltcp would keep the whole socket. All that is needed is to answer a peer that has not heard
-//! our last acknowledgement, and to keep old duplicates away from a successor.
+//! All that is needed is to answer a peer that has not heard our last acknowledgement, and to keep
+//! old duplicates away from a successor.
 
 use std::time::Instant;
 

@@ -3,7 +3,8 @@
     clippy::unwrap_used,
     clippy::indexing_slicing,
     clippy::cast_possible_truncation,
-    clippy::wildcard_enum_match_arm
+    clippy::wildcard_enum_match_arm,
+    clippy::print_stdout
 )]
 
 mod corpus;
@@ -21,6 +22,8 @@ mod sockets;
 mod support;
 mod tcp_basic;
 mod tcp_flow;
+mod tcp_foreign;
 mod tcp_hostile;
+mod tcp_loss;
 mod vectors;
 mod wire;

@@ -11,7 +11,7 @@ use crate::support::*;
 const SERVER: &str = "10.0.0.2:80";
 
 /// Sends `data` from 0 to 1, the reader taking everything at once; returns what arrived.
-fn transfer(
+pub(crate) fn transfer(
     net: &mut Net,
     client: TcpHandle,
     server: TcpHandle,
@@ -48,7 +48,7 @@ fn a_hundred_megabits_at_fifty_milliseconds() {
     for server_address in [addr(SERVER), addr("[2001:db8::2]:80")] {
         let mut net = Net::new(alice(), bob(), link.clone(), 1);
         let (client, server, _) = net.connect(server_address);
-        let data = pattern(60_000_000, 1);
+        let data = pattern(20_000_000, 1);
         let start = net.now;
         let got = transfer(&mut net, client, server, &data, Duration::from_secs(60));
         assert!(got == data);
@@ -57,6 +57,45 @@ fn a_hundred_megabits_at_fifty_milliseconds() {
         println!("{:.1} Mbit/s", rate / 1e6);
         assert!(rate >= 80e6, "{:.1} Mbit/s", rate / 1e6);
     }
+}
+
+/// With the default configuration, and beside ten thousand connections that were opened before.
+#[test]
+fn the_last_of_ten_thousand_connections_is_as_fast_as_the_first() {
+    let mut net = Net::new(alice(), bob(), Link::delay(Duration::from_millis(25)), 1);
+    let server = addr(SERVER);
+    let listener = net.stacks[1].tcp_listen(server, 100).unwrap();
+    let mut idle = 0;
+    while idle < 10_000 {
+        for _ in 0..100 {
+            let any = addr("0.0.0.0:0");
+            net.stacks[0]
+                .tcp_connect(net.now, any, server, TcpOptions::default())
+                .unwrap();
+        }
+        net.run(Duration::from_millis(200));
+        net.events(0);
+        net.events(1);
+        while net.stacks[1].tcp_accept(listener).is_some() {
+            idle += 1;
+        }
+    }
+    assert!(net.stacks[1].tcp_listener_close(net.now, listener));
+    for link in &mut net.links {
+        link.rate = Some(100_000_000);
+    }
+    let (client, peer, _) = net.connect(server);
+    let data = pattern(30_000_000, 1);
+    let start = net.now;
+    let got = transfer(&mut net, client, peer, &data, Duration::from_secs(60));
+    assert!(got == data);
+    let rate = data.len() as f64 * 8.0 / (net.now - start).as_secs_f64();
+    println!("{:.1} Mbit/s", rate / 1e6);
+    // What remains are headers and the start.
+    assert!(rate >= 80e6, "{:.1} Mbit/s", rate / 1e6);
+    let gauges = net.stacks[1].stats().gauges;
+    assert_eq!(gauges.tcp_connections, 10_001);
+    assert_eq!(gauges.tcp_buffer_bytes, 10_001 * 32 * 1024);
 }
 
 #[test]
@@ -359,8 +398,10 @@ fn a_router_that_says_too_big_is_obeyed() {
     assert_eq!(net.stacks[0].path_mtu(net.now, B4.into()), 700);
     net.links[0].cut = false;
     net.trace = Some(Vec::new());
-    net.run(Duration::from_secs(10));
+    // What was on its way goes again at once: no time-out of a second, and no smaller congestion window.
+    net.run(Duration::from_millis(100));
     assert!(net.read(1, server).0 == data);
+    assert_eq!(net.stacks[0].stats().tcp.retransmission_timeouts, 0);
     let largest = net
         .trace
         .take()

@@ -238,7 +238,43 @@ fn what_does_not_fit_a_connection_is_challenged_or_dropped() {
     assert_eq!(peer.stack.tcp_queued(handle), Some((0, 0)));
 }
 
-/// smoltcp reckons with the scaled window of its SYN, and would write outside of its buffer.
+/// A reader that has stopped does not trickle: what is sent into a shut window is answered, not taken.
+#[test]
+fn probes_of_a_shut_window_are_not_taken() {
+    let config = StackConfig {
+        tcp_buffer_bytes: 16 * 1024,
+        ..StackConfig::default()
+    };
+    let mut peer = Peer::new(config);
+    let handle = peer.open();
+    let (mut seq, ack) = (peer.seq, peer.ack);
+    for _ in 0..16 {
+        peer.tell(seq, ack, ACK, &[1; 1024]);
+        seq += 1024;
+    }
+    assert_eq!(peer.stack.tcp_queued(handle), Some((0, 16 * 1024)));
+    for len in [1, 1, 500, 1460] {
+        peer.now += Duration::from_secs(5);
+        let said = peer.tell(seq, ack, ACK, &vec![2; len]);
+        assert_eq!((said.len(), said[0].ack, said[0].window), (1, seq, 0));
+    }
+    // A little room is not told of, nor taken; a segment's is.
+    let mut buffer = [0; 1400];
+    for _ in 0..2 {
+        peer.stack
+            .tcp_recv(peer.now, handle, &mut buffer[..500])
+            .unwrap();
+        assert!(transmits(&mut peer.stack).is_empty());
+        let said = peer.tell(seq, ack, ACK, &[2; 1]);
+        assert_eq!((said[0].ack, said[0].window), (seq, 0));
+    }
+    peer.stack.tcp_recv(peer.now, handle, &mut buffer).unwrap();
+    let told = transmits(&mut peer.stack);
+    assert_eq!(told.len(), 1);
+    assert_eq!((read(&told[0]).ack, read(&told[0]).window), (seq, 2400));
+    assert_eq!(peer.stack.tcp_queued(handle), Some((0, 16 * 1024 - 2400)));
+}
+
 #[test]
 fn data_far_beyond_the_buffer_are_refused() {
     for buffer in [16 * 1024, 1024 * 1024] {

@@ -3,6 +3,7 @@
 use std::{
     io::{self, ErrorKind},
     net::SocketAddr,
+    task::{Context, Poll, Waker},
     time::Duration,
 };
 
@@ -118,11 +119,24 @@ async fn what_cannot_be_has_the_kinds_of_tokio() {
     );
     let error = TcpSocket::new(&b).listen(1).unwrap_err();
     assert_eq!(SocketError::of(&error), Some(&SocketError::NotBound));
-    for bad in ["0.0.0.0:80", "224.0.0.1:80", "10.9.0.2:0"] {
+    for bad in [
+        "0.0.0.0:80",
+        "224.0.0.1:80",
+        "10.9.0.2:0",
+        "127.0.0.1:80",
+        "[::1]:80",
+    ] {
+        let bad: SocketAddr = bad.parse().unwrap();
+        // Refused at the first look, not after a wait for somebody who cannot answer.
+        let connect = std::pin::pin!(a.connect_tcp(bad));
+        let mut context = Context::from_waker(Waker::noop());
+        let Poll::Ready(Err(error)) = connect.poll(&mut context) else {
+            panic!("{bad} is no peer");
+        };
+        assert_eq!(error.kind(), ErrorKind::InvalidInput, "{bad}");
         assert_eq!(
-            kind(soon(a.connect_tcp(bad.parse().unwrap())).await),
-            ErrorKind::InvalidInput,
-            "{bad}"
+            SocketError::of(&error),
+            Some(&SocketError::BadDestination(bad))
         );
     }
     // Nobody has this address, so nobody answers.
@@ -132,6 +146,31 @@ async fn what_cannot_be_has_the_kinds_of_tokio() {
     drop(listener);
     // The port is free again.
     b.bind_tcp(SocketAddr::new(v4(1), 80)).unwrap();
+}
+
+/// The other half of the same: datagrams.
+#[tokio::test]
+async fn datagrams_to_nowhere_are_refused_at_once() {
+    let (_world, a, _b) = World::with_two().await;
+    for bad in [
+        "127.0.0.1:5060",
+        "0.0.0.0:5060",
+        "224.0.0.1:5060",
+        "10.9.0.2:0",
+    ] {
+        let bad: SocketAddr = bad.parse().unwrap();
+        let socket = a.bind_udp(SocketAddr::new(v4(0), 0)).unwrap();
+        for error in [
+            socket.try_send_to(b"x", bad).unwrap_err(),
+            socket.connect(bad).await.unwrap_err(),
+        ] {
+            assert_eq!(
+                SocketError::of(&error),
+                Some(&SocketError::BadDestination(bad))
+            );
+            assert_eq!(error.kind(), ErrorKind::InvalidInput);
+        }
+    }
 }
 
 #[tokio::test]
@@ -414,6 +453,23 @@ async fn closing_delivers_what_was_written() {
         soon(async { tokio::join!(a.close(Duration::from_secs(30)), read) }).await;
     closed.unwrap();
     assert!(received == data);
+}
+
+/// A peer that has everything and keeps its own half open is not waited for: half of the deadline, half an hour, would
+/// have to pass.
+#[tokio::test]
+async fn closing_does_not_wait_for_a_peer_that_never_ends() {
+    let (_world, a, b) = World::with_two().await;
+    let (mut near, mut far) = connected(&a, &b, 80).await;
+    let data = pattern(100_000);
+    near.write_all(&data).await.unwrap();
+    drop(near);
+    let mut received = Vec::new();
+    soon(far.read_to_end(&mut received)).await.unwrap();
+    assert!(received == data);
+    soon(a.close(Duration::from_secs(3600))).await.unwrap();
+    // Still held, and never ended.
+    drop(far);
 }
 
 #[tokio::test]

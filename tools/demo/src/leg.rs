@@ -16,10 +16,13 @@ use tsc_sip::{
 };
 use tsc_tapi::{DtlsBackendKind, Transport, Tunnel};
 
-use crate::lab::{Lab, SIP_SERVER, Side};
+use crate::{
+    inner_tcp::Facts,
+    lab::{Lab, SIP_SERVER, Side},
+};
 
 /// How long tunnels and calls may take to end.
-const GOODBYE: Duration = Duration::from_secs(5);
+pub(crate) const GOODBYE: Duration = Duration::from_secs(5);
 
 /// What a leg is to be.
 #[derive(Clone, Debug)]
@@ -46,7 +49,8 @@ pub struct LegReport {
     /// With DTLS, the back end.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dtls_backend: Option<String>,
-    /// Both sides of all calls are content: every packet arrived, and what was heard is what was played, bit by bit.
+    /// Both sides of all calls are content: every packet arrived, and what was heard is what was played, bit by bit. On the leg
+    /// of [`inner_tcp`](crate::inner_tcp): all calls were heard, all chats, files and downloads are complete.
     pub ok: bool,
     /// What is wrong, for people.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -69,37 +73,67 @@ pub struct LegReport {
     pub rtt_ms: Option<f64>,
     /// Estimated mean opinion score (G.107): the least of both sides.
     pub mos: Option<f64>,
+    /// What there was beside RTP, on the leg that has it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub inner_tcp: Option<Facts>,
     /// Calls as the caller saw them, then as the callee saw them.
     #[serde(skip)]
     pub calls: Vec<CallReport>,
 }
 
+impl LegReport {
+    /// A leg of which nothing is known yet.
+    pub(crate) fn new(options: &LegOptions) -> Self {
+        let backend = options.backend;
+        Self {
+            transport: options.transport.to_string(),
+            dtls_backend: (options.transport == Transport::Dtls).then(|| backend.to_string()),
+            ok: false,
+            error: None,
+            tunnel_ms: None,
+            setup_ms: None,
+            sent: 0,
+            received: 0,
+            lost: 0,
+            late: 0,
+            jitter_ms: 0.0,
+            rtt_ms: None,
+            mos: None,
+            inner_tcp: None,
+            calls: Vec::new(),
+        }
+    }
+
+    /// Notes what all calls have together, the caller's reports and the callee's.
+    pub(crate) fn sum_up(&mut self, calls: Vec<CallReport>) {
+        let greatest = |values: &mut dyn Iterator<Item = f64>| values.reduce(f64::max);
+        self.setup_ms = greatest(&mut calls.iter().filter_map(|call| call.setup_ms));
+        self.sent = calls.iter().map(|call| call.sent).sum();
+        self.received = calls.iter().map(|call| call.received).sum();
+        self.lost = calls.iter().map(|call| call.lost).sum();
+        self.late = calls.iter().map(|call| call.late).sum();
+        self.jitter_ms = greatest(&mut calls.iter().map(|call| call.jitter_ms)).unwrap_or_default();
+        self.rtt_ms = greatest(&mut calls.iter().filter_map(|call| call.rtt_ms));
+        self.mos = calls.iter().filter_map(|call| call.mos).reduce(f64::min);
+        self.calls = calls;
+    }
+}
+
 /// Makes the calls of one leg.
 pub async fn run(lab: &Lab, options: &LegOptions) -> LegReport {
-    let mut report = LegReport {
-        transport: options.transport.to_string(),
-        dtls_backend: (options.transport == Transport::Dtls).then(|| options.backend.to_string()),
-        ok: false,
-        error: None,
-        tunnel_ms: None,
-        setup_ms: None,
-        sent: 0,
-        received: 0,
-        lost: 0,
-        late: 0,
-        jitter_ms: 0.0,
-        rtt_ms: None,
-        mos: None,
-        calls: Vec::new(),
-    };
+    let mut report = LegReport::new(options);
     match calls(lab, options, &mut report).await {
-        Ok(calls) => judge(&mut report, options.calls, calls),
+        Ok(calls) => {
+            report.error = problem(options.calls, &calls);
+            report.ok = report.error.is_none();
+            report.sum_up(calls);
+        }
         Err(error) => report.error = Some(format!("{error:#}")),
     }
     report
 }
 
-async fn open(lab: &Lab, options: &LegOptions, side: Side) -> anyhow::Result<Tunnel> {
+pub(crate) async fn open(lab: &Lab, options: &LegOptions, side: Side) -> anyhow::Result<Tunnel> {
     let mut builder = lab.tunnel_to(side, options.transport, options.backend)?;
     if let Some(directory) = &options.trace {
         let name = format!(
@@ -120,7 +154,7 @@ async fn open(lab: &Lab, options: &LegOptions, side: Side) -> anyhow::Result<Tun
         .await?)
 }
 
-async fn close(tunnel: Arc<Tunnel>, whose: &str) -> anyhow::Result<()> {
+pub(crate) async fn close(tunnel: Arc<Tunnel>, whose: &str) -> anyhow::Result<()> {
     // The applications have given up their handles when they end.
     let tunnel =
         Arc::into_inner(tunnel).with_context(|| format!("{whose} still uses its tunnel"))?;
@@ -179,22 +213,7 @@ async fn calls(
     Ok(calls)
 }
 
-/// Sums the calls up, and says what is wrong with them.
-fn judge(report: &mut LegReport, wanted: usize, calls: Vec<CallReport>) {
-    let greatest = |values: &mut dyn Iterator<Item = f64>| values.reduce(f64::max);
-    report.setup_ms = greatest(&mut calls.iter().filter_map(|call| call.setup_ms));
-    report.sent = calls.iter().map(|call| call.sent).sum();
-    report.received = calls.iter().map(|call| call.received).sum();
-    report.lost = calls.iter().map(|call| call.lost).sum();
-    report.late = calls.iter().map(|call| call.late).sum();
-    report.jitter_ms = greatest(&mut calls.iter().map(|call| call.jitter_ms)).unwrap_or_default();
-    report.rtt_ms = greatest(&mut calls.iter().filter_map(|call| call.rtt_ms));
-    report.mos = calls.iter().filter_map(|call| call.mos).reduce(f64::min);
-    report.error = problem(wanted, &calls);
-    report.ok = report.error.is_none();
-    report.calls = calls;
-}
-
+/// What is wrong with the calls.
 fn problem(wanted: usize, calls: &[CallReport]) -> Option<String> {
     if let Some(failed) = calls.iter().find(|call| call.outcome != Outcome::Ok) {
         return Some(

@@ -1,6 +1,7 @@
 //! What the demo and the end-to-end tests stand on: a server with certificates of its own on this machine, and calls
 //! through it.
 
+pub mod inner_tcp;
 pub mod lab;
 pub mod leg;
 pub mod pki;

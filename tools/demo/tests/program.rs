@@ -52,5 +52,16 @@ fn a_call_needs_no_root() {
     let errors = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(0), "{errors}");
     let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
-    assert_eq!(report["legs"][0]["ok"], true, "{report}");
+    let legs = report["legs"].as_array().unwrap();
+    assert_eq!(legs.len(), 2, "{report}");
+    assert!(legs.iter().all(|leg| leg["ok"] == true), "{report}");
+    let all = &legs[1]["inner_tcp"];
+    for (what, count) in [
+        ("calls", 50),
+        ("chats", 100),
+        ("files", 10),
+        ("downloads", 10),
+    ] {
+        assert_eq!(all[what], count, "{report}");
+    }
 }

@@ -8,7 +8,7 @@
 
 use std::{
     fs,
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     path::Path,
     process::Command,
     sync::{Mutex, PoisonError},
@@ -157,6 +157,95 @@ fn curl_in_the_core_reaches_a_server_inside_a_tunnel() {
                 }
                 assert!(remote.stop().status.success());
             }
+        }
+    });
+}
+
+/// `tsc_sip_server` in a tunnel, and where it serves HTTP: an address of each family.
+fn sip_server(lab: &Lab, options: ClientOptions) -> (Process, [SocketAddr; 2]) {
+    let mut command = lab.client("tsc_sip_server", options);
+    command.args(["--open-registration", "--log-level", "info"]);
+    let process = Process::start("tsc_sip_server", command);
+    let address = |nth| {
+        let line = process.wait_for_nth(nth, "HTTP server ready");
+        let mut words = line.split_whitespace();
+        let address = words.find_map(|word| word.strip_prefix("address="));
+        address.unwrap().parse().unwrap()
+    };
+    let addresses: [SocketAddr; 2] = [address(0), address(1)];
+    assert_ne!(addresses[0].is_ipv4(), addresses[1].is_ipv4());
+    (process, addresses)
+}
+
+/// What the field that `name` begins says, in a file of header fields.
+fn field(path: &Path, name: &str) -> Option<String> {
+    let text = fs::read_to_string(path).unwrap();
+    let mut lines = text.lines().filter_map(|line| line.split_once(':'));
+    let line = lines.find(|(field, _)| field.eq_ignore_ascii_case(name));
+    line.map(|(_, value)| value.trim().to_owned())
+}
+
+/// The server itself is inside the tunnel, hyper over inner TCP, and curl knows nothing of that.
+#[test]
+fn curl_in_the_core_downloads_from_tsc_sip_server_in_a_tunnel() {
+    const LENGTH: usize = 5_000_000;
+    let name = "curl_in_the_core_downloads_from_tsc_sip_server_in_a_tunnel";
+    alone(name, || {
+        let lab = Lab::new(Egress::Tun);
+        let mut data = vec![0; LENGTH];
+        tsc_sip::pattern::fill(0, &mut data);
+        let (wanted, fetched, head) = (lab.path("wanted"), lab.path("fetched"), lab.path("head"));
+        fs::write(&wanted, &data).unwrap();
+        let hash = sha256(&wanted);
+        let script = format!("openssl dgst -sha256 -binary {} | base64", wanted.display());
+        let digest = Command::new("sh").args(["-c", &script]).output().unwrap();
+        let digest = String::from_utf8(digest.stdout).unwrap();
+        let digest = format!("sha-256=:{}:", digest.trim());
+        for transport in Transport::ALL {
+            let options = ClientOptions {
+                transport,
+                ..ClientOptions::default()
+            };
+            let (server, addresses) = sip_server(&lab, options);
+            for address in addresses {
+                let ask = |arguments: &[&str], path: &str| {
+                    let mut command = Namespace::Core.command("curl");
+                    command.args(arguments).arg("--dump-header").arg(&head);
+                    let url = format!("http://{address}{path}");
+                    let download = curl(command, &url, &fetched, PATIENCE);
+                    eprintln!("{transport:?} {arguments:?} {url}: {download:?}");
+                    download
+                };
+                let path = format!("/bytes/{LENGTH}");
+                // GET
+                let download = ask(&[], &path);
+                assert_eq!((download.status, download.bytes), (200, LENGTH as u64));
+                assert_eq!(sha256(&fetched), hash);
+                assert_eq!(field(&head, "repr-digest").as_ref(), Some(&digest));
+                // HEAD: the same fields and nothing more.
+                let download = ask(&["--head"], &path);
+                assert_eq!((download.status, download.bytes), (200, 0));
+                let length = field(&head, "content-length");
+                assert_eq!(length, Some(LENGTH.to_string()));
+                assert_eq!(field(&head, "repr-digest").as_ref(), Some(&digest));
+                assert_eq!(field(&head, "accept-ranges").as_deref(), Some("bytes"));
+                // Ranges, also one that there is not.
+                let download = ask(&["--range", "1234567-2345678"], &path);
+                assert_eq!(download.status, 206);
+                assert!(fs::read(&fetched).unwrap() == data[1_234_567..=2_345_678]);
+                let range = format!("bytes 1234567-2345678/{LENGTH}");
+                assert_eq!(field(&head, "content-range"), Some(range));
+                let download = ask(&["--range", "-1000"], &path);
+                assert_eq!(download.status, 206);
+                assert!(fs::read(&fetched).unwrap() == data[LENGTH - 1000..]);
+                let download = ask(&["--range", "5000000-"], &path);
+                assert_eq!(download.status, 416);
+                // What there is not, what is too much, what is not done.
+                assert_eq!(ask(&[], "/nothing").status, 404);
+                assert_eq!(ask(&[], "/bytes/100000001").status, 413);
+                assert_eq!(ask(&["--data", "x"], &path).status, 405);
+            }
+            assert!(server.stop().status.success());
         }
     });
 }

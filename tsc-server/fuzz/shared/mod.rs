@@ -1,6 +1,8 @@
 //! The assertions of the fuzz targets, as functions of bytes. `fuzz_targets` and the replay of the corpus
 //! (`tests/corpus.rs`) share this file, so that what a fuzzer found keeps being checked by the ordinary tests.
 
+mod user_space;
+
 use std::{
     net::IpAddr,
     time::{Duration, Instant},
@@ -11,6 +13,9 @@ use tsc_server::{
     harness::PacketPath,
     rewriter::rewrite,
 };
+
+#[allow(unused_imports, reason = "each target uses one of the functions")]
+pub(crate) use user_space::{user_space, user_space_counted};
 
 /// Where the packet's addresses are, by version.
 fn addresses(packet: &[u8]) -> Option<(usize, usize)> {
@@ -61,7 +66,9 @@ pub(crate) fn rewriter(data: &[u8]) {
     }
 }
 
-const CONFIG: &str = r#"
+/// A server with one interface, whose clients get addresses of the pool `clients`, which is among `tables`.
+fn config(tables: &str) -> Config {
+    let head = r#"
 [[tscf-interface]]
 realm-id = "access"
 local-address-pools = ["clients"]
@@ -70,6 +77,12 @@ authentication = "none"
 address = "127.0.0.1"
 port = 0
 transport-protocol = "tcp"
+"#;
+    Config::parse_with(&format!("{head}{tables}"), "fuzz", &Overrides::default())
+        .expect("a good one")
+}
+
+const TABLES: &str = r#"
 [[tscf-address-pool]]
 name = "clients"
 address-range = ["10.64.0.0-10.64.0.15", "fd64::0-fd64::f"]
@@ -111,7 +124,7 @@ egress = "drop"
 /// Whatever the packets: no panic, never a packet out of the tunnel with a source that is not the tunnel's, and none
 /// into a tunnel for an address that is not ours. One input gives at most one packet, or its fragments.
 pub(crate) fn switch(mut data: &[u8]) {
-    let config = Config::parse_with(CONFIG, "fuzz", &Overrides::default()).expect("a good one");
+    let config = config(TABLES);
     let mut now = Instant::now();
     let mut path = PacketPath::new(&config, now, 3).expect("a good one");
     let ours: Vec<IpAddr> = (0..3)

@@ -378,10 +378,10 @@ impl Checker<'_> {
             (true, false) | (false, true) => {}
         }
         for (index, server) in interface.sip_servers.iter().enumerate() {
-            self.reachable(&servers.index(index), *server);
+            self.reachable_inside(&servers.index(index), *server);
         }
         for (index, server) in interface.dns_servers.iter().enumerate() {
-            self.reachable(
+            self.reachable_inside(
                 &path.key("dns-servers").index(index),
                 SocketAddr::new(*server, 53),
             );
@@ -400,6 +400,16 @@ impl Checker<'_> {
     }
 
     /// What clients are told must be something they can send to.
+    /// A server that clients reach through their tunnels: each would take a loopback address for itself.
+    fn reachable_inside(&self, path: &KeyPath, server: SocketAddr) {
+        if server.ip().is_loopback() {
+            let reason = format!("{server} is every client itself, not a host behind the tunnel");
+            self.conflict(path, reason, "write an address of this host's network");
+        } else {
+            self.reachable(path, server);
+        }
+    }
+
     fn reachable(&self, path: &KeyPath, server: SocketAddr) {
         let address = server.ip();
         if address.is_unspecified() || address.is_multicast() || server.port() == 0 {

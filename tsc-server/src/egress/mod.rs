@@ -20,4 +20,6 @@ mod pools;
 mod rates;
 pub(crate) mod rewrite;
 pub(crate) mod router;
+#[cfg(test)]
+mod test_config;
 pub(crate) mod user_space;

@@ -4,7 +4,7 @@ use std::{net::IpAddr, time::Instant};
 
 use tsc_csm::{
     Random, Transport,
-    server::{BindingId, BindingInfo, Event, Server as Core, Verdict},
+    server::{BindingId, BindingInfo, Event, Server as Core, SessionId, Verdict},
 };
 use tsc_tpl::{CmType, IpPacket, Limits, MessageBuilder, Sequence, Tlv, Tsid, Unit, registry};
 
@@ -39,7 +39,15 @@ pub struct PacketPath {
     interfaces: Vec<Interface>,
     batch: Batch,
     counters: Counters,
-    bindings: Vec<(BindingId, Vec<IpAddr>)>,
+    tunnels: Vec<Tunnel>,
+}
+
+#[derive(Debug)]
+struct Tunnel {
+    binding: BindingId,
+    #[cfg_attr(not(test), expect(dead_code, reason = "unit tests ask for it"))]
+    session: SessionId,
+    addresses: Vec<IpAddr>,
 }
 
 impl PacketPath {
@@ -60,7 +68,7 @@ impl PacketPath {
             interfaces: interfaces.collect(),
             batch: Batch::default(),
             counters: Counters::default(),
-            bindings: Vec::new(),
+            tunnels: Vec::new(),
         };
         let mut request = Vec::new();
         let _ = MessageBuilder::new(CmType::CONFIGURATION_REQUEST, Tsid::UNASSIGNED, Sequence(1))
@@ -86,7 +94,11 @@ impl PacketPath {
                 } = event
                 {
                     path.router.session_up(session, &addresses);
-                    path.bindings.push((binding, addresses));
+                    path.tunnels.push(Tunnel {
+                        binding,
+                        session,
+                        addresses,
+                    });
                 }
             }
         }
@@ -96,21 +108,26 @@ impl PacketPath {
     /// The addresses of a tunnel.
     #[must_use]
     pub fn addresses(&self, tunnel: usize) -> &[IpAddr] {
-        self.bindings
-            .get(tunnel)
-            .map_or(&[], |(_, addresses)| addresses)
+        let tunnel = self.tunnels.get(tunnel);
+        tunnel.map_or(&[], |tunnel| &tunnel.addresses)
+    }
+
+    /// The session core's name of a tunnel.
+    #[cfg(test)]
+    pub(crate) fn session(&self, tunnel: usize) -> Option<SessionId> {
+        self.tunnels.get(tunnel).map(|tunnel| tunnel.session)
     }
 
     /// A packet that a tunnel sends.
     pub fn tunnel_packet(&mut self, now: Instant, tunnel: usize, packet: &[u8]) {
-        let Some((binding, _)) = self.bindings.get(tunnel) else {
+        let Some(&Tunnel { binding, .. }) = self.tunnels.get(tunnel) else {
             return;
         };
         let Ok(unit) = Unit::decode_datagram(packet, &Limits::WIDEST) else {
             return;
         };
         if let (Verdict::Forward(from), Unit::Ip(packet)) =
-            (self.core.handle_unit(now, *binding, &unit), &unit)
+            (self.core.handle_unit(now, binding, &unit), &unit)
         {
             self.switch().tunnel_packet(now, 0, from, packet);
         }

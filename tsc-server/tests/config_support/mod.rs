@@ -3,10 +3,13 @@
 #![allow(dead_code, unreachable_pub)]
 
 pub mod egress;
+#[path = "../pki/mod.rs"]
+mod pki;
 
 use std::sync::LazyLock;
 
-use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair};
+use self::pki::Authority;
+use rcgen::ExtendedKeyUsagePurpose;
 use tsc_server::config::{Config, ConfigErrors, Overrides};
 
 /// SHA-256 of "abc".
@@ -21,17 +24,14 @@ pub struct Pems {
 }
 
 pub static PEMS: LazyLock<Pems> = LazyLock::new(|| {
-    let key = KeyPair::generate().unwrap();
-    let params = CertificateParams::new(vec!["server.test".to_owned()]).unwrap();
-    let certificate = params.self_signed(&key).unwrap();
-    let ca_key = KeyPair::generate().unwrap();
-    let mut ca = CertificateParams::new(Vec::new()).unwrap();
-    ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let ca = Authority::new("ca");
+    let (certificate, key) = ca.issue(ExtendedKeyUsagePurpose::ServerAuth);
+    let (_, other_key) = ca.issue(ExtendedKeyUsagePurpose::ServerAuth);
     Pems {
-        certificate: certificate.pem(),
-        key: key.serialize_pem(),
-        other_key: KeyPair::generate().unwrap().serialize_pem(),
-        ca: ca.self_signed(&ca_key).unwrap().pem(),
+        certificate,
+        key,
+        other_key,
+        ca: ca.pem,
     }
 });
 

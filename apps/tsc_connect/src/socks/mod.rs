@@ -83,7 +83,7 @@ fn target(wanted: TargetAddr) -> io::Result<Target> {
         TargetAddr::Ip(address) => Ok(address.into()),
         TargetAddr::Domain(name, port) => Ok(Target {
             host: Host::parse(&name)
-                .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?,
+                .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?,
             port,
         }),
     }
@@ -99,8 +99,11 @@ fn reply(error: &io::Error) -> ReplyError {
         io::ErrorKind::HostUnreachable | io::ErrorKind::TimedOut | io::ErrorKind::NotFound => {
             ReplyError::HostUnreachable
         }
-        io::ErrorKind::PermissionDenied => ReplyError::ConnectionNotAllowed,
-        io::ErrorKind::InvalidInput => ReplyError::AddressTypeNotSupported,
+        // Among them: addresses that no tunnel leads to.
+        io::ErrorKind::PermissionDenied | io::ErrorKind::InvalidInput => {
+            ReplyError::ConnectionNotAllowed
+        }
+        io::ErrorKind::InvalidData => ReplyError::AddressTypeNotSupported,
         // Among them: names, without a server to ask.
         io::ErrorKind::Unsupported | io::ErrorKind::AddrNotAvailable => ReplyError::HostUnreachable,
         _ => ReplyError::GeneralFailure,

@@ -49,7 +49,10 @@ pub(crate) fn sip_message(data: &[u8]) {
         }
     }
     let random = Box::new(SeededRandom::new(1));
-    let limits = Limits { transactions: 8 };
+    let limits = Limits {
+        transactions: 8,
+        per_source: 4,
+    };
     let mut layer = TransactionLayer::new(LOCAL, Timers::default(), limits, random);
     let mut now = Instant::now();
     for _ in 0..2 {

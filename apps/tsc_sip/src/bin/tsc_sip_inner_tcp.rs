@@ -9,12 +9,13 @@
 use std::{process::ExitCode, sync::Arc, time::Duration, time::Instant};
 
 use clap::Parser;
-use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::ProgressDrawTarget;
 use serde::Serialize;
 use tsc_sip::{
     cli::{InnerTcpArgs, connect_outcome},
-    client::{ClientOptions, ClientReport, Progress, run_client},
+    client::{ClientOptions, ClientReport, run_client},
     net::{ConfigSummary, HostNet, NotificationSummary},
+    progress,
     report::{self, Outcome, millis},
     stop::Stop,
     ua,
@@ -54,7 +55,9 @@ async fn run(args: &InnerTcpArgs) -> Result<ClientReport, Failure> {
     let usage = |error| Failure::new(Outcome::Configuration, &error);
     let mut options = args.options().map_err(usage)?;
     if !args.output.json {
-        options.sessions.progress = Some(progress_bars(options.sessions.files));
+        // On a terminal only.
+        let target = ProgressDrawTarget::stderr();
+        options.sessions.progress = Some(progress::bars(options.sessions.files, target));
     }
     let stop = Stop::on_signal().map_err(|error| Failure::new(Outcome::Configuration, &error))?;
 
@@ -121,30 +124,6 @@ async fn calls(
         Err(error) => Err(Failure::new(error.outcome(), &error)),
     }
 }
-
-/// A bar for each file, on a terminal only.
-fn progress_bars(files: usize) -> Progress {
-    let all = MultiProgress::with_draw_target(ProgressDrawTarget::stderr());
-    let style = ProgressStyle::with_template(BAR).unwrap_or_else(|_| ProgressStyle::default_bar());
-    let bars: Vec<ProgressBar> = (0..files)
-        .map(|number| {
-            let bar = ProgressBar::new(1).with_style(style.clone());
-            all.add(bar.with_prefix(format!("file {}", number + 1)))
-        })
-        .collect();
-    Progress(Arc::new(move |number, bytes, total| {
-        if let Some(bar) = bars.get(number) {
-            bar.set_length(total);
-            bar.set_position(bytes);
-            if bytes == total {
-                bar.finish();
-            }
-        }
-    }))
-}
-
-/// One progress bar.
-const BAR: &str = "{prefix:<9} [{bar:40}] {bytes:>10} of {total_bytes:<10} {bytes_per_sec}";
 
 #[derive(Serialize)]
 struct Output {

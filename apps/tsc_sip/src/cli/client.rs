@@ -1,12 +1,10 @@
 //! The caller's command line.
 
-use std::{num::NonZeroU16, time::Duration};
-
 use clap::Parser;
 use tsc_cli::{OutputArgs, UsageError};
 
-use super::{EXIT_CODES, MediaArgs, NetworkArgs, SipArgs, seconds};
-use crate::{client::ClientOptions, media::Audio};
+use super::{CallArgs, EXIT_CODES, MediaArgs, NetworkArgs, SipArgs, caller};
+use crate::client::ClientOptions;
 
 /// SIP client inside a tunnel: opens a tunnel, registers, calls, plays, records, hangs up and reports.
 #[derive(Clone, Debug, Parser)]
@@ -26,28 +24,9 @@ pub struct ClientArgs {
     #[command(flatten)]
     pub sip: SipArgs,
 
-    /// User to call. tsc_sip_server has `play`, `echo` and `busy`.
-    #[arg(
-        short,
-        long,
-        value_name = "NAME",
-        default_value = "play",
-        help_heading = "SIP"
-    )]
-    pub call: String,
-
-    /// Calls, all at the same time unless there is a --rate; 0 only registers.
-    #[arg(short = 'n', long, value_name = "N", default_value_t = 1, help_heading = "SIP",
-          value_parser = clap::value_parser!(u16).range(0..=1000))]
-    pub calls: u16,
-
-    /// Calls that begin in a second. [default: all begin at once]
-    #[arg(long, value_name = "N", help_heading = "SIP")]
-    pub rate: Option<NonZeroU16>,
-
-    /// Length of each call in seconds, such as 2.5. [default: the length of the WAV file]
-    #[arg(short, long, value_name = "SECONDS", value_parser = seconds, help_heading = "Media")]
-    pub duration: Option<Duration>,
+    /// The calls.
+    #[command(flatten)]
+    pub calls: CallArgs,
 
     /// The media.
     #[command(flatten)]
@@ -86,14 +65,7 @@ impl ClientArgs {
     ///
     /// Which option cannot be carried out, and why.
     pub fn options(&self) -> Result<ClientOptions, UsageError> {
-        let mut options = ClientOptions::new(&self.sip.user, &self.call);
-        self.sip.apply(&mut options)?;
-        self.media.apply(&mut options)?;
-        options.calls = self.calls.into();
-        options.rate = self.rate;
-        options.duration = self.duration;
-        options.play = self.media.audio(Audio::speech)?;
-        Ok(options)
+        caller(&self.sip, &self.calls, &self.media)
     }
 }
 
@@ -101,6 +73,7 @@ impl ClientArgs {
 mod tests {
     use super::*;
     use clap::CommandFactory;
+    use std::time::Duration;
 
     #[test]
     fn the_command_line_is_consistent() {

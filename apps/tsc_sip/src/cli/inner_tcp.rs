@@ -1,15 +1,14 @@
 //! The command line of everything at once.
 
-use std::{net::SocketAddr, num::NonZeroU16, path::PathBuf, time::Duration};
+use std::{net::SocketAddr, path::PathBuf};
 
 use clap::Parser;
 use tsc_cli::{OutputArgs, UsageError};
 
-use super::{EXIT_CODES, MediaArgs, NetworkArgs, SipArgs, seconds};
+use super::{CallArgs, EXIT_CODES, MediaArgs, NetworkArgs, SipArgs, caller};
 use crate::{
     client::{ClientOptions, FileSource, SessionOptions},
     http::DownloadOptions,
-    media::Audio,
     sip::Transport,
 };
 
@@ -31,27 +30,9 @@ pub struct InnerTcpArgs {
     #[command(flatten)]
     pub sip: SipArgs,
 
-    /// User to call. tsc_sip_server has `play`, `echo` and `busy`.
-    #[arg(
-        long,
-        value_name = "NAME",
-        default_value = "play",
-        help_heading = "Calls"
-    )]
-    pub call: String,
-
-    /// Calls, all at the same time unless there is a --rate.
-    #[arg(short = 'n', long, value_name = "N", default_value_t = 1, help_heading = "Calls",
-          value_parser = clap::value_parser!(u16).range(0..=1000))]
-    pub calls: u16,
-
-    /// Calls that begin in a second. [default: all begin at once]
-    #[arg(long, value_name = "N", help_heading = "Calls")]
-    pub rate: Option<NonZeroU16>,
-
-    /// Length of each call in seconds, such as 2.5. [default: the length of the WAV file]
-    #[arg(short, long, value_name = "SECONDS", value_parser = seconds, help_heading = "Calls")]
-    pub duration: Option<Duration>,
+    /// The calls.
+    #[command(flatten)]
+    pub calls: CallArgs,
 
     /// User to chat with and to send files to; it has to answer each message with the same one, as those of tsc_sip_server do.
     #[arg(
@@ -143,14 +124,8 @@ impl InnerTcpArgs {
     ///
     /// Which option cannot be carried out, and why.
     pub fn options(&self) -> Result<ClientOptions, UsageError> {
-        let mut options = ClientOptions::new(&self.sip.user, &self.call);
-        self.sip.apply(&mut options)?;
-        self.media.apply(&mut options)?;
-        options.play = self.media.audio(Audio::speech)?;
+        let mut options = caller(&self.sip, &self.calls, &self.media)?;
         options.transport = Transport::Tcp;
-        options.calls = self.calls.into();
-        options.rate = self.rate;
-        options.duration = self.duration;
         let file = match &self.file {
             None => FileSource::Pattern(self.file_size),
             Some(path) => {

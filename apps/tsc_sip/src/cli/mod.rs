@@ -3,6 +3,7 @@
 //! Secrets come from files or the environment, never as arguments: other users of a machine can read arguments.
 
 mod account;
+mod calls;
 mod client;
 mod inner_tcp;
 mod network;
@@ -18,12 +19,13 @@ use clap::Args;
 use tsc_cli::UsageError;
 
 pub use account::SipArgs;
+pub use calls::CallArgs;
 pub use client::ClientArgs;
 pub use inner_tcp::InnerTcpArgs;
 pub use network::{NetworkArgs, connect_outcome};
 pub use server::ServerArgs;
 
-use crate::media::Audio;
+use crate::{client::ClientOptions, media::Audio};
 
 /// What is played and recorded.
 #[derive(Clone, Debug, Args)]
@@ -63,7 +65,8 @@ impl MediaArgs {
         writable("--record", self.record.as_deref())
     }
 
-    fn apply(&self, options: &mut crate::client::ClientOptions) -> Result<(), UsageError> {
+    fn apply(&self, options: &mut ClientOptions) -> Result<(), UsageError> {
+        options.play = self.audio(Audio::speech)?;
         options.codecs.clone_from(&self.codec);
         options.record = self.record_directory()?;
         options.media_timeout = Duration::from_secs(self.media_timeout);
@@ -92,13 +95,13 @@ fn writable(option: &'static str, directory: Option<&Path>) -> Result<Option<Pat
     Ok(Some(directory.to_owned()))
 }
 
-/// The length of a call.
-fn seconds(text: &str) -> Result<Duration, String> {
-    let seconds: f64 = text.parse().map_err(|_| "not a number".to_owned())?;
-    if !(0.02..=86_400.0).contains(&seconds) {
-        return Err("a call lasts from 0.02 to 86400 seconds".to_owned());
-    }
-    Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
+/// What all callers are told: who they are, whom they call, what is played.
+fn caller(sip: &SipArgs, calls: &CallArgs, media: &MediaArgs) -> Result<ClientOptions, UsageError> {
+    let mut options = ClientOptions::new(&sip.user, &calls.call);
+    sip.apply(&mut options)?;
+    calls.apply(&mut options);
+    media.apply(&mut options)?;
+    Ok(options)
 }
 
 const EXIT_CODES: &str = "\

@@ -93,6 +93,11 @@ pub struct ServerArgs {
           value_parser = clap::value_parser!(u16).range(1..))]
     pub max_calls: u16,
 
+    /// Calls at a time from one address; further ones are busy. Where all come by way of one proxy, as many as --max-calls.
+    /// [default: three quarters of --max-calls]
+    #[arg(long, value_name = "N", help_heading = "SIP", value_parser = clap::value_parser!(u16).range(1..))]
+    pub max_calls_per_source: Option<u16>,
+
     /// End after this many calls. [default: run until SIGINT or SIGTERM]
     #[arg(long, value_name = "N", help_heading = "SIP")]
     pub exit_after: Option<u64>,
@@ -172,6 +177,10 @@ impl ServerArgs {
             play: self.media.audio(Audio::reply)?,
             ring: Duration::from_millis(self.ring),
             max_calls: self.max_calls.into(),
+            max_calls_per_source: self.max_calls_per_source.map_or_else(
+                || (usize::from(self.max_calls) * 3).div_ceil(4),
+                usize::from,
+            ),
             record: self.media.record_directory()?,
             media_timeout: Duration::from_secs(self.media.media_timeout),
             http_port: (!self.no_http).then_some(self.http_port),

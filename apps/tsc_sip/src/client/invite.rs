@@ -94,7 +94,8 @@ pub(super) fn invite_request<N: InnerNet>(
     invite
 }
 
-/// Waits for the final response; gives up by CANCEL when nobody answers in time.
+/// Waits for the final response; gives up by CANCEL when nobody answers in time. When we are to stop, the answer to that has
+/// little time: a peer that says nothing must not hold us up.
 pub(super) async fn ring<N: InnerNet>(
     shared: &Shared<N>,
     pending: &mut PendingRequest,
@@ -102,9 +103,11 @@ pub(super) async fn ring<N: InnerNet>(
     let limit = shared.options.ring_timeout;
     let mut timeout = pin!(tokio::time::sleep(limit));
     let mut given_up = None;
+    let mut hurry = pin!(too_long(shared, false));
     loop {
         let response = tokio::select! {
             response = pending.response() => response?,
+            () = &mut hurry => return Err(CallError::Stopped),
             () = &mut timeout, if given_up.is_none() => {
                 given_up = Some(CallError::NotAnswered(limit));
                 pending.cancel().await?;

@@ -14,7 +14,7 @@ use tokio::{
 };
 
 use super::{
-    FileSource, Shared, address_of_record,
+    FileProgress, FileSource, Shared, address_of_record,
     invite::{CallError, DialogEntry, End, explain, finish, invite_request, ring},
 };
 use crate::{
@@ -32,6 +32,8 @@ use crate::{
 const LAST_WORDS: Duration = Duration::from_secs(2);
 /// Bytes that are read from a file at once.
 const READ: usize = 65_536;
+/// Bytes of test data that are hashed at once.
+const HASHED: u64 = 1 << 22;
 
 /// Why a session that was up failed.
 #[derive(Debug, thiserror::Error)]
@@ -68,6 +70,16 @@ pub(super) async fn session<N: InnerNet>(
         })
         .await;
     }
+    if let (SessionKind::File, Some(progress)) = (kind, &options.sessions.progress) {
+        let end = match &report.file {
+            Some(file) if file.intact => FileProgress::Sent {
+                size: file.size,
+                sha1: file.sha1.as_deref().unwrap_or_default(),
+            },
+            _ => FileProgress::Failed,
+        };
+        (progress.0)(number, end);
+    }
     report
 }
 
@@ -82,7 +94,10 @@ async fn try_session<N: InnerNet>(
         SessionKind::Chat => None,
         SessionKind::File => {
             let source = &shared.options.sessions.file;
-            let file = Source::open(source).await.map_err(CallError::File)?;
+            let file = tokio::select! {
+                file = Source::open(source) => file.map_err(CallError::File)?,
+                () = shared.stop.stopped() => return Err(CallError::Stopped),
+            };
             report.file = Some(file.facts());
             Some(file)
         }
@@ -223,7 +238,8 @@ async fn exchange<N: InnerNet>(
         Some(file) => {
             let progress = |bytes| {
                 if let Some(progress) = &options.progress {
-                    (progress.0)(number, bytes, file.offer.size);
+                    let total = file.offer.size;
+                    (progress.0)(number, FileProgress::Accepted { bytes, total });
                 }
             };
             send_file(
@@ -374,13 +390,19 @@ impl Source {
     async fn open(source: &FileSource) -> io::Result<Self> {
         let (name, size, reader, hash) = match source {
             FileSource::Pattern(size) => {
-                let size = *size;
-                let hashed = tokio::task::spawn_blocking(move || {
-                    let mut hash = Sha1::new();
-                    pattern::each_piece(size, |piece| hash.update(piece));
-                    hash.finalize()
-                });
-                let hash: FileHash = hashed.await?.into();
+                let (size, mut at) = (*size, 0);
+                let mut hash = Sha1::new();
+                // In pieces, because what a thread has begun cannot be stopped.
+                while at < size {
+                    let piece = at..size.min(at + HASHED);
+                    at = piece.end;
+                    let hashed = tokio::task::spawn_blocking(move || {
+                        pattern::each_piece_of(piece, |bytes| hash.update(bytes));
+                        hash
+                    });
+                    hash = hashed.await?;
+                }
+                let hash: FileHash = hash.finalize().into();
                 ("pattern.bin".to_owned(), size, Reader::Pattern, hash)
             }
             FileSource::Path(path) => {

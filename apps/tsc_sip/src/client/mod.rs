@@ -18,7 +18,7 @@ use std::{
 use serde::Serialize;
 use tokio::{sync::mpsc, task::JoinSet};
 
-pub use options::{ClientOptions, FileSource, Progress, SessionOptions};
+pub use options::{ClientOptions, FileProgress, FileSource, Progress, ProgressFn, SessionOptions};
 pub use register::RegisterError;
 use register::{Registrant, Registration};
 
@@ -243,6 +243,8 @@ pub async fn run_client<N: InnerNet>(
 
     let result = register_and_call(&shared).await;
     helpers.shutdown().await;
+    // Whoever opened the network can close it now: nothing here uses it any more.
+    shared.endpoint.clone().close().await;
     result
 }
 

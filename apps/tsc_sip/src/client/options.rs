@@ -70,9 +70,33 @@ pub enum FileSource {
     Path(PathBuf),
 }
 
-/// Told how far a file has come: which one, bytes that have arrived, bytes of it.
+/// How far a file has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FileProgress<'a> {
+    /// Some of it has arrived.
+    Accepted {
+        /// Bytes that have arrived.
+        bytes: u64,
+        /// Bytes of the file.
+        total: u64,
+    },
+    /// The other side has reported that it has all of it.
+    Sent {
+        /// Bytes of the file.
+        size: u64,
+        /// Its SHA-1 in hexadecimal, which the other side was offered.
+        sha1: &'a str,
+    },
+    /// It does not arrive.
+    Failed,
+}
+
+/// Told how far which file has come. The last word of each file is [`FileProgress::Sent`] or [`FileProgress::Failed`].
 #[derive(Clone)]
-pub struct Progress(pub Arc<dyn Fn(usize, u64, u64) + Send + Sync>);
+pub struct Progress(pub ProgressFn);
+
+/// What [`Progress`] calls.
+pub type ProgressFn = Arc<dyn Fn(usize, FileProgress<'_>) + Send + Sync>;
 
 impl fmt::Debug for Progress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -21,20 +21,31 @@ use tokio::{
 };
 
 use crate::{
-    net::{BoxStream, InnerListener, InnerNet, is_fatal},
+    net::{BoxStream, InnerListener, InnerNet, Seats, is_fatal},
+    shares::{Admission, Bounds, Shares},
     sip::{
         Message,
         stream::{Frame, PING, PONG, StreamFramer},
     },
 };
 
-/// Connections of one port. More are neither opened nor kept.
-const CONNECTIONS: usize = 256;
+/// Connections that we open. More are not.
+const OPENED: usize = 256;
+/// Connections that others open, and those of one address of theirs; see [`shares`](crate::shares).
+const ACCEPTED: usize = 512;
+const ACCEPTED_PER_SOURCE: usize = 64;
+/// Aliases in all, and of one address. The one that was named longest ago goes.
+const ALIASES: Bounds = Bounds {
+    total: 512,
+    per_source: 16,
+    busy: Duration::ZERO,
+};
 /// Bytes of messages that may wait for a connection; if it does not take them, it has failed.
 const QUEUE: usize = 1 << 20;
 /// Events of all connections that may wait; then nothing is read.
 const EVENTS: usize = 256;
-/// How long opening a connection may take, and writing a message: as long as a transaction.
+/// How long opening a connection may take, and a message from its first byte to its last, read or written, and the first
+/// message of a connection that was accepted: as long as a transaction.
 const PATIENCE: Duration = Duration::from_secs(32);
 /// How long the last messages may take.
 const CLOSE: Duration = Duration::from_secs(1);
@@ -73,6 +84,8 @@ enum Note {
 struct Queue {
     /// Which of the connections to a peer, one after the other, it is.
     id: u64,
+    /// Whether we opened it.
+    ours: bool,
     messages: mpsc::UnboundedSender<Vec<u8>>,
     /// Bytes of them, no more than [`QUEUE`].
     bytes: Arc<AtomicUsize>,
@@ -85,11 +98,12 @@ struct Queued {
 }
 
 impl Queue {
-    fn new(id: u64) -> (Self, Queued) {
+    fn new(id: u64, ours: bool) -> (Self, Queued) {
         let (sender, receiver) = mpsc::unbounded_channel();
         let bytes = Arc::<AtomicUsize>::default();
         let queue = Self {
             id,
+            ours,
             messages: sender,
             bytes: Arc::clone(&bytes),
         };
@@ -127,6 +141,8 @@ pub(super) struct Streams {
     open: HashMap<SocketAddr, Queue>,
     /// Addresses at which peers want to be reached by the connection that they opened (RFC 5923), and that connection.
     aliases: HashMap<SocketAddr, SocketAddr>,
+    alias_shares: Shares<SocketAddr>,
+    seats: Seats,
     next_id: u64,
     tasks: JoinSet<(SocketAddr, u64)>,
     listener: Option<tokio::task::AbortHandle>,
@@ -158,6 +174,8 @@ impl Streams {
             connector: None,
             open: HashMap::new(),
             aliases: HashMap::new(),
+            alias_shares: Shares::new(ALIASES),
+            seats: Seats::new(ACCEPTED, ACCEPTED_PER_SOURCE),
             next_id: 0,
             tasks: JoinSet::new(),
             listener: None,
@@ -198,10 +216,10 @@ impl Streams {
         let id = self.new_id();
         let connector = self.connector.as_ref();
         let connector = connector.ok_or(io::ErrorKind::Unsupported)?;
-        if self.open.len() >= CONNECTIONS {
+        if self.open.values().filter(|queue| queue.ours).count() >= OPENED {
             return Err(io::ErrorKind::QuotaExceeded.into());
         }
-        let (queue, messages) = Queue::new(id);
+        let (queue, messages) = Queue::new(id, true);
         queue.push(message)?;
         self.open.insert(to, queue);
         let (connect, sender) = (connector(to), self.sender.clone());
@@ -255,7 +273,10 @@ impl Streams {
                     self.open.remove(&peer);
                     let mut peers = vec![peer];
                     let aliases = self.aliases.extract_if(|_, connection| *connection == peer);
-                    peers.extend(aliases.map(|(alias, _)| alias));
+                    for (alias, _) in aliases {
+                        self.alias_shares.leave(alias);
+                        peers.push(alias);
+                    }
                     return StreamEvent::Lost { peers };
                 }
             }
@@ -263,16 +284,25 @@ impl Streams {
     }
 
     fn accepted(&mut self, stream: BoxStream, peer: SocketAddr) {
-        if self.open.len() >= CONNECTIONS || self.open.contains_key(&peer) {
-            tracing::debug!(%peer, "SIP connection refused: there are too many");
+        let queue = self.open.get(&peer);
+        if queue.is_some_and(|queue| !queue.messages.is_closed()) {
+            tracing::debug!(%peer, "SIP connection refused: there is one already");
             return;
         }
+        let Some(mut seat) = self.seats.take(peer.ip()) else {
+            tracing::debug!(%peer, "SIP connection refused: there are too many");
+            return;
+        };
         let id = self.new_id();
-        let (queue, messages) = Queue::new(id);
+        let (queue, messages) = Queue::new(id, false);
         self.open.insert(peer, queue);
         let connection = Connection::new(peer, false, self.sender.clone());
         self.tasks.spawn(async move {
-            connection.run(stream, messages).await;
+            let stream: BoxStream = Box::new(seat.watch(stream, PATIENCE));
+            tokio::select! {
+                () = connection.run(stream, messages) => {}
+                () = seat.evicted() => tracing::debug!(%peer, "SIP connection makes room for another"),
+            }
             (peer, id)
         });
     }
@@ -287,9 +317,18 @@ impl Streams {
             && via.params.has("alias")
             && via.host.ip() == Some(from.ip())
             && let Some(port) = via.port
-            && self.aliases.len() < CONNECTIONS
         {
-            self.aliases.insert(SocketAddr::new(from.ip(), port), from);
+            let (alias, now) = (SocketAddr::new(from.ip(), port), std::time::Instant::now());
+            if self.aliases.contains_key(&alias) {
+                self.alias_shares.touch(now, alias);
+            } else {
+                match self.alias_shares.take(now, from.ip(), alias) {
+                    Admission::Free => {}
+                    Admission::Instead(other) => drop(self.aliases.remove(&other)),
+                    Admission::Refused => return,
+                }
+            }
+            self.aliases.insert(alias, from);
         }
     }
 }
@@ -330,6 +369,8 @@ enum Closed {
     ByPeer,
     #[error("nothing moves")]
     Idle,
+    #[error("a message does not end")]
+    Unfinished,
     #[error("the peer does not answer keepalives")]
     NoPong,
     #[error(transparent)]
@@ -366,12 +407,17 @@ impl Connection {
     ) -> Result<(), Closed> {
         let mut framer = StreamFramer::default();
         let mut buffer = vec![0; 4096];
+        // Whoever connects has something to say.
+        let mut silence = PATIENCE;
+        let mut begun: Option<Instant> = None;
         loop {
-            let read = reader.read(&mut buffer);
-            let length = if self.ours {
-                read.await?
-            } else {
-                timeout(IDLE, read).await.map_err(|_| Closed::Idle)??
+            let now = Instant::now();
+            let idle = (!self.ours).then(|| (now + silence, Closed::Idle));
+            let unfinished = begun.map(|at| (at + PATIENCE, Closed::Unfinished));
+            let first = idle.into_iter().chain(unfinished).min_by_key(|(at, _)| *at);
+            let length = tokio::select! {
+                read = reader.read(&mut buffer) => read?,
+                closed = give_up(first) => return Err(closed),
             };
             if length == 0 {
                 return Err(Closed::ByPeer);
@@ -381,6 +427,7 @@ impl Connection {
             while let Some(frame) = framer.next_frame()? {
                 match frame {
                     Frame::Message(message) => {
+                        silence = IDLE;
                         let note = Note::Message(self.peer, message);
                         if self.notes.send(note).await.is_err() {
                             return Ok(());
@@ -393,6 +440,12 @@ impl Connection {
                     Frame::Ping => drop(pongs.try_send(())),
                     Frame::Pong => alive.send_modify(|life| life.answers = true),
                 }
+                begun = None;
+            }
+            if framer.is_empty() {
+                begun = None;
+            } else {
+                begun.get_or_insert_with(Instant::now);
             }
         }
     }
@@ -433,6 +486,16 @@ impl Connection {
                 .await
                 .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
         }
+    }
+}
+
+async fn give_up(at: Option<(Instant, Closed)>) -> Closed {
+    match at {
+        Some((at, closed)) => {
+            tokio::time::sleep_until(at).await;
+            closed
+        }
+        None => std::future::pending().await,
     }
 }
 

@@ -4,6 +4,8 @@
 //! `tunnel.connect_tcp(address)`: that one line is the whole difference, see [`download`] and `serve` in `server.rs`.
 
 mod client;
+mod hashes;
+mod range;
 mod server;
 
 pub use client::{DownloadOptions, HttpError, download};

@@ -14,66 +14,80 @@ use http_body_util::{Either, Full};
 use hyper::{
     Method, Request, Response, StatusCode,
     body::{Body, Bytes, Frame, Incoming, SizeHint},
-    header,
+    header::{self, HeaderValue},
     server::conn::http1,
     service::service_fn,
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
-use sha2::{Digest, Sha256};
-use tokio::{sync::Semaphore, task::JoinHandle};
+use tokio::task::JoinSet;
 
-use super::{REPR_DIGEST, digest_field};
+use super::{REPR_DIGEST, digest_field, hashes::Hashes, range::Range};
 use crate::{
-    net::{InnerListener, is_fatal},
+    net::{InnerListener, Seats, is_fatal},
     pattern,
 };
 
 /// Most that `/bytes/N` gives.
 pub const MAX_BYTES: u64 = 100_000_000;
-/// Connections at the same time; further ones wait to be accepted.
-const CONNECTIONS: usize = 256;
+/// Connections at the same time, and those of one address; see [`shares`](crate::shares).
+const CONNECTIONS: usize = 512;
+const CONNECTIONS_PER_SOURCE: usize = 256;
 /// How long a request's head may take, also on a connection that waits for its next one.
 const HEAD_TIME: Duration = Duration::from_secs(30);
+/// How long a peer may take nothing of an answer.
+const WRITE_TIME: Duration = Duration::from_secs(30);
 /// Bytes of a frame.
 const FRAME: u64 = 16_384;
 
 /// A running HTTP server; dropping it closes it with all its connections.
 #[derive(Debug)]
 pub struct HttpServer {
-    address: SocketAddr,
-    task: JoinHandle<()>,
+    addresses: Vec<SocketAddr>,
+    /// A task for each listener; aborted when dropped.
+    _tasks: JoinSet<()>,
 }
 
 impl HttpServer {
-    /// Takes a listener and starts its task.
+    /// Takes listeners and starts their tasks.
     ///
     /// # Errors
     ///
-    /// The listener does not know its address.
-    pub fn start<L: InnerListener>(listener: L) -> io::Result<Self> {
-        let address = listener.local_addr()?;
-        let task = tokio::spawn(serve(listener));
-        Ok(Self { address, task })
+    /// A listener does not know its address.
+    pub fn start<L: InnerListener>(listeners: Vec<L>) -> io::Result<Self> {
+        let shared = Shared {
+            seats: Seats::new(CONNECTIONS, CONNECTIONS_PER_SOURCE),
+            hashes: Arc::new(Hashes::new(MAX_BYTES)),
+        };
+        let addresses: io::Result<_> = listeners.iter().map(L::local_addr).collect();
+        let addresses = addresses?;
+        let mut tasks = JoinSet::new();
+        for listener in listeners {
+            tasks.spawn(serve(listener, shared.clone()));
+        }
+        Ok(Self {
+            addresses,
+            _tasks: tasks,
+        })
     }
 
     /// Where it listens.
     #[must_use]
-    pub const fn address(&self) -> SocketAddr {
-        self.address
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
     }
 }
 
-impl Drop for HttpServer {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
+/// What all connections have in common.
+#[derive(Clone, Debug)]
+struct Shared {
+    seats: Seats,
+    hashes: Arc<Hashes>,
 }
 
-async fn serve<L: InnerListener>(listener: L) {
-    let slots = Arc::new(Semaphore::new(CONNECTIONS));
-    let mut connections = tokio::task::JoinSet::new();
-    // Ends only with an error: never closed.
-    while let Ok(slot) = Arc::clone(&slots).acquire_owned().await {
+async fn serve<L: InnerListener>(listener: L, shared: Shared) {
+    let Shared { seats, hashes } = shared;
+    let mut connections = JoinSet::new();
+    loop {
         while connections.try_join_next().is_some() {}
         // The one line: a `tokio::net::TcpListener` is accepted from in the same way.
         let (stream, peer) = match listener.accept().await {
@@ -88,22 +102,31 @@ async fn serve<L: InnerListener>(listener: L) {
                 continue;
             }
         };
+        let Some(mut seat) = seats.take(peer.ip()) else {
+            tracing::debug!(%peer, "HTTP connection refused: there are too many");
+            continue;
+        };
+        let hashes = Arc::clone(&hashes);
         connections.spawn(async move {
+            let stream = TokioIo::new(seat.watch(stream, WRITE_TIME));
+            let answer = |request| answer(request, Arc::clone(&hashes));
             let served = http1::Builder::new()
                 .timer(TokioTimer::new())
                 .header_read_timeout(HEAD_TIME)
-                .serve_connection(TokioIo::new(stream), service_fn(answer));
-            if let Err(error) = served.await {
-                tracing::debug!(%peer, %error, "HTTP connection");
+                .serve_connection(stream, service_fn(answer));
+            tokio::select! {
+                served = served => if let Err(error) = served {
+                    tracing::debug!(%peer, %error, "HTTP connection");
+                },
+                () = seat.evicted() => tracing::debug!(%peer, "HTTP connection makes room for another"),
             }
-            drop(slot);
         });
     }
 }
 
 type Answer = Response<Either<Full<Bytes>, Pattern>>;
 
-async fn answer(request: Request<Incoming>) -> Result<Answer, Infallible> {
+async fn answer(request: Request<Incoming>, hashes: Arc<Hashes>) -> Result<Answer, Infallible> {
     let path = request.uri().path();
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         return Ok(text(StatusCode::METHOD_NOT_ALLOWED, "GET and HEAD only\n"));
@@ -118,26 +141,41 @@ async fn answer(request: Request<Incoming>) -> Result<Answer, Infallible> {
     let Some(Ok(size)) = wanted else {
         return Ok(text(StatusCode::NOT_FOUND, "no such thing\n"));
     };
-    if size > MAX_BYTES {
+    // What is longer than all that is hashed.
+    let Some(hash) = hashes.of(size).await else {
         return Ok(text(StatusCode::PAYLOAD_TOO_LARGE, "too much\n"));
-    }
-    // The hash stands before the content.
-    let hashed = tokio::task::spawn_blocking(move || {
-        let mut hash = Sha256::new();
-        pattern::each_piece(size, |piece| hash.update(piece));
-        hash.finalize()
-    });
-    let Ok(hash) = hashed.await else {
-        // The runtime is going down.
-        return Ok(text(StatusCode::SERVICE_UNAVAILABLE, ""));
     };
-    let mut response = Response::new(Either::Right(Pattern { at: 0, size }));
+    // Ranges are defined for GET only (RFC 9110 14.2).
+    let field = request.headers().get(header::RANGE);
+    let field = field.filter(|_| *request.method() == Method::GET);
+    let range = field.map_or(Range::Whole, |field| {
+        Range::parse(field.to_str().unwrap_or_default(), size)
+    });
+    let (status, at, end) = match range {
+        Range::Whole => (StatusCode::OK, 0, size),
+        Range::Part { at, end } => (StatusCode::PARTIAL_CONTENT, at, end),
+        Range::Nowhere => (StatusCode::RANGE_NOT_SATISFIABLE, 0, 0),
+    };
+    let mut response = match range {
+        Range::Nowhere => text(status, ""),
+        Range::Whole | Range::Part { .. } => Response::new(Either::Right(Pattern { at, end })),
+    };
+    *response.status_mut() = status;
     let headers = response.headers_mut();
     headers.insert(
         header::CONTENT_TYPE,
-        header::HeaderValue::from_static("application/octet-stream"),
+        HeaderValue::from_static("application/octet-stream"),
     );
-    // Base64 is always a valid value.
+    headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+    let content_range = match range {
+        Range::Whole => None,
+        Range::Part { at, end } => Some(format!("bytes {at}-{}/{size}", end - 1)),
+        Range::Nowhere => Some(format!("bytes */{size}")),
+    };
+    // Digits and Base64 are always valid values. The digest is that of the whole (RFC 9530 3).
+    if let Some(Ok(value)) = content_range.map(|range| range.parse()) {
+        headers.insert(header::CONTENT_RANGE, value);
+    }
     if let Ok(value) = digest_field(&hash).parse() {
         headers.insert(REPR_DIGEST, value);
     }
@@ -154,7 +192,7 @@ fn text(status: StatusCode, text: &'static str) -> Answer {
 #[derive(Debug)]
 struct Pattern {
     at: u64,
-    size: u64,
+    end: u64,
 }
 
 impl Body for Pattern {
@@ -165,7 +203,7 @@ impl Body for Pattern {
         mut self: Pin<&mut Self>,
         _: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        let left = self.size - self.at;
+        let left = self.end - self.at;
         if left == 0 {
             return Poll::Ready(None);
         }
@@ -177,10 +215,10 @@ impl Body for Pattern {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.at == self.size
+        self.at == self.end
     }
 
     fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.size - self.at)
+        SizeHint::with_exact(self.end - self.at)
     }
 }

@@ -1,6 +1,9 @@
 //! The async shell of a session: drives it over a stream.
 
-use std::{io, time::Instant};
+use std::{
+    io,
+    time::{Duration, Instant},
+};
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf};
 
@@ -10,6 +13,8 @@ use super::{DecodeError, Event, MessageId, SendError, Session};
 const READ: usize = 8192;
 /// Bytes that wait to be written. While it is so many nothing is read, because what is read wants answers.
 const UNWRITTEN: usize = 256 * 1024;
+/// How long the peer may take nothing of what is to be written.
+const WRITE_TIME: Duration = Duration::from_secs(30);
 
 /// Why a session is over.
 #[derive(Debug, thiserror::Error)]
@@ -39,6 +44,8 @@ pub struct Channel<S> {
     unwritten: Vec<u8>,
     /// How much of `unwritten` is written.
     written: usize,
+    /// Since when the peer takes nothing of it.
+    stuck: Option<tokio::time::Instant>,
 }
 
 impl<S: AsyncRead + AsyncWrite> Channel<S> {
@@ -57,6 +64,7 @@ impl<S: AsyncRead + AsyncWrite> Channel<S> {
             buffer: vec![0; READ],
             unwritten: Vec::new(),
             written: 0,
+            stuck: None,
         })
     }
 
@@ -127,6 +135,7 @@ impl<S: AsyncRead + AsyncWrite> Channel<S> {
             return Err(io::ErrorKind::WriteZero.into());
         }
         self.written += written;
+        self.stuck = None;
         Ok(())
     }
 
@@ -134,10 +143,19 @@ impl<S: AsyncRead + AsyncWrite> Channel<S> {
         let has_output = self.has_output();
         let may_read = self.unwritten.len() < UNWRITTEN;
         let deadline = self.session.poll_timeout();
+        let stuck = has_output.then(|| self.stuck.unwrap_or_else(tokio::time::Instant::now));
+        self.stuck = stuck;
         tokio::select! {
+            // The owner may have been away for long: then it is first seen whether something can be written now.
+            biased;
             written = self.writer.write(self.unwritten.get(self.written..).unwrap_or_default()), if has_output => {
                 self.note_written(written?)?;
             }
+            () = crate::endpoint::sleep_until(stuck.map(|at| (at + WRITE_TIME).into_std())) => {
+                let error = io::Error::new(io::ErrorKind::TimedOut, "the peer takes nothing");
+                return Err(error.into());
+            }
+            () = crate::endpoint::sleep_until(deadline) => self.session.handle_timeout(Instant::now()),
             read = self.reader.read(&mut self.buffer), if may_read => {
                 let read = read?;
                 if read == 0 {
@@ -146,8 +164,30 @@ impl<S: AsyncRead + AsyncWrite> Channel<S> {
                 let bytes = self.buffer.get(..read).unwrap_or_default();
                 self.session.handle_input(Instant::now(), bytes)?;
             }
-            () = crate::endpoint::sleep_until(deadline) => self.session.handle_timeout(Instant::now()),
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        msrp::{Config, MsrpUri},
+        random::SeededRandom,
+    };
+
+    #[tokio::test(start_paused = true)]
+    async fn a_peer_that_takes_nothing_is_given_up() {
+        let uri = |name| MsrpUri::tcp(([192, 0, 2, 1], 9).into(), name);
+        let random = Box::new(SeededRandom::new(1));
+        let session = Session::new(uri("a"), vec![uri("b")], Config::default(), random);
+        let (ours, _theirs) = tokio::io::duplex(100);
+        let mut channel = Channel::new(session, ours, &[]).unwrap();
+        channel.send("text/plain", &[b'x'; 1000], false).unwrap();
+        let started = tokio::time::Instant::now();
+        let error = channel.next_event().await.unwrap_err();
+        assert!(error.to_string().contains("takes nothing"), "{error}");
+        assert_eq!(started.elapsed(), WRITE_TIME);
     }
 }

@@ -10,14 +10,16 @@ use std::{
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    sync::{Semaphore, oneshot},
+    sync::oneshot,
 };
 
 use super::{Chunk, Decoder, Head, Item, MsrpUri, status};
-use crate::net::{BoxStream, InnerListener, is_fatal};
+use crate::net::{BoxStream, InnerListener, Seats, is_fatal};
 
-/// Connections that have not said yet which session they belong to. Further ones wait to be accepted.
-const UNKNOWN: usize = 64;
+/// Connections that have not said yet which session they belong to, and those of one address; see
+/// [`shares`](crate::shares). Known ones are bounded by their sessions.
+const UNKNOWN: usize = 512;
+const UNKNOWN_PER_SOURCE: usize = 256;
 /// How long a connection may take to say it.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -119,30 +121,20 @@ impl Drop for Arrivals {
 }
 
 async fn listen<L: InnerListener>(listener: L, waiting: Arc<Waiting>) {
-    let unknown = Arc::new(Semaphore::new(UNKNOWN));
+    let seats = Seats::new(UNKNOWN, UNKNOWN_PER_SOURCE);
     loop {
-        // Never closed.
-        let Ok(permit) = Arc::clone(&unknown).acquire_owned().await else {
-            return;
-        };
         match listener.accept().await {
             Ok((stream, peer)) => {
+                let Some(mut seat) = seats.take(peer.ip()) else {
+                    tracing::debug!(%peer, "MSRP connection refused: there are too many");
+                    continue;
+                };
                 let waiting = Arc::clone(&waiting);
                 tokio::spawn(async move {
-                    let found = identify(Box::new(stream), peer);
-                    match tokio::time::timeout(PATIENCE, found).await {
-                        Ok(Some((head, arrival))) => {
-                            let session = head.to_path.first().map(|to| &to.session);
-                            let place = session.and_then(|name| lock(&waiting).remove(name));
-                            // A session that is over meanwhile drops its connection.
-                            match place {
-                                Some(place) => drop(place.send(arrival)),
-                                None => refuse(arrival, &head).await,
-                            }
-                        }
-                        Ok(None) | Err(_) => tracing::debug!(%peer, "not MSRP"),
+                    tokio::select! {
+                        () = receive(Box::new(stream), peer, &waiting) => {}
+                        () = seat.evicted() => tracing::debug!(%peer, "MSRP connection makes room for another"),
                     }
-                    drop(permit);
                 });
             }
             Err(error) if is_fatal(&error) => {
@@ -154,6 +146,22 @@ async fn listen<L: InnerListener>(listener: L, waiting: Arc<Waiting>) {
                 tokio::task::yield_now().await;
             }
         }
+    }
+}
+
+/// Finds the session of a connection, and gives it the connection.
+async fn receive(stream: BoxStream, peer: SocketAddr, waiting: &Waiting) {
+    match tokio::time::timeout(PATIENCE, identify(stream, peer)).await {
+        Ok(Some((head, arrival))) => {
+            let session = head.to_path.first().map(|to| &to.session);
+            let place = session.and_then(|name| lock(waiting).remove(name));
+            // A session that is over meanwhile drops its connection.
+            match place {
+                Some(place) => drop(place.send(arrival)),
+                None => refuse(arrival, &head).await,
+            }
+        }
+        Ok(None) | Err(_) => tracing::debug!(%peer, "not MSRP"),
     }
 }
 

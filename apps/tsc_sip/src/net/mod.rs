@@ -5,6 +5,7 @@
 
 mod host;
 mod probe;
+mod seats;
 mod tunnel;
 
 use std::{
@@ -18,6 +19,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 pub use host::HostNet;
 pub(crate) use probe::Prober;
+pub(crate) use seats::Seats;
 pub use tunnel::{ConfigSummary, NotificationSummary};
 
 /// A network to open sockets in.
@@ -182,6 +184,20 @@ pub(crate) fn is_unreachable(error: &io::Error) -> bool {
             | io::ErrorKind::HostUnreachable
             | io::ErrorKind::NetworkUnreachable
     )
+}
+
+/// Whether an error says that a datagram was not sent, and that it would be no different another time: the stack refuses the
+/// address, or the network the peer. Others pass (a full queue), or concern the socket as a whole.
+pub(crate) fn is_refusal(error: &io::Error) -> bool {
+    is_unreachable(error)
+        || matches!(
+            error.kind(),
+            io::ErrorKind::AddrNotAvailable
+                | io::ErrorKind::InvalidInput
+                | io::ErrorKind::NetworkDown
+                | io::ErrorKind::PermissionDenied
+                | io::ErrorKind::Unsupported
+        )
 }
 
 /// Sockets of a network that goes away may close a moment before the network says why.

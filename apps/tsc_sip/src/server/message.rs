@@ -24,7 +24,7 @@ use crate::{
     sip::{Method, StatusCode},
 };
 
-/// How long a caller may take to open the connection.
+/// How long a caller may take to open the connection, and to say BYE once it is closed.
 const ARRIVAL: Duration = Duration::from_secs(32);
 /// Bytes of the longest message of a chat.
 const MAX_TEXT: u64 = 65_536;
@@ -123,9 +123,12 @@ impl<N: InnerNet> MessageCall<N> {
                     None => continue,
                 },
                 () = stop.stopped() => break End::Stopped,
-                () = &mut timeout, if channel.is_none() && !closed => {
-                    let error = "no connection came".to_owned();
-                    self.report.fail(Outcome::CallFailed, error);
+                () = &mut timeout, if channel.is_none() => {
+                    let error = match closed {
+                        true => "no BYE came after the connection was closed",
+                        false => "no connection came",
+                    };
+                    self.report.fail(Outcome::CallFailed, error.to_owned());
                     break End::Stopped;
                 }
                 arrival = arrivals.arrival(), if channel.is_none() && !closed => {
@@ -154,6 +157,8 @@ impl<N: InnerNet> MessageCall<N> {
                 Err(error) => {
                     tracing::debug!(%error, "MSRP connection over");
                     (channel, closed) = (None, true);
+                    let end = tokio::time::Instant::now() + ARRIVAL;
+                    timeout.as_mut().reset(end);
                     Ok(())
                 }
             };

@@ -81,6 +81,7 @@ impl ServerError {
 #[derive(Debug)]
 pub struct SipServer {
     address: SocketAddr,
+    endpoint: Endpoint,
     reports: mpsc::Receiver<CallReport>,
     sessions: Option<SessionReports>,
     http: Option<HttpServer>,
@@ -152,9 +153,16 @@ impl SipServer {
         let mut http = None;
         if let Some(port) = options.http_port {
             let no_http = |error| ServerError::Listener("HTTP", error);
-            let listener = net.bind_tcp(SocketAddr::new(ip, port)).await;
-            let server = HttpServer::start(listener.map_err(no_http)?).map_err(no_http)?;
-            tracing::info!(address = %server.address(), "HTTP server ready");
+            // At all of our addresses, so that it is reached by either family.
+            let mut listeners = Vec::new();
+            for ip in net.addresses() {
+                let listener = net.bind_tcp(SocketAddr::new(ip, port)).await;
+                listeners.push(listener.map_err(no_http)?);
+            }
+            let server = HttpServer::start(listeners).map_err(no_http)?;
+            for address in server.addresses() {
+                tracing::info!(%address, "HTTP server ready");
+            }
             http = Some(server);
         }
 
@@ -178,6 +186,7 @@ impl SipServer {
         let task = tokio::spawn(requests::serve(shared, incoming, sender, session_sender));
         let mut this = Self {
             address,
+            endpoint: endpoint.clone(),
             reports,
             sessions: Some(SessionReports(sessions)),
             http,
@@ -200,10 +209,10 @@ impl SipServer {
         self.address
     }
 
-    /// Where HTTP is served, if it is.
+    /// Where HTTP is served, if it is: at the first of our addresses, and at the others as well.
     #[must_use]
     pub fn http_address(&self) -> Option<SocketAddr> {
-        self.http.as_ref().map(HttpServer::address)
+        self.http.as_ref()?.addresses().first().copied()
     }
 
     /// The reports of message sessions; `None` if they were taken already. Those that nobody reads are dropped.
@@ -243,6 +252,8 @@ impl SipServer {
         while self.keeper.join_next().await.is_some() {}
         let ended = tokio::time::timeout(within, &mut self.task).await;
         self.task.abort();
+        // Whoever opened the network can close it after that.
+        self.endpoint.clone().close().await;
         let mut reports = Vec::new();
         while let Ok(report) = self.reports.try_recv() {
             reports.push(report);

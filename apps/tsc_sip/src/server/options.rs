@@ -73,6 +73,9 @@ pub struct ServerOptions {
     pub ring: Duration,
     /// Calls at a time; further ones get 486.
     pub max_calls: usize,
+    /// Calls at a time from one address; further ones get 486, so that others have room. As many as there may be at all
+    /// where all calls come from a proxy.
+    pub max_calls_per_source: usize,
     /// Directory for recordings.
     pub record: Option<PathBuf>,
     /// See [`MediaConfig::playout_delay`].
@@ -112,6 +115,7 @@ impl Default for ServerOptions {
             play: Audio::reply(),
             ring: Duration::ZERO,
             max_calls: 256,
+            max_calls_per_source: 192,
             record: None,
             playout_delay: MediaConfig::PLAYOUT_DELAY,
             media_timeout: MediaConfig::MEDIA_TIMEOUT,

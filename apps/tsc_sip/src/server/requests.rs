@@ -1,6 +1,11 @@
 //! What comes to the SIP socket, and who deals with it.
 
-use std::{collections::BTreeMap, sync::Arc, time::Instant};
+use std::{
+    collections::{BTreeMap, HashMap, hash_map::Entry},
+    net::IpAddr,
+    sync::Arc,
+    time::Instant,
+};
 
 use tokio::{sync::mpsc, task::JoinSet};
 
@@ -42,7 +47,16 @@ struct Server<N: InnerNet> {
     /// Calls by dialog, and their dialogs by the INVITE's transaction. Both bounded by `max_calls`.
     calls: BTreeMap<DialogId, mpsc::Sender<CallEvent>>,
     invites: BTreeMap<ServerId, DialogId>,
-    tasks: JoinSet<(ServerId, DialogId, Report)>,
+    /// How many of them each address has, by `max_calls_per_source`.
+    sources: HashMap<IpAddr, usize>,
+    tasks: JoinSet<(Ended, Report)>,
+}
+
+/// What a call leaves behind.
+struct Ended {
+    invite: ServerId,
+    dialog: DialogId,
+    source: IpAddr,
 }
 
 enum Report {
@@ -67,6 +81,7 @@ pub(super) async fn serve<N: InnerNet>(
         registrar: Registrar::new(options.registrar),
         calls: BTreeMap::new(),
         invites: BTreeMap::new(),
+        sources: HashMap::new(),
         tasks: JoinSet::new(),
         shared: Arc::clone(&shared),
     };
@@ -84,9 +99,10 @@ pub(super) async fn serve<N: InnerNet>(
                 None => gone = Some(server.network_gone(net::why_gone(&*shared.net).await)),
             },
             Some(done) = server.tasks.join_next() => {
-                let Ok((id, dialog, report)) = done else { continue };
-                server.invites.remove(&id);
-                server.calls.remove(&dialog);
+                let Ok((ended, report)) = done else { continue };
+                server.invites.remove(&ended.invite);
+                server.calls.remove(&ended.dialog);
+                server.leave(ended.source);
                 let fetched = match report {
                     Report::Call(report) => reports.try_send(*report).is_ok(),
                     Report::Session(report) => sessions.try_send(*report).is_ok(),
@@ -125,6 +141,16 @@ impl<N: InnerNet> Server<N> {
         error
     }
 
+    /// A call from this address is over.
+    fn leave(&mut self, source: IpAddr) {
+        if let Entry::Occupied(mut calls) = self.sources.entry(source) {
+            *calls.get_mut() -= 1;
+            if *calls.get() == 0 {
+                calls.remove();
+            }
+        }
+    }
+
     fn notify(&self, invite: ServerId, event: CallEvent) {
         let call = self.invites.get(&invite).and_then(|id| self.calls.get(id));
         if let Some(call) = call
@@ -152,7 +178,7 @@ impl<N: InnerNet> Server<N> {
                     None => request.response(StatusCode::CALL_DOES_NOT_EXIST, &tag),
                 }
             }
-            Method::Invite => match self.screen_call(request, stopping) {
+            Method::Invite => match self.screen_call(&incoming, stopping) {
                 Ok((behaviour, offer)) => {
                     self.start_call(incoming, tag, behaviour, offer).await;
                     return;
@@ -200,9 +226,10 @@ impl<N: InnerNet> Server<N> {
     /// Whether a call can be taken: which user is called, and what is offered.
     fn screen_call(
         &self,
-        request: &Request,
+        incoming: &IncomingRequest,
         stopping: bool,
     ) -> Result<(Behaviour, Description), StatusCode> {
+        let request = &incoming.request;
         if stopping {
             return Err(StatusCode::SERVICE_UNAVAILABLE);
         }
@@ -217,7 +244,12 @@ impl<N: InnerNet> Server<N> {
         let options = &self.shared.options;
         let callee = request.uri.user_name();
         let behaviour = *options.callees.get(&callee).ok_or(StatusCode::NOT_FOUND)?;
-        if behaviour == Behaviour::Busy || self.calls.len() >= options.max_calls {
+        let source = incoming.from.address.ip();
+        let own = self.sources.get(&source).copied().unwrap_or_default();
+        if behaviour == Behaviour::Busy
+            || self.calls.len() >= options.max_calls
+            || own >= options.max_calls_per_source
+        {
             return Err(StatusCode::BUSY_HERE);
         }
         let head = &request.head;
@@ -248,6 +280,13 @@ impl<N: InnerNet> Server<N> {
         let (sender, events) = mpsc::channel(CALL_EVENTS);
         self.calls.insert(id.clone(), sender);
         self.invites.insert(invite, id.clone());
+        let source = incoming.from.address.ip();
+        *self.sources.entry(source).or_default() += 1;
+        let ended = Ended {
+            invite,
+            dialog: id,
+            source,
+        };
         let leg = Leg {
             shared: Arc::clone(&self.shared),
             invite: incoming,
@@ -258,14 +297,14 @@ impl<N: InnerNet> Server<N> {
             let session = message::MessageCall::new(leg, self.shared.switchboard.clone());
             self.tasks.spawn(async move {
                 let report = Box::new(session.run(offer).await);
-                (invite, id, Report::Session(report))
+                (ended, Report::Session(report))
             });
             return;
         }
         let call = call::Call::new(leg, behaviour);
         self.tasks.spawn(async move {
             let report = Box::new(call.run(offer).await);
-            (invite, id, Report::Call(report))
+            (ended, Report::Call(report))
         });
     }
 }

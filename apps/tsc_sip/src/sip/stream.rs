@@ -51,6 +51,12 @@ impl StreamFramer {
         self.buffer.extend_from_slice(bytes);
     }
 
+    /// Whether it holds no part of a message.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.buffer.is_empty()
+    }
+
     /// The next frame; `None` when more bytes are needed.
     ///
     /// # Errors

@@ -59,7 +59,7 @@ impl ClientTransaction {
         out: &mut Output,
     ) -> Self {
         let wire = request.encode();
-        out.send(to, wire.clone());
+        out.send(id, to, wire.clone());
         Self {
             id,
             request,
@@ -123,7 +123,7 @@ impl ClientTransaction {
                     *interval = (*interval).min(self.timers.t2);
                 }
                 *resend_at = now + *interval;
-                out.resend(self.to, self.wire.clone());
+                out.resend(self.id, self.to, self.wire.clone());
                 // One copy may well be lost.
                 if std::mem::replace(repeated, true) {
                     out.events.push_back(Event::Unanswered {
@@ -140,7 +140,7 @@ impl ClientTransaction {
                 ..
             } if *at <= now => {
                 *at = now + self.timers.t2;
-                out.resend(self.to, self.wire.clone());
+                out.resend(self.id, self.to, self.wire.clone());
             }
             State::Completed { until, .. } | State::Accepted { until, .. } if *until <= now => {
                 self.state = State::Terminated;
@@ -161,6 +161,14 @@ impl ClientTransaction {
     /// The network says that there is no way to the peer. Believed only while nothing has come back.
     pub(super) fn handle_unreachable(&mut self, out: &mut Output) {
         if let State::Sent { .. } = self.state {
+            self.state = State::Terminated;
+            out.events.push_back(Event::Unreachable { id: self.id });
+        }
+    }
+
+    /// The request, or an ACK, could not be sent. Without its final response the transaction ends (17.1.4).
+    pub(super) fn handle_transport_error(&mut self, out: &mut Output) {
+        if let State::Sent { .. } | State::Proceeding { .. } = self.state {
             self.state = State::Terminated;
             out.events.push_back(Event::Unreachable { id: self.id });
         }
@@ -199,7 +207,7 @@ impl ClientTransaction {
                     }
                 } else {
                     let ack = ack_for_refusal(&self.request, &response).encode();
-                    out.send(self.to, ack.clone());
+                    out.send(self.id, self.to, ack.clone());
                     State::Completed {
                         until: linger(self.timers.d()),
                         ack: Some(ack),
@@ -210,7 +218,7 @@ impl ClientTransaction {
             State::Completed { ack, .. } => {
                 out.stats.absorbed += 1;
                 if let (Some(ack), false) = (ack, response.status.is_provisional()) {
-                    out.resend(self.to, ack.clone());
+                    out.resend(self.id, self.to, ack.clone());
                 }
             }
             State::Accepted { ack, to_tag, .. } if response.status.is_success() => {
@@ -220,7 +228,7 @@ impl ClientTransaction {
                 } else {
                     out.stats.absorbed += 1;
                     if let Some((to, ack)) = ack {
-                        out.resend(*to, ack.clone());
+                        out.resend(self.id, *to, ack.clone());
                     }
                 }
             }
@@ -264,7 +272,7 @@ impl ClientTransaction {
         if request.head.to.tag() == to_tag.as_deref() {
             *ack = Some((to, wire.clone()));
         }
-        out.send(to, wire);
+        out.send(self.id, to, wire);
         Ok(())
     }
 

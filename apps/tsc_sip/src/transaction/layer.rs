@@ -4,20 +4,24 @@ use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     fmt,
     net::SocketAddr,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use super::{
-    ClientId, Event, Limits, Output, ServerId, Timers, TransactionError, TransactionStats,
-    Transmit, client::ClientTransaction, server::ServerTransaction,
+    ClientId, Event, Limits, Output, ServerId, Timers, TransactionError, TransactionId,
+    TransactionStats, Transmit, client::ClientTransaction, server::ServerTransaction,
 };
 use crate::{
     random::Random,
+    shares::{Admission, Bounds, Shares},
     sip::{Hop, Message, Method, ParseError, Request, Response, StatusCode, Transport, Via},
 };
 
 /// Starts every branch that follows RFC 3261 (8.1.1.7).
 const MAGIC_COOKIE: &str = "z9hG4bK";
+
+/// Transactions that wait only for repetitions make room first: others count as used so much later. Longer than any lives.
+const UNANSWERED: Duration = Duration::from_secs(3600);
 
 /// What a response is matched by (17.1.3).
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -87,6 +91,8 @@ pub struct TransactionLayer {
     clients: HashMap<ClientKey, u64>,
     servers: HashMap<ServerKey, u64>,
     acks: HashMap<AckKey, u64>,
+    /// The places of peers' transactions.
+    shares: Shares<u64>,
     deadlines: BTreeSet<(Instant, u64)>,
     out: Output,
 }
@@ -114,6 +120,11 @@ impl TransactionLayer {
             clients: HashMap::new(),
             servers: HashMap::new(),
             acks: HashMap::new(),
+            shares: Shares::new(Bounds {
+                total: limits.transactions,
+                per_source: limits.per_source,
+                busy: Duration::ZERO,
+            }),
             deadlines: BTreeSet::new(),
             out: Output::default(),
         }
@@ -244,6 +255,9 @@ impl TransactionLayer {
             return Err(TransactionError::Unknown);
         };
         machine.respond(now, response, &mut self.out)?;
+        if !response.status.is_provisional() {
+            self.shares.touch(now, id.0);
+        }
         if key.method == Method::Invite && response.status.is_success() {
             let dialog = AckKey::of(&response.head);
             self.acks.insert(dialog.clone(), id.0);
@@ -385,11 +399,23 @@ impl TransactionLayer {
         request: Request,
         key: ServerKey,
     ) -> Option<u64> {
-        if self.transactions.len() >= self.limits.transactions {
-            self.out.stats.overload += 1;
-            return None;
-        }
         let id = self.new_id();
+        let source = from.address.ip();
+        // Ours leave the less room for theirs.
+        let ours = self.transactions.len() - self.shares.len();
+        let room = self.limits.transactions.saturating_sub(ours);
+        match self.shares.take_of(now, source, id, room) {
+            Admission::Free => {}
+            Admission::Instead(victim) => {
+                self.out.stats.overload += 1;
+                self.forget(victim);
+            }
+            Admission::Refused => {
+                self.out.stats.overload += 1;
+                return None;
+            }
+        }
+        self.shares.touch(now + UNANSWERED, id);
         let machine =
             ServerTransaction::start(now, ServerId(id), request, from, self.timers, &mut self.out);
         self.servers.insert(key.clone(), id);
@@ -414,14 +440,21 @@ impl TransactionLayer {
             }
             *armed = next;
         }
-        if !transaction.is_over() {
-            return;
+        if transaction.is_over() {
+            self.forget(id);
+        }
+    }
+
+    fn forget(&mut self, id: u64) {
+        if let Some((Some(at), _)) = self.transactions.get(&id) {
+            self.deadlines.remove(&(*at, id));
         }
         match self.transactions.remove(&id) {
             Some((_, Transaction::Client(key, _))) => {
                 self.clients.remove(&key);
             }
             Some((_, Transaction::Server(key, ack, _))) => {
+                self.shares.leave(id);
                 self.servers.remove(&key);
                 if let Some(ack) = ack {
                     self.acks.remove(&ack);
@@ -462,6 +495,19 @@ impl TransactionLayer {
             }
             self.settle(id);
         }
+    }
+
+    /// What a transaction sent was not taken by the socket, and would not be another time. It ends at once (17.1.4, 17.2.4).
+    pub fn handle_transport_error(&mut self, of: TransactionId) {
+        let id = match of {
+            TransactionId::Client(ClientId(id)) | TransactionId::Server(ServerId(id)) => id,
+        };
+        match self.transactions.get_mut(&id) {
+            Some((_, Transaction::Client(_, t))) => t.handle_transport_error(&mut self.out),
+            Some((_, Transaction::Server(_, _, t))) => t.handle_transport_error(&mut self.out),
+            None => {}
+        }
+        self.settle(id);
     }
 
     /// When [`handle_timeout`](Self::handle_timeout) is due.
@@ -559,6 +605,7 @@ mod tests {
         assert!(layer.clients.is_empty());
         assert!(layer.servers.is_empty());
         assert!(layer.acks.is_empty());
+        assert!(layer.shares.is_empty());
         assert!(layer.deadlines.is_empty());
     }
 

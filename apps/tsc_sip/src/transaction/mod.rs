@@ -60,13 +60,19 @@ impl Timers {
 /// Limits of a [`TransactionLayer`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Transactions at a time, both kinds together. Requests beyond it are dropped (the peer repeats them).
+    /// Transactions at a time, both kinds together. Requests beyond it are dropped (the peer repeats them), unless another
+    /// source has more of peers' transactions: then that one loses its oldest (see [`shares`](crate::shares)).
     pub transactions: usize,
+    /// Peers' transactions of one source address. One more takes the place of the oldest that is answered.
+    pub per_source: usize,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { transactions: 4096 }
+        Self {
+            transactions: 4096,
+            per_source: 2048,
+        }
     }
 }
 
@@ -78,9 +84,32 @@ pub struct ClientId(u64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ServerId(u64);
 
+/// Names a transaction of either kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TransactionId {
+    /// One of ours.
+    Client(ClientId),
+    /// One of a peer's.
+    Server(ServerId),
+}
+
+impl From<ClientId> for TransactionId {
+    fn from(id: ClientId) -> Self {
+        Self::Client(id)
+    }
+}
+
+impl From<ServerId> for TransactionId {
+    fn from(id: ServerId) -> Self {
+        Self::Server(id)
+    }
+}
+
 /// A message to send: one datagram, or the next bytes of the connection with that address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Transmit {
+    /// The transaction that it belongs to. If it cannot be sent, [`TransactionLayer::handle_transport_error`] ends that.
+    pub of: TransactionId,
     /// Where to.
     pub to: Hop,
     /// The message.
@@ -108,7 +137,7 @@ pub enum Event {
         /// Where the request goes, over UDP.
         to: std::net::SocketAddr,
     },
-    /// The network says that the peer cannot be reached (17.1.4); like 503 (8.1.3.1).
+    /// The network says that the peer cannot be reached, or does not take the request (17.1.4); like 503 (8.1.3.1).
     Unreachable {
         /// Which request failed.
         id: ClientId,
@@ -134,7 +163,8 @@ pub enum Event {
         /// The ACK; it may carry the answer to an offer.
         ack: Box<Request>,
     },
-    /// No ACK came for the final response within 64 T1 (timer H, or 13.3.1.4): end the call.
+    /// No ACK came for the final response within 64 T1 (timer H, or 13.3.1.4), or the response could not be sent (17.2.4): end
+    /// the call.
     AckMissing {
         /// The INVITE's transaction.
         id: ServerId,
@@ -180,12 +210,13 @@ struct Output {
 }
 
 impl Output {
-    fn send(&mut self, to: Hop, payload: Vec<u8>) {
-        self.transmits.push_back(Transmit { to, payload });
+    fn send(&mut self, of: impl Into<TransactionId>, to: Hop, payload: Vec<u8>) {
+        let of = of.into();
+        self.transmits.push_back(Transmit { of, to, payload });
     }
 
-    fn resend(&mut self, to: Hop, payload: Vec<u8>) {
+    fn resend(&mut self, of: impl Into<TransactionId>, to: Hop, payload: Vec<u8>) {
         self.stats.retransmitted += 1;
-        self.send(to, payload);
+        self.send(of, to, payload);
     }
 }

@@ -65,7 +65,7 @@ impl ServerTransaction {
         };
         let last = is_invite.then(|| request.response(StatusCode::TRYING, "").encode());
         if let Some(trying) = &last {
-            out.send(reply_to, trying.clone());
+            out.send(id, reply_to, trying.clone());
         }
         out.events.push_back(Event::Request {
             id,
@@ -130,10 +130,24 @@ impl ServerTransaction {
                 {
                     *interval = (*interval * 2).min(self.timers.t2);
                     *at = now + *interval;
-                    out.resend(self.reply_to, wire.clone());
+                    out.resend(self.id, self.reply_to, wire.clone());
                 }
             }
             State::Confirmed { until } if *until <= now => self.state = State::Terminated,
+            State::Proceeding { .. } | State::Confirmed { .. } | State::Terminated => {}
+        }
+    }
+
+    /// A response could not be sent: nobody can be told anything, so it is over (17.2.4). A provisional one need not
+    /// arrive.
+    pub(super) fn handle_transport_error(&mut self, out: &mut Output) {
+        match &self.state {
+            State::Completed { resend, .. } | State::Accepted { resend, .. } => {
+                if resend.is_some() {
+                    out.events.push_back(Event::AckMissing { id: self.id });
+                }
+                self.state = State::Terminated;
+            }
             State::Proceeding { .. } | State::Confirmed { .. } | State::Terminated => {}
         }
     }
@@ -145,7 +159,7 @@ impl ServerTransaction {
             State::Proceeding {
                 last: Some(wire), ..
             }
-            | State::Completed { wire, .. } => out.resend(self.reply_to, wire.clone()),
+            | State::Completed { wire, .. } => out.resend(self.id, self.reply_to, wire.clone()),
             // RFC 6026 8.7: repetitions of an accepted INVITE are absorbed; the 2xx repeats by itself.
             State::Proceeding { last: None, .. }
             | State::Accepted { .. }
@@ -205,7 +219,7 @@ impl ServerTransaction {
             return Err(TransactionError::State);
         };
         let wire = response.encode();
-        out.send(self.reply_to, wire.clone());
+        out.send(self.id, self.reply_to, wire.clone());
         if response.status.is_provisional() {
             *last = Some(wire);
             return Ok(());

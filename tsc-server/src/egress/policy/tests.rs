@@ -1,24 +1,12 @@
 use super::*;
-use crate::config::Overrides;
-
-const HEAD: &str = r#"
-[[tscf-interface]]
-realm-id = "access"
-local-address-pools = ["pool"]
-authentication = "none"
-[[tscf-interface.tscf-port]]
-address = "127.0.0.1"
-port = 0
-transport-protocol = "tcp"
-"#;
+use crate::egress::test_config;
 
 /// The policies of a pool that names `names`, of these tables.
-pub(crate) fn policies(names: &str, tables: &str) -> Policies {
-    let text = format!(
-        "{HEAD}\n[[tscf-address-pool]]\nname = \"pool\"\naddress-range = [\"10.0.0.0/24\"]\n\
+fn policies(names: &str, tables: &str) -> Policies {
+    let config = test_config::parse(&format!(
+        "[[tscf-address-pool]]\nname = \"pool\"\naddress-range = [\"10.0.0.0/24\"]\n\
          protocol-policy = {names}\n{tables}"
-    );
-    let config = Config::parse_with(&text, "test", &Overrides::default()).unwrap();
+    ));
     Policies::new(&config, &config.pools[0])
 }
 

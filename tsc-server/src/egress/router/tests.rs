@@ -1,82 +1,12 @@
 use std::time::Duration;
 
-use tsc_csm::{
-    Random, Transport,
-    server::{
-        BindingInfo, Event, InterfaceConfig, Limits as CoreLimits, Server, ServerConfig,
-        pool::{AddressRange, PoolConfig, PoolRange},
-    },
-};
-use tsc_tpl::{CmType, Limits, MessageBuilder, Sequence, Tlv, Tsid, Unit, registry};
-
 use super::*;
-use crate::{config::Overrides, egress::headers::UDP};
-
-struct Counting(u8);
-
-impl Random for Counting {
-    fn fill(&mut self, buf: &mut [u8]) {
-        for byte in buf {
-            self.0 = self.0.wrapping_add(1);
-            *byte = self.0;
-        }
-    }
-}
-
-/// A tunnel of a real session core, as nothing else makes names of tunnels.
-fn session(now: Instant) -> SessionId {
-    let range = AddressRange {
-        first: "10.0.0.1".parse().unwrap(),
-        last: "10.0.0.9".parse().unwrap(),
-    };
-    let config = ServerConfig {
-        element_id: 1,
-        pools: vec![PoolConfig {
-            name: "pool".to_owned(),
-            ranges: vec![PoolRange {
-                range,
-                prefix_len: 32,
-            }],
-            exclusions: Vec::new(),
-            quarantine: None,
-        }],
-        interfaces: vec![InterfaceConfig::new("access".to_owned(), vec![0])],
-        quarantine: Duration::ZERO,
-        limits: CoreLimits::default(),
-        cookie: None,
-    };
-    let mut core = Server::new(config, now, Box::new(Counting(0))).unwrap();
-    let info = BindingInfo {
-        interface: 0,
-        transport: Transport::Tcp,
-        peer: "192.0.2.1:1000".parse().unwrap(),
-        identity: None,
-    };
-    let binding = core.open_binding(now, info).unwrap();
-    let mut bytes = Vec::new();
-    MessageBuilder::new(CmType::CONFIGURATION_REQUEST, Tsid::UNASSIGNED, Sequence(1))
-        .tlv(Tlv::ProtocolRevision(registry::PROTOCOL_REVISION))
-        .encode(&mut bytes)
-        .unwrap();
-    let unit = Unit::decode_datagram(&bytes, &Limits::WIDEST).unwrap();
-    let _ = core.handle_unit(now, binding, &unit);
-    loop {
-        if let Event::SessionUp { session, .. } = core.poll_event().unwrap() {
-            return session;
-        }
-    }
-}
+use crate::{
+    egress::{headers::UDP, test_config},
+    worker::harness::PacketPath,
+};
 
 const CONFIG: &str = r#"
-[[tscf-interface]]
-realm-id = "access"
-local-address-pools = ["pool"]
-authentication = "none"
-[[tscf-interface.tscf-port]]
-address = "127.0.0.1"
-port = 0
-transport-protocol = "tcp"
-
 [[tscf-address-pool]]
 name = "pool"
 address-range = ["10.0.0.1-10.0.0.9", "fd00::1-fd00::9"]
@@ -122,10 +52,12 @@ struct World {
 impl World {
     fn new(config: &str) -> Self {
         let now = Instant::now();
-        let config = Config::parse_with(config, "test", &Overrides::default()).unwrap();
+        let config = test_config::parse(config);
+        // Nothing but a session core makes names of tunnels.
+        let tunnels = PacketPath::new(&config, now, 1).unwrap();
         Self {
             router: Router::new(&config, now),
-            tunnel: session(now),
+            tunnel: tunnels.session(0).unwrap(),
             now,
         }
     }

@@ -19,6 +19,7 @@ mod counters;
 mod descriptors;
 mod destinations;
 mod fragments;
+pub mod harness;
 #[cfg(any(target_os = "linux", target_os = "android"))]
 mod host_errors;
 mod mapping;
