@@ -30,9 +30,10 @@ impl<T> Arena<T> {
         Some(key)
     }
 
-    /// The index that the next object will have.
-    pub(crate) fn vacant_index(&self) -> Option<u32> {
-        u32::try_from(self.slots.vacant_key()).ok()
+    /// The key that the next object will have.
+    pub(crate) fn vacant_key(&self) -> Option<Key> {
+        let index = u32::try_from(self.slots.vacant_key()).ok()?;
+        Some((index, self.generation.wrapping_add(1)))
     }
 
     #[inline]

@@ -11,6 +11,7 @@ use tsc_tpl::registry::{
     DEFAULT_INNER_MTU, MAX_ELEMENT_ID, MAX_INNER_MTU, MIN_INNER_MTU_IPV4, MIN_INNER_MTU_IPV6,
 };
 
+use super::MAX_SHARDS;
 use super::cookie::CookieConfig;
 use super::pool::{PoolConfig, PoolError, Pools};
 use crate::assignment::Alternate;
@@ -418,6 +419,9 @@ pub enum ServerConfigError {
     /// Above 1023.
     #[error("element id {0} is above {MAX_ELEMENT_ID}")]
     ElementId(u16),
+    /// No shard, or too many.
+    #[error("a server has 1 to {MAX_SHARDS} shards")]
+    Shards,
     /// The pools cannot be used.
     #[error(transparent)]
     Pool(#[from] PoolError),

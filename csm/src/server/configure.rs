@@ -12,9 +12,9 @@ use tsc_tpl::{
 use super::Server;
 use super::arena::Key;
 use super::binding::{Attachment, Binding};
+use super::common::Account;
 use super::config::{AuthPolicy, Identity, RedirectPolicy};
-use super::event::{BindingId, CloseReason, Destination, Event, ListenerId, SessionId};
-use super::pool::Lease;
+use super::event::{BindingId, CloseReason, Destination, Event, ListenerId, SessionId, Shard};
 use super::rate::SourcePrefix;
 use super::session::{Life, Session};
 use crate::secret::Key32;
@@ -56,6 +56,8 @@ pub(super) enum Outcome {
     Malformed(MessageError),
     /// Too many have to be told: nobody was.
     Ignored,
+    /// The tunnel lives in this shard, which has to answer.
+    Elsewhere(Shard),
 }
 
 impl Origin {
@@ -111,6 +113,7 @@ impl Server {
                 Outcome::Refused
             }
             Denied::RateLimited => self.refuse_flood(now, origin, &raw.header()),
+            Denied::Elsewhere(shard) => Outcome::Elsewhere(shard),
         }
     }
 
@@ -162,7 +165,10 @@ impl Server {
         if self.stop.is_some() {
             return Err(Denied::Code(ResponseCode::BUSY));
         }
-        if !self.within_rate(now, origin.interface, origin.prefix()) {
+        if !self
+            .common
+            .within_rate(now, origin.interface, origin.prefix())
+        {
             self.stats.rate_limited += 1;
             return Err(Denied::RateLimited);
         }
@@ -221,21 +227,28 @@ impl Server {
         message: &Message<'_>,
         identity: Option<Identity>,
     ) -> Result<(Key, BindingId), ResponseCode> {
-        self.check_limits(origin, identity.as_ref())?;
         let tsid = self.draw_tsid().ok_or(ResponseCode::NO_RESOURCES)?;
         let owner = self
             .sessions
-            .vacant_index()
+            .vacant_key()
+            .filter(|(index, _)| *index < SessionId::MOST)
             .ok_or(ResponseCode::NO_RESOURCES)?;
-        let leases = self.lease_addresses(now, origin.interface, message, owner);
-        if leases.is_empty() {
-            return Err(ResponseCode::NO_ADDRESS);
-        }
+        let owner = self.session_id(owner);
         let interface = self
             .config
             .interfaces
             .get(origin.interface)
             .ok_or(ResponseCode::NO_RESOURCES)?;
+        let prefix = origin.prefix();
+        let account = Account {
+            interface: origin.interface,
+            prefix,
+            identity: identity.as_ref(),
+        };
+        let wishes = wishes(message);
+        let leases = self
+            .common
+            .take(now, &self.config, account, &wishes, owner)?;
         let v6 = leases.iter().any(|lease| lease.address.is_ipv6());
         let wish = message.inner_mtu().unwrap_or(interface.inner_mtu);
         let inner_mtu = wish
@@ -251,9 +264,8 @@ impl Server {
         inbox.see(sequence);
         let resume_key = Key32::random(&mut self.random);
         let next_sequence = Sequence(self.random.u32());
-        let prefix = origin.prefix();
-        let make = |key| Session {
-            id: SessionId::from_key(key),
+        let make = |_| Session {
+            id: owner,
             tsid,
             interface: origin.interface,
             protected: origin.transport.is_protected(),
@@ -281,13 +293,6 @@ impl Server {
             .insert_with(make)
             .ok_or(ResponseCode::NO_RESOURCES)?;
         self.directory.insert(tsid, key);
-        *self.counts.tunnels_by_prefix.entry(prefix).or_default() += 1;
-        if let Some(identity) = identity {
-            *self.counts.tunnels_by_identity.entry(identity).or_default() += 1;
-        }
-        if let Some(count) = self.counts.tunnels_by_interface.get_mut(origin.interface) {
-            *count += 1;
-        }
         let Some(binding) = self.attach(now, origin, key) else {
             self.close_session(now, key, super::DownReason::Unconfirmed);
             return Err(ResponseCode::NO_RESOURCES);
@@ -295,86 +300,20 @@ impl Server {
         Ok((key, binding))
     }
 
-    fn check_limits(
-        &self,
-        origin: &Origin,
-        identity: Option<&Identity>,
-    ) -> Result<(), ResponseCode> {
-        let limits = &self.config.limits;
-        let of_prefix = self
-            .counts
-            .tunnels_by_prefix
-            .get(&origin.prefix())
-            .copied()
-            .unwrap_or_default();
-        let of_identity =
-            identity.and_then(|identity| self.counts.tunnels_by_identity.get(identity));
-        let of_interface = self
-            .counts
-            .tunnels_by_interface
-            .get(origin.interface)
-            .copied()
-            .unwrap_or_default();
-        let Some(interface) = self.config.interfaces.get(origin.interface) else {
-            return Err(ResponseCode::NO_RESOURCES);
-        };
-        let per_prefix = interface
-            .tunnels_per_prefix
-            .unwrap_or(limits.tunnels_per_prefix);
-        let per_identity = interface
-            .tunnels_per_identity
-            .unwrap_or(limits.tunnels_per_identity);
-        let full = self.sessions.len() >= limits.tunnels
-            || of_interface >= interface.max_tunnels
-            || of_prefix >= per_prefix
-            || of_identity.copied().unwrap_or_default() >= per_identity;
-        if full {
-            Err(ResponseCode::NO_RESOURCES)
-        } else {
-            Ok(())
-        }
-    }
-
+    /// A TSID that is free, and whose home is this shard.
     fn draw_tsid(&mut self) -> Option<Tsid> {
-        (0..TSID_DRAWS).find_map(|_| {
+        (0..TSID_DRAWS * u32::from(self.shards)).find_map(|_| {
             let tsid = Tsid::assign(self.config.element_id, self.random.u64())?;
-            (!self.directory.contains_key(&tsid)).then_some(tsid)
+            let free = self.home(tsid) == self.shard && !self.directory.contains_key(&tsid);
+            free.then_some(tsid)
         })
     }
 
-    /// What was wished for, as far as there is; without a wish one address of each family that the interface has.
-    fn lease_addresses(
-        &mut self,
-        now: Instant,
-        interface: usize,
-        message: &Message<'_>,
-        owner: u32,
-    ) -> Vec<Lease> {
-        let Some(interface) = self.config.interfaces.get(interface) else {
-            return Vec::new();
-        };
-        let mut wishes = wire::address_wishes(message);
-        if wishes.is_empty() {
-            wishes = vec![(Family::Ipv4, 1), (Family::Ipv6, 1)];
-        }
-        let mut leases = Vec::new();
-        for (family, count) in wishes {
-            for _ in 0..count {
-                if leases.len() >= usize::from(interface.max_addresses) {
-                    return leases;
-                }
-                let pools = &mut self.pools;
-                let lease = interface
-                    .pools
-                    .iter()
-                    .find_map(|pool| pools.lease(now, *pool, family, owner));
-                let Some(lease) = lease else {
-                    break;
-                };
-                leases.push(lease);
-            }
-        }
-        leases
+    /// The shard where a tunnel of this name lives, if it does.
+    pub(super) const fn home(&self, tsid: Tsid) -> Shard {
+        // Low bits: the generator is sound, and the element id is high. A remainder fits where its divisor does.
+        let [.., home] = (tsid.0 % self.shards as u64).to_be_bytes();
+        home
     }
 
     /// Binds a tunnel to where its request came from. What it was bound to before is closed, and a tunnel that
@@ -534,6 +473,15 @@ impl Server {
     }
 }
 
+/// What was wished for; without a wish one address of each family that the interface has.
+fn wishes(message: &Message<'_>) -> Vec<(Family, u8)> {
+    let wishes = wire::address_wishes(message);
+    if wishes.is_empty() {
+        return vec![(Family::Ipv4, 1), (Family::Ipv6, 1)];
+    }
+    wishes
+}
+
 /// Why a request is not granted.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Denied {
@@ -541,6 +489,8 @@ pub(super) enum Denied {
     Code(ResponseCode),
     /// Beyond the rate of its source.
     RateLimited,
+    /// That is for this shard to say.
+    Elsewhere(Shard),
 }
 
 impl From<MessageError> for Denied {

@@ -72,6 +72,10 @@ impl Server {
             Outcome::Accepted(_) | Outcome::Refused => Verdict::Consumed,
             Outcome::Ignored => Verdict::Dropped(DropReason::RateLimited),
             Outcome::Malformed(error) => self.message_error(now, id, error),
+            Outcome::Elsewhere(shard) => {
+                self.remove_binding(id);
+                Verdict::Elsewhere(shard)
+            }
         }
     }
 
@@ -163,6 +167,7 @@ impl Server {
             return match self.stranger_request(now, listener, socket, peer, message) {
                 Unbound::Answered | Unbound::Bound(_) => Verdict::Consumed,
                 Unbound::Dropped(reason) => Verdict::Dropped(reason),
+                Unbound::Elsewhere(shard) => Verdict::Elsewhere(shard),
             };
         }
         let bytes = wire::refusal(

@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use bytes::Bytes;
 use tsc_tpl::{DatagramError, FramingError, MessageError, ResponseCode, Tsid};
 
+use super::arena::Key;
 use super::config::Identity;
 use crate::service::ServiceGrant;
 use crate::transport::Transport;
@@ -24,15 +25,63 @@ impl BindingId {
     }
 }
 
-/// Names a tunnel of this server. Never reused within a server's life.
+/// Names a tunnel of this server, in whichever shard it lives. Never reused within a server's life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SessionId {
-    pub(crate) index: u32,
-    pub(crate) generation: u32,
+    index: u32,
+    generation: u32,
+    shard: Shard,
 }
 
+/// Number of a shard, from 0; less than [`MAX_SHARDS`](super::MAX_SHARDS).
+pub type Shard = u8;
+
 impl SessionId {
-    /// Position in the server's slab: small, dense, and reused with another generation. For tables beside it.
+    /// Tunnels that one shard can have: what a word of the address table has room for.
+    pub(super) const MOST: u32 = 1 << 24;
+
+    pub(super) const fn new(shard: Shard, (index, generation): Key) -> Self {
+        Self {
+            index,
+            generation,
+            shard,
+        }
+    }
+
+    /// Within its shard.
+    pub(super) const fn key(self) -> Key {
+        (self.index, self.generation)
+    }
+
+    /// All of it in one word, never 0: `| 1 | shard 7 | index 24 | generation 32 |`.
+    pub(super) const fn word(self) -> u64 {
+        1 << 63
+            | (self.shard as u64) << 56
+            | ((self.index % Self::MOST) as u64) << 32
+            | self.generation as u64
+    }
+
+    /// The reverse of [`Self::word`]; `None` for 0.
+    #[inline]
+    pub(super) const fn from_word(word: u64) -> Option<Self> {
+        if word >> 63 == 0 {
+            return None;
+        }
+        let [first, a, b, c, d, e, f, g] = word.to_be_bytes();
+        Some(Self {
+            index: u32::from_be_bytes([0, a, b, c]),
+            generation: u32::from_be_bytes([d, e, f, g]),
+            shard: first & 0x7F,
+        })
+    }
+
+    /// The shard that has the tunnel, and that its packets go to.
+    #[must_use]
+    pub const fn shard(self) -> Shard {
+        self.shard
+    }
+
+    /// Position in the slab of its shard: small, dense, and reused with another generation. For tables beside it.
     #[must_use]
     pub const fn index(self) -> usize {
         self.index as usize
@@ -123,6 +172,10 @@ pub enum Verdict {
     /// The binding is gone. Stop reading; send what is still queued for it, then close the transport.
     /// An [`Event::CloseBinding`] says the same.
     Close(CloseReason),
+    /// The tunnel that is to be resumed lives in this shard. A stream or association is bound here no more: hand it
+    /// over, announce it there with [`Server::open_moved`](super::Server::open_moved), and hand this unit in again. On
+    /// plain UDP the datagram goes there, and nothing here has changed.
+    Elsewhere(Shard),
 }
 
 /// What became of a datagram from an address without a binding.
@@ -135,6 +188,9 @@ pub enum Unbound {
     Bound(BindingId),
     /// It was dropped, and counted in [`Stats`].
     Dropped(DropReason),
+    /// The tunnel that is to be resumed lives in this shard: hand the datagram in there, and further ones from this
+    /// address once it is bound there.
+    Elsewhere(Shard),
 }
 
 /// Why a unit or datagram was dropped.

@@ -51,7 +51,9 @@ impl Server {
     /// Releases one tunnel, with an explanation for people (at most 128 bytes of it are sent). It is over when
     /// the client has answered, or after the last transmission; a [`Event::SessionDown`] says so.
     pub fn release(&mut self, now: Instant, session: SessionId, text: Option<&str>) {
-        let key = session.key();
+        let Some(key) = self.own(session) else {
+            return;
+        };
         let Some(session) = self.sessions.get_mut(key) else {
             return;
         };
@@ -75,11 +77,11 @@ impl Server {
         let was_persistent = matches!(session.life, Life::Persistent { .. });
         session.life = Life::Releasing(Box::new(request));
         if was_persistent {
-            self.counts.persistent -= 1;
+            self.persistent -= 1;
         }
         self.transmit_over(binding, bytes);
         self.events.push_back(Event::StateChanged {
-            session: SessionId::from_key(key),
+            session: self.session_id(key),
             state: SessionState::Releasing,
         });
         self.arm_session(key);
@@ -115,7 +117,7 @@ impl Server {
         let text = stop.text.take();
         for index in first..last {
             if let Some(key) = self.sessions.key_at(index) {
-                self.release(now, SessionId::from_key(key), text.as_deref());
+                self.release(now, self.session_id(key), text.as_deref());
             }
         }
         if let Some(stop) = &mut self.stop {
@@ -148,8 +150,8 @@ impl Server {
         session.confirmed = true;
         if matches!(session.life, Life::Persistent { .. }) {
             session.life = Life::Active;
-            self.counts.persistent -= 1;
-            let session = SessionId::from_key(key);
+            self.persistent -= 1;
+            let session = self.session_id(key);
             self.events.push_back(Event::StateChanged {
                 session,
                 state: SessionState::Active,
@@ -213,8 +215,8 @@ impl Server {
         };
         if matches!(session.life, Life::Active) {
             session.life = Life::Persistent { since: now };
-            self.counts.persistent += 1;
-            let session = SessionId::from_key(key);
+            self.persistent += 1;
+            let session = self.session_id(key);
             self.events.push_back(Event::StateChanged {
                 session,
                 state: SessionState::Persistent,
@@ -253,18 +255,10 @@ impl Server {
         self.deadlines
             .arm(Waiting::Session(key), &mut session.armed, None);
         self.directory.remove(&session.tsid);
-        for lease in &session.leases {
-            self.pools.release(now, lease.address);
-        }
+        self.common
+            .give_back(now, session.account(), &session.leases);
         if matches!(session.life, Life::Persistent { .. }) {
-            self.counts.persistent -= 1;
-        }
-        decrement(&mut self.counts.tunnels_by_prefix, &session.prefix);
-        if let Some(identity) = &session.identity {
-            decrement(&mut self.counts.tunnels_by_identity, identity);
-        }
-        if let Some(count) = self.counts.tunnels_by_interface.get_mut(session.interface) {
-            *count = count.saturating_sub(1);
+            self.persistent -= 1;
         }
         tracing::debug!(tsid = %session.tsid, ?reason, "tunnel closed");
         if let Some(services) = session.services.take() {
@@ -321,17 +315,7 @@ impl Server {
     }
 
     pub(super) fn no_longer_pending(&mut self, prefix: SourcePrefix) {
-        self.counts.pending = self.counts.pending.saturating_sub(1);
-        decrement(&mut self.counts.pending_by_prefix, &prefix);
-    }
-}
-
-/// Counts one less; an entry at zero goes.
-fn decrement<K: Ord>(counts: &mut std::collections::BTreeMap<K, u32>, key: &K) {
-    if let Some(count) = counts.get_mut(key) {
-        *count = count.saturating_sub(1);
-        if *count == 0 {
-            counts.remove(key);
-        }
+        self.pending = self.pending.saturating_sub(1);
+        self.common.no_longer_pending(prefix);
     }
 }

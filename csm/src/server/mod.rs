@@ -12,6 +12,7 @@
 
 mod arena;
 mod binding;
+mod common;
 mod config;
 mod configure;
 mod control;
@@ -30,6 +31,7 @@ mod unbound;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -38,6 +40,7 @@ use tsc_tpl::{FramingError, IpPacket, Tsid, Unit, UnitError};
 use self::arena::{Arena, Key};
 use self::binding::{Attachment, Binding};
 pub use self::binding::{CONFIGURATION_TIME, MESSAGE_ERROR_LIMIT};
+use self::common::Common;
 pub use self::config::{
     AuthPolicy, Identity, InterfaceConfig, Limits, MAX_ADDRESSES, MAX_LISTED,
     MAX_ROUTED_IDENTITIES, RedirectPolicy, RoutedPrefixError, ServerConfig, ServerConfigError,
@@ -48,12 +51,11 @@ pub use self::cookie::{COOKIE_LEN, CookieConfig, CookieKey, SLOT as COOKIE_SLOT}
 use self::deadline::DeadlineQueue;
 pub use self::event::{
     BindingId, BindingInfo, BindingLoss, CloseReason, Destination, DownReason, DropReason, Event,
-    ListenerId, OpenError, SessionId, SessionState, Stats, Transmit, Unbound, Verdict,
+    ListenerId, OpenError, SessionId, SessionState, Shard, Stats, Transmit, Unbound, Verdict,
 };
 use self::life::Stop;
 use self::pool::Pools;
-use self::rate::{KeyedHash, RateLimiter, SourcePrefix};
-use self::routes::RouteTable;
+use self::rate::{KeyedHash, SourcePrefix};
 pub use self::session::UNCONFIRMED_TIME;
 use self::session::{Life, Session};
 use crate::random::BoxedRandom;
@@ -66,13 +68,16 @@ pub const MAX_QUEUED_TRANSMITS: usize = 8_192;
 /// Most deadlines handled in one call of [`Server::handle_timeout`]; the rest follows in the next.
 pub const TIMEOUTS_PER_TURN: usize = 256;
 
-/// All tunnels of one worker.
+/// Most shards of one server.
+pub const MAX_SHARDS: usize = 64;
+
+/// All tunnels of one worker: a server, or a shard of one.
 pub struct Server {
     config: ServerConfig,
+    shard: Shard,
+    shards: Shard,
+    common: Arc<Common>,
     random: BoxedRandom,
-    pools: Pools,
-    /// Granted prefixes; none overlaps a pool.
-    routes: RouteTable,
     sessions: Arena<Session>,
     bindings: Arena<Binding>,
     /// By name on the wire. Bounded by `Limits::tunnels`.
@@ -80,11 +85,9 @@ pub struct Server {
     /// Plain UDP: by socket and source. Only looked up, never iterated. One entry per UDP binding.
     addresses: HashMap<(ListenerId, SocketAddr), BindingId, KeyedHash>,
     listeners: Vec<Listener>,
-    counts: Counts,
+    persistent: usize,
+    pending: usize,
     jar: CookieJar,
-    /// By interface.
-    rates: Vec<RateLimiter>,
-    stateless: RateLimiter,
     /// Takes part in the proof of resumes for tunnels that do not exist, so that all take the same time.
     decoy_key: Key32,
     deadlines: DeadlineQueue<Waiting>,
@@ -99,17 +102,6 @@ pub struct Server {
 struct Listener {
     interface: usize,
     local: SocketAddr,
-}
-
-/// What limits are counted by. Each map has at most one entry per tunnel or pending transport.
-#[derive(Debug, Default)]
-struct Counts {
-    tunnels_by_prefix: BTreeMap<SourcePrefix, u32>,
-    tunnels_by_identity: BTreeMap<Identity, u32>,
-    tunnels_by_interface: Vec<usize>,
-    pending: usize,
-    pending_by_prefix: BTreeMap<SourcePrefix, u32>,
-    persistent: usize,
 }
 
 /// What the deadline queue holds.
@@ -129,16 +121,6 @@ impl BindingId {
     }
 }
 
-impl SessionId {
-    const fn key(self) -> Key {
-        (self.index, self.generation)
-    }
-
-    const fn from_key((index, generation): Key) -> Self {
-        Self { index, generation }
-    }
-}
-
 impl Server {
     /// Checks the configuration and makes a server without tunnels.
     ///
@@ -148,52 +130,71 @@ impl Server {
     pub fn new(
         config: ServerConfig,
         now: Instant,
-        mut random: BoxedRandom,
+        random: BoxedRandom,
     ) -> Result<Self, ServerConfigError> {
+        let mut shards = Self::sharded(config, now, vec![random])?;
+        shards.pop().ok_or(ServerConfigError::Shards)
+    }
+
+    /// A server in several shards, one for each generator: each has tunnels and transports of its own and is driven by
+    /// its own worker. They share addresses, granted prefixes and limits, so a client meets one server. A tunnel stays in
+    /// the shard that configured it, which its TSID tells; see [`Verdict::Elsewhere`].
+    ///
+    /// # Errors
+    ///
+    /// The first thing in the configuration that cannot be used; or there are no shards, or more than [`MAX_SHARDS`].
+    pub fn sharded(
+        mut config: ServerConfig,
+        now: Instant,
+        mut randoms: Vec<BoxedRandom>,
+    ) -> Result<Vec<Self>, ServerConfigError> {
         config.check()?;
         let pools = Pools::new(&config.pools, config.quarantine)?;
         config.check_routed_prefixes(&pools)?;
-        let hash = KeyedHash::new(&mut random);
-        let cookie = config.cookie.clone().unwrap_or_else(|| CookieConfig {
+        let shards = Shard::try_from(randoms.len())
+            .ok()
+            .filter(|shards| usize::from(*shards) <= MAX_SHARDS);
+        let (Some(shards), Some(first)) = (shards, randoms.first_mut()) else {
+            return Err(ServerConfigError::Shards);
+        };
+        let hash = KeyedHash::new(first);
+        config.cookie.get_or_insert_with(|| CookieConfig {
             current: CookieKey {
                 id: 0,
-                key: Key32::random(&mut random),
+                key: Key32::random(first),
             },
             previous: None,
             unix_seconds: 0,
         });
-        let limits = config.limits;
-        let counts = Counts {
-            tunnels_by_interface: vec![0; config.interfaces.len()],
-            ..Counts::default()
-        };
-        Ok(Self {
-            pools,
-            routes: RouteTable::default(),
+        let common = Arc::new(Common::new(&config, pools, now, &hash));
+        let shard = |(shard, random)| Self::shard(&config, &common, now, random, shard, shards);
+        (0..)
+            .zip(randoms)
+            .map(shard)
+            .collect::<Option<_>>()
+            .ok_or(ServerConfigError::Shards)
+    }
+
+    fn shard(
+        config: &ServerConfig,
+        common: &Arc<Common>,
+        now: Instant,
+        mut random: BoxedRandom,
+        shard: Shard,
+        shards: Shard,
+    ) -> Option<Self> {
+        Some(Self {
+            shard,
+            shards,
+            common: Arc::clone(common),
             sessions: Arena::new(),
             bindings: Arena::new(),
             directory: BTreeMap::new(),
-            addresses: HashMap::with_hasher(hash.clone()),
+            addresses: HashMap::with_hasher(KeyedHash::new(&mut random)),
             listeners: Vec::new(),
-            counts,
-            jar: CookieJar::new(cookie, now),
-            rates: config
-                .interfaces
-                .iter()
-                .map(|interface| {
-                    let (rate, burst) = match interface.requests_per_second {
-                        Some(rate) => (rate, rate.saturating_mul(2)),
-                        None => (limits.requests_per_second, limits.request_burst),
-                    };
-                    RateLimiter::new(now, rate, burst, hash.clone())
-                })
-                .collect(),
-            stateless: RateLimiter::new(
-                now,
-                limits.stateless_per_second,
-                limits.stateless_per_second,
-                hash,
-            ),
+            persistent: 0,
+            pending: 0,
+            jar: CookieJar::new(config.cookie.clone()?, now),
             decoy_key: Key32::random(&mut random),
             deadlines: DeadlineQueue::new(),
             transmits: VecDeque::new(),
@@ -201,8 +202,14 @@ impl Server {
             stop: None,
             stats: Stats::default(),
             random,
-            config,
+            config: config.clone(),
         })
+    }
+
+    /// The number of this shard.
+    #[must_use]
+    pub const fn shard_number(&self) -> Shard {
+        self.shard
     }
 
     /// Announces a plain UDP socket of an interface. `local` takes part in the cookies, so all workers and nodes
@@ -229,28 +236,51 @@ impl Server {
         if !info.transport.is_stream() && !info.transport.is_protected() {
             return Err(OpenError::NotAConnection);
         }
-        let Some(interface) = self.config.interfaces.get(info.interface) else {
+        if self.config.interfaces.get(info.interface).is_none() {
             return Err(OpenError::UnknownInterface);
-        };
-        let time = interface.configuration_time;
+        }
         if self.stop.is_some() {
             return Err(OpenError::Stopping);
         }
         let prefix = SourcePrefix::of(info.peer.ip());
-        let of_prefix = self
-            .counts
-            .pending_by_prefix
-            .get(&prefix)
-            .copied()
-            .unwrap_or_default();
-        let limits = &self.config.limits;
-        if self.counts.pending >= limits.pending || of_prefix >= limits.pending_per_prefix {
-            return Err(OpenError::TooManyPending);
+        let admitted = self
+            .common
+            .open_pending(now, &self.config, info.interface, prefix);
+        if let Err(error) = admitted {
+            if error == OpenError::RateLimited {
+                self.stats.rate_limited += 1;
+            }
+            return Err(error);
         }
-        if !self.within_rate(now, info.interface, prefix) {
-            self.stats.rate_limited += 1;
-            return Err(OpenError::RateLimited);
+        self.insert_pending(now, info)
+    }
+
+    /// Announces a stream or DTLS association that another shard had open and that [`Verdict::Elsewhere`] sends here. It
+    /// was admitted there, and has the interface's configuration time again.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::open_binding`], limits and rates apart.
+    pub fn open_moved(&mut self, now: Instant, info: BindingInfo) -> Result<BindingId, OpenError> {
+        if self.stop.is_some() {
+            return Err(OpenError::Stopping);
         }
+        self.common.moved_pending(SourcePrefix::of(info.peer.ip()));
+        self.insert_pending(now, info)
+    }
+
+    /// Keeps a transport that was counted as pending.
+    fn insert_pending(&mut self, now: Instant, info: BindingInfo) -> Result<BindingId, OpenError> {
+        let prefix = SourcePrefix::of(info.peer.ip());
+        let time = self
+            .config
+            .interfaces
+            .get(info.interface)
+            .map(|interface| interface.configuration_time);
+        let Some(time) = time else {
+            self.common.no_longer_pending(prefix);
+            return Err(OpenError::UnknownInterface);
+        };
         let until = now + time;
         let make = |_| Binding {
             interface: info.interface,
@@ -265,12 +295,11 @@ impl Server {
                 refused: None,
             },
         };
-        let key = self
-            .bindings
-            .insert_with(make)
-            .ok_or(OpenError::TooManyPending)?;
-        self.counts.pending += 1;
-        *self.counts.pending_by_prefix.entry(prefix).or_default() += 1;
+        let Some(key) = self.bindings.insert_with(make) else {
+            self.common.no_longer_pending(prefix);
+            return Err(OpenError::TooManyPending);
+        };
+        self.pending += 1;
         self.arm_binding(key);
         Ok(BindingId::from_key(key))
     }
@@ -394,13 +423,6 @@ impl Server {
             return self.close_binding(now, id, CloseReason::UnexpectedFrame);
         }
         Verdict::Dropped(DropReason::UnexpectedFrame)
-    }
-
-    /// Whether a source prefix may have another request or transport looked at on this interface.
-    fn within_rate(&mut self, now: Instant, interface: usize, prefix: SourcePrefix) -> bool {
-        self.rates
-            .get_mut(interface)
-            .is_some_and(|rate| rate.admit(now, prefix))
     }
 
     fn drop_unit(&mut self, reason: DropReason) -> Verdict {

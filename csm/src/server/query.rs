@@ -1,8 +1,10 @@
-//! What a server is asked: routes, tunnels, transports, counters. Nothing here changes anything.
+//! What a server is asked: routes, tunnels, transports, counters. Nothing here changes anything. All but routes and pools
+//! is of this shard: tunnels of others are unknown.
 
 use std::net::IpAddr;
 
 use super::Server;
+use super::arena::Key;
 use super::binding::Attachment;
 use super::config::Identity;
 use super::event::{BindingId, Destination, SessionId, SessionState, Stats};
@@ -11,24 +13,40 @@ use super::session::Session;
 use crate::prefix::Prefix;
 
 impl Server {
-    /// The tunnel that packets to an inner address go to: the one it is assigned to (an array access behind a search
+    /// The tunnel, of any shard, that packets to an inner address go to: the one it is assigned to (an array access behind a search
     /// of the few ranges), else the one it is behind by a granted prefix (a search of the ordered grants, which
     /// overlap neither each other nor a pool).
     #[must_use]
     #[inline]
     pub fn route(&self, destination: IpAddr) -> Option<SessionId> {
-        let key = match self.pools.owner(destination) {
-            Some(index) => self.sessions.key_at(index)?,
-            None => self.routes.find(destination)?,
-        };
-        Some(SessionId::from_key(key))
+        self.common.route(destination)
+    }
+
+    /// The key of a tunnel of this shard.
+    #[inline]
+    pub(super) const fn own(&self, session: SessionId) -> Option<Key> {
+        if session.shard() == self.shard {
+            Some(session.key())
+        } else {
+            None
+        }
+    }
+
+    #[inline]
+    fn session(&self, session: SessionId) -> Option<&Session> {
+        self.sessions.get(self.own(session)?)
+    }
+
+    /// The name of a tunnel of this shard.
+    pub(super) const fn session_id(&self, key: Key) -> SessionId {
+        SessionId::new(self.shard, key)
     }
 
     /// Where a tunnel's packets go; `None` while it has no transport: drop them and count.
     #[must_use]
     #[inline]
     pub fn binding_of(&self, session: SessionId) -> Option<BindingId> {
-        self.sessions.get(session.key())?.binding
+        self.session(session)?.binding
     }
 
     /// How bytes reach a binding: by its connection, or by its address on plain UDP.
@@ -49,7 +67,7 @@ impl Server {
     #[must_use]
     pub fn session_of(&self, binding: BindingId) -> Option<SessionId> {
         match self.bindings.get(binding.key())?.attachment {
-            Attachment::Session(key) => Some(SessionId::from_key(key)),
+            Attachment::Session(key) => Some(self.session_id(key)),
             Attachment::Pending { .. } => None,
         }
     }
@@ -57,34 +75,30 @@ impl Server {
     /// The largest inner packet of a tunnel in either direction, in bytes.
     #[must_use]
     pub fn inner_mtu(&self, session: SessionId) -> Option<u16> {
-        self.sessions
-            .get(session.key())
-            .map(|session| session.inner_mtu)
+        self.session(session).map(|session| session.inner_mtu)
     }
 
     /// The state of a tunnel.
     #[must_use]
     pub fn state(&self, session: SessionId) -> Option<SessionState> {
-        self.sessions.get(session.key()).map(Session::state)
+        self.session(session).map(Session::state)
     }
 
     /// Who a tunnel belongs to, where clients are authenticated.
     #[must_use]
     pub fn identity_of(&self, session: SessionId) -> Option<&Identity> {
-        self.sessions.get(session.key())?.identity.as_ref()
+        self.session(session)?.identity.as_ref()
     }
 
     /// Index of the interface that a tunnel was configured on.
     #[must_use]
     pub fn interface_of(&self, session: SessionId) -> Option<usize> {
-        self.sessions
-            .get(session.key())
-            .map(|session| session.interface)
+        self.session(session).map(|session| session.interface)
     }
 
     /// Inner addresses of a tunnel with their pools; at least one while the tunnel exists.
     pub fn assigned_addresses(&self, session: SessionId) -> impl Iterator<Item = Lease> {
-        let session = self.sessions.get(session.key());
+        let session = self.session(session);
         session
             .into_iter()
             .flat_map(|session| session.leases.iter().copied())
@@ -93,7 +107,7 @@ impl Server {
     /// Index of the pool that a tunnel's first address came from: the pool that the tunnel as a whole goes by.
     #[must_use]
     pub fn pool_of(&self, session: SessionId) -> Option<usize> {
-        let lease = self.sessions.get(session.key())?.leases.first()?;
+        let lease = self.session(session)?.leases.first()?;
         Some(lease.pool)
     }
 
@@ -102,7 +116,7 @@ impl Server {
     #[must_use]
     #[inline]
     pub fn pool_of_source(&self, session: SessionId, source: IpAddr) -> Option<usize> {
-        let found = self.sessions.get(session.key())?;
+        let found = self.session(session)?;
         let lease = found.leases.iter().find(|lease| lease.address == source);
         match lease {
             Some(lease) => Some(lease.pool),
@@ -114,8 +128,7 @@ impl Server {
     /// Prefixes that are granted to a tunnel now (spec 7, "STG").
     #[must_use]
     pub fn routed_prefixes(&self, session: SessionId) -> &[Prefix] {
-        self.sessions
-            .get(session.key())
+        self.session(session)
             .and_then(|session| session.services.as_ref())
             .map_or(&[], |services| services.routed())
     }
@@ -125,15 +138,15 @@ impl Server {
     pub fn stats(&self) -> Stats {
         Stats {
             sessions: self.sessions.len(),
-            persistent: self.counts.persistent,
-            pending: self.counts.pending,
+            persistent: self.persistent,
+            pending: self.pending,
             ..self.stats
         }
     }
 
-    /// How full the pools are.
+    /// How full the pools are, which all shards share.
     #[must_use]
     pub fn pool_stats(&self) -> Vec<PoolStats> {
-        self.pools.stats()
+        self.common.pool_stats()
     }
 }

@@ -7,7 +7,7 @@ use tsc_tpl::{CmType, ControlMessage, ResponseCode};
 use super::Server;
 use super::arena::Key;
 use super::configure::{Denied, Origin, Outcome};
-use super::event::{BindingId, Event, SessionId};
+use super::event::{BindingId, Event};
 use super::session::Life;
 use crate::resume;
 
@@ -40,6 +40,10 @@ impl Server {
         origin: &Origin,
         raw: &ControlMessage<'_>,
     ) -> Result<(Key, BindingId), Denied> {
+        let home = self.home(raw.header().tsid);
+        if home != self.shard {
+            return Err(Denied::Elsewhere(home));
+        }
         let message = self.admit_request(now, origin, raw)?;
         let proof = message
             .resume_proof()
@@ -90,7 +94,7 @@ impl Server {
     ) {
         let (answer, sequence) = (CmType::CONFIGURATION_RESUME_RESPONSE, raw.header().sequence);
         self.events.push_back(Event::Bound {
-            session: SessionId::from_key(key),
+            session: self.session_id(key),
             binding,
         });
         let bytes = self.describe(key, binding, answer, sequence);

@@ -11,13 +11,13 @@ use std::net::IpAddr;
 
 use tsc_tpl::Family;
 
-use super::arena::Key;
+use super::event::SessionId;
 use crate::prefix::{Prefix, sort_key};
 
 /// Granted prefixes, by family and lowest address.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct RouteTable {
-    entries: BTreeMap<(Family, u128), (Prefix, Key)>,
+    entries: BTreeMap<(Family, u128), (Prefix, SessionId)>,
 }
 
 /// Outcome of [`RouteTable::grant`].
@@ -33,7 +33,7 @@ pub(super) enum Granting {
 
 impl RouteTable {
     /// Gives the prefix to `owner`, unless it overlaps a grant.
-    pub(super) fn grant(&mut self, prefix: Prefix, owner: Key) -> Granting {
+    pub(super) fn grant(&mut self, prefix: Prefix, owner: SessionId) -> Granting {
         let (family, first, last) = prefix.span();
         // Entries are disjoint, so the one that begins last before the prefix ends reaches furthest.
         let below = self.entries.range(..=(family, last)).next_back();
@@ -51,7 +51,7 @@ impl RouteTable {
     }
 
     /// Takes a prefix back from `owner`; harmless if it is not that tunnel's.
-    pub(super) fn take_back(&mut self, prefix: Prefix, owner: Key) {
+    pub(super) fn take_back(&mut self, prefix: Prefix, owner: SessionId) {
         let (family, first, _) = prefix.span();
         if self.entries.get(&(family, first)) == Some(&(prefix, owner)) {
             self.entries.remove(&(family, first));
@@ -60,7 +60,7 @@ impl RouteTable {
 
     /// The tunnel that a host's address is behind.
     #[inline]
-    pub(super) fn find(&self, address: IpAddr) -> Option<Key> {
+    pub(super) fn find(&self, address: IpAddr) -> Option<SessionId> {
         let (_, (prefix, owner)) = self.entries.range(..=sort_key(address)).next_back()?;
         prefix.has_host(address).then_some(*owner)
     }
@@ -79,7 +79,7 @@ mod tests {
     #[test]
     fn families_do_not_mix_and_owners_are_kept_apart() {
         let mut table = RouteTable::default();
-        let (a, b) = ((1, 1), (2, 2));
+        let (a, b) = (SessionId::new(0, (1, 1)), SessionId::new(1, (1, 1)));
         assert_eq!(table.grant(prefix("10.1.0.0/16"), a), Granting::New);
         assert_eq!(table.grant(prefix("10.1.0.0/16"), a), Granting::Held);
         assert_eq!(table.grant(prefix("10.1.0.0/16"), b), Granting::Taken);
@@ -105,10 +105,10 @@ mod tests {
             probe in 0u8..32,
         ) {
             let mut table = RouteTable::default();
-            let mut list: Vec<(Prefix, Key)> = Vec::new();
+            let mut list: Vec<(Prefix, SessionId)> = Vec::new();
             for (grant, low, len, owner) in steps {
                 let prefix = Prefix::new(Ipv4Addr::new(10, 0, 0, low << 3).into(), len).unwrap();
-                let owner = (owner, 0);
+                let owner = SessionId::new(0, (owner, 0));
                 if grant {
                     let expected = match list.iter().find(|(other, _)| other.overlaps(&prefix)) {
                         None => Granting::New,

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use tsc_tpl::{Sequence, Tsid};
 
+use super::common::Account;
 use super::config::{Identity, TunnelTimers};
 use super::event::{BindingId, SessionId, SessionState};
 use super::pool::Lease;
@@ -81,6 +82,15 @@ pub(crate) enum Due {
 }
 
 impl Session {
+    /// By what it is counted.
+    pub(super) const fn account(&self) -> Account<'_> {
+        Account {
+            interface: self.interface,
+            prefix: self.prefix,
+            identity: self.identity.as_ref(),
+        }
+    }
+
     pub(crate) const fn state(&self) -> SessionState {
         match self.life {
             Life::Active => SessionState::Active,

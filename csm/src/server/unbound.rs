@@ -4,7 +4,7 @@
 //! Keepalives are looked at; a request without a valid cookie gets one and nothing else, and the answer is never
 //! longer than what came; nothing is kept. *Limit*: answers go out at most `stateless_per_second` times.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::Instant;
 
 use tsc_tpl::registry::MIN_UNAUTHENTICATED_REQUEST;
@@ -12,7 +12,6 @@ use tsc_tpl::{CmType, ControlMessage, Limits as UnitLimits, ResponseCode, TlvTyp
 
 use super::configure::{Origin, Outcome, Route};
 use super::event::{BindingId, Destination, DropReason, ListenerId, Unbound};
-use super::rate::SourcePrefix;
 use super::{Listener, Server};
 use crate::transport::Transport;
 use crate::wire::{self, RefusalDetails};
@@ -81,6 +80,7 @@ impl Server {
             Outcome::Accepted(binding) => Unbound::Bound(binding),
             Outcome::Refused | Outcome::Malformed(_) => Unbound::Answered,
             Outcome::Ignored => self.ignore(DropReason::RateLimited),
+            Outcome::Elsewhere(shard) => Unbound::Elsewhere(shard),
         }
     }
 
@@ -143,10 +143,8 @@ impl Server {
         Unbound::Answered
     }
 
-    /// One allowance for all strangers: their addresses prove nothing, so counting by them would protect nobody.
     pub(super) fn stateless_allowed(&mut self, now: Instant) -> bool {
-        let everyone = SourcePrefix::of(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
-        let allowed = self.stateless.admit(now, everyone);
+        let allowed = self.common.stateless_allowed(now);
         if !allowed {
             self.stats.rate_limited += 1;
         }

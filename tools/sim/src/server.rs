@@ -206,6 +206,7 @@ impl World {
         {
             Unbound::Dropped(reason) => Verdict::Dropped(reason),
             Unbound::Answered | Unbound::Bound(_) => Verdict::Consumed,
+            Unbound::Elsewhere(shard) => Verdict::Elsewhere(shard),
         };
         server.verdicts.push((elapsed, verdict));
         self.drain_server(number);

@@ -7,8 +7,10 @@
 
 mod config;
 mod range;
+mod table;
 
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 pub use tsc_tpl::Family;
@@ -16,8 +18,10 @@ pub use tsc_tpl::Family;
 pub use self::config::{
     AddressRange, MAX_RANGE_SIZE, MAX_RANGES, PoolConfig, PoolError, PoolRange,
 };
-use self::range::{Range, Slot};
-use crate::prefix::{Prefix, sort_key};
+use self::range::Range;
+pub(crate) use self::table::AddressTable;
+use super::event::SessionId;
+use crate::prefix::Prefix;
 
 /// How full a pool is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,9 +50,11 @@ pub struct Lease {
 /// All pools of one server.
 #[derive(Debug)]
 pub struct Pools {
-    /// Sorted by [`sort_key`] of the first address.
+    /// Sorted by [`sort_key`](crate::prefix::sort_key) of the first address.
     ranges: Vec<Range>,
     pools: Vec<Pool>,
+    /// What becomes of it, for those who only ask.
+    table: Arc<AddressTable>,
 }
 
 #[derive(Debug)]
@@ -101,8 +107,17 @@ impl Pools {
             }
         });
         let pools = pools.collect();
-        let ranges = ranges.into_iter().map(|(_, range)| range).collect();
-        Ok(Self { ranges, pools })
+        let ranges: Vec<Range> = ranges.into_iter().map(|(_, range)| range).collect();
+        Ok(Self {
+            table: Arc::new(AddressTable::new(&ranges)),
+            ranges,
+            pools,
+        })
+    }
+
+    /// Who has which address, to be read while this changes.
+    pub(crate) fn table(&self) -> Arc<AddressTable> {
+        Arc::clone(&self.table)
     }
 
     /// Whether the pool has a range of this family at all.
@@ -123,7 +138,7 @@ impl Pools {
         now: Instant,
         pool: usize,
         family: Family,
-        owner: u32,
+        owner: SessionId,
     ) -> Option<Lease> {
         let pool = self.pools.get(pool)?;
         for index in &pool.ranges {
@@ -135,9 +150,10 @@ impl Pools {
                 continue;
             };
             range.end_quarantine(now);
-            if let Some(address) = range.lease(owner) {
+            if let Some(offset) = range.lease() {
+                self.table.set(*index, offset, Some(owner));
                 return Some(Lease {
-                    address,
+                    address: range.address(offset),
                     prefix_len: range.prefix_len,
                     pool: range.pool,
                 });
@@ -148,31 +164,22 @@ impl Pools {
 
     /// Ends a lease; the address becomes free after the quarantine. Harmless for an address not leased.
     pub fn release(&mut self, now: Instant, address: IpAddr) {
-        let Some((range, offset)) = self.locate(address) else {
+        let Some((index, offset)) = self.table.locate(address) else {
             return;
         };
-        let Some(range) = self.ranges.get_mut(range) else {
-            return;
-        };
-        if let Some(slot @ Slot::Leased(_)) = range.slots.get_mut(offset as usize) {
-            *slot = Slot::Quarantined;
-            range.leased -= 1;
-            range.quarantined += 1;
-            range
-                .quarantine
-                .push_back((now + range.quarantine_time, offset));
+        if self.table.get(index, offset).is_some()
+            && let Some(range) = self.ranges.get_mut(index)
+        {
+            self.table.set(index, offset, None);
+            range.release(now, offset);
         }
     }
 
     /// The owner of a leased address: an array access behind a search of the few ranges.
     #[must_use]
     #[inline]
-    pub fn owner(&self, address: IpAddr) -> Option<u32> {
-        let (range, offset) = self.locate(address)?;
-        match self.ranges.get(range)?.slots.get(offset as usize)? {
-            Slot::Leased(owner) => Some(*owner),
-            Slot::Free | Slot::Quarantined => None,
-        }
+    pub fn owner(&self, address: IpAddr) -> Option<SessionId> {
+        self.table.owner(address)
     }
 
     /// Whether an address of any pool lies in the prefix.
@@ -209,21 +216,6 @@ impl Pools {
         };
         self.pools.iter().map(stats).collect()
     }
-
-    #[inline]
-    fn locate(&self, address: IpAddr) -> Option<(usize, u32)> {
-        let (family, number) = sort_key(address);
-        let above = self
-            .ranges
-            .partition_point(|range| (range.family, range.first) <= (family, number));
-        let index = above.checked_sub(1)?;
-        let range = self
-            .ranges
-            .get(index)
-            .filter(|range| range.family == family)?;
-        let offset = u32::try_from(number.checked_sub(range.first)?).ok()?;
-        (offset < range.size).then_some((index, offset))
-    }
 }
 
 #[cfg(test)]
@@ -258,8 +250,12 @@ mod tests {
         }
     }
 
+    fn owner(number: u32) -> SessionId {
+        SessionId::new(0, (number, number))
+    }
+
     fn leases(pools: &mut Pools, now: Instant, family: Family) -> Vec<String> {
-        std::iter::from_fn(|| pools.lease(now, 0, family, 1))
+        std::iter::from_fn(|| pools.lease(now, 0, family, owner(1)))
             .map(|lease| lease.address.to_string())
             .collect()
     }
@@ -289,7 +285,7 @@ mod tests {
             leases(&mut pools, now, Family::Ipv6),
             ["fd00::1", "fd00::2"]
         );
-        assert_eq!(pools.owner("10.0.0.5".parse().unwrap()), Some(1));
+        assert_eq!(pools.owner("10.0.0.5".parse().unwrap()), Some(owner(1)));
         assert_eq!(pools.owner("10.0.0.3".parse().unwrap()), None);
         assert_eq!(pools.owner("192.0.2.1".parse().unwrap()), None);
     }
@@ -298,7 +294,7 @@ mod tests {
     fn a_released_address_waits_out_its_quarantine() {
         let mut pools = Pools::new(&[pool(&[("10.0.0.1", "10.0.0.1")], &[])], QUARANTINE).unwrap();
         let now = Instant::now();
-        let lease = pools.lease(now, 0, Family::Ipv4, 1).unwrap();
+        let lease = pools.lease(now, 0, Family::Ipv4, owner(1)).unwrap();
         pools.release(now, lease.address);
         pools.release(now, lease.address);
         assert_eq!(pools.owner(lease.address), None);
@@ -307,15 +303,15 @@ mod tests {
                 now + QUARANTINE - Duration::from_nanos(1),
                 0,
                 Family::Ipv4,
-                2
+                owner(2)
             ),
             None
         );
         assert_eq!(
-            pools.lease(now + QUARANTINE, 0, Family::Ipv4, 2),
+            pools.lease(now + QUARANTINE, 0, Family::Ipv4, owner(2)),
             Some(lease)
         );
-        assert_eq!(pools.owner(lease.address), Some(2));
+        assert_eq!(pools.owner(lease.address), Some(owner(2)));
     }
 
     #[test]
@@ -364,9 +360,10 @@ mod tests {
         fn one_address_one_owner(operations in prop::collection::vec((any::<bool>(), 0usize..8, 0u64..20), 1..200)) {
             let mut pools = Pools::new(&[pool(&[("10.0.0.1", "10.0.0.6")], &[("10.0.0.2", "10.0.0.2")])], QUARANTINE).unwrap();
             let mut now = Instant::now();
-            let mut held: Vec<(u32, IpAddr)> = Vec::new();
+            let mut held: Vec<(SessionId, IpAddr)> = Vec::new();
             let mut resting: Vec<(Instant, IpAddr)> = Vec::new();
-            for (owner, (lease, pick, pause)) in (0..).zip(operations) {
+            for (number, (lease, pick, pause)) in (0..).zip(operations) {
+                let owner = owner(number);
                 now += Duration::from_secs(pause);
                 if lease {
                     if let Some(lease) = pools.lease(now, 0, Family::Ipv4, owner) {

@@ -1,4 +1,4 @@
-//! One range: which of its addresses are free, leased, or resting.
+//! One range: which of its addresses are free or resting, and how many are leased.
 
 use std::collections::VecDeque;
 use std::net::IpAddr;
@@ -23,22 +23,13 @@ pub(super) struct Range {
     pub(super) total: u32,
     pub(super) leased: u32,
     pub(super) quarantined: u32,
-    /// `slots[offset]`; grows up to the highest offset ever leased.
-    pub(super) slots: Vec<Slot>,
     /// Offsets that were leased before and are free again, oldest first.
     free: VecDeque<u32>,
     /// Every offset from here on was never leased.
     fresh: u32,
-    pub(super) quarantine_time: Duration,
+    quarantine_time: Duration,
     /// Offsets in quarantine, in order of time, as the time is one for all. Bounded by the number of addresses.
-    pub(super) quarantine: VecDeque<(Instant, u32)>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Slot {
-    Free,
-    Leased(u32),
-    Quarantined,
+    quarantine: VecDeque<(Instant, u32)>,
 }
 
 impl Range {
@@ -116,7 +107,6 @@ impl Range {
             excluded,
             leased: 0,
             quarantined: 0,
-            slots: Vec::new(),
             free: VecDeque::new(),
             fresh: 0,
             quarantine_time,
@@ -127,26 +117,24 @@ impl Range {
     /// Work is bounded by the releases of the past, each paid for once.
     pub(super) fn end_quarantine(&mut self, now: Instant) {
         while let Some((_, offset)) = self.quarantine.pop_front_if(|(until, _)| *until <= now) {
-            if let Some(slot @ Slot::Quarantined) = self.slots.get_mut(offset as usize) {
-                *slot = Slot::Free;
-                self.quarantined -= 1;
-                self.free.push_back(offset);
-            }
+            self.quarantined -= 1;
+            self.free.push_back(offset);
         }
     }
 
-    /// Leases the address that has been free for longest, or was never leased.
-    pub(super) fn lease(&mut self, owner: u32) -> Option<IpAddr> {
+    /// Leases the offset that has been free for longest, or was never leased.
+    pub(super) fn lease(&mut self) -> Option<u32> {
         let offset = self.free.pop_front().or_else(|| self.next_fresh())?;
-        let index = offset as usize;
-        if self.slots.len() <= index {
-            self.slots.resize(index + 1, Slot::Free);
-        }
-        let slot = self.slots.get_mut(index)?;
-        debug_assert_eq!(*slot, Slot::Free);
-        *slot = Slot::Leased(owner);
         self.leased += 1;
-        Some(self.address(offset))
+        Some(offset)
+    }
+
+    /// Ends the lease of an offset, which rests from now on.
+    pub(super) fn release(&mut self, now: Instant, offset: u32) {
+        self.leased -= 1;
+        self.quarantined += 1;
+        self.quarantine
+            .push_back((now + self.quarantine_time, offset));
     }
 
     fn next_fresh(&mut self) -> Option<u32> {

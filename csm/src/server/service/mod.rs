@@ -129,8 +129,8 @@ impl Server {
 
     /// The tunnel is over, and all that its services gave it.
     pub(super) fn end_services(&mut self, session: SessionId, services: Services) {
-        for prefix in &services.routed {
-            self.routes.take_back(*prefix, session.key());
+        if !services.routed.is_empty() {
+            self.common.take_back(&services.routed, session);
         }
         for grant in services.grants() {
             self.events

@@ -9,7 +9,7 @@ use tsc_tpl::{Message, ResponseCode, Tlv};
 
 use super::super::Server;
 use super::super::arena::Key;
-use super::super::event::{Event, SessionId};
+use super::super::event::Event;
 use super::super::routes::Granting;
 use super::Served;
 use crate::prefix::Prefix;
@@ -38,8 +38,8 @@ impl Server {
             return Err(ResponseCode::NOT_AUTHORIZED);
         }
         let (mut granted, mut new) = (Vec::new(), Vec::new());
-        for prefix in allowed {
-            match self.routes.grant(prefix, key) {
+        for (prefix, outcome) in self.common.grant(allowed, self.session_id(key)) {
+            match outcome {
                 Granting::New => {
                     granted.push(prefix);
                     new.push(prefix);
@@ -57,7 +57,7 @@ impl Server {
                 services.routed.extend_from_slice(&new);
             }
             self.events.push_back(Event::ServiceGranted {
-                session: SessionId::from_key(key),
+                session: self.session_id(key),
                 grant: ServiceGrant::RoutedPrefixes(new),
             });
         }
@@ -83,12 +83,10 @@ impl Server {
                 session.services = None;
             }
         }
-        for prefix in &ended {
-            self.routes.take_back(*prefix, key);
-        }
         if !ended.is_empty() {
+            self.common.take_back(&ended, self.session_id(key));
             self.events.push_back(Event::ServiceEnded {
-                session: SessionId::from_key(key),
+                session: self.session_id(key),
                 grant: ServiceGrant::RoutedPrefixes(ended),
             });
         }
