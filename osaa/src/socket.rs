@@ -155,9 +155,23 @@ impl BindError {
     }
 }
 
+/// Whether several sockets of this process have one address, for a worker each (SO_REUSEPORT). The system spreads
+/// connections and datagrams over them by their addresses and ports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum PortSharing {
+    /// One socket has it for itself.
+    #[default]
+    Alone,
+    /// The first of several. It is opened as if alone, so that an address that another program has is refused even if
+    /// that program shares it too; and a port that the system chooses is nobody else's.
+    First,
+    /// One of those that follow.
+    Another,
+}
+
 /// A non-blocking socket bound to `address`. IPv6 sockets take IPv6 only, so that `[::]:p` and `0.0.0.0:p` can
 /// both be used and no address has two spellings.
-pub(crate) fn bound(kind: Type, address: SocketAddr, reuse_port: bool) -> io::Result<Socket> {
+pub(crate) fn bound(kind: Type, address: SocketAddr, sharing: PortSharing) -> io::Result<Socket> {
     let protocol = if kind == Type::STREAM {
         Protocol::TCP
     } else {
@@ -174,12 +188,17 @@ pub(crate) fn bound(kind: Type, address: SocketAddr, reuse_port: bool) -> io::Re
         socket.set_reuse_address(true)?;
     }
     #[cfg(unix)]
-    if reuse_port {
+    if sharing == PortSharing::Another {
+        socket.set_reuse_port(true)?;
+    }
+    socket.bind(&address.into())?;
+    // The system looks at the option of a socket that is bound when another one comes.
+    #[cfg(unix)]
+    if sharing == PortSharing::First {
         socket.set_reuse_port(true)?;
     }
     #[cfg(not(unix))]
-    let _ = reuse_port;
-    socket.bind(&address.into())?;
+    let _ = sharing;
     Ok(socket)
 }
 

@@ -3,13 +3,13 @@
 
 mod common;
 
-use std::{future::poll_fn, net::SocketAddr};
+use std::{future::poll_fn, net::SocketAddr, task::Poll};
 
 use common::bounded;
 use tokio::net::UdpSocket;
 use tsc_osaa::{
     datagram::{DatagramOptions, DatagramSocket, RecvBatch, SendBatch},
-    socket::{BindError, Dscp},
+    socket::{BindError, Dscp, PortSharing},
 };
 
 fn bind(address: &str) -> DatagramSocket {
@@ -187,7 +187,30 @@ async fn a_port_in_use_says_so() {
     let error = DatagramSocket::bind(first.local_addr(), &DatagramOptions::default()).unwrap_err();
     assert!(matches!(error, BindError::InUse { .. }), "{error}");
     let mut options = DatagramOptions::default();
-    options.reuse_port = true;
+    options.sharing = PortSharing::First;
     let one = DatagramSocket::bind("127.0.0.1:0".parse().unwrap(), &options).unwrap();
-    DatagramSocket::bind(one.local_addr(), &options).unwrap();
+    // Another program, which shares its ports too, is told.
+    let error = DatagramSocket::bind(one.local_addr(), &options).unwrap_err();
+    assert!(matches!(error, BindError::InUse { .. }), "{error}");
+    options.sharing = PortSharing::Another;
+    let mut two = DatagramSocket::bind(one.local_addr(), &options).unwrap();
+    // Each gets a part of the clients.
+    let (address, mut one) = (one.local_addr(), one);
+    let mut receive = RecvBatch::new(1);
+    let mut heard = [0, 0];
+    for _ in 0..64 {
+        let client = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        client.send_to(b"x", address).unwrap();
+        let socket = poll_fn(|cx| {
+            for (index, socket) in [&mut one, &mut two].into_iter().enumerate() {
+                if let Poll::Ready(count) = socket.poll_recv(cx, &mut receive) {
+                    assert_eq!(count.unwrap(), 1);
+                    return Poll::Ready(index);
+                }
+            }
+            Poll::Pending
+        });
+        heard[socket.await] += 1;
+    }
+    assert!(heard.iter().all(|count| *count > 0), "{heard:?}");
 }

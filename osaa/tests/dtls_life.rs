@@ -27,7 +27,34 @@ for_all_pairs!(
     closing_delivers_what_was_sent_before,
     many_clients_at_once,
     buffers_come_and_go_unnoticed,
+    an_association_moves_to_the_endpoint_of_another_worker,
 );
+
+async fn an_association_moves_to_the_endpoint_of_another_worker(pair: Pair) {
+    let mut world = World::new(pair);
+    let client = world.connect().await;
+    world.assert_alive(client).await;
+    let address = world.clients[client].address;
+    let key = world.key(client);
+    let moved = world.endpoint.detach(key).unwrap();
+    assert_eq!(moved.peer(), address);
+    assert_eq!(world.endpoint.find(address), None);
+    assert_eq!(world.endpoint.stats().associations, 0);
+    assert!(world.endpoint.detach(key).is_none());
+
+    // Two endpoints of one configuration: the other world's takes the place of this one's.
+    let mut other = World::new(pair);
+    std::mem::swap(&mut world.endpoint, &mut other.endpoint);
+    let key = world.endpoint.attach(moved).unwrap();
+    assert_eq!(world.endpoint.find(address), Some(key));
+    assert_eq!(world.endpoint.stats().associations, 1);
+    assert!(
+        world.endpoint.poll_event().is_none(),
+        "it was told of where it came from"
+    );
+    world.assert_alive(client).await;
+    assert!(world.ended.is_empty(), "{:?}", world.ended);
+}
 
 async fn abandoned_handshakes_end_by_deadline(pair: Pair) {
     let options = DtlsOptions {

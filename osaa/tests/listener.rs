@@ -14,6 +14,7 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
+    task::Poll,
     time::Duration,
 };
 
@@ -25,10 +26,45 @@ use tokio::{
 use tsc_osaa::{
     cert::{CertificateError, ServerName},
     listener::{Admission, ListenerConfig, ListenerEvent, RefusalReason, StreamListener},
-    socket::{BindError, StreamOptions},
+    socket::{BindError, PortSharing, StreamOptions},
     stream::{RECV_BUFFER, StreamTransport},
     tls::TlsError,
 };
+
+#[tokio::test]
+async fn listeners_of_one_process_share_a_port_that_others_may_not() {
+    bounded(async {
+        let config = |sharing| {
+            let mut config = ListenerConfig::default();
+            config.plain = true;
+            config.sharing = sharing;
+            config
+        };
+        let mut one = StreamListener::bind(any(), config(PortSharing::First)).unwrap();
+        let address = one.local_addr();
+        for sharing in [PortSharing::Alone, PortSharing::First] {
+            let error = StreamListener::bind(address, config(sharing)).unwrap_err();
+            assert!(matches!(error, BindError::InUse { .. }), "{error}");
+        }
+        let mut two = StreamListener::bind(address, config(PortSharing::Another)).unwrap();
+        let mut heard = [0, 0];
+        for _ in 0..64 {
+            let mut client = TcpStream::connect(address).await.unwrap();
+            client.write_all(&[0x10]).await.unwrap();
+            let accepted = std::future::poll_fn(|cx| {
+                for (index, listener) in [&mut one, &mut two].into_iter().enumerate() {
+                    if let Poll::Ready(ListenerEvent::Ready(_)) = listener.poll_accept(cx) {
+                        return Poll::Ready(index);
+                    }
+                }
+                Poll::Pending
+            });
+            heard[accepted.await] += 1;
+        }
+        assert!(heard.iter().all(|count| *count > 0), "{heard:?}");
+    })
+    .await;
+}
 
 fn any() -> SocketAddr {
     "127.0.0.1:0".parse().unwrap()

@@ -97,6 +97,42 @@ async fn read_exactly(stream: &mut StreamTransport, len: usize) -> Vec<u8> {
     all
 }
 
+/// Moves a stream to a runtime of its own, on a thread of its own, and echoes one message there.
+fn echo_elsewhere(stream: StreamTransport) -> std::thread::JoinHandle<()> {
+    let detached = stream.detach().unwrap();
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(bounded(async {
+            let mut stream = detached.attach().unwrap();
+            let heard = read_exactly(&mut stream, 6).await;
+            stream.send(&[IoSlice::new(&heard)]).await.unwrap();
+        }));
+    })
+}
+
+#[tokio::test]
+async fn a_stream_moves_to_another_runtime_with_all_that_is_under_way() {
+    bounded(async {
+        for tls in [false, true] {
+            let (mut near, mut far) = if tls {
+                tls_pair().await
+            } else {
+                plain_pair(&StreamOptions::server()).await
+            };
+            // Sent before the move in either direction: nothing of it is lost.
+            near.send(&[IoSlice::new(b"before")]).await.unwrap();
+            far.queue(b"queued, ").unwrap();
+            let thread = echo_elsewhere(far);
+            assert_eq!(read_exactly(&mut near, 14).await, b"queued, before");
+            thread.join().unwrap();
+        }
+    })
+    .await;
+}
+
 async fn echo_works(mut near: StreamTransport, mut far: StreamTransport) {
     near.send(&[IoSlice::new(b"one, "), IoSlice::new(b"two")])
         .await

@@ -21,7 +21,7 @@ use crate::{
     cert::ClientSecurity,
     datagram::{DatagramOptions, DatagramSocket},
     dtls::{DtlsBackendKind, DtlsClientConfig, DtlsConfigError, DtlsOptions},
-    socket::{StreamOptions, bound},
+    socket::{PortSharing, StreamOptions, bound},
     stream::StreamTransport,
 };
 
@@ -180,11 +180,12 @@ async fn connect_tcp(
     let fail = |e| ConnectError::from_io(address, e);
     let socket = match options.bind {
         Some(local) => {
-            let socket =
-                bound(Type::STREAM, local, false).map_err(|source| ConnectError::Bind {
+            let socket = bound(Type::STREAM, local, PortSharing::Alone).map_err(|source| {
+                ConnectError::Bind {
                     address: local,
                     source,
-                })?;
+                }
+            })?;
             TcpSocket::from_std_stream(socket.into())
         }
         None if address.is_ipv4() => TcpSocket::new_v4().map_err(fail)?,

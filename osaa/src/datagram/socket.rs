@@ -13,7 +13,7 @@ use tokio::{io::Interest, net::UdpSocket};
 use tracing::debug;
 
 use super::{RecvBatch, SendBatch};
-use crate::socket::{BindError, Dscp, bound, set_dscp};
+use crate::socket::{BindError, Dscp, PortSharing, bound, set_dscp};
 
 /// Errors in a row after which a socket is reported broken instead of asked again.
 const ERRORS_IN_A_ROW: usize = 64;
@@ -29,8 +29,8 @@ pub struct DatagramOptions {
     pub recv_buffer: Option<usize>,
     /// SO_SNDBUF in bytes; the operating system caps it.
     pub send_buffer: Option<usize>,
-    /// Several sockets may share the address, for one worker each (SO_REUSEPORT).
-    pub reuse_port: bool,
+    /// Whether several sockets have the address.
+    pub sharing: PortSharing,
     /// Outer mark. A marked socket sends datagrams one by one and, on a wildcard address, from the address that the
     /// system chooses: quinn-udp writes the traffic class of each packet itself, and only its ECN part.
     pub dscp: Option<Dscp>,
@@ -128,7 +128,7 @@ impl DatagramSocket {
         peer: Option<SocketAddr>,
         options: &DatagramOptions,
     ) -> io::Result<Self> {
-        let socket = bound(Type::DGRAM, local, options.reuse_port)?;
+        let socket = bound(Type::DGRAM, local, options.sharing)?;
         if let Some(size) = options.recv_buffer {
             socket.set_recv_buffer_size(size)?;
         }

@@ -48,7 +48,8 @@ use std::str::FromStr;
 
 pub use self::config::{DtlsClientConfig, DtlsOptions, DtlsServerConfig};
 pub use self::endpoint::{
-    AssociationKey, DtlsEndpointEvent, DtlsEndpointStats, DtlsServerEndpoint, DtlsTransmit,
+    AssociationKey, DetachedAssociation, DtlsEndpointEvent, DtlsEndpointStats, DtlsServerEndpoint,
+    DtlsTransmit,
 };
 pub use self::error::{Alert, DtlsConfigError, DtlsError, DtlsSendError};
 pub use self::limits::DtlsEndpointLimits;

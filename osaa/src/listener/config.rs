@@ -2,7 +2,10 @@
 
 use std::{fmt, net::SocketAddr, time::Duration};
 
-use crate::{cert::ServerSecurity, socket::StreamOptions};
+use crate::{
+    cert::ServerSecurity,
+    socket::{PortSharing, StreamOptions},
+};
 
 /// How a [`StreamListener`](super::StreamListener) accepts.
 #[derive(Debug)]
@@ -21,8 +24,8 @@ pub struct ListenerConfig {
     pub max_handshakes_per_source: usize,
     /// Connections that the kernel keeps until they are accepted. Default 1024.
     pub backlog: u16,
-    /// Several listeners may share the address, for one worker each (SO_REUSEPORT). Default off.
-    pub reuse_port: bool,
+    /// Whether several listeners have the address. By default none but this.
+    pub sharing: PortSharing,
     /// For each connection.
     pub stream: StreamOptions,
     /// Asked first for each connection.
@@ -38,7 +41,7 @@ impl Default for ListenerConfig {
             max_handshakes: 1024,
             max_handshakes_per_source: 64,
             backlog: 1024,
-            reuse_port: false,
+            sharing: PortSharing::Alone,
             stream: StreamOptions::server(),
             admission: None,
         }

@@ -157,7 +157,7 @@ impl StreamListener {
             return Err(BindError::NothingEnabled { address });
         }
         let fail = |error| BindError::new(address, error);
-        let socket = bound(Type::STREAM, address, config.reuse_port).map_err(fail)?;
+        let socket = bound(Type::STREAM, address, config.sharing).map_err(fail)?;
         socket.listen(i32::from(config.backlog)).map_err(fail)?;
         let socket = TcpListener::from_std(socket.into()).map_err(fail)?;
         Ok(Self {

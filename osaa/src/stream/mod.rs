@@ -11,9 +11,11 @@
 //! Units are never split between calls: a unit is taken whole or not at all, so a caller that is told
 //! "full" can drop or keep whole packets.
 
+mod detached;
 mod error;
 mod handshake;
 mod transport;
 
+pub use detached::DetachedStream;
 pub use error::{QueueError, StreamError};
 pub use transport::{MIN_RECV_BUFFER, RECV_BUFFER, StreamTransport};

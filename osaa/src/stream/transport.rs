@@ -39,19 +39,19 @@ pub const RECV_BUFFER: usize = 64 * 1024;
 /// Dropping it closes the connection at once; data not yet acknowledged may be lost. [`Self::poll_shutdown`] or
 /// [`Self::close`] end it in order.
 pub struct StreamTransport {
-    socket: TcpStream,
-    local: SocketAddr,
-    peer: SocketAddr,
-    tls: Option<Box<Tls>>,
+    pub(super) socket: TcpStream,
+    pub(super) local: SocketAddr,
+    pub(super) peer: SocketAddr,
+    pub(super) tls: Option<Box<Tls>>,
     /// Units that wait: for the socket, or under TLS for sealing. At most `limit` bytes.
-    queue: BytesMut,
-    limit: usize,
-    sending: Sending,
+    pub(super) queue: BytesMut,
+    pub(super) limit: usize,
+    pub(super) sending: Sending,
     /// Set by the first final error; then nothing is read or sent any more.
-    ended: bool,
+    pub(super) ended: bool,
 }
 
-struct Tls {
+pub(super) struct Tls {
     session: TlsSession,
     info: TlsInfo,
     /// Sealed bytes that wait for the socket: at most what `queue` held when they were sealed, plus overhead.
@@ -60,7 +60,7 @@ struct Tls {
 
 /// Our direction of the connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Sending {
+pub(super) enum Sending {
     Open,
     /// Nothing more is taken; what waits goes out, then FIN.
     Closing,

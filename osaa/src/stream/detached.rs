@@ -1,0 +1,91 @@
+//! A connection on its way from one runtime to another.
+
+use std::{fmt, io, net::SocketAddr};
+
+use bytes::BytesMut;
+use tokio::net::TcpStream;
+
+use super::transport::{Sending, StreamTransport, Tls};
+
+/// A [`StreamTransport`] without a runtime: nothing is read or sent until it is [attached](Self::attach) to one. All that
+/// was queued, and under TLS all that was read ahead, goes with it.
+pub struct DetachedStream {
+    socket: std::net::TcpStream,
+    local: SocketAddr,
+    peer: SocketAddr,
+    tls: Option<Box<Tls>>,
+    queue: BytesMut,
+    limit: usize,
+    sending: Sending,
+    ended: bool,
+}
+
+impl StreamTransport {
+    /// Takes the connection from its runtime, so that a task of another may have it.
+    ///
+    /// # Errors
+    /// The runtime does not let go of the socket; then the connection is closed.
+    pub fn detach(self) -> io::Result<DetachedStream> {
+        let Self {
+            socket,
+            local,
+            peer,
+            tls,
+            queue,
+            limit,
+            sending,
+            ended,
+        } = self;
+        Ok(DetachedStream {
+            socket: socket.into_std()?,
+            local,
+            peer,
+            tls,
+            queue,
+            limit,
+            sending,
+            ended,
+        })
+    }
+}
+
+impl DetachedStream {
+    /// Gives the connection to the runtime of the caller.
+    ///
+    /// # Errors
+    /// The runtime does not take the socket; then the connection is closed.
+    ///
+    /// # Panics
+    /// Outside of a runtime with I/O.
+    pub fn attach(self) -> io::Result<StreamTransport> {
+        let Self {
+            socket,
+            local,
+            peer,
+            tls,
+            queue,
+            limit,
+            sending,
+            ended,
+        } = self;
+        Ok(StreamTransport {
+            socket: TcpStream::from_std(socket)?,
+            local,
+            peer,
+            tls,
+            queue,
+            limit,
+            sending,
+            ended,
+        })
+    }
+}
+
+impl fmt::Debug for DetachedStream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DetachedStream")
+            .field("local", &self.local)
+            .field("peer", &self.peer)
+            .finish_non_exhaustive()
+    }
+}
