@@ -1,12 +1,14 @@
 //! UDP in batches, for servers with many peers and for connected clients.
 //!
-//! quinn-udp does the system calls: `recvmmsg` with GRO takes up to [`MAX_SLOTS`] buffers of coalesced datagrams at
-//! once, and runs of equal datagrams to one peer leave in one call by GSO. DF is set on all that is sent (spec 7, *MTU*).
+//! quinn-udp receives: `recvmmsg` with GRO takes up to [`MAX_SLOTS`] buffers of coalesced datagrams at once. Datagrams to
+//! one peer leave together by GSO, and those to many peers in one call (`sendmmsg`, on Linux). DF is set on all that is sent (spec 7, *MTU*).
 //!
 //! UDP sockets report errors that anybody can cause (ICMP answers to earlier datagrams). They are
 //! [counted](DatagramStats) and change nothing; whether a peer is alive is decided above.
 
 mod batch;
+#[cfg(any(target_os = "linux", target_os = "android"))]
+mod mmsg;
 mod socket;
 
 pub use batch::{Datagram, MAX_SLOTS, RecvBatch, SendBatch};

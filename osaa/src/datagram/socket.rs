@@ -12,7 +12,7 @@ use socket2::{SockRef, Type};
 use tokio::{io::Interest, net::UdpSocket};
 use tracing::debug;
 
-use super::{RecvBatch, SendBatch};
+use super::{RecvBatch, SendBatch, batch::RUN_DATAGRAMS};
 use crate::socket::{BindError, Dscp, PortSharing, bound, set_dscp};
 
 /// Errors in a row after which a socket is reported broken instead of asked again.
@@ -232,39 +232,30 @@ impl DatagramSocket {
         cx: &mut Context<'_>,
         batch: &mut SendBatch,
     ) -> Poll<io::Result<()>> {
-        let mut single = false;
+        // Datagrams at the front that go one by one: all of them where the system cannot segment, or those of a run that it
+        // has refused as a whole.
+        let segments = self.state.max_gso_segments() >= RUN_DATAGRAMS;
+        let mut singles = if segments { 0 } else { usize::MAX };
         let mut retried = false;
-        loop {
-            let most = if single || self.marked {
-                1
-            } else {
-                self.state.max_gso_segments()
-            };
-            let Some((count, entry, bytes)) = batch.run(most) else {
-                return Poll::Ready(Ok(()));
-            };
+        while !batch.is_empty() {
             let sent = self.socket.try_io(Interest::WRITABLE, || {
-                if self.marked {
-                    return match self.peer {
-                        Some(_) => SockRef::from(&self.socket).send(bytes),
-                        None => SockRef::from(&self.socket).send_to(bytes, &entry.peer.into()),
-                    }
-                    .map(drop);
+                if singles > 0 {
+                    self.send_one(batch).map(|()| 0)
+                } else {
+                    self.send_runs(batch)
                 }
-                let transmit = Transmit {
-                    destination: entry.peer,
-                    ecn: None,
-                    contents: bytes,
-                    segment_size: (count > 1).then_some(entry.len),
-                    src_ip: entry.source,
-                };
-                self.state.try_send((&self.socket).into(), &transmit)
             });
             match sent {
-                Ok(()) => {
+                Ok(runs) => {
+                    let count = if runs == 0 {
+                        singles = singles.saturating_sub(1);
+                        batch.advance_one();
+                        1
+                    } else {
+                        batch.advance(runs)
+                    };
                     self.stats.sent += u64::try_from(count).unwrap_or(u64::MAX);
-                    batch.advance(count);
-                    (single, retried) = (false, false);
+                    retried = false;
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     ready!(self.socket.poll_send_ready(cx))?;
@@ -274,8 +265,9 @@ impl DatagramSocket {
                     self.note(&error);
                     retried = true;
                 }
-                // Without segmentation some, or all, may pass.
-                Err(_) if count > 1 => single = true,
+                Err(_) if singles == 0 => {
+                    singles = batch.runs().first().map_or(1, |run| run.count);
+                }
                 Err(error) => {
                     if quinn_udp::is_msg_size_err(&error) {
                         self.stats.too_big += 1;
@@ -283,11 +275,59 @@ impl DatagramSocket {
                         self.stats.send_errors += 1;
                         self.note(&error);
                     }
-                    batch.advance(1);
+                    singles = singles.saturating_sub(1);
+                    batch.advance_one();
                     retried = false;
                 }
             }
         }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Sends whole runs from the front; gives their number.
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    fn send_runs(&self, batch: &SendBatch) -> io::Result<usize> {
+        super::mmsg::send(&self.socket, batch, self.peer.is_none())
+    }
+
+    /// Sends whole runs from the front; gives their number.
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    fn send_runs(&self, batch: &SendBatch) -> io::Result<usize> {
+        let Some((run, bytes)) = batch.first_run() else {
+            return Ok(0);
+        };
+        let transmit = Transmit {
+            destination: run.peer,
+            ecn: None,
+            contents: bytes,
+            segment_size: (run.count > 1).then_some(run.segment),
+            src_ip: run.source,
+        };
+        self.state.try_send((&self.socket).into(), &transmit)?;
+        Ok(1)
+    }
+
+    /// Sends the first datagram alone.
+    fn send_one(&self, batch: &SendBatch) -> io::Result<()> {
+        let Some((run, bytes)) = batch.first() else {
+            return Ok(());
+        };
+        if self.marked {
+            let socket = SockRef::from(&self.socket);
+            return match self.peer {
+                Some(_) => socket.send(bytes),
+                None => socket.send_to(bytes, &run.peer.into()),
+            }
+            .map(drop);
+        }
+        let transmit = Transmit {
+            destination: run.peer,
+            ecn: None,
+            contents: bytes,
+            segment_size: None,
+            src_ip: run.source,
+        };
+        self.state.try_send((&self.socket).into(), &transmit)
     }
 
     fn is_refusal(&self, error: &io::Error) -> bool {
