@@ -8,15 +8,18 @@ use std::{
 };
 
 use ipnet::IpNet;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tsc_csm::{Transport, server::ServerConfigError};
 use tsc_osaa::{
-    cert::CredentialError, dtls::DtlsConfigError, socket::BindError, trace::CaptureError,
+    cert::CredentialError,
+    dtls::DtlsConfigError,
+    socket::BindError,
+    trace::{CaptureError, CaptureWriter},
 };
 
 use crate::{
     config::{Config, Egress},
-    worker::{self, Bound, ORDERS, Order, Report},
+    worker::{self, Bound, ORDERS, Opened, Order, Part, Plan, Report},
 };
 
 /// Why a server cannot start. Nothing is left open.
@@ -122,14 +125,22 @@ impl StartError {
 
 /// A server that serves until it is stopped or dropped.
 ///
-/// The worker has a thread with a runtime of its own, so an embedding program may be async or not.
+/// Each worker has a thread with a runtime of its own, so an embedding program may be async or not.
 #[derive(Debug)]
 pub struct Server {
     ports: Vec<Bound>,
-    orders: mpsc::Sender<Order>,
-    worker: Option<thread::JoinHandle<Report>>,
+    workers: Vec<WorkerThread>,
+    failed: watch::Receiver<bool>,
+    /// Fills the capture file; ends after the workers.
+    writer: Option<CaptureWriter>,
     stop_deadline: Duration,
     made_tun: bool,
+}
+
+#[derive(Debug)]
+struct WorkerThread {
+    orders: mpsc::Sender<Order>,
+    thread: thread::JoinHandle<Report>,
 }
 
 impl Server {
@@ -139,27 +150,50 @@ impl Server {
     ///
     /// [`StartError`]; then no port is left open.
     pub fn start(config: &Config) -> Result<Self, StartError> {
+        let mut plan = Plan::new(config)?;
+        let (fail, failed) = watch::channel(false);
+        let mut server = Self {
+            ports: Vec::new(),
+            workers: Vec::new(),
+            failed,
+            writer: None,
+            stop_deadline: config.system.stop_deadline,
+            made_tun: config.uses(Egress::Tun),
+        };
+        // If one cannot be opened, those before it end with `server`.
+        let Some(part) = plan.first() else {
+            return Ok(server);
+        };
+        let mut opened = server.add_worker(config, part, &fail)?;
+        let resolved = opened.config.clone();
+        while let Some(part) = plan.next(&mut opened) {
+            server.add_worker(&resolved, part, &fail)?;
+        }
+        server.ports = opened.ports;
+        server.writer = opened.writer;
+        for port in &server.ports {
+            tracing::info!(event = "listening", interface = port.interface, transport = %port.transport, address = %port.address);
+        }
+        Ok(server)
+    }
+
+    /// Starts one more worker and waits until it is open.
+    fn add_worker(
+        &mut self,
+        config: &Config,
+        part: Part,
+        fail: &watch::Sender<bool>,
+    ) -> Result<Opened, StartError> {
         let (orders, received) = mpsc::channel(ORDERS);
         let (started, is_started) = std::sync::mpsc::sync_channel(1);
-        let stop_deadline = config.system.stop_deadline;
-        let made_tun = config.uses(Egress::Tun);
-        let config = config.clone();
-        let worker = thread::Builder::new()
-            .name("tsc-worker".to_owned())
-            .spawn(move || serve(&config, received, &started))?;
-        match is_started.recv() {
-            Ok(Ok(ports)) => Ok(Self {
-                ports,
-                orders,
-                worker: Some(worker),
-                stop_deadline,
-                made_tun,
-            }),
-            Ok(Err(error)) => Err(error),
-            Err(_) => Err(StartError::Worker(io::Error::other(
-                "the worker ended at once",
-            ))),
-        }
+        let (config, fail) = (config.clone(), fail.clone());
+        let thread = thread::Builder::new()
+            .name(format!("tsc-worker-{}", self.workers.len()))
+            .spawn(move || serve(&config, part, received, fail, &started))?;
+        self.workers.push(WorkerThread { orders, thread });
+        is_started
+            .recv()
+            .unwrap_or_else(|_| Err(io::Error::other("the worker ended at once").into()))
     }
 
     /// Gives up the capabilities of the calling thread and of the threads and programs that it starts, for good, if a
@@ -190,33 +224,50 @@ impl Server {
             .map(|port| port.address)
     }
 
-    /// Figures of this moment; `None` when the worker has ended.
+    /// Figures of this moment; `None` when a worker has ended.
     pub async fn report(&self) -> Option<Report> {
-        let (to, report) = oneshot::channel();
-        self.orders.send(Order::Report(to)).await.ok()?;
-        report.await.ok()
+        let mut sum: Option<Report> = None;
+        for worker in &self.workers {
+            let (to, report) = oneshot::channel();
+            worker.orders.send(Order::Report(to)).await.ok()?;
+            add(&mut sum, report.await.ok()?);
+        }
+        sum
     }
 
     /// Releases every tunnel and waits until the clients have answered, at most for the configured
-    /// `graceful-stop-deadline`. Returns the last figures, `None` if the worker had failed by a defect.
+    /// `graceful-stop-deadline`. Returns the last figures, `None` if a worker had failed by a defect.
     #[must_use]
     pub fn stop(mut self) -> Option<Report> {
         self.order_stop(self.stop_deadline);
-        self.worker.take()?.join().ok()
+        let mut sum = None;
+        let mut whole = true;
+        for worker in self.workers.drain(..) {
+            match worker.thread.join() {
+                Ok(report) => add(&mut sum, report),
+                Err(_) => whole = false,
+            }
+        }
+        sum.filter(|_| whole)
     }
 
-    /// Resolves when the server serves no more though nobody has stopped it. [`Self::stop`] then tells at once why, in
-    /// [`Report::failure`]; if it tells nothing it was a defect. End the process, so that whoever watches it starts it again.
+    /// Resolves when the server, or a part of it, serves no more though nobody has stopped it. [`Self::stop`] then tells
+    /// why, in [`Report::failure`]; if it tells nothing it was a defect. End the process, so that whoever watches it starts
+    /// it again.
     pub async fn failed(&self) {
-        self.orders.closed().await;
+        let mut failed = self.failed.clone();
+        // An error says that all workers are gone.
+        let _ = failed.wait_for(|failed| *failed).await;
     }
 
-    /// Hands in the order. The queue may hold orders of reports that nobody waits for any more: the worker drains them.
+    /// Hands in the order. The queues may hold orders of reports that nobody waits for any more: the workers drain them.
     fn order_stop(&self, deadline: Duration) {
-        while let Err(mpsc::error::TrySendError::Full(_)) =
-            self.orders.try_send(Order::Stop(deadline))
-        {
-            thread::sleep(Duration::from_millis(1));
+        for worker in &self.workers {
+            while let Err(mpsc::error::TrySendError::Full(_)) =
+                worker.orders.try_send(Order::Stop(deadline))
+            {
+                thread::sleep(Duration::from_millis(1));
+            }
         }
     }
 }
@@ -224,17 +275,42 @@ impl Server {
 /// Ends the server at once, without waiting for clients: that takes milliseconds, so it may happen in async code.
 impl Drop for Server {
     fn drop(&mut self) {
-        if let Some(worker) = self.worker.take() {
-            self.order_stop(Duration::ZERO);
-            let _ = worker.join();
+        self.order_stop(Duration::ZERO);
+        for worker in self.workers.drain(..) {
+            let _ = worker.thread.join();
         }
+        // After the last record.
+        self.writer = None;
     }
 }
 
-type Started = std::sync::mpsc::SyncSender<Result<Vec<Bound>, StartError>>;
+fn add(sum: &mut Option<Report>, report: Report) {
+    match sum {
+        Some(sum) => sum.add(report),
+        None => *sum = Some(report),
+    }
+}
 
-/// The worker's thread.
-fn serve(config: &Config, orders: mpsc::Receiver<Order>, started: &Started) -> Report {
+/// Tells that a worker has ended, whichever way.
+struct Ending(watch::Sender<bool>);
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        self.0.send_replace(true);
+    }
+}
+
+type Started = std::sync::mpsc::SyncSender<Result<Opened, StartError>>;
+
+/// A worker's thread.
+fn serve(
+    config: &Config,
+    part: Part,
+    orders: mpsc::Receiver<Order>,
+    fail: watch::Sender<bool>,
+    started: &Started,
+) -> Report {
+    let _ending = Ending(fail.clone());
     let runtime = match tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -246,12 +322,9 @@ fn serve(config: &Config, orders: mpsc::Receiver<Order>, started: &Started) -> R
         }
     };
     runtime.block_on(async {
-        match worker::open(config, orders) {
-            Ok((worker, ports)) => {
-                for port in &ports {
-                    tracing::info!(event = "listening", interface = port.interface, transport = %port.transport, address = %port.address);
-                }
-                let _ = started.send(Ok(ports));
+        match worker::open(config, part, orders, fail) {
+            Ok((worker, opened)) => {
+                let _ = started.send(Ok(opened));
                 // The worker shares its time out by itself. With tokio's budget, which ends after 128 reads of
                 // streams, the UDP ports would starve behind streams that are always readable.
                 let (report, mut closing, deadline) = tokio::task::unconstrained(worker).await;

@@ -67,6 +67,7 @@ fn every_key_of_the_system_has_a_variable() {
             ("TSC_KEEPALIVE_TIMER", "31"),
             ("TSC_KEEPALIVE_TIMER_DATAGRAM", "32"),
             ("TSC_TUNNEL_PERSISTENCE_TIME", "33"),
+            ("TSC_WORKERS", "3"),
             ("TSC_MAX_TUNNELS", "34"),
             ("TSC_MAX_HALF_OPEN", "35"),
             ("TSC_ADDRESS_QUARANTINE", "36"),
@@ -85,7 +86,7 @@ fn every_key_of_the_system_has_a_variable() {
         system,
         format!(
             "[tscf-config]\nelement-id = 9\nkeepalive-timer = 31\nkeepalive-timer-datagram = 32\n\
-             tunnel-persistence-time = 33\nmax-tunnels = 34\nmax-half-open = 35\n\
+             tunnel-persistence-time = 33\nworkers = 3\nmax-tunnels = 34\nmax-half-open = 35\n\
              address-quarantine = 36\ngraceful-stop-deadline = 37\nlog-level = \"error\"\n\
              log-format = \"json\"\ntrace-file = \"{}\"",
             trace.display()
@@ -216,7 +217,7 @@ fn the_commented_defaults_are_the_defaults() {
             format!("{}\n", if active { &line[1..] } else { line })
         })
         .collect();
-    assert_eq!(activated, 45, "keys with a commented default");
+    assert_eq!(activated, 46, "keys with a commented default");
     let commented = directory(DEFAULT_CONFIG);
     let active = directory(&text);
     let rename = |config: Config| {

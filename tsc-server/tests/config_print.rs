@@ -131,6 +131,7 @@ prop_compose! {
     fn system()(
         element_id in 0u16..=1023,
         timers in timers(),
+        workers in option::of(1u8..=64),
         max_tunnels in 1u32..=200_000,
         max_half_open in 1u32..=65_536,
         quarantine in 0u64..=3600,
@@ -142,6 +143,7 @@ prop_compose! {
         SystemConfig {
             element_id,
             timers,
+            workers,
             max_tunnels,
             max_half_open,
             quarantine: Duration::from_secs(quarantine),

@@ -22,11 +22,15 @@ use tsc_server::Server;
 
 /// The host is 10.64.0.1 and fd64::1 on the device; clients have the rest.
 fn server(pool: &str, tun: &str) -> Server {
-    start(&format!(
+    start(&text(pool, tun))
+}
+
+fn text(pool: &str, tun: &str) -> String {
+    format!(
         "{HEAD}\n[[tscf-address-pool]]\nname = \"clients\"\naddress-range = [\"10.64.0.0/24\"]\n\
          exclude = [\"10.64.0.1\"]\negress = \"tun\"\n{pool}\n\
          [tun-egress]\nname = \"tsctest\"\naddresses = [\"10.64.0.1/24\"]\n{tun}\n"
-    ))
+    )
 }
 
 #[test]
@@ -192,11 +196,14 @@ fn the_server_keeps_no_capabilities() {
     if !in_namespace("the_server_keeps_no_capabilities") {
         return;
     }
-    let server = server("", "");
+    let server = start(&format!("[tscf-config]\nworkers = 3\n{}", text("", "")));
     let mut workers = 0;
     for task in fs::read_dir("/proc/self/task").unwrap() {
         let status = fs::read_to_string(task.unwrap().path().join("status")).unwrap();
-        if status.lines().any(|line| line == "Name:\ttsc-worker") {
+        if status
+            .lines()
+            .any(|line| line.starts_with("Name:\ttsc-worker-"))
+        {
             workers += 1;
             for kind in ["CapPrm", "CapEff", "CapInh", "CapBnd", "CapAmb"] {
                 let line = format!("{kind}:\t0000000000000000");
@@ -204,7 +211,7 @@ fn the_server_keeps_no_capabilities() {
             }
         }
     }
-    assert_eq!(workers, 1);
+    assert_eq!(workers, 3);
     server.give_up_capabilities().unwrap();
     let status = fs::read_to_string("/proc/thread-self/status").unwrap();
     assert!(status.contains("CapEff:\t0000000000000000"), "{status}");

@@ -72,10 +72,7 @@ impl Server {
             Outcome::Accepted(_) | Outcome::Refused => Verdict::Consumed,
             Outcome::Ignored => Verdict::Dropped(DropReason::RateLimited),
             Outcome::Malformed(error) => self.message_error(now, id, error),
-            Outcome::Elsewhere(shard) => {
-                self.remove_binding(id);
-                Verdict::Elsewhere(shard)
-            }
+            Outcome::Elsewhere(shard) => Verdict::Elsewhere(shard),
         }
     }
 

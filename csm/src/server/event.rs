@@ -1,6 +1,7 @@
 //! What a server tells its owner, and why things end.
 
 use std::net::{IpAddr, SocketAddr};
+use std::ops::AddAssign;
 
 use bytes::Bytes;
 use tsc_tpl::{DatagramError, FramingError, MessageError, ResponseCode, Tsid};
@@ -172,9 +173,9 @@ pub enum Verdict {
     /// The binding is gone. Stop reading; send what is still queued for it, then close the transport.
     /// An [`Event::CloseBinding`] says the same.
     Close(CloseReason),
-    /// The tunnel that is to be resumed lives in this shard. A stream or association is bound here no more: hand it
-    /// over, announce it there with [`Server::open_moved`](super::Server::open_moved), and hand this unit in again. On
-    /// plain UDP the datagram goes there, and nothing here has changed.
+    /// The tunnel that is to be resumed lives in this shard; here nothing has changed. A stream or association moves there:
+    /// [`Server::hand_over`](super::Server::hand_over) here, [`Server::open_moved`](super::Server::open_moved) there, and
+    /// this unit is handed in again. On plain UDP the datagram goes there.
     Elsewhere(Shard),
 }
 
@@ -398,4 +399,50 @@ pub struct Stats {
     pub retransmissions: u64,
     /// Answers that were dropped because the owner did not drain the queue.
     pub transmit_overflow: u64,
+}
+
+impl AddAssign for Stats {
+    /// Those of several shards in one.
+    fn add_assign(&mut self, other: Self) {
+        let Self {
+            sessions,
+            persistent,
+            pending,
+            configured,
+            resumed,
+            refused,
+            resume_rejected,
+            cookies,
+            unknown_tunnel,
+            forwarded,
+            wrong_source,
+            wrong_tsid,
+            message_errors,
+            bad_units,
+            strangers,
+            rate_limited,
+            other_drops,
+            retransmissions,
+            transmit_overflow,
+        } = other;
+        self.sessions += sessions;
+        self.persistent += persistent;
+        self.pending += pending;
+        self.configured += configured;
+        self.resumed += resumed;
+        self.refused += refused;
+        self.resume_rejected += resume_rejected;
+        self.cookies += cookies;
+        self.unknown_tunnel += unknown_tunnel;
+        self.forwarded += forwarded;
+        self.wrong_source += wrong_source;
+        self.wrong_tsid += wrong_tsid;
+        self.message_errors += message_errors;
+        self.bad_units += bad_units;
+        self.strangers += strangers;
+        self.rate_limited += rate_limited;
+        self.other_drops += other_drops;
+        self.retransmissions += retransmissions;
+        self.transmit_overflow += transmit_overflow;
+    }
 }

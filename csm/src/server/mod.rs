@@ -255,8 +255,25 @@ impl Server {
         self.insert_pending(now, info)
     }
 
-    /// Announces a stream or DTLS association that another shard had open and that [`Verdict::Elsewhere`] sends here. It
-    /// was admitted there, and has the interface's configuration time again.
+    /// Forgets a stream or DTLS association without closing it: it goes where [`Verdict::Elsewhere`] says. `None` if it
+    /// carries a tunnel, or is gone.
+    pub fn hand_over(&mut self, binding: BindingId) -> Option<BindingInfo> {
+        let found = self.bindings.get(binding.key())?;
+        let Attachment::Pending { .. } = found.attachment else {
+            return None;
+        };
+        let info = BindingInfo {
+            interface: found.interface,
+            transport: found.transport,
+            peer: found.peer,
+            identity: found.identity.clone(),
+        };
+        self.remove_binding(binding);
+        Some(info)
+    }
+
+    /// Announces a stream or DTLS association that another shard has [handed over](Self::hand_over). It was admitted
+    /// there, and has the interface's configuration time again.
     ///
     /// # Errors
     ///

@@ -87,6 +87,29 @@ impl TunQueue {
         }
     }
 
+    /// Another handle to the queue, to send by it from another task. Reading from it would take packets from this one.
+    ///
+    /// # Errors
+    ///
+    /// There are too few descriptors, or the device is gone.
+    pub fn sender(&self) -> io::Result<Self> {
+        let file = match &self.file {
+            Registration::Idle(file) => file.try_clone()?,
+            Registration::Active(file) => file.get_ref().try_clone()?,
+            Registration::Lost => return Err(gone()),
+        };
+        Ok(Self {
+            file: Registration::Idle(file),
+            offload: self.offload,
+            joins_udp: self.joins_udp,
+            mtu: self.mtu,
+            // Only reading needs it.
+            long: Box::default(),
+            split: None,
+            stats: TunStats::default(),
+        })
+    }
+
     /// What was counted since the queue was made.
     #[must_use]
     pub const fn stats(&self) -> TunStats {

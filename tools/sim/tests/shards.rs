@@ -222,19 +222,28 @@ fn a_tunnel_is_resumed_where_it_lives() {
     let tunnel = server.configure(0).unwrap();
     let address = server.address(&tunnel);
     let info = server.info(None);
-    let strange = server.shards[1].open_binding(server.now, info.clone());
+    let strange = server.shards[1]
+        .open_binding(server.now, info.clone())
+        .unwrap();
     let proof = common::proof(&tunnel.key, tunnel.tsid, 1);
     let request = resume_request(tunnel.tsid, 1, &proof);
-    let (verdict, answers) = server.say(1, strange.unwrap(), &request);
+    let (verdict, answers) = server.say(1, strange, &request);
     assert_eq!(verdict, Verdict::Elsewhere(0));
     assert!(answers.is_empty(), "its own shard answers");
+    let handed = server.shards[1].hand_over(strange).unwrap();
+    assert_eq!(handed.peer, info.peer);
+    assert!(server.shards[1].hand_over(strange).is_none());
+    assert!(
+        server.shards[0].hand_over(tunnel.binding).is_none(),
+        "what carries a tunnel stays"
+    );
     assert_eq!(server.shards[1].stats().pending, 0);
     assert!(
         server.shards[1].poll_event().is_none(),
         "the transport is handed over, not closed"
     );
 
-    let moved = server.shards[0].open_moved(server.now, info).unwrap();
+    let moved = server.shards[0].open_moved(server.now, handed).unwrap();
     let (verdict, answers) = server.say(0, moved, &request);
     assert_eq!(verdict, Verdict::Consumed);
     assert_eq!(code(&answers[0]), ResponseCode::SUCCESS);

@@ -21,6 +21,7 @@ impl Default for SystemConfig {
         Self {
             element_id: 0,
             timers: Timers::default(),
+            workers: None,
             max_tunnels: 100_000,
             max_half_open: 4096,
             quarantine: Duration::from_secs(30),

@@ -19,6 +19,7 @@ pub(crate) const SYSTEM_KEYS: &[&str] = &[
     "keepalive-timer",
     "keepalive-timer-datagram",
     "tunnel-persistence-time",
+    "workers",
     "max-tunnels",
     "max-half-open",
     "address-quarantine",

@@ -86,6 +86,8 @@ pub struct SystemConfig {
     pub element_id: u16,
     /// Timers of interfaces that set none of their own.
     pub timers: Timers,
+    /// `workers`, 1-64: threads that share the work; `None` (0) is one for each processor.
+    pub workers: Option<u8>,
     /// `max-tunnels`: tunnels of all interfaces together, persistent ones included.
     pub max_tunnels: u32,
     /// `max-half-open`: handshakes in progress on all interfaces together.

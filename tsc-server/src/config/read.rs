@@ -77,6 +77,10 @@ pub(super) fn system(section: Section<'_>, files: &Files<'_>) -> SystemConfig {
             .and_then(|value| value.number(0..=1023, false))
             .unwrap_or(default.element_id),
         timers: timers(&section, default.timers),
+        workers: section
+            .value("workers")
+            .and_then(|value| value.number(0..=64, false))
+            .filter(|workers: &u8| *workers > 0),
         max_tunnels: number(
             "max-tunnels",
             1,

@@ -17,7 +17,7 @@ mod generations;
 mod headers;
 mod policy;
 mod pools;
-mod rates;
+pub(crate) mod rates;
 pub(crate) mod rewrite;
 pub(crate) mod router;
 #[cfg(test)]

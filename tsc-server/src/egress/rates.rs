@@ -1,9 +1,16 @@
 //! Data flows: token buckets for the groups of a pool's addresses.
 
-use std::time::{Duration, Instant};
+use std::{
+    iter,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
 
 use super::pools::Place;
-use crate::config::DataFlowConfig;
+use crate::config::{Config, DataFlowConfig};
 
 /// A KB of the vendor's rates: 122,070 KB/s are 1 Gbit/s.
 const KB: u64 = 1024;
@@ -14,6 +21,22 @@ const BURST: Duration = Duration::from_millis(200);
 /// At least so much is let through at once, however low the rate: two packets of the usual size.
 const MIN_BURST: u64 = 3000;
 
+/// Groups whose buckets are made at once, and how often that can be: a pool holds at most 2^20 addresses.
+const PIECE: usize = 1024;
+const PIECES: usize = (1 << 20) / PIECE;
+
+/// The rates of each pool, for all workers of a server.
+pub(crate) type AllRates = Arc<[Option<Rates>]>;
+
+/// Those of a configuration.
+pub(crate) fn all(config: &Config, start: Instant) -> AllRates {
+    let rates = config.pools.iter().map(|pool| {
+        let flow = config.data_flow(pool.data_flow.as_deref()?)?;
+        Some(Rates::new(flow, start))
+    });
+    rates.collect()
+}
+
 /// The rates of one pool.
 #[derive(Debug)]
 pub(crate) struct Rates {
@@ -23,7 +46,7 @@ pub(crate) struct Rates {
 }
 
 impl Rates {
-    pub(crate) fn new(flow: &DataFlowConfig, start: Instant) -> Self {
+    fn new(flow: &DataFlowConfig, start: Instant) -> Self {
         Self {
             shift: flow.group_size.max(1).ilog2(),
             upstream: Buckets::new(flow.upstream_rate, start),
@@ -32,18 +55,18 @@ impl Rates {
     }
 
     /// Whether a packet of `len` bytes may come from the address at `place`.
-    pub(crate) fn upstream(&mut self, now: Instant, place: Place, len: usize) -> bool {
+    pub(crate) fn upstream(&self, now: Instant, place: Place, len: usize) -> bool {
         let group = place.offset >> self.shift;
         self.upstream
-            .as_mut()
+            .as_ref()
             .is_none_or(|buckets| buckets.admit(now, group, len))
     }
 
     /// Whether a packet of `len` bytes may go to the address at `place`.
-    pub(crate) fn downstream(&mut self, now: Instant, place: Place, len: usize) -> bool {
+    pub(crate) fn downstream(&self, now: Instant, place: Place, len: usize) -> bool {
         let group = place.offset >> self.shift;
         self.downstream
-            .as_mut()
+            .as_ref()
             .is_none_or(|buckets| buckets.admit(now, group, len))
     }
 }
@@ -56,9 +79,9 @@ struct Buckets {
     /// Nanoseconds that a group may be ahead of its rate.
     burst: u64,
     start: Instant,
-    /// When each group's bucket is full again, in nanoseconds since the start. Grows to the highest group that was
-    /// ever used; a pool holds at most 2^20 addresses.
-    full_at: Vec<u64>,
+    /// When each group's bucket is full again, in nanoseconds since the start. The tunnels of a group may be on several
+    /// workers, which share this. Made in pieces as groups are used.
+    full_at: Box<[OnceLock<Box<[AtomicU64]>>]>,
 }
 
 impl Buckets {
@@ -69,27 +92,33 @@ impl Buckets {
             rate,
             burst: nanoseconds(BURST).max(cost(MIN_BURST, rate)),
             start,
-            full_at: Vec::new(),
+            full_at: iter::repeat_with(OnceLock::new).take(PIECES).collect(),
         })
     }
 
     /// A packet may go while the bucket is not empty, and may then leave it in debt: so packets of all sizes have the
     /// same chance.
-    fn admit(&mut self, now: Instant, group: u32, len: usize) -> bool {
-        let index = usize::try_from(group).unwrap_or(usize::MAX);
-        if index >= self.full_at.len() {
-            self.full_at.resize(index.saturating_add(1), 0);
-        }
-        let Some(full_at) = self.full_at.get_mut(index) else {
+    fn admit(&self, now: Instant, group: u32, len: usize) -> bool {
+        let Some(full_at) = self.bucket(group) else {
             return false;
         };
         let now = nanoseconds(now.saturating_duration_since(self.start));
-        let due = (*full_at).max(now);
-        if due - now >= self.burst {
-            return false;
-        }
-        *full_at = due.saturating_add(cost(u64::try_from(len).unwrap_or(u64::MAX), self.rate));
-        true
+        let cost = cost(u64::try_from(len).unwrap_or(u64::MAX), self.rate);
+        let paid = |full_at: u64| {
+            let due = full_at.max(now);
+            (due - now < self.burst).then(|| due.saturating_add(cost))
+        };
+        // The number is all there is to agree on.
+        full_at.fetch_update(Relaxed, Relaxed, paid).is_ok()
+    }
+
+    fn bucket(&self, group: u32) -> Option<&AtomicU64> {
+        let index = usize::try_from(group).ok()?;
+        let piece = self
+            .full_at
+            .get(index / PIECE)?
+            .get_or_init(|| iter::repeat_with(AtomicU64::default).take(PIECE).collect());
+        piece.get(index % PIECE)
     }
 }
 
@@ -124,7 +153,7 @@ mod tests {
 
     /// Bytes that get through in 10 s when `offered` KB/s come in packets of `size`.
     fn through(rate: u32, offered: u64, size: usize) -> u64 {
-        let (mut rates, start) = rates(1, rate, 0);
+        let (rates, start) = rates(1, rate, 0);
         let gap = cost(size as u64, offered * KB);
         let (mut at, mut bytes) = (0, 0);
         while at < 10_000_000_000 {
@@ -159,7 +188,7 @@ mod tests {
 
     #[test]
     fn silence_earns_no_more_than_the_burst() {
-        let (mut rates, start) = rates(1, 1000, 0);
+        let (rates, start) = rates(1, 1000, 0);
         let now = start + Duration::from_secs(3600);
         let packets = (0..10_000)
             .filter(|_| rates.upstream(now, place(0), 1000))
@@ -172,7 +201,7 @@ mod tests {
 
     #[test]
     fn neighbours_share_and_others_do_not() {
-        let (mut rates, now) = rates(4, 10, 20);
+        let (rates, now) = rates(4, 10, 20);
         while rates.upstream(now, place(5), 1400) {}
         for shared in 4..8 {
             assert!(!rates.upstream(now, place(shared), 100));
@@ -182,7 +211,7 @@ mod tests {
             rates.downstream(now, place(5), 100),
             "each direction by itself"
         );
-        let (mut free, now) = self::rates(4, 0, 0);
+        let (free, now) = self::rates(4, 0, 0);
         assert!((0..10_000).all(|_| free.upstream(now, place(0), 9000)));
     }
 }

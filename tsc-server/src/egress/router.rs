@@ -19,7 +19,7 @@ use super::{
     headers::{Headers, Part},
     policy::{Aim, Decision, Policies, PortElsewhere},
     pools::{Place, PoolTable},
-    rates::Rates,
+    rates::AllRates,
     rewrite::{Edits, End, Side},
 };
 use crate::config::{Config, Egress};
@@ -52,6 +52,8 @@ pub(crate) struct Outgoing {
 pub(crate) struct Router {
     table: PoolTable,
     pools: Vec<Pool>,
+    /// By pool; shared with the other workers.
+    rates: AllRates,
     flows: Flows,
     /// Where the first address of each tunnel is, by the tunnel's slot: for packets of routed prefixes, which are in no
     /// pool.
@@ -62,23 +64,19 @@ pub(crate) struct Router {
 struct Pool {
     egress: Egress,
     policies: Policies,
-    rates: Option<Rates>,
 }
 
 impl Router {
-    pub(crate) fn new(config: &Config, now: Instant) -> Self {
+    /// `rates` are those of `config`.
+    pub(crate) fn new(config: &Config, rates: AllRates) -> Self {
         let pools = config.pools.iter().map(|pool| Pool {
             egress: pool.egress,
             policies: Policies::new(config, pool),
-            rates: pool
-                .data_flow
-                .as_deref()
-                .and_then(|name| config.data_flow(name))
-                .map(|flow| Rates::new(flow, now)),
         });
         Self {
             table: PoolTable::new(&config.pools),
             pools: pools.collect(),
+            rates,
             flows: Flows::new(),
             homes: Vec::new(),
         }
@@ -138,7 +136,7 @@ impl Router {
         let Some(pool) = self.pools.get_mut(place.pool) else {
             return Ok(outgoing);
         };
-        if let Some(rates) = &mut pool.rates
+        if let Some(Some(rates)) = self.rates.get(place.pool)
             && !rates.upstream(now, place, packet.len())
         {
             return Err(Refusal::Rate);
@@ -200,7 +198,7 @@ impl Router {
         let Some(pool) = self.pools.get_mut(place.pool) else {
             return Ok(());
         };
-        if let Some(rates) = &mut pool.rates
+        if let Some(Some(rates)) = self.rates.get(place.pool)
             && !rates.downstream(now, place, packet.len())
         {
             return Err(Refusal::Rate);

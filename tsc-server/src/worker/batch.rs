@@ -34,9 +34,9 @@ pub(super) const CORE_ERRORS_PER_SECOND: u32 = 1000;
 pub(super) struct Batch {
     bytes: Vec<u8>,
     packets: Vec<Entry>,
-    /// When each tunnel's allowance of errors is whole again, by its slot. Grows to the highest slot that was ever
-    /// complained to; a new owner of a slot inherits at most a second of waiting.
-    allowance: Vec<Option<Instant>>,
+    /// When each tunnel's allowance of errors is whole again, by its shard and slot. Grows to the highest slot that was
+    /// ever complained to; a new owner of a slot inherits at most a second of waiting.
+    allowance: Vec<Vec<Option<Instant>>>,
     /// The same for all hosts behind the TUN device.
     core_allowance: Option<Instant>,
     /// A packet that is rewritten and fragmented.
@@ -57,6 +57,42 @@ pub(super) enum Target {
     },
     /// To the TUN device, from this tunnel; or from nobody, if it is what we say ourselves.
     Tun(Option<SessionId>),
+    /// To a tunnel of another worker, which decides whether it gets it.
+    Neighbour {
+        /// The tunnel.
+        to: SessionId,
+        /// Who is to be told if not.
+        sender: Sender,
+    },
+}
+
+/// Who sent a packet that crosses to another worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Sender {
+    /// This tunnel.
+    Tunnel(SessionId),
+    /// Somebody behind the TUN device, or we ourselves.
+    Core,
+}
+
+impl Sender {
+    /// Where complaints go.
+    pub(super) const fn target(self) -> Target {
+        match self {
+            Self::Tunnel(session) => Target::Tunnel(session),
+            Self::Core => Target::Tun(None),
+        }
+    }
+}
+
+impl Target {
+    /// As the sender of a packet that crosses.
+    pub(super) const fn sender(self) -> Sender {
+        match self {
+            Self::Tunnel(session) => Sender::Tunnel(session),
+            Self::UserSpace { .. } | Self::Tun(_) | Self::Neighbour { .. } => Sender::Core,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -102,8 +138,8 @@ impl Batch {
     /// What was appended from `start` on is a packet for `to`.
     fn take(&mut self, to: Target, start: usize, edits: &Edits) -> bool {
         let packet = self.bytes.get_mut(start..).unwrap_or_default();
-        // The host's sockets are the end of the way, and count for themselves.
-        let counts = !matches!(to, Target::UserSpace { .. });
+        // The host's sockets are the end of the way, and count for themselves; another worker is only half of it.
+        let counts = !matches!(to, Target::UserSpace { .. } | Target::Neighbour { .. });
         let taken =
             (edits.is_empty() || edits.apply(packet)) && (!counts || decrement_hops(packet));
         if taken {
@@ -132,7 +168,7 @@ impl Batch {
         let allowed = match sender {
             Target::Tunnel(session) => self.allow(now, session),
             Target::Tun(_) => within(&mut self.core_allowance, now, CORE_ERRORS_PER_SECOND),
-            Target::UserSpace { .. } => false,
+            Target::UserSpace { .. } | Target::Neighbour { .. } => false,
         };
         if allowed {
             counters.icmp_errors += 1;
@@ -145,11 +181,17 @@ impl Batch {
     }
 
     fn allow(&mut self, now: Instant, session: SessionId) -> bool {
-        let index = session.index();
-        if index >= self.allowance.len() {
-            self.allowance.resize(index + 1, None);
+        let (shard, index) = (usize::from(session.shard()), session.index());
+        if shard >= self.allowance.len() {
+            self.allowance.resize_with(shard + 1, Vec::new);
         }
-        let slot = self.allowance.get_mut(index);
+        let Some(tunnels) = self.allowance.get_mut(shard) else {
+            return false;
+        };
+        if index >= tunnels.len() {
+            tunnels.resize(index + 1, None);
+        }
+        let slot = tunnels.get_mut(index);
         slot.is_some_and(|slot| within(slot, now, ERRORS_PER_SECOND))
     }
 

@@ -36,7 +36,7 @@ impl Worker {
         let capture = self.capture.as_ref();
         self.again |= user_space.poll(cx, now, &mut |to, bytes| {
             if let Ok(packet) = IpPacket::decode(bytes, &Limits::WIDEST) {
-                if let Some((_, capture)) = capture {
+                if let Some(capture) = capture {
                     capture.record(Side::Inner, Direction::Inbound, bytes);
                 }
                 let sender = Target::UserSpace {
@@ -68,7 +68,7 @@ impl Worker {
             name_servers: servers.map_or(&[], Vec::as_slice),
         };
         user_space.handle_packet(now, from, &way, &packet);
-        if let Some((_, capture)) = &self.capture {
+        if let Some(capture) = &self.capture {
             capture.record(Side::Inner, Direction::Outbound, packet.as_bytes());
         }
     }
@@ -88,7 +88,7 @@ impl Worker {
         let capture = self.capture.as_ref();
         let received = tun.receive(cx, |bytes| {
             if let Ok(packet) = IpPacket::decode(bytes, &Limits::WIDEST) {
-                if let Some((_, capture)) = capture {
+                if let Some(capture) = capture {
                     capture.record(Side::Inner, Direction::Inbound, bytes);
                 }
                 switch.core_packet(now, Target::Tun(None), None, &packet);
@@ -122,7 +122,7 @@ impl Worker {
     pub(super) fn give_tun(&mut self, from: Option<SessionId>, packet: &[u8]) {
         if let Some(tun) = &mut self.tun {
             tun.queue(from.map_or(0, SessionId::index), packet);
-            if let Some((_, capture)) = &self.capture {
+            if let Some(capture) = &self.capture {
                 capture.record(Side::Inner, Direction::Outbound, packet);
             }
         }

@@ -1,5 +1,7 @@
 //! What a worker counts besides its session core.
 
+use std::ops::AddAssign;
+
 /// Packets and connections that went nowhere, since the start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -34,8 +36,60 @@ pub struct Counters {
     pub stalled: u64,
     /// Datagrams that the operating system did not take.
     pub send_errors: u64,
+    /// Inner packets that crossed to the worker of their tunnel, and datagrams to the worker of theirs.
+    pub crossed: u64,
+    /// Transports that resumed a tunnel of another worker and went there. An address of plain UDP counts when it is made known.
+    pub moved: u64,
+    /// Packets, datagrams and transports for another worker, which was too far behind to take them.
+    pub worker_behind: u64,
     /// Of egress, policies and data flows.
     pub egress: EgressCounters,
+}
+
+impl AddAssign for Counters {
+    /// Those of several workers in one.
+    fn add_assign(&mut self, other: Self) {
+        let Self {
+            switched,
+            no_route,
+            blocked,
+            hops_exceeded,
+            too_big,
+            fragmented,
+            icmp_errors,
+            icmp_limited,
+            no_transport,
+            queue_full,
+            control_unsent,
+            foreign_datagrams,
+            not_opened,
+            stalled,
+            send_errors,
+            crossed,
+            moved,
+            worker_behind,
+            egress,
+        } = other;
+        self.switched += switched;
+        self.no_route += no_route;
+        self.blocked += blocked;
+        self.hops_exceeded += hops_exceeded;
+        self.too_big += too_big;
+        self.fragmented += fragmented;
+        self.icmp_errors += icmp_errors;
+        self.icmp_limited += icmp_limited;
+        self.no_transport += no_transport;
+        self.queue_full += queue_full;
+        self.control_unsent += control_unsent;
+        self.foreign_datagrams += foreign_datagrams;
+        self.not_opened += not_opened;
+        self.stalled += stalled;
+        self.send_errors += send_errors;
+        self.crossed += crossed;
+        self.moved += moved;
+        self.worker_behind += worker_behind;
+        self.egress += egress;
+    }
 }
 
 /// Inner packets between tunnels and what is behind the server, since the start.
@@ -57,4 +111,26 @@ pub struct EgressCounters {
     pub unreadable: u64,
     /// Packets that the TUN device did not take.
     pub tun_dropped: u64,
+}
+
+impl AddAssign for EgressCounters {
+    /// Those of several workers in one.
+    fn add_assign(&mut self, other: Self) {
+        let Self {
+            outgoing,
+            incoming,
+            wrong_source,
+            rate_limited,
+            policy_dropped,
+            unreadable,
+            tun_dropped,
+        } = other;
+        self.outgoing += outgoing;
+        self.incoming += incoming;
+        self.wrong_source += wrong_source;
+        self.rate_limited += rate_limited;
+        self.policy_dropped += policy_dropped;
+        self.unreadable += unreadable;
+        self.tun_dropped += tun_dropped;
+    }
 }

@@ -14,7 +14,11 @@ use super::{
     core_config::core_config,
     switch::Switch,
 };
-use crate::{config::Config, egress::router::Router, server::StartError};
+use crate::{
+    config::Config,
+    egress::{rates, router::Router},
+    server::StartError,
+};
 
 /// As random as it needs to be.
 struct Counting(u64);
@@ -64,7 +68,7 @@ impl PacketPath {
         });
         let mut path = Self {
             core,
-            router: Router::new(config, now),
+            router: Router::new(config, rates::all(config, now)),
             interfaces: interfaces.collect(),
             batch: Batch::default(),
             counters: Counters::default(),

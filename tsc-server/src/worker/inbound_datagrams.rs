@@ -2,14 +2,14 @@
 
 use std::{
     fmt::Arguments,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     task::{Context, Poll},
     time::Instant,
 };
 
 use tsc_csm::{
     Transport,
-    server::{BadUnit, BindingId, BindingInfo, BindingLoss, Unbound, Verdict},
+    server::{BadUnit, BindingId, BindingInfo, BindingLoss, Shard, Unbound, Verdict},
 };
 use tsc_osaa::{
     datagram::RecvBatch,
@@ -20,6 +20,7 @@ use tsc_tpl::Unit;
 
 use super::{
     Worker, identity,
+    mesh::Item,
     ports::Kind,
     record::{trace, trace_bytes},
     switch::Switch,
@@ -29,6 +30,18 @@ use super::{
 
 /// Batches of one UDP port in one turn before the others get theirs.
 const BATCHES_PER_PORT: usize = 4;
+
+/// Where a datagram came from.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Origin {
+    /// Index of the port.
+    pub(super) port: usize,
+    pub(super) peer: SocketAddr,
+    /// Our address that it was sent to.
+    pub(super) local: Option<IpAddr>,
+    /// The worker whose socket it came to, if not ours.
+    pub(super) via: Option<Shard>,
+}
 
 impl Worker {
     pub(super) fn read_ports(&mut self, cx: &mut Context<'_>, now: Instant) {
@@ -72,41 +85,60 @@ impl Worker {
             // The binding of the datagram before: one lookup for a run of datagrams from one address.
             let mut run: Option<(SocketAddr, BindingId)> = None;
             for datagram in receive.datagrams() {
-                let kind = self.ports.get_mut(index).map(|port| {
-                    port.sources.note(datagram.peer, datagram.local_ip);
-                    port.classify(datagram.bytes)
-                });
-                match kind {
-                    Some(Kind::Plain) => {
-                        self.plain_datagram(now, index, datagram.peer, datagram.bytes, &mut run)
-                    }
-                    Some(Kind::Dtls) => {
-                        self.dtls_datagram(cx, now, index, datagram.peer, datagram.bytes)
-                    }
-                    Some(Kind::Foreign) | None => {
-                        self.foreign(
-                            now,
-                            datagram.peer,
-                            format_args!("a protocol that this port does not speak"),
-                        );
-                    }
+                let (peer, local) = (datagram.peer, datagram.local_ip);
+                let port = self.ports.get(index);
+                if let Some(shard) = port.and_then(|port| port.peers.lives_at(peer)) {
+                    let port = index;
+                    let item = Item::Datagram { port, peer, local };
+                    self.mesh.push(shard, item, datagram.bytes);
+                    continue;
                 }
-                if self.batch.is_full() {
-                    self.forward(cx, now);
-                }
+                let origin = Origin {
+                    port: index,
+                    peer,
+                    local,
+                    via: None,
+                };
+                self.datagram(cx, now, &origin, datagram.bytes, &mut run);
             }
             self.forward(cx, now);
         }
     }
 
-    pub(super) fn plain_datagram(
+    /// A datagram, from the socket or from the worker that the system has given it to.
+    pub(super) fn datagram(
         &mut self,
+        cx: &mut Context<'_>,
         now: Instant,
-        index: usize,
-        peer: SocketAddr,
+        origin: &Origin,
         bytes: &[u8],
         run: &mut Option<(SocketAddr, BindingId)>,
     ) {
+        let kind = self.ports.get_mut(origin.port).map(|port| {
+            port.sources.note(origin.peer, origin.local);
+            port.classify(bytes)
+        });
+        match kind {
+            Some(Kind::Plain) => self.plain_datagram(now, origin, bytes, run),
+            Some(Kind::Dtls) => self.dtls_datagram(cx, now, origin.port, origin.peer, bytes),
+            Some(Kind::Foreign) | None => {
+                let reason = format_args!("a protocol that this port does not speak");
+                self.foreign(now, origin.peer, reason);
+            }
+        }
+        if self.batch.is_full() {
+            self.forward(cx, now);
+        }
+    }
+
+    fn plain_datagram(
+        &mut self,
+        now: Instant,
+        origin: &Origin,
+        bytes: &[u8],
+        run: &mut Option<(SocketAddr, BindingId)>,
+    ) {
+        let (index, peer) = (origin.port, origin.peer);
         let Some(port) = self.ports.get(index) else {
             return;
         };
@@ -130,8 +162,10 @@ impl Worker {
             match self.core.handle_unbound(now, listener, peer, bytes) {
                 Unbound::Bound(binding) => {
                     self.ways.insert(binding, Way::Udp { port: index, peer });
+                    self.peer_came(index, peer, origin.via);
                     trace_bytes(self.capture.as_ref(), bytes, Direction::Inbound);
                 }
+                Unbound::Elsewhere(shard) => self.pass_on(shard, origin, bytes),
                 Unbound::Answered => {}
                 Unbound::Dropped(reason) => {
                     self.log
@@ -142,8 +176,10 @@ impl Worker {
         };
         *run = Some((peer, binding));
         let interface = port.interface;
-        if self.datagram_unit(now, interface, binding, bytes) {
-            *run = None;
+        match self.datagram_unit(now, interface, binding, bytes) {
+            Verdict::Close(_) => *run = None,
+            Verdict::Elsewhere(shard) => self.pass_on(shard, origin, bytes),
+            Verdict::Forward(_) | Verdict::Consumed | Verdict::Dropped(_) => {}
         }
         // A request on a bound address can have made a new tunnel (spec 4): then the binding is another.
         if let Some(current) = self
@@ -152,8 +188,18 @@ impl Worker {
             .filter(|current| *current != binding)
         {
             self.ways.insert(current, Way::Udp { port: index, peer });
+            self.peer_came(index, peer, origin.via);
             *run = None;
         }
+    }
+
+    /// A request for a tunnel of another worker.
+    fn pass_on(&mut self, shard: Shard, origin: &Origin, bytes: &[u8]) {
+        let Origin {
+            port, peer, local, ..
+        } = *origin;
+        let item = Item::Datagram { port, peer, local };
+        self.mesh.push(shard, item, bytes);
     }
 
     pub(super) fn dtls_datagram(
@@ -221,8 +267,13 @@ impl Worker {
                 break;
             };
             let unit = buffer.get(..len).unwrap_or_default();
-            if self.datagram_unit(now, interface, binding, unit) {
-                break;
+            match self.datagram_unit(now, interface, binding, unit) {
+                Verdict::Close(_) => break,
+                Verdict::Elsewhere(shard) => {
+                    self.move_association(shard, index, key, binding, unit.to_vec());
+                    break;
+                }
+                Verdict::Forward(_) | Verdict::Consumed | Verdict::Dropped(_) => {}
             }
             if self.batch.is_full() {
                 self.forward(cx, now);
@@ -231,15 +282,15 @@ impl Worker {
         self.read_buffer = buffer;
     }
 
-    /// Hands in one datagram of a binding; true when that closed the binding.
+    /// Hands in one datagram of a binding.
     pub(super) fn datagram_unit(
         &mut self,
         now: Instant,
         interface: usize,
         binding: BindingId,
         bytes: &[u8],
-    ) -> bool {
-        let verdict = match Unit::decode_datagram(bytes, &self.limits(interface)) {
+    ) -> Verdict {
+        match Unit::decode_datagram(bytes, &self.limits(interface)) {
             Ok(unit) => {
                 trace(self.capture.as_ref(), &unit, Direction::Inbound);
                 let verdict = self.core.handle_unit(now, binding, &unit);
@@ -259,8 +310,7 @@ impl Worker {
             Err(error) => self
                 .core
                 .handle_bad_unit(now, binding, BadUnit::Datagram(error)),
-        };
-        matches!(verdict, Verdict::Close(_))
+        }
     }
 
     pub(super) fn dtls_events(&mut self, cx: &mut Context<'_>, now: Instant, index: usize) {
@@ -306,6 +356,7 @@ impl Worker {
                     };
                     tracing::debug!(%peer, %error, "association ended");
                     self.ways.remove(binding);
+                    self.peer_left(index, peer);
                     let why = if matches!(error, DtlsError::PeerClosed) {
                         BindingLoss::ClosedByClient
                     } else {

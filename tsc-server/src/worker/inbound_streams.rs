@@ -64,16 +64,28 @@ impl Worker {
         };
         match self.core.open_binding(now, info) {
             Ok(binding) => {
-                let decoder = StreamDecoder::expecting_request(self.limits(interface));
-                self.ways
-                    .insert(binding, Way::Stream(self.streams.vacant()));
-                self.streams.insert(stream, decoder, binding, listener);
+                self.keep_stream(listener, interface, stream, binding);
             }
             Err(error) => {
                 self.counters.not_opened += 1;
                 tracing::debug!(peer = %stream.peer_addr(), %error, "connection not taken");
             }
         }
+    }
+
+    /// Gives the slot of a stream that the session core has taken.
+    pub(super) fn keep_stream(
+        &mut self,
+        listener: usize,
+        interface: usize,
+        stream: StreamTransport,
+        binding: BindingId,
+    ) -> usize {
+        let slot = self.streams.vacant();
+        let decoder = StreamDecoder::expecting_request(self.limits(interface));
+        self.ways.insert(binding, Way::Stream(slot));
+        self.streams.insert(stream, decoder, binding, listener);
+        slot
     }
 
     pub(super) fn read_streams(&mut self, cx: &mut Context<'_>, now: Instant) {
@@ -164,6 +176,12 @@ impl Worker {
                 }
                 Verdict::Consumed | Verdict::Dropped(_) => {}
                 close @ Verdict::Close(_) => break close,
+                Verdict::Elsewhere(shard) => {
+                    let mut bytes = unit_bytes(&unit).to_vec();
+                    bytes.extend_from_slice(feed.remaining());
+                    self.move_stream(shard, slot, binding, bytes);
+                    return false;
+                }
             }
         };
         // The event that goes with it closes the stream, behind the answers that are still queued.
@@ -202,5 +220,14 @@ impl Worker {
         self.core.binding_lost(now, binding, why);
         self.ways.remove(binding);
         self.streams.close(slot);
+    }
+}
+
+/// The unit as it was received.
+const fn unit_bytes<'a>(unit: &Unit<'a>) -> &'a [u8] {
+    match unit {
+        Unit::Control(message) => message.as_bytes(),
+        // Only requests are for another worker.
+        Unit::Ip(_) | Unit::Redundancy(_) | Unit::Reserved(_) => &[],
     }
 }

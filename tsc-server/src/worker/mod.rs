@@ -19,8 +19,11 @@ mod counters;
 pub mod harness;
 mod inbound_datagrams;
 mod inbound_streams;
+mod mesh;
+mod neighbours;
 mod open;
 mod outbound;
+mod peers;
 mod ports;
 mod ready;
 mod record;
@@ -44,25 +47,24 @@ use std::{
 };
 
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::{mpsc, oneshot, watch},
     task::JoinSet,
 };
 use tsc_csm::server::{BadUnit, Identity, Server as Core, SessionId};
-use tsc_osaa::{
-    cert::PeerIdentity,
-    datagram::RecvBatch,
-    listener::StreamListener,
-    trace::{Capture, CaptureWriter},
-};
+use tsc_osaa::{cert::PeerIdentity, datagram::RecvBatch, listener::StreamListener, trace::Capture};
 use tsc_tpl::{FramingError, Limits};
 
 pub use self::counters::{Counters, EgressCounters};
 pub use self::open::Bound;
 pub use self::report::Report;
 use self::{
-    batch::Batch, ports::Port, ready::Token, record::Log, streams::Streams, tun::Tun, way::Ways,
+    batch::Batch, mesh::Mesh, ports::Port, ready::Token, record::Log, streams::Streams, tun::Tun,
+    way::Ways,
 };
-pub(crate) use self::{open::open, tun::give_up_capabilities};
+pub(crate) use self::{
+    open::{Opened, Part, Plan, open},
+    tun::give_up_capabilities,
+};
 use crate::{
     egress::{router::Router, user_space::UserSpace},
     server::RunError,
@@ -108,6 +110,7 @@ enum Phase {
 #[derive(Debug)]
 pub(crate) struct Worker {
     core: Core,
+    mesh: Mesh,
     interfaces: Vec<Interface>,
     listeners: Vec<Listener>,
     ports: Vec<Port>,
@@ -123,14 +126,14 @@ pub(crate) struct Worker {
     name_servers: Vec<Vec<IpAddr>>,
     batch: Batch,
     counters: Counters,
-    /// The file, and the handle that fills it.
-    capture: Option<(CaptureWriter, Capture)>,
+    capture: Option<Capture>,
     orders: mpsc::Receiver<Order>,
     phase: Phase,
     /// How long a stop that nobody has asked for may take.
     stop_deadline: Duration,
-    /// Why it stops by itself.
+    /// Why it stops by itself, and who is told at once.
     failure: Option<RunError>,
+    failed: watch::Sender<bool>,
     timer: Pin<Box<tokio::time::Sleep>>,
     read_buffer: Vec<u8>,
     receive: RecvBatch,
@@ -150,6 +153,7 @@ impl Future for Worker {
         this.again = false;
         let now = Instant::now();
         this.take_orders(cx, now);
+        this.read_neighbours(cx, now);
         this.accept(cx, now);
         this.read_streams(cx, now);
         this.read_ports(cx, now);
@@ -200,6 +204,7 @@ impl Worker {
     fn fail(&mut self, now: Instant, why: RunError) {
         self.stop(now, self.stop_deadline, "the server cannot serve any more");
         self.failure.get_or_insert(why);
+        self.failed.send_replace(true);
     }
 
     /// When the stop has to be over, once there is nothing left to do but to close.

@@ -1,9 +1,12 @@
 //! From a configuration to a worker with open ports.
 
-use std::{net::SocketAddr, time::Instant};
+use std::{net::SocketAddr, num::NonZero, sync::Arc, time::Instant};
 
-use tokio::sync::mpsc;
-use tsc_csm::{Random, Transport, server::Server as Core};
+use tokio::sync::{mpsc, watch};
+use tsc_csm::{
+    BoxedRandom, Random, Transport,
+    server::{MAX_SHARDS, Server as Core},
+};
 use tsc_osaa::{
     cert::ServerSecurity,
     datagram::{DatagramOptions, DatagramSocket, RecvBatch},
@@ -12,21 +15,25 @@ use tsc_osaa::{
     },
     listener::{ListenerConfig, StreamListener},
     random::OsRandom,
-    socket::{DEFAULT_SEND_LIMIT, StreamOptions},
+    socket::{DEFAULT_SEND_LIMIT, PortSharing, StreamOptions},
     stream::RECV_BUFFER,
-    trace::{CaptureWriter, DEFAULT_FILE_LIMIT},
+    trace::{Capture, CaptureWriter, DEFAULT_FILE_LIMIT},
 };
 use tsc_tpl::Limits;
 
 use super::{
-    Batch, Counters, Interface, Listener, Log, Order, Phase, Port, Router, Streams, Tun, Ways,
+    Batch, Counters, Interface, Listener, Log, Mesh, Order, Phase, Port, Streams, Tun, Ways,
     Worker, core_config::core_config, tun::give_up_capabilities,
 };
 use crate::{
     config::{
         Authentication, Config, DtlsBackend, Egress, InterfaceConfig, PortConfig, Transports,
     },
-    egress::user_space::UserSpace,
+    egress::{
+        rates::{self, AllRates},
+        router::Router,
+        user_space::UserSpace,
+    },
     server::StartError,
 };
 
@@ -61,18 +68,123 @@ impl Random for SystemRandom {
     }
 }
 
-/// Opens everything that `config` names. Must be called inside the runtime that will poll the worker.
+/// What all workers of a server are opened from.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    cores: Vec<Core>,
+    meshes: Vec<Mesh>,
+    common: Common,
+}
+
+/// What they share.
+#[derive(Clone, Debug)]
+struct Common {
+    workers: u8,
+    rates: AllRates,
+    /// Proves addresses to any of them.
+    dtls_cookies: [u8; 32],
+}
+
+/// What one worker is opened from.
+#[derive(Debug)]
+pub(crate) struct Part {
+    core: Core,
+    mesh: Mesh,
+    common: Common,
+    /// `None` for the first worker, which opens what there is one of.
+    first: Option<FromFirst>,
+}
+
+/// What the first worker has made for another.
+#[derive(Debug)]
+struct FromFirst {
+    tun: Option<Tun>,
+    capture: Option<Capture>,
+}
+
+/// What the first worker has opened for all.
+#[derive(Debug)]
+pub(crate) struct Opened {
+    /// The open ports, in the order of the configuration.
+    pub(crate) ports: Vec<Bound>,
+    /// The configuration, with the port numbers that the system chose.
+    pub(crate) config: Config,
+    /// Fills the capture file until it is dropped.
+    pub(crate) writer: Option<CaptureWriter>,
+    /// For the other workers, the second one's first.
+    tuns: Vec<Tun>,
+}
+
+impl Plan {
+    /// For as many workers as `config` wants.
+    pub(crate) fn new(config: &Config) -> Result<Self, StartError> {
+        OsRandom
+            .try_fill(&mut [0; 1])
+            .map_err(|error| StartError::Random(error.to_string()))?;
+        let workers = config.system.workers.unwrap_or_else(processors);
+        let now = Instant::now();
+        let random = || -> BoxedRandom { Box::new(SystemRandom) };
+        let randoms = (0..workers).map(|_| random()).collect();
+        let mut dtls_cookies = [0; 32];
+        OsRandom.fill(&mut dtls_cookies);
+        Ok(Self {
+            cores: Core::sharded(core_config(config), now, randoms)?,
+            meshes: Mesh::connect(workers),
+            common: Common {
+                workers,
+                rates: rates::all(config, now),
+                dtls_cookies,
+            },
+        })
+    }
+
+    /// The part of the first worker.
+    pub(crate) fn first(&mut self) -> Option<Part> {
+        self.part(None)
+    }
+
+    /// The part of the next worker.
+    pub(crate) fn next(&mut self, opened: &mut Opened) -> Option<Part> {
+        let tun = (!opened.tuns.is_empty()).then(|| opened.tuns.remove(0));
+        let capture = opened.writer.as_ref().map(CaptureWriter::handle);
+        self.part(Some(FromFirst { tun, capture }))
+    }
+
+    fn part(&mut self, first: Option<FromFirst>) -> Option<Part> {
+        if self.cores.is_empty() || self.meshes.is_empty() {
+            return None;
+        }
+        Some(Part {
+            core: self.cores.remove(0),
+            mesh: self.meshes.remove(0),
+            common: self.common.clone(),
+            first,
+        })
+    }
+}
+
+/// How many there are for this process.
+fn processors() -> u8 {
+    let count = std::thread::available_parallelism().map_or(1, NonZero::get);
+    u8::try_from(count.min(MAX_SHARDS)).unwrap_or(1)
+}
+
+/// Opens a worker. Must be called inside the runtime that will poll it. `failed` is told when it stops by itself.
 pub(crate) fn open(
     config: &Config,
+    part: Part,
     orders: mpsc::Receiver<Order>,
-) -> Result<(Worker, Vec<Bound>), StartError> {
-    OsRandom
-        .try_fill(&mut [0; 1])
-        .map_err(|error| StartError::Random(error.to_string()))?;
-    let now = Instant::now();
-    let core = Core::new(core_config(config), now, Box::new(SystemRandom))?;
+    failed: watch::Sender<bool>,
+) -> Result<(Worker, Opened), StartError> {
+    let Part {
+        core,
+        mesh,
+        common,
+        first,
+    } = part;
     let mut worker = Worker {
         core,
+        mesh,
         interfaces: config
             .interfaces
             .iter()
@@ -86,7 +198,7 @@ pub(crate) fn open(
         plain_ports: Vec::new(),
         streams: Streams::new(DEFAULT_SEND_LIMIT),
         ways: Ways::default(),
-        router: Router::new(config, now),
+        router: Router::new(config, Arc::clone(&common.rates)),
         tun: None,
         user_space: None,
         name_servers: config
@@ -101,6 +213,7 @@ pub(crate) fn open(
         phase: Phase::Running,
         stop_deadline: config.system.stop_deadline,
         failure: None,
+        failed,
         timer: Box::pin(tokio::time::sleep(std::time::Duration::ZERO)),
         read_buffer: vec![0; RECV_BUFFER],
         receive: RecvBatch::new(RECEIVE_SLOTS),
@@ -113,41 +226,73 @@ pub(crate) fn open(
         ready: Vec::new(),
         again: false,
     };
-    let mut bound = Vec::new();
-    for (index, interface) in config.interfaces.iter().enumerate() {
-        for port in &interface.ports {
-            worker.open_port(config, index, interface, port, &mut bound)?;
+    let sharing = match (&first, common.workers) {
+        (Some(_), _) => PortSharing::Another,
+        (None, 1) => PortSharing::Alone,
+        (None, _) => PortSharing::First,
+    };
+    let mut opened = Opened {
+        ports: Vec::new(),
+        config: config.clone(),
+        writer: None,
+        tuns: Vec::new(),
+    };
+    for (index, interface) in opened.config.interfaces.iter_mut().enumerate() {
+        for number in 0..interface.ports.len() {
+            worker.open_port(
+                config,
+                &common,
+                sharing,
+                (index, number),
+                interface,
+                &mut opened.ports,
+            )?;
         }
     }
     if config.uses(Egress::UserSpace) {
-        let own: Vec<_> = bound.iter().map(|port| port.address).collect();
+        let own: Vec<_> = opened.ports.iter().map(|port| port.address).collect();
         let mut seed = [0; 8];
         OsRandom.fill(&mut seed);
         let seed = u64::from_ne_bytes(seed);
-        worker.user_space = Some(UserSpace::new(&config.user_space, &own, seed)?);
+        let workers = usize::from(common.workers);
+        worker.user_space = Some(UserSpace::new(&config.user_space, workers, &own, seed)?);
     }
-    worker.tun = Tun::open(config)?;
+    if let Some(FromFirst { tun, capture }) = first {
+        worker.tun = tun;
+        worker.capture = capture;
+    } else {
+        opened.tuns = Tun::open(config, common.workers)?;
+        worker.tun = (!opened.tuns.is_empty()).then(|| opened.tuns.remove(0));
+    }
+    // Nothing is made with them from here on; the capture's thread inherits what is left.
     if worker.tun.is_some() {
         give_up_capabilities()?;
     }
-    // It starts a thread, which inherits what this one has left.
-    if let Some(path) = &config.system.trace_file {
+    if let Some(path) = &config.system.trace_file
+        && worker.capture.is_none()
+    {
         let writer = CaptureWriter::create(path, DEFAULT_FILE_LIMIT)?;
-        let handle = writer.handle();
-        worker.capture = Some((writer, handle));
+        worker.capture = Some(writer.handle());
+        opened.writer = Some(writer);
     }
-    Ok((worker, bound))
+    Ok((worker, opened))
 }
 
 impl Worker {
+    /// Opens the port with this number of the interface with this index; writes the address into `interface` if the
+    /// system chose it.
     fn open_port(
         &mut self,
         config: &Config,
-        index: usize,
-        interface: &InterfaceConfig,
-        port: &PortConfig,
+        common: &Common,
+        sharing: PortSharing,
+        (index, number): (usize, usize),
+        interface: &mut InterfaceConfig,
         bound: &mut Vec<Bound>,
     ) -> Result<(), StartError> {
+        let Some(port) = interface.ports.get(number).cloned() else {
+            return Ok(());
+        };
         let mtls = matches!(interface.authentication, Authentication::Mtls);
         let security =
             match port
@@ -163,7 +308,13 @@ impl Worker {
                 })?),
                 None => None,
             };
-        let (stream, datagram) = open_sockets(interface, port, security.as_ref())?;
+        let (stream, datagram) =
+            open_sockets(interface, &port, common.workers, sharing, security.as_ref())?;
+        let local = stream.as_ref().map(StreamListener::local_addr);
+        let local = local.or_else(|| datagram.as_ref().map(DatagramSocket::local_addr));
+        if let Some((port, local)) = interface.ports.get_mut(number).zip(local) {
+            port.listen = local;
+        }
         let transports = port.transports;
         if let Some(socket) = stream {
             let spoken = [
@@ -189,7 +340,7 @@ impl Worker {
             }
             let endpoint = match (&security, port.dtls_backend) {
                 (Some(security), Some(backend)) if transports.dtls => {
-                    Some(dtls_endpoint(interface, security, backend)?)
+                    Some(dtls_endpoint(interface, common, security, backend)?)
                 }
                 _ => None,
             };
@@ -203,13 +354,16 @@ impl Worker {
 fn open_sockets(
     interface: &InterfaceConfig,
     port: &PortConfig,
+    workers: u8,
+    sharing: PortSharing,
     security: Option<&ServerSecurity>,
 ) -> Result<(Option<StreamListener>, Option<DatagramSocket>), StartError> {
     let mut left = PORT_ATTEMPTS;
     loop {
         let mut listen = port.listen;
         let stream = if port.transports.stream() {
-            let options = listener_config(interface, port.transports, security);
+            let mut options = listener_config(interface, port.transports, workers, security);
+            options.sharing = sharing;
             let socket = StreamListener::bind(listen, options)?;
             listen = socket.local_addr();
             Some(socket)
@@ -221,6 +375,7 @@ fn open_sockets(
         }
         let mut options = DatagramOptions::default();
         options.recv_buffer = Some(UDP_RECEIVE_BUFFER);
+        options.sharing = sharing;
         match DatagramSocket::bind(listen, &options) {
             Ok(socket) => return Ok((stream, Some(socket))),
             // The system chose a number for TCP that somebody has for UDP.
@@ -233,13 +388,14 @@ fn open_sockets(
 fn listener_config(
     interface: &InterfaceConfig,
     transports: Transports,
+    workers: u8,
     security: Option<&ServerSecurity>,
 ) -> ListenerConfig {
     let mut config = ListenerConfig::default();
     config.plain = transports.tcp;
     config.tls = security.filter(|_| transports.tls).cloned();
     config.handshake_timeout = interface.limits.configuration_time;
-    config.max_handshakes = half_open(interface);
+    config.max_handshakes = half_open(interface, workers);
     config.stream = StreamOptions::server();
     config.stream.nodelay = !interface.services.nagle;
     config
@@ -247,6 +403,7 @@ fn listener_config(
 
 fn dtls_endpoint(
     interface: &InterfaceConfig,
+    common: &Common,
     security: &ServerSecurity,
     backend: DtlsBackend,
 ) -> Result<DtlsServerEndpoint, StartError> {
@@ -256,16 +413,17 @@ fn dtls_endpoint(
     };
     let config = DtlsServerConfig::new(backend_kind(backend), security, &options)?;
     let limits = DtlsEndpointLimits {
-        half_open: half_open(interface),
+        half_open: half_open(interface, common.workers),
         ..DtlsEndpointLimits::default()
     };
-    let mut key = [0; 32];
-    OsRandom.fill(&mut key);
-    Ok(DtlsServerEndpoint::new(&config, limits, &key))
+    let cookies = &common.dtls_cookies;
+    Ok(DtlsServerEndpoint::new(&config, limits, cookies))
 }
 
-fn half_open(interface: &InterfaceConfig) -> usize {
-    usize::try_from(interface.limits.half_open).unwrap_or(usize::MAX)
+/// The part of one worker, rounded up.
+fn half_open(interface: &InterfaceConfig, workers: u8) -> usize {
+    let part = interface.limits.half_open.div_ceil(workers.max(1).into());
+    usize::try_from(part).unwrap_or(usize::MAX)
 }
 
 fn push_bound(

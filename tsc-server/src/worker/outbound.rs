@@ -10,7 +10,8 @@ use tsc_osaa::trace::{Direction, Interface as Side};
 
 use super::{
     Worker,
-    batch::Target,
+    batch::{Sender, Target},
+    mesh::Item,
     record::{Outer, trace_bytes},
     way::Way,
 };
@@ -21,10 +22,23 @@ impl Worker {
         if self.batch.is_empty() {
             return;
         }
+        let own = self.core.shard_number();
         let mut batch = std::mem::take(&mut self.batch);
         for (target, packet) in batch.iter() {
             let to = match target {
-                Target::Tunnel(session) => session,
+                Target::Tunnel(session) if session.shard() == own => session,
+                // What we say to the tunnel of another worker.
+                Target::Tunnel(to) => {
+                    let sender = Sender::Core;
+                    self.mesh
+                        .push(to.shard(), Item::Packet { to, sender }, packet);
+                    continue;
+                }
+                Target::Neighbour { to, sender } => {
+                    self.mesh
+                        .push(to.shard(), Item::Packet { to, sender }, packet);
+                    continue;
+                }
                 Target::UserSpace { from, interface } => {
                     self.give_user_space(now, from, interface, packet);
                     continue;
@@ -57,7 +71,7 @@ impl Worker {
             };
             if sent {
                 self.counters.switched += 1;
-                if let Some((_, capture)) = &self.capture {
+                if let Some(capture) = &self.capture {
                     capture.record(Side::Inner, Direction::Outbound, packet);
                 }
             } else {
@@ -160,19 +174,25 @@ impl Worker {
     pub(super) fn close(&mut self, now: Instant, binding: BindingId) {
         match self.ways.remove(binding) {
             Some(Way::Stream(slot)) => self.streams.close(slot),
-            Some(Way::Dtls { port, key }) => {
-                if let Some(port) = self.ports.get_mut(port) {
+            Some(Way::Dtls { port: index, key }) => {
+                if let Some(port) = self.ports.get_mut(index) {
                     port.unbind(key);
                     if let Some(endpoint) = port.endpoint() {
+                        let peer = endpoint.peer(key);
                         endpoint.close(now, key);
+                        if let Some(peer) = peer {
+                            self.peer_left(index, peer);
+                        }
                     }
                 }
             }
-            Some(Way::Udp { .. }) | None => {}
+            Some(Way::Udp { port, peer }) => self.peer_left(port, peer),
+            None => {}
         }
     }
 
     pub(super) fn flush(&mut self, cx: &mut Context<'_>) {
+        self.again |= self.mesh.flush();
         self.streams.flush();
         for port in &mut self.ports {
             port.flush(cx);

@@ -13,7 +13,7 @@ use tsc_osaa::{
 };
 use tsc_tpl::FirstByte;
 
-use super::sources::Sources;
+use super::{peers::Peers, sources::Sources};
 
 /// Bytes of datagrams that one turn may queue on a port before it sends them: many calls of GSO.
 const SEND_BATCH: usize = 256 * 1024;
@@ -33,6 +33,8 @@ pub(super) struct Port {
     out: SendBatch,
     /// Our addresses for answers, where the socket has several.
     pub(super) sources: Sources,
+    /// Where the tunnels of addresses are, if not where their datagrams arrive.
+    pub(super) peers: Peers,
     /// Reused for sealing.
     sealed: Vec<u8>,
     /// Datagrams that did not fit the batch even after sending.
@@ -70,6 +72,7 @@ impl Port {
     ) -> Self {
         Self {
             sources: Sources::new(socket.local_addr()),
+            peers: Peers::default(),
             socket,
             interface,
             plain,

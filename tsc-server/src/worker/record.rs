@@ -10,15 +10,11 @@ use tsc_csm::{
     Transport,
     server::{Event, Identity, SessionId},
 };
-use tsc_osaa::trace::{Capture, CaptureWriter, Direction, Interface as Side};
+use tsc_osaa::trace::{Capture, Direction, Interface as Side};
 use tsc_tpl::{Tsid, Unit};
 
-pub(super) fn trace(
-    capture: Option<&(CaptureWriter, Capture)>,
-    unit: &Unit<'_>,
-    direction: Direction,
-) {
-    let Some((_, capture)) = capture else { return };
+pub(super) fn trace(capture: Option<&Capture>, unit: &Unit<'_>, direction: Direction) {
+    let Some(capture) = capture else { return };
     match unit {
         Unit::Ip(packet) => capture.record(Side::Inner, direction, packet.as_bytes()),
         Unit::Control(message) => capture.record(Side::Control, direction, message.as_bytes()),
@@ -26,12 +22,8 @@ pub(super) fn trace(
     }
 }
 
-pub(super) fn trace_bytes(
-    capture: Option<&(CaptureWriter, Capture)>,
-    control: &[u8],
-    direction: Direction,
-) {
-    if let Some((_, capture)) = capture {
+pub(super) fn trace_bytes(capture: Option<&Capture>, control: &[u8], direction: Direction) {
+    if let Some(capture) = capture {
         capture.record(Side::Control, direction, control);
     }
 }

@@ -2,7 +2,10 @@
 
 use tsc_csm::server::{Stats, pool::PoolStats};
 use tsc_osaa::{
-    datagram::DatagramStats, dtls::DtlsEndpointStats, listener::ListenerStats, trace::CaptureStats,
+    datagram::DatagramStats,
+    dtls::DtlsEndpointStats,
+    listener::ListenerStats,
+    trace::{Capture, CaptureStats},
 };
 
 use super::{Counters, EgressCounters, Port, Worker};
@@ -11,7 +14,7 @@ use crate::{
     server::RunError,
 };
 
-/// Figures of one worker: counters since the start, and gauges of this moment. `docs/limits.md` says which counter
+/// Figures of a server: counters since the start, and gauges of this moment. `docs/limits.md` says which counter
 /// tells of which limit.
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
@@ -58,13 +61,16 @@ impl Worker {
             pools: self.core.pool_stats(),
             counters: Counters {
                 send_errors: datagrams.send_errors + datagrams.too_big + unsent,
+                crossed: self.mesh.crossed(),
+                moved: self.mesh.moved(),
+                worker_behind: self.mesh.dropped(),
                 ..self.counters
             },
             streams: self.streams.len(),
             listeners,
             dtls,
             datagrams,
-            capture: self.capture.as_ref().map(|(_, capture)| capture.stats()),
+            capture: self.capture.as_ref().map(Capture::stats),
             user_space: self.user_space.as_ref().map(UserSpace::counters),
             failure: self.failure.clone(),
         }
@@ -72,6 +78,36 @@ impl Worker {
 }
 
 impl Report {
+    /// Adds the figures of another worker.
+    pub(crate) fn add(&mut self, other: Self) {
+        let Self {
+            sessions,
+            // Shared by all, as is the capture file.
+            pools: _,
+            counters,
+            streams,
+            listeners,
+            dtls,
+            datagrams,
+            capture,
+            user_space,
+            failure,
+        } = other;
+        self.sessions += sessions;
+        self.counters += counters;
+        self.streams += streams;
+        self.listeners += listeners;
+        self.dtls += dtls;
+        self.datagrams += datagrams;
+        self.capture = self.capture.or(capture);
+        match (&mut self.user_space, user_space) {
+            (Some(sum), Some(other)) => *sum += other,
+            (none @ None, other) => *none = other,
+            (Some(_), None) => {}
+        }
+        self.failure = self.failure.take().or(failure);
+    }
+
     /// Writes every figure to the log at `info`, in one record `event="report"` for each `part`: one record of all
     /// would be longer than people can read, and than `tracing` allows.
     pub fn log(&self) {
@@ -170,6 +206,9 @@ fn log_counters(counters: &Counters) {
         not_opened,
         stalled,
         send_errors,
+        crossed,
+        moved,
+        worker_behind,
         egress,
     } = *counters;
     let EgressCounters {
@@ -198,7 +237,10 @@ fn log_counters(counters: &Counters) {
         foreign_datagrams,
         not_opened,
         stalled,
-        send_errors
+        send_errors,
+        crossed,
+        moved,
+        worker_behind
     );
     tracing::info!(
         event = "report",

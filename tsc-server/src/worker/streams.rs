@@ -164,6 +164,11 @@ impl Streams {
         }
     }
 
+    /// Forgets a stream, which goes on elsewhere.
+    pub(super) fn take(&mut self, slot: usize) -> Option<Stream> {
+        self.slots.try_remove(slot)
+    }
+
     /// Forgets a stream; what is queued is still sent, in the background and for a bounded time.
     pub(super) fn close(&mut self, slot: usize) {
         if let Some(stream) = self.slots.try_remove(slot)

@@ -5,6 +5,8 @@
 //!                                       address of a pool?   --> unreachable
 //!                                       else the egress      --> user-space, TUN, or unreachable
 //!   egress --> address of a tunnel? --> router: rate, source rewritten back --> tunnel
+//!
+//!   The tunnel's end of either way is its worker's: for a tunnel of another worker the packet crosses in between.
 //! ```
 
 use std::{net::IpAddr, time::Instant};
@@ -149,8 +151,29 @@ impl Switch<'_> {
         }
     }
 
-    /// Takes a packet for the tunnel `to`, in fragments if need be.
+    /// Takes a packet for the tunnel `to`: for another worker, or as [`Self::arrive`].
     fn deliver(
+        &mut self,
+        now: Instant,
+        sender: Target,
+        to: SessionId,
+        packet: &IpPacket<'_>,
+        edits: Edits,
+    ) {
+        if to.shard() == self.core.shard_number() {
+            return self.arrive(now, sender, to, packet, edits);
+        }
+        let sender = sender.sender();
+        if !self
+            .batch
+            .push(Target::Neighbour { to, sender }, packet, &edits)
+        {
+            self.counters.egress.unreadable += 1;
+        }
+    }
+
+    /// Takes a packet for the tunnel `to` of this worker, in fragments if need be.
+    pub(super) fn arrive(
         &mut self,
         now: Instant,
         sender: Target,

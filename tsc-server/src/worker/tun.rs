@@ -8,7 +8,8 @@ use std::{
 
 use ipnet::IpNet;
 use tsc_osaa::tun::{
-    DropError, TunBatch, TunConfig, TunDevice, TunError, TunQueue, drop_capabilities, host_routes,
+    DropError, MAX_QUEUES, TunBatch, TunConfig, TunDevice, TunError, TunQueue, drop_capabilities,
+    host_routes,
 };
 
 use super::route_cover::{check_routes, cover, tun_pools};
@@ -39,19 +40,23 @@ pub(super) struct Tun {
 struct Lane {
     queue: TunQueue,
     send: TunBatch,
+    /// Whether it is read here; another worker does that otherwise.
+    reads: bool,
 }
 
 impl Tun {
-    /// The device, if the configuration uses one.
-    pub(super) fn open(config: &Config) -> Result<Option<Self>, TunStartError> {
+    /// The device, if the configuration uses one, in a part for each worker. The kernel hands the packets of a flow to the
+    /// queue by which the flow's own last came, so most come back to the worker of their tunnel.
+    pub(super) fn open(config: &Config, workers: u8) -> Result<Vec<Self>, TunStartError> {
         if !config.uses(Egress::Tun) {
-            return Ok(None);
+            return Ok(Vec::new());
         }
         let mtu = config.tun.mtu.unwrap_or_else(|| widest(config));
         let device = match &config.tun.descriptor {
             Some(name) => handed_in(name, mtu)?,
             None => {
-                let device = device_config(config, &config.tun, mtu);
+                let mut device = device_config(config, &config.tun, mtu);
+                device.queues = device.queues.max(workers.into()).min(MAX_QUEUES);
                 let networks = device.addresses.iter().map(IpNet::trunc);
                 let ours: Vec<_> = networks.chain(device.routes.iter().copied()).collect();
                 check_routes(config, &host_routes(&ours).map_err(unreadable)?)?;
@@ -59,24 +64,36 @@ impl Tun {
             }
         };
         let name = device.name().to_owned();
-        let lane = |queue| Lane {
-            queue,
-            send: TunBatch::default(),
-        };
-        let tun = Self {
-            name,
-            mtu: device.mtu(),
-            lanes: device.into_queues().into_iter().map(lane).collect(),
+        let mtu = device.mtu();
+        let queues = device.into_queues();
+        tracing::info!(event = "tun-open", name, mtu, queues = queues.len());
+        let part = || Self {
+            name: name.clone(),
+            mtu,
+            lanes: Vec::new(),
             receive: TunBatch::default(),
             dropped: 0,
         };
-        tracing::info!(
-            event = "tun-open",
-            name = tun.name,
-            mtu,
-            queues = tun.lanes.len()
-        );
-        Ok(Some(tun))
+        let mut parts: Vec<Self> = (0..workers).map(|_| part()).collect();
+        // A descriptor that was handed in may have fewer queues than there are workers: those without one of their own
+        // only send.
+        let spare = queues.len().max(1);
+        for index in queues.len()..parts.len() {
+            if let (Some(queue), Some(part)) = (queues.get(index % spare), parts.get_mut(index)) {
+                let sender = queue.sender().map_err(|source| TunError::System {
+                    action: "sharing a queue",
+                    source,
+                })?;
+                part.lanes.push(Lane::new(sender, false));
+            }
+        }
+        let count = parts.len().max(1);
+        for (index, queue) in queues.into_iter().enumerate() {
+            if let Some(part) = parts.get_mut(index % count) {
+                part.lanes.push(Lane::new(queue, true));
+            }
+        }
+        Ok(parts)
     }
 
     pub(super) const fn mtu(&self) -> u16 {
@@ -121,7 +138,7 @@ impl Tun {
         mut take: impl FnMut(&[u8]),
     ) -> std::io::Result<bool> {
         let mut more = false;
-        for lane in &mut self.lanes {
+        for lane in self.lanes.iter_mut().filter(|lane| lane.reads) {
             for turn in 0..=BATCHES_PER_QUEUE {
                 if turn == BATCHES_PER_QUEUE {
                     more = true;
@@ -139,6 +156,14 @@ impl Tun {
 }
 
 impl Lane {
+    fn new(queue: TunQueue, reads: bool) -> Self {
+        Self {
+            queue,
+            send: TunBatch::default(),
+            reads,
+        }
+    }
+
     /// Gives the number of packets that were not taken. That the device is gone shows when it is read.
     fn flush(&mut self) -> u64 {
         let count = self.send.len();

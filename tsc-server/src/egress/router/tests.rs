@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::{
-    egress::{headers::UDP, test_config},
+    egress::{headers::UDP, rates, test_config},
     worker::harness::PacketPath,
 };
 
@@ -56,7 +56,7 @@ impl World {
         // Nothing but a session core makes names of tunnels.
         let tunnels = PacketPath::new(&config, now, 1).unwrap();
         Self {
-            router: Router::new(&config, now),
+            router: Router::new(&config, rates::all(&config, now)),
             tunnel: tunnels.session(0).unwrap(),
             now,
         }

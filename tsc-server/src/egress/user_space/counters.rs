@@ -1,5 +1,7 @@
 //! What the egress counts.
 
+use std::ops::AddAssign;
+
 /// Packets and flows since the start, and how much there is now. Each drop has a counter.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -88,4 +90,94 @@ pub struct UserSpaceCounters {
     pub fragment_bytes: usize,
     /// Tunnels that have used this egress and live.
     pub tunnels: usize,
+}
+
+impl AddAssign for UserSpaceCounters {
+    /// Those of several workers in one.
+    fn add_assign(&mut self, other: Self) {
+        let Self {
+            udp_sent,
+            udp_received,
+            udp_opened,
+            udp_timed_out,
+            udp_tunnel_full,
+            udp_full,
+            udp_no_port,
+            udp_no_socket,
+            udp_send_full,
+            udp_send_errors,
+            udp_filtered,
+            udp_too_long,
+            host_errors,
+            udp_mappings,
+            tcp_opened,
+            tcp_failed,
+            tcp_tunnel_full,
+            tcp_full,
+            tcp_no_socket,
+            tcp_reset,
+            tcp_timed_out,
+            tcp_sent_bytes,
+            tcp_received_bytes,
+            tcp_connections,
+            tcp_buffer_bytes,
+            denied,
+            translation,
+            hops_exceeded,
+            other_protocols,
+            malformed,
+            bad_checksum,
+            reassembled,
+            fragments_refused,
+            fragments_full,
+            fragments_timed_out,
+            fragmented,
+            icmp_errors,
+            icmp_limited,
+            fragments,
+            fragment_bytes,
+            tunnels,
+        } = other;
+        self.udp_sent += udp_sent;
+        self.udp_received += udp_received;
+        self.udp_opened += udp_opened;
+        self.udp_timed_out += udp_timed_out;
+        self.udp_tunnel_full += udp_tunnel_full;
+        self.udp_full += udp_full;
+        self.udp_no_port += udp_no_port;
+        self.udp_no_socket += udp_no_socket;
+        self.udp_send_full += udp_send_full;
+        self.udp_send_errors += udp_send_errors;
+        self.udp_filtered += udp_filtered;
+        self.udp_too_long += udp_too_long;
+        self.host_errors += host_errors;
+        self.udp_mappings += udp_mappings;
+        self.tcp_opened += tcp_opened;
+        self.tcp_failed += tcp_failed;
+        self.tcp_tunnel_full += tcp_tunnel_full;
+        self.tcp_full += tcp_full;
+        self.tcp_no_socket += tcp_no_socket;
+        self.tcp_reset += tcp_reset;
+        self.tcp_timed_out += tcp_timed_out;
+        self.tcp_sent_bytes += tcp_sent_bytes;
+        self.tcp_received_bytes += tcp_received_bytes;
+        self.tcp_connections += tcp_connections;
+        self.tcp_buffer_bytes += tcp_buffer_bytes;
+        self.denied += denied;
+        self.translation += translation;
+        self.hops_exceeded += hops_exceeded;
+        self.other_protocols += other_protocols;
+        self.malformed += malformed;
+        self.bad_checksum += bad_checksum;
+        self.reassembled += reassembled;
+        self.fragments_refused += fragments_refused;
+        self.fragments_full += fragments_full;
+        self.fragments_timed_out += fragments_timed_out;
+        self.fragmented += fragmented;
+        self.icmp_errors += icmp_errors;
+        self.icmp_limited += icmp_limited;
+        self.fragments += fragments;
+        self.fragment_bytes += fragment_bytes;
+        self.tunnels += tunnels;
+    }
 }

@@ -21,7 +21,7 @@ impl UserSpacePath {
     ///
     /// The process has no file descriptor left.
     pub fn new(config: &Config) -> io::Result<Self> {
-        UserSpace::new(&config.user_space, &[], 1).map(Self)
+        UserSpace::new(&config.user_space, 1, &[], 1).map(Self)
     }
 
     /// A packet that a tunnel sends to somebody outside; what is none is left out.

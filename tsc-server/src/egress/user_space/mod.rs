@@ -86,7 +86,13 @@ impl<S: Copy + Eq + Hash> UserSpace<S> {
     ///
     /// # Errors
     /// The process has no file descriptor left.
-    pub(crate) fn new(config: &UserSpaceConfig, own: &[SocketAddr], seed: u64) -> io::Result<Self> {
+    /// One of the `workers` of a server, which share the limits of `config` evenly.
+    pub(crate) fn new(
+        config: &UserSpaceConfig,
+        workers: usize,
+        own: &[SocketAddr],
+        seed: u64,
+    ) -> io::Result<Self> {
         let mut random = Random::new(seed);
         let (udp, tcp) = (count(config.udp_mappings), count(config.tcp_connections));
         let wanted = udp.saturating_add(tcp);
@@ -99,8 +105,8 @@ impl<S: Copy + Eq + Hash> UserSpace<S> {
                 "too few file descriptors for all mappings and connections"
             );
         }
-        let udp = descriptors::share(udp, wanted, granted);
-        let tcp = descriptors::share(tcp, wanted, granted);
+        let part = |of| descriptors::share(of, wanted, granted).div_ceil(workers.max(1));
+        let (udp, tcp) = (part(udp), part(tcp));
         Ok(Self {
             destinations: Destinations::new(config, own),
             tunnels: Tunnels::new(),

@@ -52,7 +52,7 @@ struct World {
 
 impl World {
     fn new(config: &UserSpaceConfig) -> Self {
-        let mut egress = UserSpace::new(config, &[], 1).unwrap();
+        let mut egress = UserSpace::new(config, 1, &[], 1).unwrap();
         egress.tcp.connect_by(|to| {
             let to = match to.ip() {
                 ip if ip == CORE[0] => SocketAddr::from(([127, 0, 0, 1], to.port())),
