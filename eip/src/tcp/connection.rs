@@ -15,6 +15,9 @@ use crate::slots::Key;
 /// Challenges of one connection are at least this far apart (RFC 5961, section 7).
 const CHALLENGE_INTERVAL: Duration = Duration::from_millis(200);
 
+/// Keep-alive probes are at least this far apart, whatever the owner asks for.
+const MIN_KEEP_ALIVE: Duration = Duration::from_millis(10);
+
 /// Length of a TCP header without options.
 const HEADER_LEN: usize = 20;
 
@@ -262,12 +265,12 @@ impl Connection {
     }
 
     /// Where the connection is.
-    pub(super) fn acknowledgement(&self) -> Option<Reply> {
-        let receiver = self.receiver.as_ref()?;
+    pub(super) fn acknowledgement(&mut self) -> Option<Reply> {
+        let (ack, window) = self.receiver.as_mut()?.tell();
         Some(Reply {
             seq: self.sender.next(),
-            ack: Some(receiver.next()),
-            window: receiver.window(),
+            ack: Some(ack),
+            window,
             ..Reply::default()
         })
     }
@@ -318,7 +321,9 @@ impl Connection {
     /// When the peer is asked next whether it is there.
     fn keep_alive_at(&self) -> Option<Instant> {
         let interval = self.options.keep_alive.filter(|_| self.open)?;
-        self.heard.max(self.probed).checked_add(interval)
+        self.heard
+            .max(self.probed)
+            .checked_add(interval.max(MIN_KEEP_ALIVE))
     }
 
     /// When something is due, but for an acknowledgement that is due already.

@@ -39,7 +39,9 @@ impl Connection {
         let mtu = egress.path_mtu(now, self.tuple.remote.ip());
         let path = self.payload_of(mtu);
         self.sender.follow_path(path);
-        let plan = self.plan();
+        // What the peer has to send again is told in a segment of its own, before any data.
+        let reports = self.peer.sacks && self.receiver.as_ref().is_some_and(Receiver::has_report);
+        let plan = self.plan().filter(|_| !(self.open && reports));
         if plan.is_none() && !self.must_say(now, budget) {
             return None;
         }

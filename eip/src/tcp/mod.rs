@@ -339,7 +339,7 @@ impl Tcp {
 
     /// Both ends are shut down: the address stays taken for a while, the socket does not.
     fn wait(&mut self, now: Instant, key: Key, egress: &mut Egress) {
-        let Some(connection) = self.connections.get(key) else {
+        let Some(connection) = self.connections.get_mut(key) else {
             return;
         };
         let (tuple, last) = (connection.tuple, connection.acknowledgement());

@@ -279,6 +279,11 @@ impl Receiver {
         self.ack_now || self.ack_at.is_some_and(|at| at <= now)
     }
 
+    /// Whether an acknowledgement is due that has more to say than a number.
+    pub(super) fn has_report(&self) -> bool {
+        self.ack_now && (self.twice.is_some() || !self.ranges.is_empty())
+    }
+
     pub(super) const fn ack_at(&self) -> Option<Instant> {
         self.ack_at
     }

@@ -238,6 +238,38 @@ fn what_does_not_fit_a_connection_is_challenged_or_dropped() {
     assert_eq!(peer.stack.tcp_queued(handle), Some((0, 0)));
 }
 
+/// What the peer has to send again is told though we have data for it: options take no room from them.
+#[test]
+fn a_gap_is_told_before_data() {
+    let mut peer = Peer::new(StackConfig::default());
+    let answer = peer.tell_with(1000, 0, SYN, &[4, 2, 1, 1], &[]);
+    peer.seq = 1001;
+    peer.ack = answer[0].seq.wrapping_add(1);
+    let (seq, ack) = (peer.seq, peer.ack);
+    peer.tell(seq, ack, ACK, &[]);
+    let handle = peer.stack.tcp_accept(peer.listener).unwrap().0;
+    let beyond = segment(
+        peer.here,
+        peer.there,
+        seq + 5,
+        ack,
+        ACK,
+        60_000,
+        &[],
+        b"later",
+    );
+    peer.stack.handle_packet(peer.now, &beyond);
+    assert_eq!(peer.stack.tcp_send(peer.now, handle, b"data"), Ok(4));
+    let packets = transmits(&mut peer.stack);
+    assert_eq!(packets.len(), 2);
+    assert_eq!(read(&packets[0]).payload, b"");
+    let block = [5, 10, (seq + 5).to_be_bytes()[0]];
+    assert_eq!(packets[0][40..43], block);
+    assert_eq!(packets[0][42..46], (seq + 5).to_be_bytes());
+    assert_eq!(packets[0][46..50], (seq + 10).to_be_bytes());
+    assert_eq!(read(&packets[1]).payload, b"data");
+}
+
 /// A reader that has stopped does not trickle: what is sent into a shut window is answered, not taken.
 #[test]
 fn probes_of_a_shut_window_are_not_taken() {
