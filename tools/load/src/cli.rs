@@ -201,6 +201,11 @@ pub struct SettingArgs {
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=200_000))]
     pub tunnels: u32,
 
+    /// Let packets of a UDP or DTLS tunnel that are due together leave in one call (UDP_SEGMENT), as clients of the SDK do. The
+    /// server then receives them as one, which no network would do. Always so with "overload".
+    #[arg(long)]
+    pub gso: bool,
+
     /// Tunnels opened a second, at most.
     #[arg(long, default_value_t = 5_000, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     pub open_rate: u64,

@@ -68,6 +68,7 @@ fn one(args: &OverloadArgs, stage: &mut Stage) -> anyhow::Result<OverloadReport>
     let title = stage.title();
     let mut line = Line::new(args.setting.quiet);
     call_around(&mut stage.engine, tunnels, args.fan)?;
+    stage.engine.allow_trains();
     // One way the generator can offer more than the server can take.
     stage.engine.traffic.set_one_way(true);
     let capacity = match args.capacity {

@@ -91,7 +91,10 @@ impl Stage {
             .or(setting.server_pid);
         let name = setting.server_name.as_deref();
         let protocol = protocol(transport, address, name, &authority)?;
-        let engine = Engine::new(protocol, address, clients, Traffic::new(size))?;
+        let mut engine = Engine::new(protocol, address, clients, Traffic::new(size))?;
+        if setting.gso {
+            engine.allow_trains();
+        }
         let mut stage = Self {
             name: "tsc-server".to_owned(),
             transport,
@@ -140,6 +143,9 @@ impl Stage {
         let protocol = Protocol::Bare(transport);
         let mut engine = Engine::new(protocol, address, sessions, Traffic::new(size))?;
         engine.set_reflector(reflector);
+        if setting.gso {
+            engine.allow_trains();
+        }
         let mut stage = Self {
             name: format!("relay-{kind}"),
             transport,

@@ -88,7 +88,7 @@ fn clients_with_sockets_of_their_own() {
 fn one_way_trains_over_a_trunk() {
     let lab = Lab::start(&LabOptions::default()).unwrap();
     for transport in [Transport::Udp, Transport::Tls] {
-        let more = "--trunk --calls 5 --train 4 --one-way --size 1200";
+        let more = "--trunk --calls 5 --train 4 --gso --one-way --size 1200";
         let report = through(&lab, transport, more);
         let load = &report["subjects"][0]["loads"][0];
         assert_eq!(number(load, "/lost"), 0.0, "{load:#}");

@@ -191,6 +191,13 @@ impl Engine {
         })
     }
 
+    /// Lets packets of a client that are due at the same time leave in one call, where they are alike.
+    pub fn allow_trains(&mut self) {
+        if let Some(socket) = &mut self.outlet.socket {
+            socket.allow_trains();
+        }
+    }
+
     /// Echoes within this process, for bare sessions and for what comes out of the core side.
     pub fn set_reflector(&mut self, reflector: Reflector) {
         self.reflector = Some(reflector);

@@ -16,6 +16,8 @@ pub(super) fn serve(to: SocketAddrV4, announce: Announce<'_>) -> io::Result<()> 
     let here = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0);
     let mut front = DatagramSocket::bind(here)?;
     let mut back = DatagramSocket::bind(here)?;
+    front.allow_trains();
+    back.allow_trains();
     announce(front.local_addr()?)?;
     let mut buffers = Buffers::default();
     let mut clients: FlowTable<SocketAddr> = FlowTable::default();
