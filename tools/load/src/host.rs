@@ -73,12 +73,12 @@ impl Host {
         } else {
             0
         };
-        // The server inherits the limit. It keeps a quarter for its egress, which has a socket for each flow.
+        // The server inherits the limit. Its user-space egress has a socket for each flow, and leaves a quarter to tunnels.
         let flows = match setting.egress {
             EgressArg::UserSpace => tunnels,
             EgressArg::Switch | EgressArg::Tun => 0,
         };
-        let wanted = u64::from(own + flows) * 4 / 3 + 1024;
+        let wanted = u64::from(own) + u64::from(flows) * 4 / 3 + 256;
         let got = raise_descriptors(wanted).context("the limit of descriptors")?;
         if got < wanted {
             self.notes.push(format!(
