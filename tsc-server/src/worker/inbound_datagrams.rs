@@ -45,12 +45,14 @@ pub(super) struct Origin {
 
 impl Worker {
     pub(super) fn read_ports(&mut self, cx: &mut Context<'_>, now: Instant) {
-        let mut receive = std::mem::replace(&mut self.receive, RecvBatch::new(1));
+        let Some(mut receive) = self.receive.take() else {
+            return;
+        };
         for port in 0..self.ports.len() {
             self.read_port(cx, now, port, &mut receive);
             self.dtls_events(cx, now, port);
         }
-        self.receive = receive;
+        self.receive = Some(receive);
     }
 
     pub(super) fn read_port(

@@ -136,7 +136,8 @@ pub(crate) struct Worker {
     failed: watch::Sender<bool>,
     timer: Pin<Box<tokio::time::Sleep>>,
     read_buffer: Vec<u8>,
-    receive: RecvBatch,
+    /// Lent to the port that is read.
+    receive: Option<RecvBatch>,
     log: Log,
     /// Reused by each turn.
     ready: Vec<Arc<Token>>,

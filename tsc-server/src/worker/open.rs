@@ -216,7 +216,7 @@ pub(crate) fn open(
         failed,
         timer: Box::pin(tokio::time::sleep(std::time::Duration::ZERO)),
         read_buffer: vec![0; RECV_BUFFER],
-        receive: RecvBatch::new(RECEIVE_SLOTS),
+        receive: Some(RecvBatch::new(RECEIVE_SLOTS)),
         log: Log::new(
             config
                 .interfaces
