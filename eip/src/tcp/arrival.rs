@@ -134,7 +134,7 @@ impl Connection {
     }
 
     fn opens(&mut self, now: Instant, segment: &Segment<'_>, ack: Seq) {
-        self.opened();
+        self.opened(now);
         self.sender.hear(now, &heard(segment, ack));
     }
 

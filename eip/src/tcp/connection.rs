@@ -178,19 +178,19 @@ impl Connection {
     }
 
     /// Both SYNs were acknowledged.
-    pub(super) fn opened(&mut self) {
+    pub(super) fn opened(&mut self, now: Instant) {
         self.open = true;
         if self.write_closed {
-            self.sender.end();
+            self.sender.end(now);
         }
     }
 
     /// The owner shuts down our end.
-    pub(super) fn end(&mut self) {
+    pub(super) fn end(&mut self, now: Instant) {
         self.write_closed = true;
         if self.open {
             self.peer_ended_first = self.receiver.as_ref().is_some_and(Receiver::is_finished);
-            self.sender.end();
+            self.sender.end(now);
         }
     }
 

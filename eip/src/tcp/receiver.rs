@@ -108,7 +108,8 @@ impl Receiver {
         let (left, right) = (self.next, self.told.max(self.next));
         let inside = |seq: Seq| !seq.is_before(left) && seq.is_before(right);
         if len == 0 {
-            start == left || inside(start)
+            // What acknowledges while the window is full comes from its right edge.
+            inside(start) || start == left || start == right
         } else {
             let end = start.plus(len);
             inside(start) || (start.is_before(left) && end.is_after(left) && left != right)
@@ -252,26 +253,27 @@ impl Receiver {
     /// Moves the window's edge so that the peer may fill up `offer` bytes, if that is worth telling;
     /// it never comes back (RFC 9293, section 3.8.6.2.2).
     pub(super) fn open_window(&mut self, offer: usize) {
-        let wanted = self.wanted(offer);
+        self.edge = self.opened(offer);
+    }
+
+    /// Where the edge comes to lie: no farther than the peer can be told.
+    fn opened(&self, offer: usize) -> Seq {
+        let room = length(offer.saturating_sub(self.queue.len()));
+        let wanted = self.next.plus(room.min(u32::from(u16::MAX) << self.shift));
         if wanted.is_after(self.edge) && wanted.since(self.edge) >= step(offer) {
-            self.edge = wanted;
+            wanted
+        } else {
+            self.edge
         }
     }
 
-    fn wanted(&self, offer: usize) -> Seq {
-        self.next
-            .plus(length(offer.saturating_sub(self.queue.len())))
-    }
-
-    /// Whether the peer should hear of a larger window at once: one that is at least twice as large.
+    /// Whether the peer should hear of a larger window at once: one that is at least twice as large as what it was
+    /// told. The edge may have moved since. A peer that has sent nothing yet is told when it does.
     pub(super) fn news_of_window(&self, offer: usize) -> bool {
-        let wanted = self.wanted(offer);
+        let edge = self.opened(offer);
         let now = span(self.next, self.told);
-        let then = span(self.next, wanted);
-        !self.finished
-            && wanted.is_after(self.edge)
-            && wanted.since(self.edge) >= step(offer)
-            && then / 2 >= now
+        let then = span(self.next, edge);
+        !self.finished && self.longest > 0 && edge.is_after(self.told) && then / 2 >= now
     }
 
     /// Whether an acknowledgement is due.
@@ -429,5 +431,35 @@ mod tests {
         assert!(receiver.news_of_window(60_000));
         receiver.open_window(60_000);
         assert_eq!(receiver.window(), 46);
+    }
+
+    #[test]
+    fn no_more_is_opened_than_can_be_told() {
+        let now = Instant::now();
+        let mut receiver = Receiver::new(Seq(0), 0, u16::MAX);
+        for n in 0..1000 {
+            receiver.take(now, Seq(n * 100), &[1; 100], false, 1 << 20);
+            receiver.read(&mut [0; 100]);
+            receiver.open_window(1 << 20);
+            let _ = receiver.tell();
+            assert!(
+                !receiver.news_of_window(1 << 20),
+                "it would be told for ever"
+            );
+        }
+        assert!(receiver.window() > 60_000);
+    }
+
+    #[test]
+    fn an_edge_that_moved_unheard_is_news() {
+        let now = Instant::now();
+        let mut receiver = receiver();
+        receiver.take(now, Seq(100), &[1; 10_000], false, 10_000);
+        let _ = receiver.tell();
+        read(&mut receiver);
+        receiver.open_window(10_000);
+        assert!(receiver.news_of_window(10_000));
+        let _ = receiver.tell();
+        assert!(!receiver.news_of_window(10_000));
     }
 }

@@ -211,11 +211,14 @@ impl Sender {
             self.congestion.on_idle();
         }
         self.queue.push(data);
+        // The window may be shut.
+        self.update_timers(now);
     }
 
     /// The end follows what was written.
-    pub(super) const fn end(&mut self) {
+    pub(super) fn end(&mut self, now: Instant) {
         self.ends = true;
+        self.update_timers(now);
     }
 
     /// Whether the peer has acknowledged our end.
@@ -266,8 +269,9 @@ impl Sender {
         if new.is_some() {
             return new;
         }
-        if self.tail_due {
-            let (index, start, end) = self.flight.last()?;
+        if self.tail_due
+            && let Some((index, start, end)) = self.flight.last()
+        {
             return Some(Plan::Again(index, start, end.since(start).min(self.mss)));
         }
         self.probe_due.then_some(Plan::Probe)
@@ -359,6 +363,8 @@ impl Sender {
             }
             Plan::Probe => {
                 self.probe_due = false;
+                // What was written meanwhile may find the window shut.
+                self.update_timers(now);
                 return;
             }
         }

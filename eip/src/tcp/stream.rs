@@ -163,7 +163,7 @@ impl Tcp {
         if connection.write_closed || !connection.attached {
             return;
         }
-        connection.end();
+        connection.end(now);
         self.settle(now, key, false, egress);
     }
 

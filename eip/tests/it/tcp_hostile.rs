@@ -136,6 +136,25 @@ impl Peer {
         self.stack.tcp_accept(self.listener).unwrap().0
     }
 
+    /// An acknowledgement arrives; the stack has no turn to transmit.
+    fn hear(&mut self, seq: u32, ack: u32, window: u16) {
+        let packet = segment(self.here, self.there, seq, ack, ACK, window, &[], &[]);
+        self.stack.handle_packet(self.now, &packet);
+    }
+
+    /// So many seconds pass. Returns how many packets were sent.
+    fn wait(&mut self, seconds: u64) -> usize {
+        let end = self.now + Duration::from_secs(seconds);
+        let mut count = transmits(&mut self.stack).len();
+        while let Some(at) = self.stack.poll_timeout().filter(|at| *at <= end) {
+            self.now = self.now.max(at);
+            self.stack.handle_timeout(self.now);
+            count += transmits(&mut self.stack).len();
+        }
+        self.now = end;
+        count
+    }
+
     fn state(&self, handle: TcpHandle) -> Option<TcpState> {
         self.stack.tcp_state(handle)
     }
@@ -704,4 +723,123 @@ fn time_waits_are_bounded_and_keep_ports_apart() {
             (0, 3.min(n + 1))
         );
     }
+}
+
+#[test]
+fn what_is_written_after_the_window_shut_is_probed() {
+    let mut peer = Peer::new(StackConfig::default());
+    let handle = peer.open();
+    let (seq, ack) = (peer.seq, peer.ack);
+    peer.hear(seq, ack, 0);
+    assert_eq!(transmits(&mut peer.stack).len(), 0);
+    assert_eq!(peer.stack.tcp_send(peer.now, handle, b"hello"), Ok(5));
+    let sent = peer.wait(120);
+    assert!(sent > 0, "no zero-window probe in 120 s");
+}
+
+#[test]
+fn an_open_window_is_told_though_an_acknowledgement_comes_first() {
+    let config = StackConfig {
+        tcp_buffer_bytes: 16 * 1024,
+        ..StackConfig::default()
+    };
+    let mut peer = Peer::new(config);
+    let handle = peer.open();
+    let (mut seq, ack) = (peer.seq, peer.ack);
+    for _ in 0..16 {
+        peer.tell(seq, ack, ACK, &[1; 1024]);
+        seq += 1024;
+    }
+    let _ = peer.wait(1);
+    let mut buffer = vec![0; 20_000];
+    assert_eq!(
+        peer.stack.tcp_recv(peer.now, handle, &mut buffer),
+        Ok(Some(16 * 1024))
+    );
+    // A pure ACK before the stack's turn to transmit.
+    peer.hear(seq, ack, 60_000);
+    let sent = peer.wait(120);
+    assert!(sent > 0, "the peer never hears of the open window");
+}
+
+#[test]
+fn keep_alive_survives_a_tail_probe_that_was_overtaken() {
+    let mut peer = Peer::new(StackConfig::default());
+    let answer = peer.tell_with(1000, 0, SYN, &[3, 3, 7, 1, 4, 2, 1, 1], &[]);
+    peer.seq = 1001;
+    peer.ack = answer[0].seq.wrapping_add(1);
+    assert_eq!(peer.tell(peer.seq, peer.ack, ACK, &[]), []);
+    let handle = peer.stack.tcp_accept(peer.listener).unwrap().0;
+    let options = TcpOptions {
+        keep_alive: Some(Duration::from_secs(10)),
+        ..TcpOptions::default()
+    };
+    peer.stack.tcp_set_options(peer.now, handle, options);
+    let (seq, mut ack) = (peer.seq, peer.ack);
+    peer.stack.tcp_send(peer.now, handle, b"one").unwrap();
+    assert_eq!(transmits(&mut peer.stack).len(), 1);
+    peer.now += Duration::from_millis(50);
+    ack = ack.wrapping_add(3);
+    peer.hear(seq, ack, 60_000);
+    peer.stack.tcp_send(peer.now, handle, b"two").unwrap();
+    assert_eq!(transmits(&mut peer.stack).len(), 1);
+    let at = peer.stack.poll_timeout().unwrap();
+    peer.now = at;
+    peer.stack.handle_timeout(at);
+    // The acknowledgement comes before the stack's turn to transmit.
+    ack = ack.wrapping_add(3);
+    peer.hear(seq, ack, 60_000);
+    let sent = peer.wait(25);
+    assert!(sent > 0, "no keep-alive; state {:?}", peer.state(handle));
+}
+
+#[test]
+fn acknowledgements_from_the_edge_of_the_window_count() {
+    let config = StackConfig {
+        tcp_buffer_bytes: 16 * 1024,
+        ..StackConfig::default()
+    };
+    let mut peer = Peer::new(config);
+    let handle = peer.open();
+    let (seq, ack) = (peer.seq, peer.ack);
+    // The first segment is lost, the rest fills the window.
+    for n in 1..16 {
+        peer.tell(seq + n * 1024, ack, ACK, &[1; 1024]);
+    }
+    peer.stack.tcp_send(peer.now, handle, b"hi").unwrap();
+    assert_eq!(transmits(&mut peer.stack).len(), 1);
+    peer.hear(seq + 16 * 1024, ack + 2, 60_000);
+    assert_eq!(
+        peer.stack.tcp_queued(handle).unwrap().0,
+        0,
+        "the acknowledgement was ignored"
+    );
+}
+
+#[test]
+fn a_window_that_a_challenge_tells_is_honoured() {
+    let config = StackConfig {
+        tcp_buffer_bytes: 16 * 1024,
+        ..StackConfig::default()
+    };
+    let mut peer = Peer::new(config);
+    let handle = peer.open();
+    let (mut seq, ack) = (peer.seq, peer.ack);
+    for _ in 0..16 {
+        peer.tell(seq, ack, ACK, &[1; 1024]);
+        seq += 1024;
+    }
+    let _ = peer.wait(1);
+    let mut buffer = vec![0; 20_000];
+    peer.stack.tcp_recv(peer.now, handle, &mut buffer).unwrap();
+    peer.hear(seq, ack, 60_000);
+    let _ = peer.wait(10);
+    let said = peer.tell(seq.wrapping_sub(1), ack, ACK, &[]);
+    assert!(said[0].window > 0);
+    peer.tell(seq, ack, ACK, &[3; 1000]);
+    assert_eq!(
+        peer.stack.tcp_queued(handle),
+        Some((0, 1000)),
+        "told, then refused"
+    );
 }

@@ -167,6 +167,7 @@ impl Sender {
         if !self.is_flying() {
             self.retransmit_at = None;
             self.tail_at = None;
+            self.tail_due = false;
             self.reorder_at = None;
         } else if self.retransmit_at.is_none() {
             self.retransmit_at = Some(now + self.rtt.time_out());
