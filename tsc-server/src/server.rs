@@ -140,6 +140,8 @@ pub struct Server {
 #[derive(Debug)]
 struct WorkerThread {
     orders: mpsc::Sender<Order>,
+    /// Lets it begin.
+    go: Option<std::sync::mpsc::SyncSender<()>>,
     thread: thread::JoinHandle<Report>,
 }
 
@@ -169,6 +171,12 @@ impl Server {
         while let Some(part) = plan.next(&mut opened) {
             server.add_worker(&resolved, part, &fail)?;
         }
+        // None begins before all are there: each new socket of a port changes where datagrams arrive.
+        for worker in &mut server.workers {
+            if let Some(go) = worker.go.take() {
+                let _ = go.send(());
+            }
+        }
         server.ports = opened.ports;
         server.writer = opened.writer;
         for port in &server.ports {
@@ -186,11 +194,13 @@ impl Server {
     ) -> Result<Opened, StartError> {
         let (orders, received) = mpsc::channel(ORDERS);
         let (started, is_started) = std::sync::mpsc::sync_channel(1);
+        let (go, may_go) = std::sync::mpsc::sync_channel(1);
         let (config, fail) = (config.clone(), fail.clone());
         let thread = thread::Builder::new()
             .name(format!("tsc-worker-{}", self.workers.len()))
-            .spawn(move || serve(&config, part, received, fail, &started))?;
-        self.workers.push(WorkerThread { orders, thread });
+            .spawn(move || serve(&config, part, received, fail, &started, &may_go))?;
+        let go = Some(go);
+        self.workers.push(WorkerThread { orders, go, thread });
         is_started
             .recv()
             .unwrap_or_else(|_| Err(io::Error::other("the worker ended at once").into()))
@@ -276,6 +286,10 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         self.order_stop(Duration::ZERO);
+        for worker in &mut self.workers {
+            // One that has not begun ends.
+            worker.go = None;
+        }
         for worker in self.workers.drain(..) {
             let _ = worker.thread.join();
         }
@@ -309,6 +323,7 @@ fn serve(
     orders: mpsc::Receiver<Order>,
     fail: watch::Sender<bool>,
     started: &Started,
+    may_go: &std::sync::mpsc::Receiver<()>,
 ) -> Report {
     let _ending = Ending(fail.clone());
     let runtime = match tokio::runtime::Builder::new_current_thread()
@@ -325,6 +340,9 @@ fn serve(
         match worker::open(config, part, orders, fail) {
             Ok((worker, opened)) => {
                 let _ = started.send(Ok(opened));
+                if may_go.recv().is_err() {
+                    return Report::default();
+                }
                 // The worker shares its time out by itself. With tokio's budget, which ends after 128 reads of
                 // streams, the UDP ports would starve behind streams that are always readable.
                 let (report, mut closing, deadline) = tokio::task::unconstrained(worker).await;

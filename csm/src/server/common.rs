@@ -210,6 +210,11 @@ impl Common {
         result
     }
 
+    /// Tunnels of all shards.
+    pub(super) fn tunnels(&self) -> usize {
+        self.ledger().tunnels
+    }
+
     /// How full the pools are.
     pub(super) fn pool_stats(&self) -> Vec<PoolStats> {
         self.ledger().pools.stats()

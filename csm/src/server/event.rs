@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::ops::AddAssign;
+use std::time::Instant;
 
 use bytes::Bytes;
 use tsc_tpl::{DatagramError, FramingError, MessageError, ResponseCode, Tsid};
@@ -114,6 +115,15 @@ pub struct BindingInfo {
     pub peer: SocketAddr,
     /// Who the transport says the client is (a verified client certificate).
     pub identity: Option<Identity>,
+}
+
+/// A stream or DTLS association without a tunnel that goes from one shard to another.
+#[derive(Clone, Debug)]
+pub struct MovedBinding {
+    /// As it was announced where it comes from.
+    pub info: BindingInfo,
+    /// Until when it must have a tunnel.
+    pub until: Instant,
 }
 
 /// Why a transport was not taken. Close it.

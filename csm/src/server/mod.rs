@@ -51,7 +51,8 @@ pub use self::cookie::{COOKIE_LEN, CookieConfig, CookieKey, SLOT as COOKIE_SLOT}
 use self::deadline::DeadlineQueue;
 pub use self::event::{
     BindingId, BindingInfo, BindingLoss, CloseReason, Destination, DownReason, DropReason, Event,
-    ListenerId, OpenError, SessionId, SessionState, Shard, Stats, Transmit, Unbound, Verdict,
+    ListenerId, MovedBinding, OpenError, SessionId, SessionState, Shard, Stats, Transmit, Unbound,
+    Verdict,
 };
 use self::life::Stop;
 use self::pool::Pools;
@@ -236,9 +237,10 @@ impl Server {
         if !info.transport.is_stream() && !info.transport.is_protected() {
             return Err(OpenError::NotAConnection);
         }
-        if self.config.interfaces.get(info.interface).is_none() {
+        let Some(interface) = self.config.interfaces.get(info.interface) else {
             return Err(OpenError::UnknownInterface);
-        }
+        };
+        let until = now + interface.configuration_time;
         if self.stop.is_some() {
             return Err(OpenError::Stopping);
         }
@@ -252,14 +254,14 @@ impl Server {
             }
             return Err(error);
         }
-        self.insert_pending(now, info)
+        self.insert_pending(info, until)
     }
 
     /// Forgets a stream or DTLS association without closing it: it goes where [`Verdict::Elsewhere`] says. `None` if it
     /// carries a tunnel, or is gone.
-    pub fn hand_over(&mut self, binding: BindingId) -> Option<BindingInfo> {
+    pub fn hand_over(&mut self, binding: BindingId) -> Option<MovedBinding> {
         let found = self.bindings.get(binding.key())?;
-        let Attachment::Pending { .. } = found.attachment else {
+        let Attachment::Pending { until, .. } = found.attachment else {
             return None;
         };
         let info = BindingInfo {
@@ -269,36 +271,34 @@ impl Server {
             identity: found.identity.clone(),
         };
         self.remove_binding(binding);
-        Some(info)
+        Some(MovedBinding { info, until })
     }
 
     /// Announces a stream or DTLS association that another shard has [handed over](Self::hand_over). It was admitted
-    /// there, and has the interface's configuration time again.
+    /// there, and its time goes on.
     ///
     /// # Errors
     ///
     /// As [`Self::open_binding`], limits and rates apart.
-    pub fn open_moved(&mut self, now: Instant, info: BindingInfo) -> Result<BindingId, OpenError> {
+    pub fn open_moved(&mut self, moved: MovedBinding) -> Result<BindingId, OpenError> {
         if self.stop.is_some() {
             return Err(OpenError::Stopping);
         }
+        let MovedBinding { info, until } = moved;
+        if self.config.interfaces.get(info.interface).is_none() {
+            return Err(OpenError::UnknownInterface);
+        }
         self.common.moved_pending(SourcePrefix::of(info.peer.ip()));
-        self.insert_pending(now, info)
+        self.insert_pending(info, until)
     }
 
     /// Keeps a transport that was counted as pending.
-    fn insert_pending(&mut self, now: Instant, info: BindingInfo) -> Result<BindingId, OpenError> {
+    fn insert_pending(
+        &mut self,
+        info: BindingInfo,
+        until: Instant,
+    ) -> Result<BindingId, OpenError> {
         let prefix = SourcePrefix::of(info.peer.ip());
-        let time = self
-            .config
-            .interfaces
-            .get(info.interface)
-            .map(|interface| interface.configuration_time);
-        let Some(time) = time else {
-            self.common.no_longer_pending(prefix);
-            return Err(OpenError::UnknownInterface);
-        };
-        let until = now + time;
         let make = |_| Binding {
             interface: info.interface,
             transport: info.transport,

@@ -144,6 +144,12 @@ impl Server {
         }
     }
 
+    /// Tunnels of all shards.
+    #[must_use]
+    pub fn tunnels_in_all(&self) -> usize {
+        self.common.tunnels()
+    }
+
     /// How full the pools are, which all shards share.
     #[must_use]
     pub fn pool_stats(&self) -> Vec<PoolStats> {

@@ -31,8 +31,8 @@ pub struct DatagramOptions {
     pub send_buffer: Option<usize>,
     /// Whether several sockets have the address.
     pub sharing: PortSharing,
-    /// Outer mark. A marked socket sends datagrams one by one and, on a wildcard address, from the address that the
-    /// system chooses: quinn-udp writes the traffic class of each packet itself, and only its ECN part.
+    /// Outer mark. Other systems than Linux send the datagrams of a marked socket one by one and, on a wildcard address, from
+    /// the address that the system chooses: quinn-udp writes the traffic class of each packet itself, and only its ECN part.
     pub dscp: Option<Dscp>,
 }
 

@@ -240,9 +240,64 @@ async fn tunnels_are_resumed_at_whichever_worker_they_come_in() {
         }
         soon(near.tunnel.close(LIMIT)).await.unwrap();
         soon(far.tunnel.close(LIMIT)).await.unwrap();
+        // Nobody's datagrams take a detour any more.
+        let forgotten = async {
+            while lab.server.report().await.unwrap().away > 0 {
+                tokio::task::yield_now().await;
+            }
+        };
+        soon(forgotten).await;
     }
     let report = lab.server.stop().unwrap();
     assert!(report.sessions.resumed >= legs().len() as u64);
     assert_eq!(report.sessions.resume_rejected, 0);
     assert_eq!(report.counters.worker_behind, 0);
+}
+
+/// Hands datagrams of one client on, with a delay towards the server.
+async fn slow(near: net::UdpSocket, target: SocketAddr) {
+    let far = net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    far.connect(target).await.unwrap();
+    let (mut up, mut down) = (vec![0; 65_536], vec![0; 65_536]);
+    let mut client = None;
+    loop {
+        tokio::select! {
+            received = near.recv_from(&mut up) => {
+                let (len, from) = received.unwrap();
+                client = Some(from);
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                let _ = far.send(&up[..len]).await;
+            }
+            received = far.recv(&mut down) => {
+                if let (Ok(len), Some(client)) = (received, client) {
+                    let _ = near.send_to(&down[..len], client).await;
+                }
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn workers_without_tunnels_stay_until_the_last_has_answered() {
+    let lab = lab(8);
+    let server = lab
+        .server_for(Side::Access, Transport::Udp, DtlsBackendKind::OpenSsl)
+        .unwrap();
+    let target = SocketAddr::new(server.host().parse().unwrap(), server.port());
+    let mut relays = JoinSet::new();
+    let mut ends = Vec::new();
+    for _ in 0..4 {
+        let socket = net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let ip = socket.local_addr().unwrap().ip().to_string();
+        let port = socket.local_addr().unwrap().port();
+        relays.spawn(slow(socket, target));
+        let builder = Tunnel::builder(Server::new(Transport::Udp, ip, port));
+        ends.push(End::open(builder).await);
+    }
+    let server = lab.server;
+    let stopped = tokio::task::spawn_blocking(move || server.stop());
+    let report = soon(stopped).await.unwrap().unwrap();
+    assert_eq!(report.sessions.configured, 4);
+    // An answer that another worker gets is a stranger's.
+    assert_eq!(report.sessions.strangers, 0);
 }

@@ -13,8 +13,8 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use tsc_csm::server::{
-    AuthPolicy, BindingId, BindingInfo, CloseReason, Event, Identity, OpenError, Server,
-    ServerConfig, ServerConfigError, SessionId, Unbound, Verdict,
+    AuthPolicy, BindingId, BindingInfo, CONFIGURATION_TIME, CloseReason, Event, Identity,
+    OpenError, Server, ServerConfig, ServerConfigError, SessionId, Unbound, Verdict,
 };
 use tsc_csm::{BoxedRandom, Prefix, Transport};
 use tsc_sim::{Rng, server_config};
@@ -231,7 +231,8 @@ fn a_tunnel_is_resumed_where_it_lives() {
     assert_eq!(verdict, Verdict::Elsewhere(0));
     assert!(answers.is_empty(), "its own shard answers");
     let handed = server.shards[1].hand_over(strange).unwrap();
-    assert_eq!(handed.peer, info.peer);
+    assert_eq!(handed.info.peer, info.peer);
+    assert!(handed.until <= server.now + CONFIGURATION_TIME);
     assert!(server.shards[1].hand_over(strange).is_none());
     assert!(
         server.shards[0].hand_over(tunnel.binding).is_none(),
@@ -243,7 +244,7 @@ fn a_tunnel_is_resumed_where_it_lives() {
         "the transport is handed over, not closed"
     );
 
-    let moved = server.shards[0].open_moved(server.now, handed).unwrap();
+    let moved = server.shards[0].open_moved(handed).unwrap();
     let (verdict, answers) = server.say(0, moved, &request);
     assert_eq!(verdict, Verdict::Consumed);
     assert_eq!(code(&answers[0]), ResponseCode::SUCCESS);

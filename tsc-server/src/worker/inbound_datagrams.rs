@@ -90,8 +90,13 @@ impl Worker {
                 let (peer, local) = (datagram.peer, datagram.local_ip);
                 let port = self.ports.get(index);
                 if let Some(shard) = port.and_then(|port| port.peers.lives_at(peer)) {
-                    let port = index;
-                    let item = Item::Datagram { port, peer, local };
+                    let (port, via) = (index, self.core.shard_number());
+                    let item = Item::Datagram {
+                        port,
+                        peer,
+                        local,
+                        via,
+                    };
                     self.mesh.push(shard, item, datagram.bytes);
                     continue;
                 }
@@ -198,9 +203,18 @@ impl Worker {
     /// A request for a tunnel of another worker.
     fn pass_on(&mut self, shard: Shard, origin: &Origin, bytes: &[u8]) {
         let Origin {
-            port, peer, local, ..
+            port,
+            peer,
+            local,
+            via,
         } = *origin;
-        let item = Item::Datagram { port, peer, local };
+        let via = via.unwrap_or_else(|| self.core.shard_number());
+        let item = Item::Datagram {
+            port,
+            peer,
+            local,
+            via,
+        };
         self.mesh.push(shard, item, bytes);
     }
 
@@ -352,13 +366,14 @@ impl Worker {
                 }
                 DtlsEndpointEvent::Readable { key } => self.dtls_received(cx, now, index, key),
                 DtlsEndpointEvent::Closed { key, peer, error } => {
+                    // Some back ends close behind their caller's back.
+                    self.peer_left(index, peer);
                     let Some(binding) = self.ports.get_mut(index).and_then(|port| port.unbind(key))
                     else {
                         continue;
                     };
                     tracing::debug!(%peer, %error, "association ended");
                     self.ways.remove(binding);
-                    self.peer_left(index, peer);
                     let why = if matches!(error, DtlsError::PeerClosed) {
                         BindingLoss::ClosedByClient
                     } else {
@@ -368,6 +383,7 @@ impl Worker {
                 }
                 // Counted by the endpoint.
                 DtlsEndpointEvent::HandshakeFailed { peer, error } => {
+                    self.peer_left(index, peer);
                     match self.log.transport_refused(now) {
                         Some(missed) => {
                             tracing::info!(event = "handshake-failed", %peer, %error, missed);

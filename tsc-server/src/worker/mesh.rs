@@ -20,7 +20,7 @@ use std::{
     task::Waker,
 };
 
-use tsc_csm::server::{BindingInfo, SessionId, Shard};
+use tsc_csm::server::{MovedBinding, SessionId, Shard};
 use tsc_osaa::{dtls::DetachedAssociation, stream::DetachedStream};
 
 use super::{
@@ -50,11 +50,12 @@ pub(super) struct Crossing {
 pub(super) enum Item {
     /// An inner packet for one of the receiver's tunnels, which decides by its own limits what becomes of it.
     Packet { to: SessionId, sender: Sender },
-    /// A datagram that came to the sender's socket of this port.
+    /// A datagram that came to a socket of this port: to that of the worker `via`.
     Datagram {
         port: usize,
         peer: SocketAddr,
         local: Option<IpAddr>,
+        via: Shard,
     },
 }
 
@@ -64,19 +65,30 @@ pub(super) enum Parcel {
     Crossing(Box<Crossing>),
     Stream(Box<MovingStream>),
     Association(Box<MovingAssociation>),
-    /// Datagrams of this address are for the sender from now on, or no more.
-    Home {
+    /// What has become of an address of this port.
+    Peer {
         port: usize,
         peer: SocketAddr,
         from: Shard,
-        here: bool,
+        news: News,
     },
+}
+
+/// What a worker tells another of an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum News {
+    /// It has a tunnel at the sender: its datagrams, which arrive at the receiver, go there from now on.
+    Came,
+    /// It has none there any more.
+    Left,
+    /// Its datagrams, which have gone from the sender to the receiver, go elsewhere now.
+    Taken,
 }
 
 /// A stream that resumes a tunnel of the receiver.
 #[derive(Debug)]
 pub(super) struct MovingStream {
-    pub(super) info: BindingInfo,
+    pub(super) moved: MovedBinding,
     /// Index of the listener it came from.
     pub(super) listener: usize,
     pub(super) stream: DetachedStream,
@@ -87,7 +99,7 @@ pub(super) struct MovingStream {
 /// An association that resumes a tunnel of the receiver.
 #[derive(Debug)]
 pub(super) struct MovingAssociation {
-    pub(super) info: BindingInfo,
+    pub(super) moved: MovedBinding,
     /// The worker that its datagrams arrive at.
     pub(super) via: Shard,
     /// Index of the port.
@@ -213,7 +225,10 @@ impl Mesh {
 
     /// Tells another worker something that it must know; now, or as soon as it takes it.
     pub(super) fn notify(&mut self, shard: Shard, notice: Parcel) {
-        if let Parcel::Home { here: true, .. } = notice {
+        if let Parcel::Peer {
+            news: News::Came, ..
+        } = notice
+        {
             self.moved += 1;
         }
         if self.notices.len() >= NOTICES {
@@ -238,6 +253,13 @@ impl Mesh {
             }
         }
         false
+    }
+
+    /// Wakes all others.
+    pub(super) fn ring(&self) {
+        for neighbour in self.neighbours.iter().flatten() {
+            neighbour.bell.mark();
+        }
     }
 
     /// Arms `worker` for what comes from now on; then [`Self::next`] until `None`.
@@ -294,10 +316,6 @@ impl Crossing {
         self.items.clear();
     }
 
-    pub(super) const fn from(&self) -> Shard {
-        self.from
-    }
-
     pub(super) fn iter(&self) -> impl Iterator<Item = (Item, &[u8])> {
         self.items
             .iter()
@@ -330,6 +348,7 @@ mod tests {
             port,
             peer: PEER,
             local: None,
+            via: 0,
         }
     }
 
@@ -358,7 +377,7 @@ mod tests {
             panic!("nothing came")
         };
         assert!(far.next().is_none());
-        assert_eq!(crossing.from(), 0);
+        assert_eq!(crossing.from, 0);
         let expected: Vec<_> = (0..100).map(|byte| vec![byte; 200]).collect();
         assert_eq!(contents(&crossing), expected);
         let memory = crossing.bytes.as_ptr();
@@ -385,11 +404,11 @@ mod tests {
             near.flush();
         }
         assert_eq!(near.dropped(), 20);
-        let notice = || Parcel::Home {
+        let notice = || Parcel::Peer {
             port: 3,
             peer: PEER,
             from: 0,
-            here: true,
+            news: News::Came,
         };
         near.notify(1, notice());
         assert!(near.flush(), "there is no room yet");
@@ -398,7 +417,7 @@ mod tests {
             assert!(matches!(far.next(), Some(Parcel::Crossing(_))));
         }
         assert!(!near.flush());
-        assert!(matches!(far.next(), Some(Parcel::Home { port: 3, .. })));
+        assert!(matches!(far.next(), Some(Parcel::Peer { port: 3, .. })));
         assert!(far.next().is_none());
     }
 
@@ -422,11 +441,11 @@ mod tests {
         drop(far);
         near.push(1, datagram(0), b"x");
         assert!(!near.flush());
-        let notice = Parcel::Home {
+        let notice = Parcel::Peer {
             port: 0,
             peer: PEER,
             from: 0,
-            here: false,
+            news: News::Left,
         };
         near.notify(1, notice);
         assert!(!near.flush(), "nobody is left to be told");

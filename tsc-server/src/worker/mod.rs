@@ -209,11 +209,18 @@ impl Worker {
     }
 
     /// When the stop has to be over, once there is nothing left to do but to close.
+    ///
+    /// Nobody ends before all have: the system would give the datagrams of a worker whose sockets are gone, and of others as
+    /// well, to other workers.
     fn is_done(&self, now: Instant) -> Option<Instant> {
-        match self.phase {
-            Phase::Stopping(end) if end <= now || self.core.stats().sessions == 0 => Some(end),
-            Phase::Running | Phase::Stopping(_) => None,
+        let Phase::Stopping(end) = self.phase else {
+            return None;
+        };
+        if self.core.stats().sessions == 0 && self.core.tunnels_in_all() == 0 {
+            self.mesh.ring();
+            return Some(end);
         }
+        (end <= now).then_some(end)
     }
 
     fn limits(&self, interface: usize) -> Limits {

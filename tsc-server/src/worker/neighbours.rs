@@ -9,7 +9,7 @@ use tsc_tpl::{IpPacket, Limits};
 use super::{
     Worker,
     inbound_datagrams::Origin,
-    mesh::{Crossing, INBOX, Item, MovingAssociation, MovingStream, Parcel},
+    mesh::{Crossing, INBOX, Item, MovingAssociation, MovingStream, News, Parcel},
     switch::Switch,
     tun::Tun,
     way::Way,
@@ -31,12 +31,12 @@ impl Worker {
                 }
                 Parcel::Stream(moving) => self.take_stream(now, *moving),
                 Parcel::Association(moving) => self.take_association(cx, now, *moving),
-                Parcel::Home {
+                Parcel::Peer {
                     port,
                     peer,
                     from,
-                    here,
-                } => self.peer_moves(now, port, peer, from, here),
+                    news,
+                } => self.hear_of_peer(now, port, peer, from, news),
             }
             self.forward(cx, now);
         }
@@ -44,7 +44,9 @@ impl Worker {
     }
 
     fn take_crossing(&mut self, cx: &mut Context<'_>, now: Instant, crossing: &Crossing) {
-        let mut run = None;
+        let own = self.core.shard_number();
+        // As in a batch of a port; here the ports alternate.
+        let (mut run, mut run_port) = (None, None);
         for (item, bytes) in crossing.iter() {
             match item {
                 Item::Packet { to, sender } => {
@@ -64,8 +66,16 @@ impl Worker {
                         self.forward(cx, now);
                     }
                 }
-                Item::Datagram { port, peer, local } => {
-                    let via = Some(crossing.from());
+                Item::Datagram {
+                    port,
+                    peer,
+                    local,
+                    via,
+                } => {
+                    if run_port.replace(port) != Some(port) {
+                        run = None;
+                    }
+                    let via = (via != own).then_some(via);
                     let origin = Origin {
                         port,
                         peer,
@@ -87,34 +97,36 @@ impl Worker {
         bytes: Vec<u8>,
     ) {
         self.ways.remove(binding);
-        let info = self.core.hand_over(binding);
-        let Some((stream, info)) = self.streams.take(slot).zip(info) else {
+        let moved = self.core.hand_over(binding);
+        let Some((stream, moved)) = self.streams.take(slot).zip(moved) else {
             return;
         };
         let listener = stream.listener;
         match stream.transport.detach() {
             Ok(stream) => {
                 let moving = MovingStream {
-                    info,
+                    moved,
                     listener,
                     stream,
                     bytes,
                 };
                 self.mesh.move_to(shard, Parcel::Stream(Box::new(moving)));
             }
-            Err(error) => tracing::debug!(peer = %info.peer, %error, "connection cannot move"),
+            Err(error) => {
+                tracing::debug!(peer = %moved.info.peer, %error, "connection cannot move");
+            }
         }
     }
 
     fn take_stream(&mut self, now: Instant, moving: MovingStream) {
         let MovingStream {
-            info,
+            moved,
             listener,
             stream,
             bytes,
         } = moving;
-        let (interface, peer) = (info.interface, info.peer);
-        let binding = match self.core.open_moved(now, info) {
+        let (interface, peer) = (moved.info.interface, moved.info.peer);
+        let binding = match self.core.open_moved(moved) {
             Ok(binding) => binding,
             Err(error) => {
                 self.counters.not_opened += 1;
@@ -144,55 +156,60 @@ impl Worker {
         unit: Vec<u8>,
     ) {
         self.ways.remove(binding);
-        let info = self.core.hand_over(binding);
+        let moved = self.core.hand_over(binding);
         let Some(port) = self.ports.get_mut(index) else {
             return;
         };
         port.unbind(key);
         let association = port.endpoint().and_then(|endpoint| endpoint.detach(key));
-        let Some((info, association)) = info.zip(association) else {
+        let Some((moved, association)) = moved.zip(association) else {
             return;
         };
         let peer = association.peer();
+        // Where its datagrams arrive: here, unless it was a guest here itself.
+        let via = port.peers.guest(peer);
+        port.peers.farewell(peer);
+        if via.is_none() {
+            port.peers.moves(peer, shard);
+        }
         let moving = MovingAssociation {
-            info,
-            via: self.core.shard_number(),
+            moved,
+            via: via.unwrap_or_else(|| self.core.shard_number()),
             port: index,
             association,
             unit,
         };
-        if self
-            .mesh
-            .move_to(shard, Parcel::Association(Box::new(moving)))
+        let moving = Parcel::Association(Box::new(moving));
+        if !self.mesh.move_to(shard, moving)
+            && via.is_none()
             && let Some(port) = self.ports.get_mut(index)
         {
-            port.peers.moves(peer, shard, Some(shard));
+            port.peers.leaves(peer, shard);
         }
     }
 
     fn take_association(&mut self, cx: &mut Context<'_>, now: Instant, moving: MovingAssociation) {
         let MovingAssociation {
-            info,
+            moved,
             via,
             port: index,
             association,
             unit,
         } = moving;
-        let (interface, peer) = (info.interface, info.peer);
-        let Some(port) = self.ports.get_mut(index) else {
-            return;
-        };
+        let (interface, peer) = (moved.info.interface, moved.info.peer);
         // Its datagrams come here from now on; whichever way it ends, that is taken back.
-        port.peers.welcome(peer, via);
-        let key = port
-            .endpoint()
-            .and_then(|endpoint| endpoint.attach(association));
+        let via = (via != self.core.shard_number()).then_some(via);
+        self.peer_came(index, peer, via);
+        let key = self
+            .ports
+            .get_mut(index)
+            .and_then(|port| port.endpoint()?.attach(association));
         // An association of this address that was replaced is told of first.
         self.dtls_events(cx, now, index);
         let Some(key) = key else {
             return self.peer_left(index, peer);
         };
-        match self.core.open_moved(now, info) {
+        match self.core.open_moved(moved) {
             Ok(binding) => {
                 if let Some(port) = self.ports.get_mut(index) {
                     port.bind(key, binding);
@@ -213,26 +230,27 @@ impl Worker {
         }
     }
 
-    /// A tunnel of this worker has a transport to `peer`, whose datagrams come by `via`.
+    /// A tunnel of this worker has a transport to `peer`, whose datagrams come by `via`, or to this worker itself.
     pub(super) fn peer_came(&mut self, index: usize, peer: SocketAddr, via: Option<Shard>) {
-        let from = self.core.shard_number();
-        if let Some(via) = via
-            && let Some(port) = self.ports.get_mut(index)
-            && port.peers.welcome(peer, via)
-        {
-            let notice = Parcel::Home {
-                port: index,
-                peer,
-                from,
-                here: true,
-            };
-            self.mesh.notify(via, notice);
+        let Some(port) = self.ports.get_mut(index) else {
+            return;
+        };
+        match via {
+            Some(via) => {
+                if port.peers.welcome(peer, via) {
+                    self.tell_of_peer(index, peer, via, News::Came);
+                }
+            }
+            None => {
+                if let Some(former) = port.peers.comes_home(peer) {
+                    self.tell_of_peer(index, peer, former, News::Taken);
+                }
+            }
         }
     }
 
     /// A transport to `peer` has ended; if it was the last, its datagrams need not come here any more.
     pub(super) fn peer_left(&mut self, index: usize, peer: SocketAddr) {
-        let from = self.core.shard_number();
         let Some(port) = self.ports.get_mut(index) else {
             return;
         };
@@ -246,35 +264,54 @@ impl Worker {
                 .is_some_and(|endpoint| endpoint.find(peer).is_some());
         if !lives {
             port.peers.farewell(peer);
-            let notice = Parcel::Home {
-                port: index,
-                peer,
-                from,
-                here: false,
-            };
-            self.mesh.notify(via, notice);
+            self.tell_of_peer(index, peer, via, News::Left);
         }
     }
 
-    /// Datagrams of `peer`, which arrive here, are for the worker `from` now, or no more.
-    fn peer_moves(
+    fn tell_of_peer(&mut self, port: usize, peer: SocketAddr, to: Shard, news: News) {
+        let from = self.core.shard_number();
+        let notice = Parcel::Peer {
+            port,
+            peer,
+            from,
+            news,
+        };
+        self.mesh.notify(to, notice);
+    }
+
+    /// See [`News`].
+    fn hear_of_peer(
         &mut self,
         now: Instant,
         index: usize,
         peer: SocketAddr,
         from: Shard,
-        here: bool,
+        news: News,
     ) {
         let Some(port) = self.ports.get_mut(index) else {
             return;
         };
-        port.peers.moves(peer, from, here.then_some(from));
-        // A tunnel that has had the address here has lost it, as to any other client behind it (spec 4).
-        if here
-            && let Some(binding) = port
-                .plain
-                .and_then(|listener| self.core.lookup(listener, peer))
-        {
+        match news {
+            News::Came => match port
+                .peers
+                .moves(peer, from)
+                .filter(|before| *before != from)
+            {
+                Some(before) => self.tell_of_peer(index, peer, before, News::Taken),
+                None => self.lose_address(now, index, peer),
+            },
+            News::Left => port.peers.leaves(peer, from),
+            News::Taken => {
+                port.peers.farewell(peer);
+                self.lose_address(now, index, peer);
+            }
+        }
+    }
+
+    /// A tunnel that has had the address here has lost it, as to any other client behind it (spec 4).
+    fn lose_address(&mut self, now: Instant, index: usize, peer: SocketAddr) {
+        let plain = self.ports.get(index).and_then(|port| port.plain);
+        if let Some(binding) = plain.and_then(|listener| self.core.lookup(listener, peer)) {
             self.ways.remove(binding);
             self.core.binding_lost(now, binding, BindingLoss::Failed);
         }

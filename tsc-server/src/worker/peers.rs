@@ -28,19 +28,30 @@ impl Peers {
         self.away.get(&peer).copied()
     }
 
-    /// The peer lives at `shard` from now on, or no longer at `former`.
-    pub(super) fn moves(&mut self, peer: SocketAddr, former: Shard, shard: Option<Shard>) {
-        match shard {
-            Some(shard) => {
-                self.away.insert(peer, shard);
-            }
-            // Another may have it by now.
-            None => {
-                if self.away.get(&peer) == Some(&former) {
-                    self.away.remove(&peer);
-                }
-            }
+    /// The peer lives at `shard` from now on; gives where it lived before.
+    pub(super) fn moves(&mut self, peer: SocketAddr, shard: Shard) -> Option<Shard> {
+        self.away.insert(peer, shard)
+    }
+
+    /// The peer lives at `shard` no more.
+    pub(super) fn leaves(&mut self, peer: SocketAddr, shard: Shard) {
+        // Another may have it by now.
+        if self.away.get(&peer) == Some(&shard) {
+            self.away.remove(&peer);
         }
+    }
+
+    /// The peer lives where its datagrams arrive; gives where it lived before.
+    pub(super) fn comes_home(&mut self, peer: SocketAddr) -> Option<Shard> {
+        if self.away.is_empty() {
+            return None;
+        }
+        self.away.remove(&peer)
+    }
+
+    /// How many peers' datagrams arrive here and go elsewhere.
+    pub(super) fn away(&self) -> usize {
+        self.away.len()
     }
 
     /// A peer lives here whose datagrams arrive at `via`. True if that is news.
@@ -68,11 +79,14 @@ mod tests {
         let peer: SocketAddr = "192.0.2.1:1000".parse().unwrap();
         let mut peers = Peers::default();
         assert_eq!(peers.lives_at(peer), None);
-        peers.moves(peer, 1, Some(1));
-        peers.moves(peer, 2, Some(2));
-        peers.moves(peer, 1, None);
+        assert_eq!(peers.moves(peer, 1), None);
+        assert_eq!(peers.moves(peer, 2), Some(1));
+        peers.leaves(peer, 1);
         assert_eq!(peers.lives_at(peer), Some(2));
-        peers.moves(peer, 2, None);
+        peers.leaves(peer, 2);
         assert_eq!(peers.lives_at(peer), None);
+        peers.moves(peer, 2);
+        assert_eq!(peers.comes_home(peer), Some(2));
+        assert_eq!(peers.comes_home(peer), None);
     }
 }

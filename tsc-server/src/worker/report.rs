@@ -27,6 +27,8 @@ pub struct Report {
     pub counters: Counters,
     /// TCP and TLS connections open now.
     pub streams: usize,
+    /// Addresses whose datagrams arrive at another worker than their tunnel's.
+    pub away: usize,
     /// Of all TCP ports.
     pub listeners: ListenerStats,
     /// Of DTLS on all UDP ports.
@@ -67,6 +69,7 @@ impl Worker {
                 ..self.counters
             },
             streams: self.streams.len(),
+            away: self.ports.iter().map(|port| port.peers.away()).sum(),
             listeners,
             dtls,
             datagrams,
@@ -86,6 +89,7 @@ impl Report {
             pools: _,
             counters,
             streams,
+            away,
             listeners,
             dtls,
             datagrams,
@@ -96,6 +100,7 @@ impl Report {
         self.sessions += sessions;
         self.counters += counters;
         self.streams += streams;
+        self.away += away;
         self.listeners += listeners;
         self.dtls += dtls;
         self.datagrams += datagrams;
@@ -116,6 +121,7 @@ impl Report {
             pools,
             counters,
             streams,
+            away,
             listeners,
             dtls,
             datagrams,
@@ -145,7 +151,8 @@ impl Report {
             too_big = datagrams.too_big,
             send_errors = datagrams.send_errors,
             recv_errors = datagrams.recv_errors,
-            refused = datagrams.refused
+            refused = datagrams.refused,
+            away
         );
         log_dtls(dtls);
         if let Some(user_space) = user_space {

@@ -112,7 +112,7 @@ impl<S: Copy + Eq + Hash> UserSpace<S> {
             tunnels: Tunnels::new(),
             fragments: Fragments::default(),
             udp: Udp::new(config, udp, &mut random),
-            tcp: Tcp::new(config, tcp, &mut random),
+            tcp: Tcp::new(config, workers, tcp, &mut random),
             errors: Errors::new(),
             reactor: Reactor::new()?,
             ready: Vec::new(),

@@ -76,10 +76,15 @@ enum State {
 }
 
 impl Tcp {
-    pub(super) fn new(config: &UserSpaceConfig, total: usize, random: &mut Random) -> Self {
+    pub(super) fn new(
+        config: &UserSpaceConfig,
+        workers: usize,
+        total: usize,
+        random: &mut Random,
+    ) -> Self {
         Self {
             connections: Slab::new(),
-            stacks: Stacks::new(config, random.next()),
+            stacks: Stacks::new(config, workers, random.next()),
             deadlines: BTreeSet::new(),
             backlog: VecDeque::new(),
             buffer: vec![0; link::PIECE],

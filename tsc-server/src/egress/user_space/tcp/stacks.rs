@@ -61,13 +61,14 @@ pub(super) struct Inner {
 }
 
 impl Stacks {
-    pub(super) fn new(config: &UserSpaceConfig, seed: u64) -> Self {
+    /// Of one of so many workers, which share the total evenly.
+    pub(super) fn new(config: &UserSpaceConfig, workers: usize, seed: u64) -> Self {
         Self {
             stacks: Vec::new(),
             deadlines: BTreeSet::new(),
             touched: VecDeque::new(),
             reserved: 0,
-            total: TOTAL_BYTES,
+            total: TOTAL_BYTES / workers.max(1),
             connections: count(config.tcp_connections_per_tunnel),
             incoming_timeout: config.tcp_connect_timeout + GRACE,
             random: Random::new(seed),
@@ -307,7 +308,7 @@ mod tests {
     fn stacks(total: usize) -> Stacks {
         Stacks {
             total,
-            ..Stacks::new(&UserSpaceConfig::default(), 1)
+            ..Stacks::new(&UserSpaceConfig::default(), 1, 1)
         }
     }
 
