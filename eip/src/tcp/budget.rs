@@ -9,6 +9,9 @@ const MAX_BUFFER: usize = 64 * 1024 * 1024;
 /// One end of a connection is offered at most this part of what is to spare.
 const SHARE: usize = 64;
 
+/// This part of the total is kept for new connections.
+const RESERVE: usize = 64;
+
 /// Bytes that connections hold, sent and not acknowledged or received and not read.
 ///
 /// What is held is charged, and no less than the guarantee of each end, so that nobody can take
@@ -16,7 +19,8 @@ const SHARE: usize = 64;
 /// of what is left of it. Idle connections thus cost no more than their guarantee, and the last that opens is
 /// offered as much as the first. As memory fills, all are offered less; windows that were told
 /// before stay, and if their peers use all of them at once, what does not fit is dropped as the
-/// network would: [`total`](Self::new) is never exceeded.
+/// network would: [`total`](Self::new) is never exceeded, and of its last part only the guarantees of new connections
+/// are taken.
 #[derive(Debug)]
 pub(super) struct Budget {
     total: usize,
@@ -54,6 +58,11 @@ impl Budget {
         self.total.saturating_sub(self.charged)
     }
 
+    /// What is to spare for more than the guarantees.
+    const fn credit(&self) -> usize {
+        self.spare().saturating_sub(self.total / RESERVE)
+    }
+
     /// Whether there is room for another connection.
     pub(super) const fn fits(&self) -> bool {
         self.spare() >= 2 * GUARANTEE
@@ -70,14 +79,14 @@ impl Budget {
 
     /// What an end that holds `held` bytes is offered to hold.
     pub(super) fn offer(&self, held: usize) -> usize {
-        (self.spare() / SHARE)
+        (self.credit() / SHARE)
             .saturating_add(held.max(GUARANTEE))
             .min(self.each)
     }
 
     /// What an end that holds `held` bytes can hold at most.
     pub(super) fn most(&self, held: usize) -> usize {
-        self.spare().saturating_add(held.max(GUARANTEE))
+        self.credit().saturating_add(held.max(GUARANTEE))
     }
 
     /// Charges a connection with what its ends hold now.
@@ -117,7 +126,13 @@ mod tests {
             assert!(budget.charged() <= 1 << 22);
         }
         assert_eq!(budget.offer(0), GUARANTEE);
+        // The last part is for those that come.
+        for _ in 0..2 {
+            charges.push(budget.open().unwrap());
+            assert_eq!(budget.most(0), GUARANTEE);
+        }
         assert!(!budget.fits());
+        assert!(budget.charged() <= 1 << 22);
         for charge in charges {
             budget.release(charge);
         }

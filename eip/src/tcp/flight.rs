@@ -92,6 +92,11 @@ impl Flight {
         self.lost == 0 && self.held == 0
     }
 
+    /// Segments that are not acknowledged.
+    pub(super) fn segments(&self) -> usize {
+        self.sent.len()
+    }
+
     pub(super) fn is_single(&self) -> bool {
         self.sent.len() == 1
     }

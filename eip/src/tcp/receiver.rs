@@ -150,6 +150,8 @@ impl Receiver {
             && (uncut || whole_end == self.next)
             && self.end.is_none()
             && !whole_end.is_before(self.next)
+            // An end before what is here already is none.
+            && self.ranges.last().is_none_or(|(_, right)| !right.is_after(whole_end))
         {
             self.end = Some(whole_end);
         }
@@ -431,6 +433,20 @@ mod tests {
         assert!(receiver.news_of_window(60_000));
         receiver.open_window(60_000);
         assert_eq!(receiver.window(), 46);
+    }
+
+    #[test]
+    fn an_end_before_what_is_here_is_none() {
+        let now = Instant::now();
+        let mut receiver = receiver();
+        receiver.take(now, Seq(110), &[2; 10], false, 10_000);
+        receiver.take(now, Seq(100), &[1; 5], true, 10_000);
+        receiver.take(now, Seq(105), &[1; 5], false, 10_000);
+        assert!(!receiver.is_finished());
+        assert_eq!(receiver.readable(), 20);
+        receiver.take(now, Seq(120), &[], true, 10_000);
+        assert!(receiver.is_finished());
+        assert_eq!(receiver.next(), Seq(121));
     }
 
     #[test]

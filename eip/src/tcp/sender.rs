@@ -17,6 +17,10 @@ const DEFAULT_MSS: u16 = 536;
 /// Least payload believed: with less a peer would make us send headers only.
 const MIN_MSS: u16 = 64;
 
+/// Small segments that may be on their way at once, beyond as many as are half full on average: what is written then
+/// waits for company, so that what is known of segments takes little memory beside their bytes.
+const MAX_SMALL: usize = 256;
+
 /// How the connection came about.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct PeerLimits {
@@ -289,13 +293,20 @@ impl Sender {
         // Small segments only at the end of what was written, or if the peer's window is never large
         // (RFC 9293, section 3.8.6.2.1).
         let worthwhile = len >= self.mss
-            || (last && (nodelay || self.ends || !self.is_flying()))
+            || (last && ((nodelay && !self.is_crowded()) || self.ends || !self.is_flying()))
             || len >= self.largest_window / 2
             || self.probe_due;
         let room = self.flight.flying() == 0
             || self.tail_due
             || self.flight.flying() + u64::from(self.mss.min(waiting)) <= self.congestion.window();
         (len > 0 && worthwhile && room).then_some(Plan::New(len, last && self.ends))
+    }
+
+    /// Whether so many small segments are on their way that more would be a burden.
+    fn is_crowded(&self) -> bool {
+        let segments = self.flight.segments();
+        let bytes = self.next.since(self.unacknowledged) as usize;
+        segments >= MAX_SMALL && bytes < segments * (self.mss as usize / 2)
     }
 
     /// Whether a plan needs more of the window than the peer allows.

@@ -38,6 +38,7 @@ pub struct TcpOptions {
     /// Send small segments at once instead of waiting for acknowledgements (the opposite of
     /// Nagle's algorithm). On by default: tunnels carry signalling and media, whose programs write
     /// whole messages.
+    /// Beyond 256 small segments that are not acknowledged, writes wait all the same.
     pub nodelay: bool,
     /// Probe the peer after this much silence; three probes without an answer end the connection.
     /// `None`, the default, never probes.

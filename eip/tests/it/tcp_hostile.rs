@@ -808,7 +808,7 @@ fn acknowledgements_from_the_edge_of_the_window_count() {
     }
     peer.stack.tcp_send(peer.now, handle, b"hi").unwrap();
     assert_eq!(transmits(&mut peer.stack).len(), 1);
-    peer.hear(seq + 16 * 1024, ack + 2, 60_000);
+    peer.hear(seq + 16 * 1024, ack.wrapping_add(2), 60_000);
     assert_eq!(
         peer.stack.tcp_queued(handle).unwrap().0,
         0,
@@ -842,4 +842,28 @@ fn a_window_that_a_challenge_tells_is_honoured() {
         Some((0, 1000)),
         "told, then refused"
     );
+}
+
+#[test]
+fn tiny_writes_are_gathered_once_many_are_on_their_way() {
+    let mut peer = Peer::new(StackConfig::default());
+    let handle = peer.open();
+    let (seq, mut ack) = (peer.seq, peer.ack);
+    let mut sent = 0;
+    for _ in 0..5000 {
+        assert_eq!(peer.stack.tcp_send(peer.now, handle, b"x"), Ok(1));
+        sent += transmits(&mut peer.stack).len();
+    }
+    assert!((250..300).contains(&sent), "{sent} segments");
+    // They go on as the peer answers, and nothing is lost.
+    let mut whole = sent;
+    while peer.stack.tcp_queued(handle).unwrap().0 > 0 {
+        ack = ack.wrapping_add(u32::try_from(sent).unwrap());
+        sent = 0;
+        for said in peer.tell(seq, ack, ACK, &[]) {
+            sent += said.payload.len();
+        }
+        whole += sent;
+    }
+    assert_eq!(whole, 5000);
 }
