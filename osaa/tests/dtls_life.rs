@@ -43,8 +43,7 @@ async fn an_association_moves_to_the_endpoint_of_another_worker(pair: Pair) {
     assert!(world.endpoint.detach(key).is_none());
 
     // Two endpoints of one configuration: the other world's takes the place of this one's.
-    let mut other = World::new(pair);
-    std::mem::swap(&mut world.endpoint, &mut other.endpoint);
+    world.use_endpoint_of(World::new(pair));
     let key = world.endpoint.attach(moved).unwrap();
     assert_eq!(world.endpoint.find(address), Some(key));
     assert_eq!(world.endpoint.stats().associations, 1);

@@ -226,6 +226,13 @@ impl World {
         }
     }
 
+    /// Takes the endpoint of another world in the place of this one's, as a second worker.
+    pub fn use_endpoint_of(&mut self, other: Self) {
+        self.endpoint = other.endpoint;
+        let waker = Waker::from(Arc::clone(&self.notify));
+        self.endpoint.set_waker(&waker);
+    }
+
     /// Puts a datagram on the wire towards the endpoint, past the conditions.
     pub fn inject(&mut self, from: SocketAddr, datagram: &[u8]) {
         let key = self
