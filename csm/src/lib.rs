@@ -76,6 +76,7 @@
 //!             Verdict::Forward(session) => println!("a packet of {session:?} goes to the switch"),
 //!             Verdict::Close(reason) => println!("stop reading: {reason:?}"),
 //!             Verdict::Consumed | Verdict::Dropped(_) => {}
+//!             Verdict::Elsewhere(shard) => println!("to shard {shard}, of a server that has several"),
 //!         }
 //!     }
 //!     while let Some(transmit) = server.poll_transmit() {
