@@ -23,8 +23,6 @@ use super::{
     mesh::Item,
     ports::Kind,
     record::{trace, trace_bytes},
-    switch::Switch,
-    tun::Tun,
     way::Way,
 };
 
@@ -184,9 +182,11 @@ impl Worker {
         *run = Some((peer, binding));
         let interface = port.interface;
         match self.datagram_unit(now, interface, binding, bytes) {
+            // Packets change nothing, and are nearly all that comes.
+            Verdict::Forward(_) => return,
             Verdict::Close(_) => *run = None,
             Verdict::Elsewhere(shard) => self.pass_on(shard, origin, bytes),
-            Verdict::Forward(_) | Verdict::Consumed | Verdict::Dropped(_) => {}
+            Verdict::Consumed | Verdict::Dropped(_) => {}
         }
         // A request on a bound address can have made a new tunnel (spec 4): then the binding is another.
         if let Some(current) = self
@@ -311,15 +311,7 @@ impl Worker {
                 trace(self.capture.as_ref(), &unit, Direction::Inbound);
                 let verdict = self.core.handle_unit(now, binding, &unit);
                 if let (Verdict::Forward(from), Unit::Ip(packet)) = (verdict, &unit) {
-                    let mut switch = Switch {
-                        core: &self.core,
-                        router: &mut self.router,
-                        batch: &mut self.batch,
-                        counters: &mut self.counters,
-                        tun_mtu: self.tun.as_ref().map(Tun::mtu),
-                        interfaces: &self.interfaces,
-                    };
-                    switch.tunnel_packet(now, interface, from, packet);
+                    self.switch().tunnel_packet(now, interface, from, packet);
                 }
                 verdict
             }

@@ -10,8 +10,6 @@ use super::{
     Worker,
     inbound_datagrams::Origin,
     mesh::{Crossing, INBOX, Item, MovingAssociation, MovingStream, News, Parcel},
-    switch::Switch,
-    tun::Tun,
     way::Way,
 };
 use crate::egress::rewrite::Edits;
@@ -53,15 +51,9 @@ impl Worker {
                     let Ok(packet) = IpPacket::decode(bytes, &Limits::WIDEST) else {
                         continue;
                     };
-                    let mut switch = Switch {
-                        core: &self.core,
-                        router: &mut self.router,
-                        batch: &mut self.batch,
-                        counters: &mut self.counters,
-                        tun_mtu: self.tun.as_ref().map(Tun::mtu),
-                        interfaces: &self.interfaces,
-                    };
-                    switch.arrive(now, sender.target(), to, &packet, Edits::default());
+                    let sender = sender.target();
+                    self.switch()
+                        .arrive(now, sender, to, &packet, Edits::default());
                     if self.batch.is_full() {
                         self.forward(cx, now);
                     }

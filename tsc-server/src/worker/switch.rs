@@ -15,8 +15,9 @@ use tsc_csm::server::{Server as Core, SessionId};
 use tsc_tpl::IpPacket;
 
 use super::{
-    Counters, Interface,
+    Counters, Interface, Worker,
     batch::{Batch, Target},
+    tun::Tun,
 };
 use crate::{
     config::Egress,
@@ -36,6 +37,20 @@ pub(super) struct Switch<'a> {
     /// Longest packet for the TUN device; `None` if there is none.
     pub(super) tun_mtu: Option<u16>,
     pub(super) interfaces: &'a [Interface],
+}
+
+impl Worker {
+    /// For packets that borrow nothing from this worker.
+    pub(super) fn switch(&mut self) -> Switch<'_> {
+        Switch {
+            core: &self.core,
+            router: &mut self.router,
+            batch: &mut self.batch,
+            counters: &mut self.counters,
+            tun_mtu: self.tun.as_ref().map(Tun::mtu),
+            interfaces: &self.interfaces,
+        }
+    }
 }
 
 impl Switch<'_> {
