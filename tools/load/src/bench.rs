@@ -7,7 +7,7 @@ use crate::clock::monotonic_ns;
 use crate::engine::Engine;
 use crate::measure::Window;
 use crate::pacing::Schedule;
-use crate::system::CpuClock;
+use crate::system::{CpuClock, Wire, WireCount};
 use crate::traffic::Pace;
 
 /// Traffic flows for so long before a measurement begins.
@@ -79,6 +79,8 @@ pub struct Measured {
     pub cpu_ns: Option<u64>,
     /// Share of time that the generator was busy, 0 to 1.
     pub generator_busy: f64,
+    /// What passed on the wire in it, with everything else that uses the same device.
+    pub wire: WireCount,
 }
 
 impl Measured {
@@ -120,6 +122,8 @@ pub struct Bench<'a> {
     pub engine: &'a mut Engine,
     /// The clock of the system under test, where it is on this host.
     pub clock: Option<CpuClock>,
+    /// Counts what passes on the wire.
+    pub wire: &'a Wire,
     /// How.
     pub method: Method,
     /// Is told of each window, for people who wait.
@@ -160,8 +164,10 @@ impl Bench<'_> {
         let (begun, idle) = (monotonic_ns(), self.engine.idle_ns());
         let relayed = self.engine.traffic.relayed();
         let cpu = self.clock.map(CpuClock::ns).transpose()?;
+        let wire = self.wire.count()?;
         self.run_for(self.method.window)?;
         let after = self.clock.map(CpuClock::ns).transpose()?;
+        let passed = self.wire.count()?;
         let elapsed_ns = monotonic_ns() - begun;
         let idle_ns = self.engine.idle_ns() - idle;
         let relayed = self.engine.traffic.relayed() - relayed;
@@ -174,6 +180,10 @@ impl Bench<'_> {
             relayed,
             cpu_ns: cpu.zip(after).map(|(before, after)| after - before),
             generator_busy: 1.0 - (idle_ns as f64 / elapsed_ns as f64).min(1.0),
+            wire: WireCount {
+                packets: passed.packets.saturating_sub(wire.packets),
+                bytes: passed.bytes.saturating_sub(wire.bytes),
+            },
         };
         (self.progress)(&measured);
         Ok(measured)

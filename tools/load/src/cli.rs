@@ -9,6 +9,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use tsc_csm::Transport;
 
 use crate::attack::Attack;
+use crate::peer::PeerKind;
 use crate::relay::RelayKind;
 use crate::subject::Egress;
 use crate::traffic::Traffic;
@@ -33,7 +34,14 @@ pub enum Command {
     /// Measure: packets per processor second, loss and times at fixed rates, at the limit, or saturated.
     Run(Box<RunArgs>),
     /// Open tunnels: what each costs the server in processor time and memory.
-    Setup(Box<HoldArgs>),
+    Setup {
+        /// Which tunnels.
+        #[command(flatten)]
+        args: Box<HoldArgs>,
+        /// Measure these other programs first: coturn-udp, coturn-tcp, coturn-tls, coturn-dtls, stunnel.
+        #[arg(long, value_delimiter = ',', value_name = "NAME")]
+        peer: Vec<PeerKind>,
+    },
     /// Open tunnels and keep them alive without traffic.
     Hold {
         /// Which tunnels.
@@ -111,6 +119,11 @@ pub struct RunArgs {
     #[arg(long, value_delimiter = ',', value_name = "udp,gso,tcp")]
     pub baseline: Vec<RelayKind>,
 
+    /// Measure these other programs first, in the same way; they have to be installed: coturn-udp, coturn-tcp, coturn-tls, coturn-dtls,
+    /// stunnel, openvpn, wireguard-go, boringtun. The last three have one tunnel that carries all calls, and need root.
+    #[arg(long, value_delimiter = ',', value_name = "NAME")]
+    pub peer: Vec<PeerKind>,
+
     /// Send nothing back: loss and times are those of one way.
     #[arg(long)]
     pub one_way: bool,
@@ -165,11 +178,7 @@ pub struct SettingArgs {
     pub transport: Vec<TransportArg>,
 
     /// A server that runs already.
-    #[arg(
-        long,
-        value_name = "ADDRESS:PORT",
-        required_unless_present = "spawn_server"
-    )]
+    #[arg(long, value_name = "ADDRESS:PORT")]
     pub server: Option<SocketAddr>,
 
     /// Start the server under test: the program at PATH, or the tsc-server beside this one. It gets a temporary
@@ -219,6 +228,11 @@ pub struct SettingArgs {
     #[arg(long, value_name = "BYTES")]
     pub host_buffers: Option<u64>,
 
+    /// Do everything in a network namespace of its own, where nothing else is on the wire, and count the bytes there; needs
+    /// root. Not with --egress tun.
+    #[arg(long, conflicts_with = "server")]
+    pub own_network: bool,
+
     /// Do not keep generator and server to a processor each, nor put them before other processes of this host.
     #[arg(long)]
     pub no_pin: bool,
@@ -230,6 +244,34 @@ pub struct SettingArgs {
     /// No progress on standard error.
     #[arg(long, short)]
     pub quiet: bool,
+}
+
+impl SettingArgs {
+    /// Whether a server of ours is to be measured.
+    #[must_use]
+    pub const fn has_server(&self) -> bool {
+        self.server.is_some() || self.spawn_server.is_some()
+    }
+}
+
+impl Cli {
+    /// What the command line lacks, if anything.
+    #[must_use]
+    pub fn missing(&self) -> Option<&'static str> {
+        let (setting, has_other) = match &self.command {
+            Command::Run(args) => {
+                let has_other = !args.baseline.is_empty() || !args.peer.is_empty();
+                (&args.setting, has_other)
+            }
+            Command::Setup { args, peer } => (&args.setting, !peer.is_empty()),
+            Command::Hold { args, .. } => (&args.setting, false),
+            Command::Overload(args) => (&args.setting, false),
+            Command::Hostile(args) => (&args.setting, false),
+            Command::Reflector(_) | Command::Relay(_) => return None,
+        };
+        (!has_other && !setting.has_server())
+            .then_some("nothing to be measured: --spawn-server or --server is needed")
+    }
 }
 
 /// For `setup` and `hold`.

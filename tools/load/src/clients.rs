@@ -12,7 +12,7 @@ use tsc_osaa::cert::{ALPN, ClientSecurity, PemSource, Roots, Trust};
 use tsc_osaa::dtls::{DtlsBackendKind, DtlsClientConfig, DtlsOptions};
 
 use crate::clock::monotonic_ns;
-use crate::engine::{Engine, Protocol, Security};
+use crate::engine::{Dialect, Engine, Protocol, Security};
 use crate::pacing::Schedule;
 use crate::traffic::FarEnd;
 
@@ -27,14 +27,33 @@ pub fn protocol(
     name: Option<&str>,
     authority: &str,
 ) -> anyhow::Result<Protocol> {
+    let alpn = vec![ALPN.to_vec()];
+    Ok(Protocol {
+        security: security(transport, server, name, authority, alpn)?,
+        dialect: Dialect::Tunnel,
+    })
+}
+
+/// What a transport needs. With TLS the clients offer the protocols of `alpn`.
+///
+/// # Errors
+///
+/// As [`protocol`].
+pub fn security(
+    transport: Transport,
+    server: SocketAddr,
+    name: Option<&str>,
+    authority: &str,
+    alpn: Vec<Vec<u8>>,
+) -> anyhow::Result<Security> {
     let server_name = match name {
         Some(name) => ServerName::try_from(name.to_owned())?,
         None => ServerName::from(server.ip()),
     };
-    let security = match transport {
+    Ok(match transport {
         Transport::Tcp => Security::Tcp,
         Transport::Udp => Security::Udp,
-        Transport::Tls => Security::Tls(tls(authority)?, server_name),
+        Transport::Tls => Security::Tls(tls(authority, alpn)?, server_name),
         Transport::Dtls => {
             let roots = Roots::from_pem(&PemSource::Memory(authority.as_bytes().to_vec()))?;
             let security = ClientSecurity::new(Trust::Roots(roots), None)?;
@@ -46,12 +65,11 @@ pub fn protocol(
             let config = DtlsClientConfig::new(backend, &security, &options)?;
             Security::Dtls(config, server_name)
         }
-    };
-    Ok(Protocol::Tunnel(security))
+    })
 }
 
-/// As `osaa` sets its clients up: no resumption, no 0-RTT, ALPN.
-fn tls(authority: &str) -> anyhow::Result<Arc<rustls::ClientConfig>> {
+/// As `osaa` sets its clients up: no resumption, no 0-RTT.
+fn tls(authority: &str, alpn: Vec<Vec<u8>>) -> anyhow::Result<Arc<rustls::ClientConfig>> {
     let mut roots = rustls::RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(authority.as_bytes()) {
         roots.add(certificate?)?;
@@ -61,7 +79,7 @@ fn tls(authority: &str) -> anyhow::Result<Arc<rustls::ClientConfig>> {
         .with_safe_default_protocol_versions()?
         .with_root_certificates(roots)
         .with_no_client_auth();
-    config.alpn_protocols = vec![ALPN.to_vec()];
+    config.alpn_protocols = alpn;
     config.resumption = rustls::client::Resumption::disabled();
     Ok(Arc::new(config))
 }

@@ -8,6 +8,7 @@ use crate::cli::HoldArgs;
 use crate::clients::settle;
 use crate::clock::monotonic_ns;
 use crate::host::Host;
+use crate::peer::PeerKind;
 use crate::progress::Line;
 use crate::report::{HoldReport, Report, SubjectReport};
 use crate::stage::Stage;
@@ -16,12 +17,12 @@ use crate::traffic::Traffic;
 /// The engine sleeps no longer than that.
 const NAP: Duration = Duration::from_millis(200);
 
-/// Opens tunnels, and keeps them for a time that may be zero; whether all lived.
+/// Opens sessions of other programs, then tunnels, and keeps the tunnels for a time that may be zero; whether all lived.
 ///
 /// # Errors
 ///
 /// What went wrong.
-pub fn hold(args: &HoldArgs, time: Duration) -> anyhow::Result<(Report, bool)> {
+pub fn hold(args: &HoldArgs, peers: &[PeerKind], time: Duration) -> anyhow::Result<(Report, bool)> {
     let setting = &args.setting;
     let host = Host::prepare(setting, setting.tunnels)?;
     let mut report = Report {
@@ -29,7 +30,18 @@ pub fn hold(args: &HoldArgs, time: Duration) -> anyhow::Result<(Report, bool)> {
         ..Report::default()
     };
     let mut is_good = true;
-    for transport in &setting.transport {
+    for kind in peers {
+        let size = Traffic::MIN_SIZE;
+        let (stage, _) = Stage::peer(setting, &host, *kind, setting.tunnels, size)?;
+        let subject = SubjectReport::of(&stage, size, Vec::new());
+        report.subjects.push(subject);
+    }
+    let transports: &[_] = if setting.has_server() {
+        &setting.transport
+    } else {
+        &[]
+    };
+    for transport in transports {
         let transport = Transport::from(*transport);
         let tunnels = setting.tunnels;
         let size = Traffic::MIN_SIZE;

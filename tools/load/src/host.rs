@@ -1,9 +1,11 @@
 //! This host while a run lasts: processors, priority, buffers, descriptors.
 
 use anyhow::Context as _;
+use nix::sched::{CloneFlags, unshare};
 use tsc_csm::Transport;
 
 use crate::cli::{EgressArg, SettingArgs};
+use crate::system::run;
 use crate::system::{
     Cores, Priority, pin, raise_descriptors, receive_buffer_default, set_receive_buffer_default,
 };
@@ -39,6 +41,9 @@ impl Host {
             buffer: None,
             _priority: None,
         };
+        if setting.own_network {
+            own_network().context("a network namespace of its own")?;
+        }
         host.buffers(setting)?;
         host.descriptors(setting, tunnels)?;
         if !setting.no_pin {
@@ -102,6 +107,13 @@ impl Host {
         }
         pin(self.cores.load).context("cannot keep to a processor")
     }
+}
+
+/// Moves this process to a new network namespace, which ends with it.
+fn own_network() -> anyhow::Result<()> {
+    unshare(CloneFlags::CLONE_NEWNET)?;
+    run("ip", &["link", "set", "lo", "up"])?;
+    Ok(())
 }
 
 impl Drop for Host {

@@ -64,6 +64,7 @@ fn one(
         let mut bench = Bench {
             engine: &mut stage.engine,
             clock: stage.clock,
+            wire: &stage.wire,
             method: args.measure.method(),
             progress: &mut progress,
         };

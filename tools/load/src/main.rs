@@ -4,13 +4,20 @@ use std::io::Write as _;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::Parser as _;
+use clap::error::ErrorKind;
+use clap::{CommandFactory as _, Parser as _};
 use tsc_load::cli::{Cli, Command, SettingArgs};
 use tsc_load::report::Report;
 use tsc_load::{hold, hostile, overload, reflector, relay, run};
 
 fn main() -> ExitCode {
-    match go(&Cli::parse()) {
+    let cli = Cli::parse();
+    if let Some(missing) = cli.missing() {
+        Cli::command()
+            .error(ErrorKind::MissingRequiredArgument, missing)
+            .exit();
+    }
+    match go(&cli) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::from(1),
         Err(error) => {
@@ -25,8 +32,10 @@ fn main() -> ExitCode {
 fn go(cli: &Cli) -> anyhow::Result<bool> {
     match &cli.command {
         Command::Run(args) => tell(&args.setting, run::run(args)?),
-        Command::Setup(args) => tell(&args.setting, hold::hold(args, Duration::ZERO)?),
-        Command::Hold { args, time } => tell(&args.setting, hold::hold(args, *time)?),
+        Command::Setup { args, peer } => {
+            tell(&args.setting, hold::hold(args, peer, Duration::ZERO)?)
+        }
+        Command::Hold { args, time } => tell(&args.setting, hold::hold(args, &[], *time)?),
         Command::Overload(args) => tell(&args.setting, overload::overload(args)?),
         Command::Hostile(args) => tell(&args.setting, hostile::hostile(args)?),
         Command::Reflector(args) => {

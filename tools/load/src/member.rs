@@ -8,6 +8,7 @@ use tsc_osaa::dtls::DtlsSession;
 use tsc_tpl::{Limits, StreamDecoder, Unit};
 
 use crate::link::{Framed, StreamLink};
+use crate::peer::TurnClient;
 use crate::probe::{HEADERS_LEN, Probe};
 use crate::traffic::Arrived;
 
@@ -45,6 +46,8 @@ pub(crate) enum Speech {
     Bare(Framed),
     /// A tunnel.
     Tunnel(Box<Client>, StreamDecoder),
+    /// TURN.
+    Turn(Box<TurnClient>),
 }
 
 /// See the module.
@@ -73,6 +76,10 @@ impl Member {
         Self::new(Speech::Tunnel(Box::new(client), decoder))
     }
 
+    pub(crate) fn turn(client: TurnClient) -> Self {
+        Self::new(Speech::Turn(Box::new(client)))
+    }
+
     const fn new(speech: Speech) -> Self {
         Self {
             phase: Phase::Waiting,
@@ -88,7 +95,7 @@ impl Member {
     pub(crate) fn client(&mut self) -> Option<&mut Client> {
         match &mut self.speech {
             Speech::Tunnel(client, _) => Some(client),
-            Speech::Bare(_) => None,
+            Speech::Bare(_) | Speech::Turn(_) => None,
         }
     }
 
@@ -97,6 +104,7 @@ impl Member {
         match &mut self.speech {
             Speech::Tunnel(_, decoder) => *decoder = StreamDecoder::new(Limits::WIDEST),
             Speech::Bare(framed) => *framed = Framed::default(),
+            Speech::Turn(turn) => turn.reset(),
         }
     }
 
@@ -116,6 +124,7 @@ impl Member {
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {
         let machine = match &self.speech {
             Speech::Tunnel(client, _) => client.poll_timeout(),
+            Speech::Turn(turn) => turn.poll_timeout(),
             Speech::Bare(_) => None,
         };
         let session = match &self.link {
@@ -151,6 +160,11 @@ impl Speech {
         let mut taken = Taken::default();
         match self {
             Self::Bare(_) => taken.payload(member, bytes, arrived),
+            Self::Turn(turn) => {
+                taken.control = turn.take(now, bytes, |payload| {
+                    take_payload(member, payload, arrived, &mut taken.strangers);
+                });
+            }
             Self::Tunnel(client, _) => match Unit::decode_datagram(bytes, &Limits::WIDEST) {
                 Ok(unit) => taken.unit(client, now, member, epoch, unit, arrived),
                 Err(error) => {
@@ -175,6 +189,11 @@ impl Speech {
         match self {
             Self::Bare(framed) => {
                 framed.feed(bytes, |payload| taken.payload(member, payload, arrived));
+            }
+            Self::Turn(turn) => {
+                taken.control = turn.feed(now, bytes, |payload| {
+                    take_payload(member, payload, arrived, &mut taken.strangers);
+                });
             }
             Self::Tunnel(client, decoder) => {
                 let mut feed = decoder.feed(bytes);
@@ -215,9 +234,13 @@ impl Taken {
     }
 
     fn payload(&mut self, member: u32, payload: &[u8], arrived: &mut Vec<Arrived>) {
-        match Probe::decode(payload) {
-            Some(probe) => arrived.push(Arrived { member, probe }),
-            None => self.strangers += 1,
-        }
+        take_payload(member, payload, arrived, &mut self.strangers);
+    }
+}
+
+fn take_payload(member: u32, payload: &[u8], arrived: &mut Vec<Arrived>, strangers: &mut u64) {
+    match Probe::decode(payload) {
+        Some(probe) => arrived.push(Arrived { member, probe }),
+        None => *strangers += 1,
     }
 }

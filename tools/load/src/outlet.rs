@@ -8,27 +8,66 @@ use crate::clock::Now;
 use crate::link::DatagramSocket;
 use crate::member::{Link, Member, Phase, Speech};
 
+/// How datagrams of clients leave.
+#[derive(Debug)]
+pub(crate) enum Way {
+    /// All clients share a socket; each has a source address of its own.
+    Shared(DatagramSocket),
+    /// There is one client, with this socket.
+    Single(DatagramSocket),
+    /// Each has its own.
+    Own,
+}
+
+impl Way {
+    /// The socket, unless each client has its own.
+    pub(crate) const fn socket(&self) -> Option<&DatagramSocket> {
+        match self {
+            Self::Shared(socket) | Self::Single(socket) => Some(socket),
+            Self::Own => None,
+        }
+    }
+
+    pub(crate) const fn socket_mut(&mut self) -> Option<&mut DatagramSocket> {
+        match self {
+            Self::Shared(socket) | Self::Single(socket) => Some(socket),
+            Self::Own => None,
+        }
+    }
+
+    /// The one client that there is.
+    pub(crate) const fn single(&self) -> Option<u32> {
+        match self {
+            Self::Single(_) => Some(0),
+            Self::Shared(_) | Self::Own => None,
+        }
+    }
+}
+
 /// What all clients send through.
 #[derive(Debug)]
 pub(crate) struct Outlet {
-    /// For datagrams of all clients.
-    pub(crate) socket: Option<DatagramSocket>,
+    /// How their datagrams leave.
+    pub(crate) way: Way,
     /// Where everything goes.
     pub(crate) server: SocketAddr,
     /// Clients whose stream has bytes to be written.
     pub(crate) dirty: Vec<u32>,
     wire: Vec<u8>,
+    /// A packet with what a peer's protocol puts around it.
+    wrapped: Vec<u8>,
     /// Datagrams that sockets of clients did not take.
     pub(crate) unsent: u64,
 }
 
 impl Outlet {
-    pub(crate) const fn new(socket: Option<DatagramSocket>, server: SocketAddr) -> Self {
+    pub(crate) const fn new(way: Way, server: SocketAddr) -> Self {
         Self {
-            socket,
+            way,
             server,
             dirty: Vec::new(),
             wire: Vec::new(),
+            wrapped: Vec::new(),
             unsent: 0,
         }
     }
@@ -64,6 +103,14 @@ impl Outlet {
                     Link::Closed | Link::Datagram(_) | Link::Dtls(..) => &[],
                 };
                 self.bytes(member, number, prefix, packet, false)
+            }
+            Speech::Turn(turn) => {
+                let is_stream = matches!(member.link, Link::Stream(_));
+                let mut wrapped = std::mem::take(&mut self.wrapped);
+                turn.wrap(packet, is_stream, &mut wrapped);
+                let is_sent = self.bytes(member, number, &[], &wrapped, false);
+                self.wrapped = wrapped;
+                is_sent
             }
         }
     }
@@ -105,10 +152,11 @@ impl Outlet {
     }
 
     fn datagram(&mut self, own: Option<&UdpSocket>, number: u32, bytes: &[u8]) {
-        match (own, &mut self.socket) {
+        match (own, &mut self.way) {
             (Some(own), _) => self.unsent += u64::from(own.send(bytes).is_err()),
-            (None, Some(socket)) => socket.send(Some(number), self.server, bytes),
-            (None, None) => self.unsent += 1,
+            (None, Way::Shared(socket)) => socket.send(Some(number), self.server, bytes),
+            (None, Way::Single(socket)) => socket.send(None, self.server, bytes),
+            (None, Way::Own) => self.unsent += 1,
         }
     }
 

@@ -78,6 +78,7 @@ fn one(args: &OverloadArgs, stage: &mut Stage) -> anyhow::Result<OverloadReport>
             let mut bench = Bench {
                 engine: &mut stage.engine,
                 clock: stage.clock,
+                wire: &stage.wire,
                 method: args.measure.method(),
                 progress: &mut progress,
             };

@@ -2,14 +2,14 @@
 
 use std::fmt::Write as _;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::bench::{Load, Measured};
 use crate::measure::{Latency, Window};
 use crate::stage::Stage;
 
 /// Median of several windows with the least and the greatest.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Spread {
     /// The median.
     pub median: f64,
@@ -34,7 +34,7 @@ impl Spread {
 }
 
 /// Times in microseconds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Times {
     /// Half of all are below.
     pub p50: u64,
@@ -63,7 +63,7 @@ impl Times {
 }
 
 /// All windows at one load.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct LoadReport {
     /// As it was asked for: a rate, `max` or `saturate`.
     pub load: String,
@@ -101,6 +101,9 @@ pub struct LoadReport {
     pub down_us: Option<Times>,
     /// How late the generator was.
     pub late_us: Option<Times>,
+    /// Bytes that the tunnel adds to each packet on the wire, acknowledgements and keepalives included; with `--own-network`.
+    #[serde(default)]
+    pub added_bytes: Option<f64>,
     /// Share of the time that the system under test was busy.
     pub server_busy: Option<f64>,
     /// Share of the time that the generator was busy; near 1 it was the limit.
@@ -138,6 +141,7 @@ impl LoadReport {
             up_us: Times::of(&all.up),
             down_us: Times::of(&all.down),
             late_us: Times::of(&all.late),
+            added_bytes: None,
             server_busy: median(windows.iter().filter_map(Measured::server_busy).collect()),
             generator_busy: median(windows.iter().map(|one| one.generator_busy).collect())?,
         })
@@ -145,7 +149,7 @@ impl LoadReport {
 }
 
 /// Setting clients up.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct SetUpReport {
     /// Clients that came up.
     pub clients: u64,
@@ -164,7 +168,7 @@ pub struct SetUpReport {
 }
 
 /// One system under test.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SubjectReport {
     /// `tsc-server`, or `relay-` and the kind of relay.
     pub subject: String,
@@ -181,13 +185,13 @@ pub struct SubjectReport {
     /// Each load.
     pub loads: Vec<LoadReport>,
     /// Keeping them.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hold: Option<HoldReport>,
     /// More than it can do.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub overload: Option<OverloadReport>,
     /// What forged traffic beside the calls did.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub attacks: Vec<AttackReport>,
     /// Tunnels that lost their transport meanwhile.
     pub suspended: u64,
@@ -196,7 +200,7 @@ pub struct SubjectReport {
 }
 
 /// Tunnels that are kept alive.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct HoldReport {
     /// For how long.
     pub seconds: f64,
@@ -217,7 +221,7 @@ pub struct HoldReport {
 }
 
 /// A server that is offered more than it can do. Packets go one way.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct OverloadReport {
     /// The greatest rate that it passes on within the limits.
     pub capacity_per_second: u64,
@@ -248,7 +252,7 @@ pub struct OverloadReport {
 }
 
 /// Forged traffic beside calls.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct AttackReport {
     /// `garbage`, `hello` or `request`.
     pub attack: String,
@@ -267,7 +271,7 @@ pub struct AttackReport {
 }
 
 /// All of a run.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Report {
     /// The host's buffers and processors, and what limits them.
     pub notes: Vec<String>,
@@ -426,7 +430,9 @@ impl LoadReport {
             us(self.late_us, |times| times.p99),
             optional(self.server_busy, |share| format!("{share:.2}")),
             format!("{:.2}", self.generator_busy),
-        )
+        ) + &optional(self.added_bytes, |bytes| {
+            format!("            {bytes:.1} bytes added to each packet on the wire\n")
+        })
     }
 }
 

@@ -10,12 +10,14 @@ use crate::bench::{Bench, Load, Measured, Method};
 use crate::cli::{EgressArg, LoadArg, MeasureArgs, RunArgs};
 use crate::clients::{call_core, call_each_other, ipv4};
 use crate::host::Host;
+use crate::peer::PeerKind;
 use crate::progress::Line;
 use crate::reflector::Reflector;
 use crate::relay::RelayKind;
 use crate::report::{LoadReport, Report, SubjectReport};
 use crate::stage::Stage;
 use crate::subject::TUN_HOST;
+use crate::system::{Wire, WireCount};
 
 /// Runs all that was asked for; whether it kept within its limits.
 ///
@@ -31,10 +33,15 @@ pub fn run(args: &RunArgs) -> anyhow::Result<(Report, bool)> {
     for kind in &args.baseline {
         report.subjects.push(baseline(args, &host, *kind)?);
     }
-    for transport in &args.setting.transport {
-        report
-            .subjects
-            .push(server(args, &host, Transport::from(*transport))?);
+    for kind in &args.peer {
+        report.subjects.push(peer(args, &host, *kind)?);
+    }
+    if args.setting.has_server() {
+        for transport in &args.setting.transport {
+            report
+                .subjects
+                .push(server(args, &host, Transport::from(*transport))?);
+        }
     }
     report.relate();
     let is_good = report
@@ -68,6 +75,17 @@ fn baseline(args: &RunArgs, host: &Host, kind: RelayKind) -> anyhow::Result<Subj
     let (mut stage, echo) = Stage::relay(&args.setting, host, kind, sessions, args.size)?;
     for call in 0..args.calls.unwrap_or(args.setting.tunnels) {
         stage.engine.traffic.add_bare(call % sessions, echo);
+    }
+    measure(args, &mut stage)
+}
+
+/// Another program.
+fn peer(args: &RunArgs, host: &Host, kind: PeerKind) -> anyhow::Result<SubjectReport> {
+    let sessions = if args.trunk { 1 } else { args.setting.tunnels };
+    let (mut stage, far) = Stage::peer(&args.setting, host, kind, sessions, args.size)?;
+    let sessions = stage.engine.members().max(1);
+    for call in 0..args.calls.unwrap_or(args.setting.tunnels) {
+        stage.engine.traffic.add_bare(call % sessions, far);
     }
     measure(args, &mut stage)
 }
@@ -135,6 +153,7 @@ fn measure(args: &RunArgs, stage: &mut Stage) -> anyhow::Result<SubjectReport> {
     let mut bench = Bench {
         engine: &mut stage.engine,
         clock: stage.clock,
+        wire: &stage.wire,
         method: args.measure.method(),
         progress: &mut progress,
     };
@@ -151,9 +170,24 @@ fn measure(args: &RunArgs, stage: &mut Stage) -> anyhow::Result<SubjectReport> {
                 (windows, Some(greatest))
             }
         };
-        loads.extend(LoadReport::of(&load.to_string(), greatest, &windows));
+        let mut report = LoadReport::of(&load.to_string(), greatest, &windows);
+        if let Some(report) = &mut report
+            && args.setting.own_network
+        {
+            report.added_bytes = added(&windows, bench.wire, args.size);
+        }
+        loads.extend(report);
     }
     Ok(SubjectReport::of(stage, args.size, loads))
+}
+
+/// Bytes that the tunnel adds to each packet, in all windows together.
+fn added(windows: &[Measured], wire: &Wire, size: u16) -> Option<f64> {
+    let passed = WireCount {
+        packets: windows.iter().map(|one| one.wire.packets).sum(),
+        bytes: windows.iter().map(|one| one.wire.bytes).sum(),
+    };
+    wire.added(passed, windows.iter().map(|one| one.relayed).sum(), size)
 }
 
 /// One window in one line.

@@ -9,14 +9,15 @@ use tsc_csm::Transport;
 
 use crate::cli::SettingArgs;
 use crate::clients::{Opening, ipv4, open, protocol, settle};
-use crate::engine::{Engine, Protocol};
+use crate::engine::{Dialect, Engine, Protocol, Security};
 use crate::host::Host;
+use crate::peer::{Peer, PeerKind};
 use crate::progress::Line;
 use crate::reflector::Reflector;
 use crate::relay::RelayKind;
 use crate::report::{SetUpReport, Times};
 use crate::subject::{ServerOptions, Subject};
-use crate::system::{CpuClock, memory};
+use crate::system::{CpuClock, Wire, memory};
 use crate::traffic::Traffic;
 
 /// Confirmations of tunnels come after their set-up.
@@ -44,7 +45,10 @@ pub struct Stage {
     pub set_up: SetUpReport,
     /// Where it listens for datagrams; forgers send there.
     pub datagrams: Option<SocketAddr>,
+    /// Counts what its packets are on the wire.
+    pub wire: Wire,
     spawned: Option<Subject>,
+    peer: Option<Peer>,
 }
 
 impl Stage {
@@ -106,7 +110,10 @@ impl Stage {
                 Some(subject) => subject.address(Transport::Udp),
                 None => setting.server,
             },
+            // From tunnel to tunnel both hops are tunnelled; from the core they are bare, over another device.
+            wire: Wire::loopback(2, 0),
             spawned,
+            peer: None,
         };
         let result = stage.set_up(setting, open);
         if result.is_err()
@@ -140,7 +147,14 @@ impl Stage {
         };
         let address = subject.address(transport);
         let address = address.context("the relay told no address")?;
-        let protocol = Protocol::Bare(transport);
+        let security = match transport {
+            Transport::Tcp | Transport::Tls => Security::Tcp,
+            Transport::Udp | Transport::Dtls => Security::Udp,
+        };
+        let protocol = Protocol {
+            security,
+            dialect: Dialect::Bare,
+        };
         let mut engine = Engine::new(protocol, address, sessions, Traffic::new(size))?;
         engine.set_reflector(reflector);
         if setting.gso {
@@ -154,10 +168,42 @@ impl Stage {
             pid: Some(subject.pid),
             set_up: SetUpReport::default(),
             datagrams: None,
+            wire: Wire::loopback(1, 1),
             spawned: Some(subject),
+            peer: None,
         };
         stage.set_up(setting, sessions)?;
         Ok((stage, echo))
+    }
+
+    /// Starts another program, and sessions to it.
+    ///
+    /// # Errors
+    ///
+    /// What went wrong.
+    pub fn peer(
+        setting: &SettingArgs,
+        host: &Host,
+        kind: PeerKind,
+        sessions: u32,
+        size: u16,
+    ) -> anyhow::Result<(Self, SocketAddrV4)> {
+        let sessions = kind.sessions(sessions);
+        let (peer, engine, far) = Peer::start(kind, host, sessions, size)?;
+        let mut stage = Self {
+            name: kind.name().to_owned(),
+            transport: kind.transport(),
+            engine,
+            clock: Some(peer.clock),
+            pid: Some(peer.pid),
+            set_up: SetUpReport::default(),
+            datagrams: None,
+            wire: peer.wire.clone(),
+            spawned: None,
+            peer: Some(peer),
+        };
+        stage.set_up(setting, sessions)?;
+        Ok((stage, ipv4(far)?))
     }
 
     /// For people.
@@ -188,7 +234,7 @@ impl Stage {
     ///
     /// What the system says.
     pub fn end(mut self) -> anyhow::Result<()> {
-        if self.spawned.is_none() {
+        if self.spawned.is_none() && self.peer.is_none() {
             self.engine.release(GOODBYE)?;
         }
         Ok(())

@@ -224,7 +224,7 @@ fn find_server() -> anyhow::Result<PathBuf> {
 }
 
 /// A server's certificate for 127.0.0.1 in `directory`; the authority's, PEM.
-fn certificates(directory: &Path) -> anyhow::Result<String> {
+pub(crate) fn certificates(directory: &Path) -> anyhow::Result<String> {
     let key = KeyPair::generate()?;
     let mut params = CertificateParams::default();
     params

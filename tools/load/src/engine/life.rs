@@ -6,12 +6,11 @@ use std::os::fd::AsRawFd;
 
 use mio::unix::SourceFd;
 use mio::{Interest, Token};
-use tsc_csm::Transport;
 use tsc_csm::client::{AttemptFailure, Epoch, Event, TransportFailure, TransportLoss};
 use tsc_osaa::dtls::DtlsEvent;
 use tsc_tpl::ResponseCode;
 
-use super::{Engine, Protocol, Security};
+use super::{Engine, Security};
 use crate::clock::{Now, monotonic_ns};
 use crate::link::{StreamLink, client_address};
 use crate::member::{Link, Phase, Speech};
@@ -24,6 +23,17 @@ impl Engine {
             let Some(member) = self.members.get_mut(number as usize) else {
                 return;
             };
+            if let Speech::Turn(turn) = &mut member.speech {
+                let (message, is_ready) = (turn.poll_transmit(), turn.is_ready());
+                if let Some(message) = message {
+                    self.outlet.message(member, number, &message);
+                    continue;
+                }
+                if is_ready {
+                    self.came_up(now, number);
+                }
+                break;
+            }
             let epoch = member.epoch;
             let Some(client) = member.client() else {
                 return;
@@ -107,7 +117,7 @@ impl Engine {
                     Speech::Tunnel(client, _) => {
                         client.transport_failed(now.instant, epoch, TransportFailure::Unreachable);
                     }
-                    Speech::Bare(_) => {
+                    Speech::Bare(_) | Speech::Turn(_) => {
                         member.phase = Phase::Down;
                         self.counters.down += 1;
                     }
@@ -124,19 +134,15 @@ impl Engine {
             let stream = StreamLink::connect(server, from, tls)?;
             Ok(Link::Stream(Box::new(stream)))
         };
-        let own = || match self.outlet.socket {
+        let own = || match self.outlet.way.socket() {
             Some(_) => Ok(None),
             None => own_socket(server).map(Some),
         };
-        match &self.protocol {
-            Protocol::Bare(Transport::Udp | Transport::Dtls) | Protocol::Tunnel(Security::Udp) => {
-                own().map(Link::Datagram)
-            }
-            Protocol::Bare(Transport::Tcp | Transport::Tls) | Protocol::Tunnel(Security::Tcp) => {
-                stream(None)
-            }
-            Protocol::Tunnel(Security::Tls(config, name)) => stream(Some((config, name))),
-            Protocol::Tunnel(Security::Dtls(config, name)) => {
+        match &self.protocol.security {
+            Security::Udp => own().map(Link::Datagram),
+            Security::Tcp => stream(None),
+            Security::Tls(config, name) => stream(Some((config, name))),
+            Security::Dtls(config, name) => {
                 let session = config.connect(now.instant, name);
                 Ok(Link::Dtls(session.map_err(io::Error::other)?, own()?))
             }
@@ -180,6 +186,10 @@ impl Engine {
                 self.talkative.push(number);
             }
             Speech::Bare(_) => self.came_up(now, number),
+            Speech::Turn(turn) => {
+                turn.start(now.instant);
+                self.talkative.push(number);
+            }
         }
     }
 
@@ -228,7 +238,7 @@ impl Engine {
                 }
                 self.talkative.push(number);
             }
-            Speech::Bare(_) => {
+            Speech::Bare(_) | Speech::Turn(_) => {
                 member.phase = Phase::Down;
                 self.counters.down += 1;
             }
@@ -253,18 +263,27 @@ impl Engine {
             }
         }
         let epoch = member.epoch;
-        let Speech::Tunnel(client, _) = &mut member.speech else {
-            return;
-        };
         if connected {
-            client.transport_opened(now.instant, epoch);
+            match &mut member.speech {
+                Speech::Tunnel(client, _) => client.transport_opened(now.instant, epoch),
+                Speech::Turn(turn) => turn.start(now.instant),
+                Speech::Bare(_) => {}
+            }
         }
         if let Some(error) = closed {
             self.last_failure = Some(error.to_string());
             member.link = Link::Closed;
-            // Whichever it is; the other is without effect.
-            client.transport_failed(now.instant, epoch, TransportFailure::Handshake);
-            client.transport_lost(now.instant, epoch, TransportLoss::Failed);
+            match &mut member.speech {
+                Speech::Tunnel(client, _) => {
+                    // Whichever it is; the other is without effect.
+                    client.transport_failed(now.instant, epoch, TransportFailure::Handshake);
+                    client.transport_lost(now.instant, epoch, TransportLoss::Failed);
+                }
+                Speech::Bare(_) | Speech::Turn(_) => {
+                    member.phase = Phase::Down;
+                    self.counters.down += 1;
+                }
+            }
         }
     }
 

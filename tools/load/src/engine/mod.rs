@@ -18,11 +18,13 @@ use tsc_osaa::random::OsRandom;
 
 use crate::attack::Attacker;
 use crate::clock::Now;
+use crate::echo::StreamEcho;
 use crate::inlet::Inlet;
 use crate::link::{Buffers, DatagramSocket};
 use crate::measure::Latency;
 use crate::member::{Member, Phase, Speech};
-use crate::outlet::Outlet;
+use crate::outlet::{Outlet, Way};
+use crate::peer::{Account, TurnClient};
 use crate::reflector::Reflector;
 use crate::system::Stop;
 use crate::timers::Timers;
@@ -34,16 +36,27 @@ const EVENTS: usize = 1024;
 /// The first configuration of a client may take so long; a herd of thousands is patient.
 const PATIENCE: Duration = Duration::from_secs(300);
 
-/// What the clients speak.
+/// What the clients speak, and over what.
 #[derive(Clone)]
-pub enum Protocol {
-    /// Payloads over this transport (TCP or UDP) to a relay: the baseline.
-    Bare(Transport),
-    /// Tunnels.
-    Tunnel(Security),
+pub struct Protocol {
+    /// The transport.
+    pub security: Security,
+    /// What is said over it.
+    pub dialect: Dialect,
 }
 
-/// What a tunnel's transport needs.
+/// What is said over a transport.
+#[derive(Clone)]
+pub enum Dialect {
+    /// Payloads only, to a relay: the baseline. Over streams with two bytes of length.
+    Bare,
+    /// Tunnels.
+    Tunnel,
+    /// TURN, to a peer that we are compared with.
+    Turn(Arc<Account>),
+}
+
+/// What a transport needs.
 #[derive(Clone)]
 pub enum Security {
     /// TCP.
@@ -60,12 +73,11 @@ impl Protocol {
     /// What the clients' packets travel over.
     #[must_use]
     pub const fn transport(&self) -> Transport {
-        match self {
-            Self::Bare(transport) => *transport,
-            Self::Tunnel(Security::Tcp) => Transport::Tcp,
-            Self::Tunnel(Security::Udp) => Transport::Udp,
-            Self::Tunnel(Security::Tls(..)) => Transport::Tls,
-            Self::Tunnel(Security::Dtls(..)) => Transport::Dtls,
+        match self.security {
+            Security::Tcp => Transport::Tcp,
+            Security::Udp => Transport::Udp,
+            Security::Tls(..) => Transport::Tls,
+            Security::Dtls(..) => Transport::Dtls,
         }
     }
 }
@@ -109,7 +121,10 @@ pub struct Engine {
     /// Members whose state machine may have something to say.
     talkative: Vec<u32>,
     reflector: Option<Reflector>,
+    echo: Option<StreamEcho>,
     attacker: Option<Attacker>,
+    /// Leaves the processor to others when there is nothing to do.
+    is_considerate: bool,
     /// The load itself.
     pub traffic: Traffic,
     counters: Counters,
@@ -157,20 +172,44 @@ impl Engine {
     ) -> io::Result<Self> {
         // Elsewhere than on loopback all clients have the same address, and need ports of their own.
         let is_shared = server.ip().is_loopback() && server.is_ipv4();
-        let socket = if is_shared && !protocol.transport().is_stream() {
+        let way = if is_shared && !protocol.transport().is_stream() {
             let any = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0);
-            Some(DatagramSocket::bind(any)?)
+            Way::Shared(DatagramSocket::bind(any)?)
         } else {
-            None
+            Way::Own
         };
-        let new_member = |_| match &protocol {
-            Protocol::Bare(_) => Ok(Member::bare()),
-            Protocol::Tunnel(_) => new_client(protocol.transport()).map(Member::tunnel),
+        Self::over(way, protocol, server, members, traffic)
+    }
+
+    /// One bare client, which sends through `socket` to an echo at `far`.
+    ///
+    /// # Errors
+    ///
+    /// What the system says.
+    pub fn through(socket: DatagramSocket, far: SocketAddr, traffic: Traffic) -> io::Result<Self> {
+        let protocol = Protocol {
+            security: Security::Udp,
+            dialect: Dialect::Bare,
+        };
+        Self::over(Way::Single(socket), protocol, far, 1, traffic)
+    }
+
+    fn over(
+        way: Way,
+        protocol: Protocol,
+        server: SocketAddr,
+        members: u32,
+        traffic: Traffic,
+    ) -> io::Result<Self> {
+        let new_member = |_| match &protocol.dialect {
+            Dialect::Bare => Ok(Member::bare()),
+            Dialect::Tunnel => new_client(protocol.transport()).map(Member::tunnel),
+            Dialect::Turn(account) => Ok(Member::turn(TurnClient::new(Arc::clone(account)))),
         };
         Ok(Self {
             members: (0..members).map(new_member).collect::<io::Result<_>>()?,
             protocol,
-            outlet: Outlet::new(socket, server),
+            outlet: Outlet::new(way, server),
             inlet: Inlet::default(),
             buffers: Box::default(),
             scratch: vec![0; 256 * 1024],
@@ -180,7 +219,9 @@ impl Engine {
             again: VecDeque::new(),
             talkative: Vec::new(),
             reflector: None,
+            echo: None,
             attacker: None,
+            is_considerate: false,
             traffic,
             counters: Counters::default(),
             set_up: Latency::new(),
@@ -193,7 +234,7 @@ impl Engine {
 
     /// Lets packets of a client that are due at the same time leave in one call, where they are alike.
     pub fn allow_trains(&mut self) {
-        if let Some(socket) = &mut self.outlet.socket {
+        if let Some(socket) = self.outlet.way.socket_mut() {
             socket.allow_trains();
         }
     }
@@ -201,6 +242,16 @@ impl Engine {
     /// Echoes within this process, for bare sessions and for what comes out of the core side.
     pub fn set_reflector(&mut self, reflector: Reflector) {
         self.reflector = Some(reflector);
+    }
+
+    /// Echoes on streams within this process.
+    pub fn set_echo(&mut self, echo: StreamEcho) {
+        self.echo = Some(echo);
+    }
+
+    /// Leaves the processor to others whenever there is nothing to do, because the system under test has a part that runs on it.
+    pub const fn be_considerate(&mut self) {
+        self.is_considerate = true;
     }
 
     /// Hostile traffic beside the clients; `None` ends it. What there was before is given back.
@@ -225,7 +276,7 @@ impl Engine {
     pub fn alive(&self, members: u32) -> u32 {
         let can_send = |member: &&Member| match &member.speech {
             Speech::Tunnel(client, _) => client.can_send().is_some(),
-            Speech::Bare(_) => member.phase == Phase::Up,
+            Speech::Bare(_) | Speech::Turn(_) => member.phase == Phase::Up,
         };
         let some = self.members.iter().take(members as usize);
         u32::try_from(some.filter(can_send).count()).unwrap_or(u32::MAX)
@@ -236,7 +287,7 @@ impl Engine {
     pub fn counters(&self) -> Counters {
         let mut counters = self.counters;
         counters.strangers += self.traffic.strangers();
-        let socket = self.outlet.socket.as_ref();
+        let socket = self.outlet.way.socket();
         counters.unsent += self.outlet.unsent + socket.map_or(0, DatagramSocket::unsent);
         counters
     }
@@ -246,7 +297,7 @@ impl Engine {
     pub fn keepalives(&self) -> u64 {
         let sent = |member: &Member| match &member.speech {
             Speech::Tunnel(client, _) => client.stats().keepalives,
-            Speech::Bare(_) => 0,
+            Speech::Bare(_) | Speech::Turn(_) => 0,
         };
         self.members.iter().map(sent).sum()
     }
@@ -272,10 +323,7 @@ impl Engine {
     /// The receive buffer of the clients' datagram socket, in bytes.
     #[must_use]
     pub fn receive_buffer(&self) -> Option<usize> {
-        self.outlet
-            .socket
-            .as_ref()
-            .map(DatagramSocket::receive_buffer)
+        self.outlet.way.socket().map(DatagramSocket::receive_buffer)
     }
 
     /// Lets a client begin.

@@ -12,7 +12,7 @@ use tsc_csm::client::TransportLoss;
 use super::{EVENTS, Engine};
 use crate::clock::{Now, monotonic_ns};
 use crate::link::ReadEnd;
-use crate::member::{Link, Member, Phase, Taken};
+use crate::member::{Link, Member, Phase, Speech, Taken};
 use crate::reflector::Reflector;
 
 /// Batches of datagrams read in one turn.
@@ -55,13 +55,16 @@ impl Engine {
             Some(wait) if !busy => self.longest_sleep(&begun, wait),
             _ => Duration::ZERO,
         };
-        if self.outlet.socket.is_none() {
+        if self.outlet.way.socket().is_none() {
             busy |= self.poll_sockets(&begun, wait)?;
             self.flush(&begun);
         } else if wait > Duration::ZERO {
             self.sleep(wait)?;
         }
         if !busy {
+            if self.is_considerate {
+                std::thread::yield_now();
+            }
             self.idle_ns += monotonic_ns().saturating_sub(begun.ns);
         }
         Ok(())
@@ -87,17 +90,17 @@ impl Engine {
     fn receive(&mut self, now: &Now) -> io::Result<bool> {
         let mut any = false;
         for _ in 0..BATCHES {
-            let Some(socket) = &self.outlet.socket else {
+            let Some(socket) = self.outlet.way.socket() else {
                 break;
             };
             if !socket.receive(&mut self.buffers)? {
                 break;
             }
             any = true;
-            let server = self.outlet.server;
+            let (server, single) = (self.outlet.server, self.outlet.way.single());
             for received in self.buffers.datagrams() {
-                let member = received
-                    .client
+                let member = single
+                    .or(received.client)
                     .filter(|_| received.from == server)
                     .and_then(|number| Some((number, self.members.get_mut(number as usize)?)));
                 let Some((number, member)) = member else {
@@ -137,13 +140,16 @@ impl Engine {
     }
 
     fn reflect(&mut self) -> io::Result<bool> {
-        let Some(reflector) = &mut self.reflector else {
-            return Ok(false);
-        };
         let traffic = &mut self.traffic;
-        reflector.turn(&mut self.buffers, |now_ns, probe| {
-            traffic.note_request(now_ns, probe);
-        })
+        let mut watch = |now_ns, probe: &_| traffic.note_request(now_ns, probe);
+        let mut any = false;
+        if let Some(reflector) = &mut self.reflector {
+            any |= reflector.turn(&mut self.buffers, &mut watch)?;
+        }
+        if let Some(echo) = &mut self.echo {
+            any |= echo.turn(&mut watch)?;
+        }
+        Ok(any)
     }
 
     /// Waits for streams and clients' own sockets, and reads what has come.
@@ -298,8 +304,10 @@ impl Engine {
                 if let Link::Dtls(session, _) = &mut member.link {
                     session.handle_timeout(now.instant);
                 }
-                if let Some(client) = member.client() {
-                    client.handle_timeout(now.instant);
+                match &mut member.speech {
+                    Speech::Tunnel(client, _) => client.handle_timeout(now.instant),
+                    Speech::Turn(turn) => turn.handle_timeout(now.instant),
+                    Speech::Bare(_) => {}
                 }
             }
             self.drain(now, number);
@@ -310,7 +318,7 @@ impl Engine {
 
     /// Writes what this turn has gathered.
     fn flush(&mut self, now: &Now) {
-        if let Some(socket) = &mut self.outlet.socket {
+        if let Some(socket) = self.outlet.way.socket_mut() {
             socket.flush();
         }
         let mut dirty = std::mem::take(&mut self.outlet.dirty);
@@ -339,8 +347,9 @@ impl Engine {
         let next = [self.timers.next_ns(), self.traffic.due_ns()];
         let until = next.into_iter().flatten().min().unwrap_or(u64::MAX);
         let wait = wait.min(Duration::from_nanos(until.saturating_sub(now.ns)));
-        if self.outlet.socket.is_none() && self.reflector.is_some() {
-            // Streams are waited for by another means than the reflector's socket.
+        let echoes = self.reflector.is_some() || self.echo.is_some();
+        if self.outlet.way.socket().is_none() && echoes {
+            // Streams are waited for by another means than the echo's sockets.
             return wait.min(Duration::from_millis(1));
         }
         wait
@@ -350,7 +359,7 @@ impl Engine {
     fn sleep(&self, wait: Duration) -> io::Result<()> {
         let timeout = PollTimeout::try_from(wait).unwrap_or(PollTimeout::MAX);
         let sockets = [
-            self.outlet.socket.as_ref(),
+            self.outlet.way.socket(),
             self.reflector.as_ref().map(Reflector::socket),
         ];
         let mut fds: Vec<_> = sockets

@@ -3,10 +3,12 @@
 mod host;
 mod process;
 mod stop;
+mod wire;
 
 pub use host::{
     Cores, Priority, pin, raise_descriptors, receive_buffer_default, set_receive_buffer_default,
     start_on,
 };
-pub use process::{Children, CpuClock, memory};
+pub use process::{Children, CpuClock, memory, run};
 pub use stop::Stop;
+pub use wire::{Wire, WireCount};

@@ -2,8 +2,9 @@
 
 use std::fs;
 use std::io;
-use std::process::Child;
+use std::process::{Child, Command, Stdio};
 
+use anyhow::{Context as _, bail};
 use nix::sys::signal::{Signal, kill};
 use nix::time::{ClockId, clock_getcpuclockid, clock_gettime};
 use nix::unistd::Pid;
@@ -46,6 +47,24 @@ pub fn memory(pid: u32) -> io::Result<u64> {
     line.and_then(|rest| rest.trim().strip_suffix("kB"))
         .and_then(|number| number.trim().parse().ok())
         .ok_or_else(|| io::ErrorKind::InvalidData.into())
+}
+
+/// Runs a program to its end; what it wrote.
+///
+/// # Errors
+///
+/// It is not installed, or did not succeed; what it said is in the message.
+pub fn run(program: &str, args: &[&str]) -> anyhow::Result<String> {
+    let output = Command::new(program)
+        .args(args)
+        .stdin(Stdio::null())
+        .output()
+        .with_context(|| format!("cannot start {program}"))?;
+    if !output.status.success() {
+        let text = String::from_utf8_lossy(&output.stderr);
+        bail!("{program} {}: {}", args.join(" "), text.trim());
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 /// Child processes that end with their owner.
