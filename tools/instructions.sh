@@ -10,5 +10,6 @@ if ! command -v valgrind >/dev/null; then
     apt-get update -qq
     apt-get install -y -qq --no-install-recommends valgrind >/dev/null
 fi
-cargo build --release --locked --quiet -p tsc-bench --bin tsc-bench
+# All programs, as other scripts build them: features, and with them the code, depend on what is built together.
+cargo build --release --locked --quiet --bins
 exec "${CARGO_TARGET_DIR:-target}/release/tsc-bench" instructions "$@"

@@ -37,7 +37,11 @@ impl HostInfo {
     pub fn read() -> Self {
         let file = |path| fs::read_to_string(path).unwrap_or_default();
         let cpuinfo = file("/proc/cpuinfo");
-        let models = || cpuinfo.lines().filter_map(|line| line.strip_prefix("model name"));
+        let models = || {
+            cpuinfo
+                .lines()
+                .filter_map(|line| line.strip_prefix("model name"))
+        };
         let cpu = models().next().unwrap_or_default();
         let meminfo = file("/proc/meminfo");
         let memory = meminfo.lines().find_map(|line| {

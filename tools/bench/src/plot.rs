@@ -98,7 +98,9 @@ pub fn chart(title: &str, unit: &str, digits: usize, bars: &[Bar]) -> String {
 }
 
 fn escape(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
+    text.replace('&', "&amp;")
+        .replace('<', "&lt;")
+        .replace('>', "&gt;")
 }
 
 #[cfg(test)]
@@ -113,9 +115,20 @@ mod tests {
             whose: Whose::Ours,
             goal,
         };
-        let svg = chart("A & B", "<u>", 2, &[bar("a", 2.0, None), bar("b", 1.0, Some(4.0))]);
-        assert!(svg.contains("A &amp; B") && svg.contains("&lt;u&gt;"), "{svg}");
-        assert!(svg.contains("width=\"240.0\"") && svg.contains("width=\"120.0\""), "{svg}");
+        let svg = chart(
+            "A & B",
+            "<u>",
+            2,
+            &[bar("a", 2.0, None), bar("b", 1.0, Some(4.0))],
+        );
+        assert!(
+            svg.contains("A &amp; B") && svg.contains("&lt;u&gt;"),
+            "{svg}"
+        );
+        assert!(
+            svg.contains("width=\"240.0\"") && svg.contains("width=\"120.0\""),
+            "{svg}"
+        );
         assert!(svg.contains("x1=\"710.0\""), "{svg}");
         assert!(chart("nothing", "", 0, &[]).ends_with("</svg>\n"));
     }

@@ -53,7 +53,7 @@ fn file(directory: &Path, section: &str) -> PathBuf {
 }
 
 /// Runs `tsc-load`, which ends with this process and after `limit` seconds at the latest.
-fn report(load: &Path, run: &[String], limit: u32) -> anyhow::Result<Report> {
+pub(crate) fn report(load: &Path, run: &[String], limit: u32) -> anyhow::Result<Report> {
     let output = Command::new("setpriv")
         .args(["--pdeathsig", "TERM", "--", "timeout", "--kill-after=10"])
         .arg(limit.to_string())

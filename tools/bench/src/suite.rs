@@ -56,7 +56,9 @@ pub fn sections(windows: u16, quick: bool) -> Vec<Section> {
     let server = format!("run {measured} --baseline udp --spawn-server --transport");
     let mut all = vec![Section::new(
         "relays",
-        &[&format!("run {measured} --baseline udp,gso,tcp --rate 5k,max")],
+        &[&format!(
+            "run {measured} --baseline udp,gso,tcp --rate 5k,max"
+        )],
     )];
     for transport in TRANSPORTS {
         let run = format!("{server} {transport} --rate 5k,max");
@@ -68,7 +70,9 @@ pub fn sections(windows: u16, quick: bool) -> Vec<Section> {
     }
     all.push(Section::new(
         "trunk-relays",
-        &[&format!("run {measured} --trunk --baseline udp,gso,tcp --rate max")],
+        &[&format!(
+            "run {measured} --trunk --baseline udp,gso,tcp --rate max"
+        )],
     ));
     for transport in TRANSPORTS {
         let run = format!("{server} {transport} --trunk --rate max");
@@ -78,7 +82,12 @@ pub fn sections(windows: u16, quick: bool) -> Vec<Section> {
         let run = format!("{server} {transport} --trunk --gso --rate max");
         all.push(Section::new(format!("trunk-gso-{transport}"), &[&run]));
     }
-    for (transport, tunnels) in [("udp", 20_000), ("tcp", 8000), ("tls", 4000), ("dtls", 4000)] {
+    for (transport, tunnels) in [
+        ("udp", 20_000),
+        ("tcp", 8000),
+        ("tls", 4000),
+        ("dtls", 4000),
+    ] {
         let tunnels = if quick { tunnels / 8 } else { tunnels };
         let run = format!(
             "setup --host-buffers 4194304 --spawn-server --transport {transport} --tunnels {tunnels} --open-rate 50000"
@@ -91,10 +100,7 @@ pub fn sections(windows: u16, quick: bool) -> Vec<Section> {
     }
     all.extend(peers(&measured, quick));
     let part = if quick { 10 } else { 1 };
-    for (transport, many) in [
-        ("udp", MANY_DATAGRAMS / part),
-        ("tls", MANY_STREAMS / part),
-    ] {
+    for (transport, many) in [("udp", MANY_DATAGRAMS / part), ("tls", MANY_STREAMS / part)] {
         let few = format!("{server} {transport} --rate 20k,50k");
         let many = format!(
             "run {measured} --spawn-server --transport {transport} --rate 20k,50k --tunnels {many} --open-rate 20000"
@@ -120,7 +126,9 @@ pub fn sections(windows: u16, quick: bool) -> Vec<Section> {
     ));
     all.push(Section::new(
         "hostile",
-        &[&format!("hostile {measured} --spawn-server --transport udp")],
+        &[&format!(
+            "hostile {measured} --spawn-server --transport udp"
+        )],
     ));
     all
 }
@@ -149,7 +157,7 @@ fn peers(measured: &str, quick: bool) -> Vec<Section> {
 
 /// Bytes on the wire are counted at a rate at which every packet travels alone.
 fn wire(subject: &str) -> String {
-    format!("run --own-network {subject} --tunnels 10 --calls 10 --rate 500 --windows 2")
+    format!("run --own-network {subject} --tunnels 10 --calls 10 --rate 500 --windows 1 --window 3")
 }
 
 #[cfg(test)]

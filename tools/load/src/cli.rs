@@ -106,7 +106,7 @@ pub struct RunArgs {
     #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     pub in_flight: u64,
 
-    /// All calls over one tunnel, to one other.
+    /// All calls over one tunnel, to one other. The UDP relay, the unit of ratios, keeps its sessions.
     #[arg(long)]
     pub trunk: bool,
 

@@ -101,9 +101,12 @@ pub struct LoadReport {
     pub down_us: Option<Times>,
     /// How late the generator was.
     pub late_us: Option<Times>,
-    /// Bytes that the tunnel adds to each packet on the wire, acknowledgements and keepalives included; with `--own-network`.
+    /// Bytes that the tunnel adds to each packet on the wire; with `--own-network`.
     #[serde(default)]
     pub added_bytes: Option<f64>,
+    /// Packets besides, for each: acknowledgements of TCP; with `--own-network`.
+    #[serde(default)]
+    pub added_packets: Option<f64>,
     /// Share of the time that the system under test was busy.
     pub server_busy: Option<f64>,
     /// Share of the time that the generator was busy; near 1 it was the limit.
@@ -142,6 +145,7 @@ impl LoadReport {
             down_us: Times::of(&all.down),
             late_us: Times::of(&all.late),
             added_bytes: None,
+            added_packets: None,
             server_busy: median(windows.iter().filter_map(Measured::server_busy).collect()),
             generator_busy: median(windows.iter().map(|one| one.generator_busy).collect())?,
         })
@@ -431,7 +435,10 @@ impl LoadReport {
             optional(self.server_busy, |share| format!("{share:.2}")),
             format!("{:.2}", self.generator_busy),
         ) + &optional(self.added_bytes, |bytes| {
-            format!("            {bytes:.1} bytes added to each packet on the wire\n")
+            format!(
+                "            {bytes:.1} bytes added to each packet on the wire, {:.2} packets besides\n",
+                self.added_packets.unwrap_or_default()
+            )
         })
     }
 }

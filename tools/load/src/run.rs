@@ -17,7 +17,7 @@ use crate::relay::RelayKind;
 use crate::report::{LoadReport, Report, SubjectReport};
 use crate::stage::Stage;
 use crate::subject::TUN_HOST;
-use crate::system::{Wire, WireCount};
+use crate::system::{Added, Wire, WireCount};
 
 /// Runs all that was asked for; whether it kept within its limits.
 ///
@@ -71,7 +71,9 @@ impl MeasureArgs {
 
 /// A bare relay.
 fn baseline(args: &RunArgs, host: &Host, kind: RelayKind) -> anyhow::Result<SubjectReport> {
-    let sessions = if args.trunk { 1 } else { args.setting.tunnels };
+    // The unit of all ratios is always the same.
+    let is_trunk = args.trunk && kind != RelayKind::Udp;
+    let sessions = if is_trunk { 1 } else { args.setting.tunnels };
     let (mut stage, echo) = Stage::relay(&args.setting, host, kind, sessions, args.size)?;
     for call in 0..args.calls.unwrap_or(args.setting.tunnels) {
         stage.engine.traffic.add_bare(call % sessions, echo);
@@ -174,15 +176,17 @@ fn measure(args: &RunArgs, stage: &mut Stage) -> anyhow::Result<SubjectReport> {
         if let Some(report) = &mut report
             && args.setting.own_network
         {
-            report.added_bytes = added(&windows, bench.wire, args.size);
+            let added = added(&windows, bench.wire, args.size);
+            report.added_bytes = added.map(|added| added.bytes);
+            report.added_packets = added.map(|added| added.packets);
         }
         loads.extend(report);
     }
     Ok(SubjectReport::of(stage, args.size, loads))
 }
 
-/// Bytes that the tunnel adds to each packet, in all windows together.
-fn added(windows: &[Measured], wire: &Wire, size: u16) -> Option<f64> {
+/// What the tunnel adds to each packet, in all windows together.
+fn added(windows: &[Measured], wire: &Wire, size: u16) -> Option<Added> {
     let passed = WireCount {
         packets: windows.iter().map(|one| one.wire.packets).sum(),
         bytes: windows.iter().map(|one| one.wire.bytes).sum(),

@@ -337,12 +337,10 @@ impl Engine {
         }
         state.phase = Phase::Opening(now.ns);
         match state.client() {
-            Some(client) => {
-                client.start(now.instant);
-                self.drain(&now, member);
-            }
+            Some(client) => client.start(now.instant),
             None => self.open_link(&now, member, Epoch(0)),
         }
+        self.drain(&now, member);
     }
 
     /// Lets all tunnels end in order; returns when the server has answered or time is over.

@@ -91,9 +91,11 @@ impl TurnClient {
         }
     }
 
-    /// The transport is there.
+    /// The transport is there. May be said again.
     pub fn start(&mut self, now: Instant) {
-        self.request(now, State::Allocating);
+        if self.state == State::Waiting {
+            self.request(now, State::Allocating);
+        }
     }
 
     /// Packets can be sent.
@@ -102,7 +104,7 @@ impl TurnClient {
         self.state == State::Ready
     }
 
-    /// Forgets the beginning of a message.
+    /// Forgets the beginning of a message of another transport.
     pub fn reset(&mut self) {
         self.partial = Vec::new();
     }
@@ -348,6 +350,8 @@ mod tests {
         let mut client = client();
         client.start(now);
         let first = client.poll_transmit().unwrap();
+        client.start(now);
+        assert!(client.poll_transmit().is_none(), "begun again");
         assert_eq!(first[..4], [0, 3, 0, 8]);
         let refused = answer(&first, ALLOCATE | ERROR, &[(REALM, b"r"), (NONCE, b"n")]);
         assert!(client.take(now, &refused, |_| {}));

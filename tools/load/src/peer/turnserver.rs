@@ -59,11 +59,12 @@ pub(super) fn start(
         "--tls-listening-port",
         &secure.to_string(),
     ]);
-    let unwanted = match transport {
-        Transport::Udp => ["--no-tcp", "--no-tls", "--no-dtls"],
-        Transport::Tcp => ["--no-udp", "--no-tls", "--no-dtls"],
-        Transport::Tls => ["--no-udp", "--no-tcp", "--no-dtls"],
-        Transport::Dtls => ["--no-udp", "--no-tcp", "--no-tls"],
+    let unwanted: &[&str] = match transport {
+        Transport::Udp => &["--no-tcp", "--no-tls", "--no-dtls"],
+        Transport::Tcp => &["--no-udp", "--no-tls", "--no-dtls"],
+        Transport::Tls => &["--no-udp", "--no-tcp", "--no-dtls"],
+        // Without UDP there is no DTLS.
+        Transport::Dtls => &["--no-tcp", "--no-tls"],
     };
     program.command().args(unwanted);
     let mut children = Children::default();

@@ -11,4 +11,4 @@ pub use host::{
 };
 pub use process::{Children, CpuClock, memory, run};
 pub use stop::Stop;
-pub use wire::{Wire, WireCount};
+pub use wire::{Added, Wire, WireCount};

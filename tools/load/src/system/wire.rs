@@ -12,6 +12,18 @@ pub struct WireCount {
     pub bytes: u64,
 }
 
+/// Bytes of a TCP segment that only acknowledges, without options.
+const BARE_SEGMENT: f64 = 40.0;
+
+/// What a tunnel adds to each packet.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Added {
+    /// Bytes, without those of further packets.
+    pub bytes: f64,
+    /// Further packets, which count 40 bytes: acknowledgements of TCP, and a few keepalives.
+    pub packets: f64,
+}
+
 /// A device that a relayed packet passes: how often as part of the tunnel under test, and how often bare.
 #[derive(Clone, Debug)]
 pub struct Wire {
@@ -71,13 +83,19 @@ impl Wire {
         })
     }
 
-    /// Bytes that a tunnel adds to an inner packet of `size` bytes each time it is on the wire, if `relayed` of them made the
-    /// device count `passed`. Acknowledgements and keepalives are in it.
+    /// What a tunnel adds to an inner packet of `size` bytes each time it is on the wire, if `relayed` of them made the device
+    /// count `passed`.
     #[must_use]
-    pub fn added(&self, passed: WireCount, relayed: u64, size: u16) -> Option<f64> {
-        let packets = Some(relayed).filter(|relayed| *relayed > 0)? as f64;
-        let each = passed.bytes as f64 / packets - f64::from(self.bare) * f64::from(size);
-        Some(each / f64::from(self.legs) - f64::from(size))
+    pub fn added(&self, passed: WireCount, relayed: u64, size: u16) -> Option<Added> {
+        let relayed = Some(relayed).filter(|relayed| *relayed > 0)?;
+        let crossings = u64::from(self.legs + self.bare) * relayed;
+        let more = passed.packets.saturating_sub(crossings) as f64;
+        let bare = f64::from(self.bare) * f64::from(size) * relayed as f64;
+        let tunnelled = f64::from(self.legs) * relayed as f64;
+        Some(Added {
+            bytes: (passed.bytes as f64 - bare - more * BARE_SEGMENT) / tunnelled - f64::from(size),
+            packets: more / tunnelled,
+        })
     }
 }
 
@@ -125,12 +143,16 @@ Inter-|   Receive                                                |  Transmit
             packets: 20,
             bytes: 10 * (200 + 204),
         };
-        assert_eq!(Wire::loopback(1, 1).added(passed, 10, 200), Some(4.0));
+        let added = |bytes, packets| Some(Added { bytes, packets });
+        assert_eq!(Wire::loopback(1, 1).added(passed, 10, 200), added(4.0, 0.0));
         let passed = WireCount {
-            packets: 20,
-            bytes: 20 * 228,
+            packets: 20 + 5,
+            bytes: 20 * 240 + 5 * 40,
         };
-        assert_eq!(Wire::loopback(2, 0).added(passed, 10, 200), Some(28.0));
+        assert_eq!(
+            Wire::loopback(2, 0).added(passed, 10, 200),
+            added(40.0, 0.25)
+        );
         assert_eq!(Wire::loopback(2, 0).added(passed, 0, 200), None);
     }
 }

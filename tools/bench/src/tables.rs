@@ -1,0 +1,552 @@
+//! The issue's tables, made of results.
+
+use std::fmt::Write as _;
+
+use crate::results::{Results, at};
+use crate::suite::TRANSPORTS;
+
+/// Our name in reports.
+const OURS: &str = "tsc-server";
+
+/// One line of the table of paths: where our figure and the others' come from, and what is wanted.
+pub struct PathRow {
+    /// What it is.
+    pub label: &'static str,
+    /// Where our figure is.
+    pub section: &'static str,
+    /// What must be reached, and what we aim at, as a ratio to the UDP relay.
+    pub must: f64,
+    /// See `must`.
+    pub aim: f64,
+    /// Others on the same way: section, subject, and what they are called.
+    pub others: &'static [(&'static str, &'static str, &'static str)],
+}
+
+/// The first table of the issue. What is wanted of trunks are the limits of a machine like the reference one.
+pub const PATHS: [PathRow; 10] = [
+    PathRow {
+        label: "UDP tunnel",
+        section: "udp",
+        must: 1.0,
+        aim: 1.15,
+        others: &[
+            ("relays", "relay-gso", "relay with GSO"),
+            ("peer-coturn-udp", "coturn-udp", "coturn"),
+        ],
+    },
+    PathRow {
+        label: "TCP tunnel",
+        section: "tcp",
+        must: 0.9,
+        aim: 1.0,
+        others: &[
+            ("relays", "relay-tcp", "framed TCP relay"),
+            ("peer-coturn-tcp", "coturn-tcp", "coturn"),
+        ],
+    },
+    PathRow {
+        label: "TLS tunnel",
+        section: "tls",
+        must: 0.7,
+        aim: 0.8,
+        others: &[
+            ("peer-coturn-tls", "coturn-tls", "coturn"),
+            ("peer-stunnel", "stunnel", "stunnel"),
+        ],
+    },
+    PathRow {
+        label: "DTLS tunnel",
+        section: "dtls",
+        must: 0.7,
+        aim: 0.9,
+        others: &[
+            ("peer-coturn-dtls", "coturn-dtls", "coturn"),
+            ("peer-openvpn", "openvpn", "OpenVPN"),
+            ("peer-boringtun", "boringtun", "boringtun"),
+        ],
+    },
+    PathRow {
+        label: "UDP tunnel to TUN egress",
+        section: "tun-udp",
+        must: 0.95,
+        aim: 1.1,
+        others: &[
+            ("peer-boringtun", "boringtun", "boringtun"),
+            ("peer-wireguard-go", "wireguard-go", "wireguard-go"),
+        ],
+    },
+    PathRow {
+        label: "DTLS tunnel to TUN egress",
+        section: "tun-dtls",
+        must: 0.75,
+        aim: 0.9,
+        others: &[
+            ("peer-boringtun", "boringtun", "boringtun"),
+            ("peer-openvpn", "openvpn", "OpenVPN"),
+        ],
+    },
+    PathRow {
+        label: "One UDP tunnel carrying all",
+        section: "trunk-udp",
+        must: 1.2,
+        aim: 1.44,
+        others: &[
+            ("trunk-relays", "relay-gso", "relay with GSO"),
+            (
+                "trunk-gso-udp",
+                OURS,
+                "ours where the client's packets come as trains",
+            ),
+        ],
+    },
+    PathRow {
+        label: "One TCP tunnel carrying all",
+        section: "trunk-tcp",
+        must: 1.5,
+        aim: 1.8,
+        others: &[("trunk-relays", "relay-tcp", "framed TCP relay")],
+    },
+    PathRow {
+        label: "One TLS tunnel carrying all",
+        section: "trunk-tls",
+        must: 1.3,
+        aim: 1.5,
+        others: &[],
+    },
+    PathRow {
+        label: "One DTLS tunnel carrying all",
+        section: "trunk-dtls",
+        must: 0.75,
+        aim: 0.79,
+        others: &[
+            ("peer-boringtun", "boringtun", "boringtun"),
+            (
+                "trunk-gso-dtls",
+                OURS,
+                "ours where the client's packets come as trains",
+            ),
+        ],
+    },
+];
+
+/// Set-ups per processor second that must be reached, by transport.
+pub const SET_UPS: [f64; 4] = [50_000.0, 30_000.0, 4000.0, 2500.0];
+
+/// KiB that an idle tunnel may cost.
+pub const MEMORY: [f64; 4] = [1.0, 3.0, 10.0, 45.0];
+
+/// Bytes that a tunnel may add to a packet: no less is possible.
+pub const ADDED: [f64; 4] = [28.0, 40.0, 62.0, 65.0];
+
+/// How many times the relay's round trip a tunnel's may be.
+const ROUND_TRIP: f64 = 1.1;
+
+/// How many times as much a packet may cost with many tunnels.
+const GROWTH: f64 = 1.15;
+
+/// A number, or a dash.
+fn show(value: Option<f64>, digits: usize) -> String {
+    value.map_or_else(|| "-".to_owned(), |value| format!("{value:.digits$}"))
+}
+
+/// Thousands with a comma.
+#[must_use]
+pub fn thousands(value: f64) -> String {
+    let text = format!("{value:.0}");
+    let mut grouped = String::new();
+    for (at, digit) in text.chars().enumerate() {
+        if at > 0 && (text.len() - at).is_multiple_of(3) {
+            grouped.push(',');
+        }
+        grouped.push(digit);
+    }
+    grouped
+}
+
+fn verdict(is_reached: Option<bool>) -> &'static str {
+    match is_reached {
+        Some(true) => "yes",
+        Some(false) => "**no**",
+        None => "-",
+    }
+}
+
+/// The table of paths.
+#[must_use]
+pub fn paths(results: &Results) -> String {
+    let mut text = "\
+| path | thousand packets per CPU second | ratio | must reach | aim | reached | others in the same run |
+| --- | --- | --- | --- | --- | --- | --- |
+"
+    .to_owned();
+    for row in &PATHS {
+        let load = results.load(row.section, OURS, "max");
+        let spread = load.and_then(|load| load.per_cpu_second);
+        let cost = spread.map_or_else(
+            || "-".to_owned(),
+            |spread| {
+                let [median, low, high] =
+                    [spread.median, spread.low, spread.high].map(|value| value / 1000.0);
+                format!("{median:.0} [{low:.0}-{high:.0}]")
+            },
+        );
+        let ratio = results.ratio(row.section, OURS);
+        let reached = ratio.map(|ratio| {
+            // As it is shown.
+            let ratio = (ratio * 100.0).round() / 100.0;
+            if ratio >= row.aim {
+                "aim"
+            } else {
+                verdict(Some(ratio >= row.must))
+            }
+        });
+        let others: Vec<_> = row
+            .others
+            .iter()
+            .filter_map(|(section, name, label)| {
+                Some(format!("{label} {:.2}", results.ratio(section, name)?))
+            })
+            .collect();
+        let _infallible = writeln!(
+            text,
+            "| {} | {cost} | {} | {:.2} | {:.2} | {} | {} |",
+            row.label,
+            show(ratio, 2),
+            row.must,
+            row.aim,
+            reached.unwrap_or("-"),
+            others.join(", "),
+        );
+    }
+    text
+}
+
+/// A line of the table of other figures.
+fn line(
+    text: &mut String,
+    what: &str,
+    ours: &str,
+    must: &str,
+    reached: Option<bool>,
+    others: &str,
+) {
+    let _infallible = writeln!(
+        text,
+        "| {what} | {ours} | {must} | {} | {others} |",
+        verdict(reached)
+    );
+}
+
+/// The table of other figures.
+#[must_use]
+pub fn others(results: &Results) -> String {
+    let mut text = "\
+| figure | ours | must reach | reached | others in the same run |
+| --- | --- | --- | --- | --- |
+"
+    .to_owned();
+    for (at, transport) in TRANSPORTS.iter().enumerate() {
+        let must = SET_UPS.get(at).copied().unwrap_or_default();
+        let ours = set_ups(results, &format!("setup-{transport}"), OURS);
+        let mut others = peer(results, transport, set_ups, 0);
+        if *transport == "tls" {
+            let stunnel = set_ups(results, "peer-setup-stunnel", "stunnel");
+            others.extend(stunnel.map(|value| format!("stunnel {}", thousands(value))));
+        }
+        line(
+            &mut text,
+            &format!("set-ups per CPU second, {transport}"),
+            &ours.map_or_else(|| "-".to_owned(), thousands),
+            &thousands(must),
+            ours.map(|value| value >= must),
+            &others.join(", "),
+        );
+    }
+    for (at, transport) in TRANSPORTS.iter().enumerate() {
+        let must = MEMORY.get(at).copied().unwrap_or_default();
+        let ours = memory(results, &format!("setup-{transport}"), OURS);
+        let mut others = peer(results, transport, memory, 0);
+        if *transport == "tls" {
+            let stunnel = memory(results, "peer-setup-stunnel", "stunnel");
+            others.extend(stunnel.map(|value| format!("stunnel {value:.0}")));
+        }
+        line(
+            &mut text,
+            &format!("KiB for each idle tunnel (PSS), {transport}"),
+            &show(ours, 1),
+            &format!("{must:.0}"),
+            ours.map(|value| (value * 10.0).round() / 10.0 <= must),
+            &others.join(", "),
+        );
+    }
+    for transport in TRANSPORTS {
+        round_trip(results, transport, &mut text);
+    }
+    for (at, transport) in TRANSPORTS.iter().enumerate() {
+        let must = ADDED.get(at).copied().unwrap_or_default();
+        let ours = added(results, &format!("wire-{transport}"), OURS);
+        let others: Vec<_> = match *transport {
+            "udp" => vec!["coturn-udp", "wireguard-go", "boringtun"],
+            "tcp" => vec!["coturn-tcp"],
+            "tls" => vec!["coturn-tls", "stunnel"],
+            _ => vec!["coturn-dtls", "openvpn"],
+        };
+        let others: Vec<_> = others
+            .iter()
+            .filter_map(|name| {
+                let value = added(results, &format!("peer-wire-{name}"), name)?;
+                Some(format!("{name} {}", show_added(value)))
+            })
+            .collect();
+        line(
+            &mut text,
+            &format!("bytes added to a packet of 200 bytes, {transport}"),
+            &ours.map_or_else(|| "-".to_owned(), show_added),
+            &format!("{must:.0}"),
+            ours.map(|(bytes, _)| bytes < must + 0.7),
+            &others.join(", "),
+        );
+    }
+    for transport in ["udp", "tls"] {
+        growth(results, transport, &mut text);
+    }
+    for transport in ["udp", "tls"] {
+        held(results, transport, &mut text);
+    }
+    text
+}
+
+/// Coturn's figure over a transport.
+fn peer(
+    results: &Results,
+    transport: &str,
+    figure: fn(&Results, &str, &str) -> Option<f64>,
+    digits: usize,
+) -> Vec<String> {
+    let name = format!("coturn-{transport}");
+    let value = figure(results, &format!("peer-setup-{name}"), &name);
+    let shown = |value: f64| match digits {
+        0 => thousands(value),
+        _ => format!("{value:.digits$}"),
+    };
+    value
+        .map(|value| format!("coturn {}", shown(value)))
+        .into_iter()
+        .collect()
+}
+
+/// Set-ups per processor second.
+#[must_use]
+pub fn set_ups(results: &Results, section: &str, name: &str) -> Option<f64> {
+    results.subject(section, name)?.set_up.per_cpu_second
+}
+
+/// KiB of each session.
+#[must_use]
+pub fn memory(results: &Results, section: &str, name: &str) -> Option<f64> {
+    results.subject(section, name)?.set_up.memory_kib
+}
+
+/// Bytes added to each packet, and packets besides.
+fn added(results: &Results, section: &str, name: &str) -> Option<(f64, f64)> {
+    let load = results.subject(section, name)?.loads.first()?;
+    Some((load.added_bytes?, load.added_packets?))
+}
+
+/// For people.
+fn show_added((bytes, packets): (f64, f64)) -> String {
+    // Fewer are keepalives, or packets on their way when counting began.
+    if packets < 0.05 {
+        format!("{bytes:.1}")
+    } else {
+        format!("{bytes:.1} and {packets:.1} acknowledgements")
+    }
+}
+
+fn round_trip(results: &Results, transport: &str, text: &mut String) {
+    let times = |name| results.load(transport, name, "5000")?.round_trip_us;
+    let (ours, relay) = (times(OURS), times("relay-udp"));
+    let shown = |times: Option<tsc_load::report::Times>| {
+        times.map_or_else(
+            || "-".to_owned(),
+            |times| format!("{} / {}", times.p50, times.p99),
+        )
+    };
+    let both = ours.zip(relay);
+    let is_reached = both.map(|(ours, relay)| {
+        ours.p50 as f64 <= relay.p50 as f64 * ROUND_TRIP
+            && ours.p99 as f64 <= relay.p99 as f64 * ROUND_TRIP
+    });
+    let name = format!("coturn-{transport}");
+    let coturn = results.load(&format!("peer-{name}"), &name, "5000");
+    let coturn = coturn.and_then(|load| load.round_trip_us);
+    let mut others = vec![format!("relay {}", shown(relay))];
+    if coturn.is_some() {
+        others.push(format!("coturn {}", shown(coturn)));
+    }
+    line(
+        text,
+        &format!("round trip p50 / p99 at 5,000 packets/s, us, {transport}"),
+        &shown(ours),
+        "1.1 x relay",
+        is_reached,
+        &others.join(", "),
+    );
+}
+
+fn growth(results: &Results, transport: &str, text: &mut String) {
+    let section = format!("growth-{transport}");
+    let few = results.first(&section, OURS);
+    let many = results.subject(&section, OURS);
+    let factors: Vec<_> = ["20000", "50000"]
+        .iter()
+        .filter_map(|rate| {
+            let cost = |subject| Some(at(subject, rate)?.per_cpu_second?.median);
+            Some(cost(few?)? / cost(many?)?)
+        })
+        .collect();
+    let worst = factors.iter().copied().reduce(f64::max);
+    let shown: Vec<_> = factors
+        .iter()
+        .map(|factor| format!("{factor:.2}"))
+        .collect();
+    let tunnels = many.map_or(0, |subject| subject.tunnels);
+    line(
+        text,
+        &format!(
+            "cost of a packet with {} {transport} tunnels, beside that with 100, at 20,000 and 50,000 packets/s",
+            thousands(f64::from(tunnels))
+        ),
+        &shown.join(", "),
+        &format!("{GROWTH}"),
+        worst.map(|worst| worst <= GROWTH),
+        "",
+    );
+}
+
+fn held(results: &Results, transport: &str, text: &mut String) {
+    let subject = results.subject(&format!("held-{transport}"), OURS);
+    let hold = subject.and_then(|subject| subject.hold.as_ref());
+    let ours = subject.zip(hold).map(|(subject, hold)| {
+        format!(
+            "{} of {} for {:.0} s, {} keepalives, server busy {:.3}, {:.0} MiB",
+            thousands(f64::from(hold.alive)),
+            thousands(f64::from(subject.tunnels)),
+            hold.seconds,
+            thousands(hold.keepalives as f64),
+            hold.server_busy.unwrap_or_default(),
+            hold.server_memory_kib.unwrap_or_default() as f64 / 1024.0,
+        )
+    });
+    line(
+        text,
+        &format!("held with keepalives, {transport}"),
+        ours.as_deref().unwrap_or("-"),
+        if transport == "udp" {
+            "100,000"
+        } else {
+            "20,000"
+        },
+        subject
+            .zip(hold)
+            .map(|(subject, hold)| hold.alive == subject.tunnels),
+        "",
+    );
+}
+
+/// Every subject that was measured at the limit.
+#[must_use]
+pub fn everything(results: &Results) -> String {
+    let mut text = "\
+| section | subject | packets/s at the limit | thousand per CPU second | ratio | round trip p50 / p99 there, us | server / generator busy |
+| --- | --- | --- | --- | --- | --- | --- |
+"
+    .to_owned();
+    for (section, result) in &results.0 {
+        for subject in result.reports.iter().flat_map(|report| &report.subjects) {
+            let Some(load) = at(subject, "max") else {
+                continue;
+            };
+            let times = load.round_trip_us;
+            let _infallible = writeln!(
+                text,
+                "| {section} | {} | {} | {} | {} | {} | {} / {:.2} |",
+                subject.subject,
+                thousands(load.relayed_per_second.median),
+                show(load.per_cpu_second.map(|spread| spread.median / 1000.0), 0),
+                show(load.ratio, 2),
+                times.map_or_else(
+                    || "-".to_owned(),
+                    |times| format!("{} / {}", times.p50, times.p99)
+                ),
+                show(load.server_busy, 2),
+                load.generator_busy,
+            );
+        }
+    }
+    text
+}
+
+/// Overload and forged traffic.
+#[must_use]
+pub fn trouble(results: &Results) -> String {
+    let mut text = String::new();
+    if let Some(subject) = results.subject("overload", OURS)
+        && let Some(overload) = &subject.overload
+    {
+        let _infallible = writeln!(
+            text,
+            "- Overload over UDP: {} packets/s offered, {:.1} times the capacity of {}; goodput {} [least {}], least share {:.2}; {} of {} tunnels alive; {} newcomers, {} answers busy; {} MiB at most; recovered after {} s.",
+            thousands(overload.offered_per_second.median),
+            overload.offered_per_second.median / (overload.capacity_per_second as f64).max(1.0),
+            thousands(overload.capacity_per_second as f64),
+            thousands(overload.goodput_per_second.median),
+            thousands(overload.goodput_per_second.low),
+            overload.lowest_share,
+            overload.alive,
+            subject.tunnels,
+            overload.newcomers,
+            overload.newcomers_told_busy,
+            overload.memory_kib.unwrap_or_default() / 1024,
+            show(overload.recovery_seconds, 1),
+        );
+    }
+    for attack in results
+        .subject("hostile", OURS)
+        .iter()
+        .flat_map(|subject| &subject.attacks)
+    {
+        let _infallible = writeln!(
+            text,
+            "- Forged {} at {} packets/s: {:.3} % more loss of calls, {} us more at p99, {:.2} bytes answered for each.",
+            attack.attack,
+            thousands(attack.per_second),
+            attack.added_loss * 100.0,
+            attack
+                .added_p99_us
+                .map_or_else(|| "-".to_owned(), |us| us.to_string()),
+            attack.amplification,
+        );
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_grouped() {
+        let shown: Vec<_> = [0.0, 999.0, 1000.0, 1_234_567.0].map(thousands).into();
+        assert_eq!(shown, ["0", "999", "1,000", "1,234,567"]);
+    }
+
+    #[test]
+    fn tables_without_results_have_all_rows() {
+        let results = Results::default();
+        assert_eq!(paths(&results).lines().count(), 2 + PATHS.len());
+        assert_eq!(others(&results).lines().count(), 2 + 4 * 4 + 2 + 2);
+        assert_eq!(everything(&results).lines().count(), 2);
+        assert!(trouble(&results).is_empty());
+    }
+}
