@@ -57,7 +57,7 @@ pub fn sections(windows: u16, quick: bool) -> Vec<Section> {
     let mut all = vec![Section::new(
         "relays",
         &[&format!(
-            "run {measured} --baseline udp,gso,tcp --rate 5k,max"
+            "run {measured} --baseline udp,gso,tcp,tls --rate 5k,max"
         )],
     )];
     for transport in TRANSPORTS {
@@ -71,7 +71,7 @@ pub fn sections(windows: u16, quick: bool) -> Vec<Section> {
     all.push(Section::new(
         "trunk-relays",
         &[&format!(
-            "run {measured} --trunk --baseline udp,gso,tcp --rate max"
+            "run {measured} --trunk --baseline udp,gso,tcp,tls --rate max"
         )],
     ));
     for transport in TRANSPORTS {

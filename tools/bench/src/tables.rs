@@ -50,6 +50,7 @@ pub const PATHS: [PathRow; 10] = [
         must: 0.7,
         aim: 0.8,
         others: &[
+            ("relays", "relay-tls", "TLS relay"),
             ("peer-coturn-tls", "coturn-tls", "coturn"),
             ("peer-stunnel", "stunnel", "stunnel"),
         ],
@@ -111,7 +112,7 @@ pub const PATHS: [PathRow; 10] = [
         section: "trunk-tls",
         must: 1.3,
         aim: 1.5,
-        others: &[],
+        others: &[("trunk-relays", "relay-tls", "TLS relay")],
     },
     PathRow {
         label: "One DTLS tunnel carrying all",

@@ -116,7 +116,7 @@ pub struct RunArgs {
     pub reflector: Option<SocketAddrV4>,
 
     /// Measure these relays first, in the same way: the limits that ratios refer to.
-    #[arg(long, value_delimiter = ',', value_name = "udp,gso,tcp")]
+    #[arg(long, value_delimiter = ',', value_name = "udp,gso,tcp,tls")]
     pub baseline: Vec<RelayKind>,
 
     /// Measure these other programs first, in the same way; they have to be installed: coturn-udp, coturn-tcp, coturn-tls, coturn-dtls,
@@ -368,6 +368,9 @@ pub struct RelayArgs {
     /// The echo behind it.
     #[arg(long)]
     pub to: SocketAddrV4,
+    /// Where its certificate and key are, for TLS.
+    #[arg(long)]
+    pub identity: Option<PathBuf>,
 }
 
 /// A load on the command line.

@@ -45,7 +45,8 @@ fn go(cli: &Cli) -> anyhow::Result<bool> {
             Ok(true)
         }
         Command::Relay(args) => {
-            relay::serve(args.kind, args.to, &mut std::io::stdout())?;
+            let identity = args.identity.as_deref();
+            relay::serve(args.kind, args.to, identity, &mut std::io::stdout())?;
             Ok(true)
         }
     }

@@ -8,8 +8,8 @@ use anyhow::{Context as _, bail};
 use tsc_csm::Transport;
 
 use crate::cli::SettingArgs;
-use crate::clients::{Opening, ipv4, open, protocol, settle};
-use crate::engine::{Dialect, Engine, Protocol, Security};
+use crate::clients::{Opening, ipv4, open, protocol, security, settle};
+use crate::engine::{Dialect, Engine, Protocol};
 use crate::host::Host;
 use crate::peer::{Peer, PeerKind};
 use crate::progress::Line;
@@ -141,18 +141,11 @@ impl Stage {
         let echo = ipv4(reflector.address()?)?;
         let program = std::env::current_exe().context("where is this program?")?;
         let subject = Subject::relay(&program, kind, echo, host.cores.server)?;
-        let transport = match kind {
-            RelayKind::Udp | RelayKind::Gso => Transport::Udp,
-            RelayKind::Tcp => Transport::Tcp,
-        };
+        let transport = kind.transport();
         let address = subject.address(transport);
         let address = address.context("the relay told no address")?;
-        let security = match transport {
-            Transport::Tcp | Transport::Tls => Security::Tcp,
-            Transport::Udp | Transport::Dtls => Security::Udp,
-        };
         let protocol = Protocol {
-            security,
+            security: security(transport, address, None, &subject.authority, Vec::new())?,
             dialect: Dialect::Bare,
         };
         let mut engine = Engine::new(protocol, address, sessions, Traffic::new(size))?;

@@ -42,11 +42,11 @@ pub struct Subject {
     pub pid: u32,
     /// Its processor time.
     pub clock: CpuClock,
-    /// Certificates that its clients trust, PEM; empty for a relay.
+    /// Certificates that its clients trust, PEM.
     pub authority: String,
     _children: Children,
     /// Its configuration and log.
-    directory: Option<tempfile::TempDir>,
+    directory: tempfile::TempDir,
 }
 
 /// What is asked of a tunnel server.
@@ -126,7 +126,7 @@ impl Subject {
             clock: CpuClock::of(pid)?,
             authority,
             _children: children,
-            directory: Some(directory),
+            directory,
         })
     }
 
@@ -141,9 +141,13 @@ impl Subject {
         to: SocketAddrV4,
         cpu: Option<usize>,
     ) -> anyhow::Result<Self> {
+        let directory = tempfile::tempdir()?;
+        let authority = certificates(directory.path())?;
         let mut command = Command::new(program);
         command
             .args(["relay", "--kind", kind.name(), "--to", &to.to_string()])
+            .arg("--identity")
+            .arg(directory.path())
             .stdin(Stdio::null())
             .stdout(Stdio::piped());
         let mut child = start_on(cpu, || command.spawn()).context("cannot start the relay")?;
@@ -158,18 +162,14 @@ impl Subject {
             .trim()
             .parse()
             .with_context(|| format!("the relay said {line:?} in place of its address"))?;
-        let transport = match kind {
-            RelayKind::Udp | RelayKind::Gso => Transport::Udp,
-            RelayKind::Tcp => Transport::Tcp,
-        };
-        let addresses = vec![(transport.name().to_owned(), address)];
+        let addresses = vec![(kind.transport().name().to_owned(), address)];
         Ok(Self {
             addresses,
             pid,
             clock: CpuClock::of(pid)?,
-            authority: String::new(),
+            authority,
             _children: children,
-            directory: None,
+            directory,
         })
     }
 
@@ -184,10 +184,7 @@ impl Subject {
     /// What it has logged so far.
     #[must_use]
     pub fn log(&self) -> String {
-        let read = |directory: &tempfile::TempDir| {
-            fs::read_to_string(directory.path().join("server.log")).ok()
-        };
-        self.directory.as_ref().and_then(read).unwrap_or_default()
+        fs::read_to_string(self.directory.path().join("server.log")).unwrap_or_default()
     }
 }
 

@@ -20,7 +20,7 @@ fn spawn() -> String {
 #[test]
 fn a_run_with_its_baselines() {
     let report = report(&format!(
-        "run {} --tunnels 4 --transport udp,tls --baseline udp,gso,tcp --rate 60,80 {MODEST}",
+        "run {} --tunnels 4 --transport udp,tls --baseline udp,gso,tcp,tls --rate 60,80 {MODEST}",
         spawn()
     ));
     let subjects = report["subjects"].as_array().unwrap();
@@ -34,6 +34,7 @@ fn a_run_with_its_baselines() {
             "relay-udp",
             "relay-gso",
             "relay-tcp",
+            "relay-tls",
             "tsc-server",
             "tsc-server"
         ]

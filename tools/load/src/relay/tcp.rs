@@ -1,13 +1,15 @@
-//! TCP with two bytes of length before each packet, to UDP.
+//! TCP with two bytes of length before each packet, plain or under TLS, to UDP.
 
 use std::io::{self, IoSlice, Read, Write};
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::AsRawFd;
+use std::sync::Arc;
 
 use mio::net::{TcpListener, TcpStream};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 use nix::sys::socket::SockaddrIn;
+use rustls::{ServerConfig, ServerConnection};
 
 use super::Announce;
 use super::mmsg::{Batch, FlowTable, Side};
@@ -23,6 +25,7 @@ const BACKLOG: usize = 256 * 1024;
 /// One client.
 struct Client {
     socket: TcpStream,
+    tls: Option<Box<ServerConnection>>,
     framed: Framed,
     out: Vec<u8>,
     is_dirty: bool,
@@ -31,6 +34,18 @@ struct Client {
 impl Client {
     /// Writes what waits; `false` if the connection is over.
     fn flush(&mut self) -> bool {
+        if let Some(tls) = &mut self.tls {
+            // What is sealed goes first; what comes after it waits in clear, where its bound is kept.
+            return match drain(tls, &mut self.socket) {
+                Some(true) => {
+                    let sealed = tls.writer().write_all(&self.out);
+                    self.out.clear();
+                    sealed.is_ok() && drain(tls, &mut self.socket).is_some()
+                }
+                Some(false) => true,
+                None => false,
+            };
+        }
         let mut written = 0;
         let is_alive = loop {
             match self.out.get(written..) {
@@ -49,9 +64,41 @@ impl Client {
     }
 }
 
+/// Writes what TLS has sealed; whether that was all, `None` if the connection is over.
+fn drain(tls: &mut ServerConnection, socket: &mut TcpStream) -> Option<bool> {
+    while tls.wants_write() {
+        match tls.write_tls(socket) {
+            Ok(0) => return None,
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Some(false),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(_) => return None,
+        }
+    }
+    Some(true)
+}
+
+/// Plaintext of what has come, as much as there is room for; handshakes are answered.
+fn open(tls: &mut ServerConnection, socket: &mut TcpStream, plain: &mut [u8]) -> io::Result<usize> {
+    loop {
+        match tls.reader().read(plain) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            result => return result,
+        }
+        if tls.read_tls(socket)? == 0 {
+            return Ok(0);
+        }
+        tls.process_new_packets().map_err(io::Error::other)?;
+        if tls.is_handshaking() || tls.wants_write() {
+            drain(tls, socket).ok_or(io::ErrorKind::BrokenPipe)?;
+        }
+    }
+}
+
 struct Relay {
     poll: Poll,
     listener: TcpListener,
+    tls: Option<Arc<ServerConfig>>,
     clients: Vec<Option<Client>>,
     /// By flow number its client.
     flows: FlowTable<usize>,
@@ -65,7 +112,11 @@ struct Relay {
     dirty: Vec<usize>,
 }
 
-pub(super) fn serve(to: SocketAddrV4, announce: Announce<'_>) -> io::Result<()> {
+pub(super) fn serve(
+    to: SocketAddrV4,
+    tls: Option<Arc<ServerConfig>>,
+    announce: Announce<'_>,
+) -> io::Result<()> {
     let mut listener = TcpListener::bind(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0).into())?;
     let poll = Poll::new()?;
     let back = Side::bind()?;
@@ -78,6 +129,7 @@ pub(super) fn serve(to: SocketAddrV4, announce: Announce<'_>) -> io::Result<()> 
     let mut relay = Relay {
         poll,
         listener,
+        tls,
         clients: Vec::new(),
         flows: FlowTable::default(),
         back,
@@ -136,8 +188,16 @@ impl Relay {
             self.poll
                 .registry()
                 .register(&mut socket, token, interest)?;
+            let tls = self.tls.as_ref().map(|config| {
+                let mut tls = ServerConnection::new(Arc::clone(config))?;
+                tls.set_buffer_limit(None);
+                Ok(Box::new(tls))
+            });
             self.clients.push(Some(Client {
                 socket,
+                tls: tls
+                    .transpose()
+                    .map_err(|error: rustls::Error| io::Error::other(error))?,
                 framed: Framed::default(),
                 out: Vec::new(),
                 is_dirty: false,
@@ -151,7 +211,11 @@ impl Relay {
             let Some(Some(client)) = self.clients.get_mut(number) else {
                 return;
             };
-            let length = match client.socket.read(&mut self.scratch) {
+            let read = match &mut client.tls {
+                None => client.socket.read(&mut self.scratch),
+                Some(tls) => open(tls, &mut client.socket, &mut self.scratch),
+            };
+            let length = match read {
                 Ok(length) if length > 0 => length,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
