@@ -29,19 +29,37 @@ const NAME: &str = "server.test";
 const FLIGHTS: usize = 100;
 
 /// DTLS libraries that work without tasks of their own, and what is measured with each.
-pub(super) const DTLS: [(&str, Subject, Subject); 1] = [(
-    "openssl",
-    Subject {
-        name: "hop-dtls-openssl",
-        what: "seal and open one packet, without sockets",
-        make: || Ok(Box::new(Hop::new(dtls("openssl")?)?)),
-    },
-    Subject {
-        name: "way-dtls-openssl",
-        what: "client to client over two DTLS hops, without sockets",
-        make: || Ok(Box::new(EndToEnd::new(dtls("openssl")?)?)),
-    },
-)];
+pub(super) const DTLS: [(&str, Subject, Subject); 2] = [
+    (
+        "openssl",
+        Subject {
+            name: "hop-dtls-openssl",
+            what: SEAL_AND_OPEN,
+            make: || Ok(Box::new(Hop::new(dtls("openssl")?)?)),
+        },
+        Subject {
+            name: "way-dtls-openssl",
+            what: BOTH_HOPS,
+            make: || Ok(Box::new(EndToEnd::new(dtls("openssl")?)?)),
+        },
+    ),
+    (
+        "dimpl",
+        Subject {
+            name: "hop-dtls-dimpl",
+            what: SEAL_AND_OPEN,
+            make: || Ok(Box::new(Hop::new(dtls("dimpl")?)?)),
+        },
+        Subject {
+            name: "way-dtls-dimpl",
+            what: BOTH_HOPS,
+            make: || Ok(Box::new(EndToEnd::new(dtls("dimpl")?)?)),
+        },
+    ),
+];
+
+const SEAL_AND_OPEN: &str = "seal and open one packet, without sockets";
+const BOTH_HOPS: &str = "client to client over two DTLS hops, without sockets";
 
 fn dtls(name: &str) -> anyhow::Result<HopKind> {
     HopKind::dtls(name).with_context(|| format!("this build has no DTLS by {name}"))
