@@ -54,12 +54,11 @@ impl Section {
 pub fn sections(windows: u16, quick: bool) -> Vec<Section> {
     let measured = format!("--host-buffers 4194304 --windows {windows}");
     let server = format!("run {measured} --baseline udp --spawn-server --transport");
-    let mut all = vec![Section::new(
-        "relays",
-        &[&format!(
-            "run {measured} --baseline udp,gso,tcp,tls --rate 5k,max"
-        )],
-    )];
+    let mut all = Vec::new();
+    for (name, kinds) in [("gso", "udp,gso"), ("stream", "udp,tcp,tls")] {
+        let run = format!("run {measured} --baseline {kinds} --rate 5k,max");
+        all.push(Section::new(format!("relays-{name}"), &[&run]));
+    }
     for transport in TRANSPORTS {
         let run = format!("{server} {transport} --rate 5k,max");
         all.push(Section::new(transport, &[&run]));

@@ -30,7 +30,7 @@ pub const PATHS: [PathRow; 10] = [
         must: 1.0,
         aim: 1.15,
         others: &[
-            ("relays", "relay-gso", "relay with GSO"),
+            ("relays-gso", "relay-gso", "relay with GSO"),
             ("peer-coturn-udp", "coturn-udp", "coturn"),
         ],
     },
@@ -40,7 +40,7 @@ pub const PATHS: [PathRow; 10] = [
         must: 0.9,
         aim: 1.0,
         others: &[
-            ("relays", "relay-tcp", "framed TCP relay"),
+            ("relays-stream", "relay-tcp", "framed TCP relay"),
             ("peer-coturn-tcp", "coturn-tcp", "coturn"),
         ],
     },
@@ -50,7 +50,7 @@ pub const PATHS: [PathRow; 10] = [
         must: 0.7,
         aim: 0.8,
         others: &[
-            ("relays", "relay-tls", "TLS relay"),
+            ("relays-stream", "relay-tls", "TLS relay"),
             ("peer-coturn-tls", "coturn-tls", "coturn"),
             ("peer-stunnel", "stunnel", "stunnel"),
         ],
