@@ -68,6 +68,7 @@ fn every_key_of_the_system_has_a_variable() {
             ("TSC_KEEPALIVE_TIMER_DATAGRAM", "32"),
             ("TSC_TUNNEL_PERSISTENCE_TIME", "33"),
             ("TSC_WORKERS", "3"),
+            ("TSC_GATHER_TIME", "34"),
             ("TSC_MAX_TUNNELS", "34"),
             ("TSC_MAX_HALF_OPEN", "35"),
             ("TSC_ADDRESS_QUARANTINE", "36"),
@@ -86,7 +87,7 @@ fn every_key_of_the_system_has_a_variable() {
         system,
         format!(
             "[tscf-config]\nelement-id = 9\nkeepalive-timer = 31\nkeepalive-timer-datagram = 32\n\
-             tunnel-persistence-time = 33\nworkers = 3\nmax-tunnels = 34\nmax-half-open = 35\n\
+             tunnel-persistence-time = 33\nworkers = 3\ngather-time = 34\nmax-tunnels = 34\nmax-half-open = 35\n\
              address-quarantine = 36\ngraceful-stop-deadline = 37\nlog-level = \"error\"\n\
              log-format = \"json\"\ntrace-file = \"{}\"",
             trace.display()

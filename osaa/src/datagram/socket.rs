@@ -25,7 +25,8 @@ const CLIENT_RECV_BUFFER: usize = 2 << 20;
 #[derive(Debug, Clone, Default)]
 #[non_exhaustive]
 pub struct DatagramOptions {
-    /// SO_RCVBUF in bytes; the operating system caps it. Servers want megabytes.
+    /// SO_RCVBUF in bytes; the operating system caps it, unless the process may do more (SO_RCVBUFFORCE). Servers want
+    /// megabytes.
     pub recv_buffer: Option<usize>,
     /// SO_SNDBUF in bytes; the operating system caps it.
     pub send_buffer: Option<usize>,
@@ -130,7 +131,7 @@ impl DatagramSocket {
     ) -> io::Result<Self> {
         let socket = bound(Type::DGRAM, local, options.sharing)?;
         if let Some(size) = options.recv_buffer {
-            socket.set_recv_buffer_size(size)?;
+            enlarge(&socket, size)?;
         }
         if let Some(size) = options.send_buffer {
             socket.set_send_buffer_size(size)?;
@@ -169,6 +170,15 @@ impl DatagramSocket {
     #[must_use]
     pub fn peer_addr(&self) -> Option<SocketAddr> {
         self.peer
+    }
+
+    /// The receive buffer that was got, in bytes, which include the system's own book-keeping of each packet; 0 if the system does
+    /// not tell.
+    #[must_use]
+    pub fn receive_buffer(&self) -> usize {
+        SockRef::from(&self.socket)
+            .recv_buffer_size()
+            .unwrap_or_default()
     }
 
     /// Counters since the start.
@@ -342,6 +352,18 @@ impl DatagramSocket {
         }
         debug!(local = %self.local, %error, "datagram socket");
     }
+}
+
+/// Asks for a receive buffer. Only the privileged may go beyond what the host allows to all.
+fn enlarge(socket: &socket2::Socket, size: usize) -> io::Result<()> {
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    {
+        use nix::sys::socket::{setsockopt, sockopt};
+        if setsockopt(socket, sockopt::RcvBufForce, &size).is_ok() {
+            return Ok(());
+        }
+    }
+    socket.set_recv_buffer_size(size)
 }
 
 /// Switches off what quinn-udp has the system tell of each datagram and nobody here asks for: it costs the receiver of small

@@ -22,6 +22,7 @@ impl Default for SystemConfig {
             element_id: 0,
             timers: Timers::default(),
             workers: None,
+            gather_time: Duration::from_millis(1),
             max_tunnels: 100_000,
             max_half_open: 4096,
             quarantine: Duration::from_secs(30),

@@ -20,6 +20,7 @@ pub(crate) const SYSTEM_KEYS: &[&str] = &[
     "keepalive-timer-datagram",
     "tunnel-persistence-time",
     "workers",
+    "gather-time",
     "max-tunnels",
     "max-half-open",
     "address-quarantine",

@@ -88,6 +88,8 @@ pub struct SystemConfig {
     pub timers: Timers,
     /// `workers`, 1-64: threads that share the work; `None` (0) is one for each processor.
     pub workers: Option<u8>,
+    /// `gather-time`, up to 2 ms: how long a busy worker may rest between its turns, so that packets share system calls.
+    pub gather_time: Duration,
     /// `max-tunnels`: tunnels of all interfaces together, persistent ones included.
     pub max_tunnels: u32,
     /// `max-half-open`: handshakes in progress on all interfaces together.

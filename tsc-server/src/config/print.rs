@@ -87,6 +87,7 @@ impl Printer<'_, '_> {
         self.bare("element-id", system.element_id)?;
         self.timers(&system.timers)?;
         self.bare("workers", system.workers.unwrap_or_default())?;
+        self.bare("gather-time", system.gather_time.as_micros())?;
         self.bare("max-tunnels", system.max_tunnels)?;
         self.bare("max-half-open", system.max_half_open)?;
         self.seconds("address-quarantine", system.quarantine)?;

@@ -81,6 +81,10 @@ pub(super) fn system(section: Section<'_>, files: &Files<'_>) -> SystemConfig {
             .value("workers")
             .and_then(|value| value.number(0..=64, false))
             .filter(|workers: &u8| *workers > 0),
+        gather_time: section
+            .value("gather-time")
+            .and_then(|value| value.number(0..=2000, false))
+            .map_or(default.gather_time, Duration::from_micros),
         max_tunnels: number(
             "max-tunnels",
             1,

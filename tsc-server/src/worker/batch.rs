@@ -199,6 +199,10 @@ impl Batch {
         self.packets.is_empty()
     }
 
+    pub(super) const fn len(&self) -> usize {
+        self.packets.len()
+    }
+
     pub(super) const fn is_full(&self) -> bool {
         self.packets.len() >= BATCH_PACKETS
     }

@@ -27,7 +27,7 @@ use super::{
 };
 
 /// Batches of one UDP port in one turn before the others get theirs.
-const BATCHES_PER_PORT: usize = 4;
+const BATCHES_PER_PORT: usize = 16;
 
 /// Where a datagram came from.
 #[derive(Clone, Copy, Debug)]
@@ -80,7 +80,7 @@ impl Worker {
                     }
                     return;
                 }
-                Poll::Ready(Ok(_)) => {}
+                Poll::Ready(Ok(count)) => self.received += count,
             }
             // The binding of the datagram before: one lookup for a run of datagrams from one address.
             let mut run: Option<(SocketAddr, BindingId)> = None;

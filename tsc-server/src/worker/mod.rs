@@ -9,13 +9,14 @@
 //! ```
 //!
 //! A turn reads a bounded amount from everything that is ready, forwards, and flushes what it touched: system calls
-//! and wake-ups serve batches. Nothing is shared, so nothing is locked. An idle tunnel has no task, no timer of its own
+//! and wake-ups serve batches. Under load a rest between turns makes the batches larger ([`gather`]). Nothing is shared, so nothing is locked. An idle tunnel has no task, no timer of its own
 //! and no buffer.
 
 mod batch;
 mod core_config;
 mod core_side;
 mod counters;
+mod gather;
 pub mod harness;
 mod inbound_datagrams;
 mod inbound_streams;
@@ -58,8 +59,8 @@ pub use self::counters::{Counters, EgressCounters};
 pub use self::open::Bound;
 pub use self::report::Report;
 use self::{
-    batch::Batch, mesh::Mesh, ports::Port, ready::Token, record::Log, streams::Streams, tun::Tun,
-    way::Ways,
+    batch::Batch, gather::Gather, mesh::Mesh, ports::Port, ready::Token, record::Log,
+    streams::Streams, tun::Tun, way::Ways,
 };
 pub(crate) use self::{
     open::{Opened, Part, Plan, open},
@@ -143,6 +144,10 @@ pub(crate) struct Worker {
     ready: Vec<Arc<Token>>,
     /// Something was left undone: come back without waiting.
     again: bool,
+    gather: Gather,
+    /// Datagrams that came in this turn, and packets that it has forwarded.
+    received: usize,
+    forwarded: usize,
 }
 
 impl Future for Worker {
@@ -153,6 +158,7 @@ impl Future for Worker {
         let this = &mut *self;
         this.again = false;
         let now = Instant::now();
+        this.gather.begin(now);
         this.take_orders(cx, now);
         this.read_neighbours(cx, now);
         this.accept(cx, now);
@@ -169,11 +175,31 @@ impl Future for Worker {
         if this.again {
             cx.waker().wake_by_ref();
         }
+        this.rest();
         Poll::Pending
     }
 }
 
 impl Worker {
+    /// Lets packets gather, see [`gather`]. The thread sleeps, as a timer of the runtime is not exact enough and nothing else on
+    /// this thread is in more of a hurry.
+    fn rest(&mut self) {
+        let received = std::mem::take(&mut self.received);
+        let forwarded = std::mem::take(&mut self.forwarded);
+        let rest = self.gather.rest(Instant::now(), received.max(forwarded));
+        if !rest.is_zero() && !self.again && matches!(self.phase, Phase::Running) {
+            std::thread::sleep(rest);
+        }
+    }
+
+    /// How many packets may wait at any of the places where they come in.
+    fn room(&self) -> usize {
+        let sockets = self.ports.iter().map(|port| &port.socket);
+        let buffers = sockets.map(|socket| socket.receive_buffer() / gather::BUFFER_EACH);
+        let device = self.tun.as_ref().map(|_| tun::WAITING / 2);
+        buffers.chain(device).min().unwrap_or(usize::MAX)
+    }
+
     fn take_orders(&mut self, cx: &mut Context<'_>, now: Instant) {
         while let Poll::Ready(order) = self.orders.poll_recv(cx) {
             match order {

@@ -23,7 +23,7 @@ use tsc_tpl::Limits;
 
 use super::{
     Batch, Counters, Interface, Listener, Log, Mesh, Order, Phase, Port, Streams, Tun, Ways,
-    Worker, core_config::core_config, tun::give_up_capabilities,
+    Worker, core_config::core_config, gather::Gather, tun::give_up_capabilities,
 };
 use crate::{
     config::{
@@ -225,6 +225,9 @@ pub(crate) fn open(
         ),
         ready: Vec::new(),
         again: false,
+        gather: Gather::new(Instant::now(), config.system.gather_time, 0),
+        received: 0,
+        forwarded: 0,
     };
     let sharing = match (&first, common.workers) {
         (Some(_), _) => PortSharing::Another,
@@ -264,6 +267,7 @@ pub(crate) fn open(
         opened.tuns = Tun::open(config, common.workers)?;
         worker.tun = (!opened.tuns.is_empty()).then(|| opened.tuns.remove(0));
     }
+    worker.gather = Gather::new(Instant::now(), config.system.gather_time, worker.room());
     // Nothing is made with them from here on; the capture's thread inherits what is left.
     if worker.tun.is_some() {
         give_up_capabilities()?;

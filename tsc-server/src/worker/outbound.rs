@@ -24,6 +24,7 @@ impl Worker {
         }
         let own = self.core.shard_number();
         let mut batch = std::mem::take(&mut self.batch);
+        self.forwarded += batch.len();
         for (target, packet) in batch.iter() {
             let to = match target {
                 Target::Tunnel(session) if session.shard() == own => session,

@@ -21,6 +21,9 @@ use crate::{
 /// Batches of one queue in one turn before other work gets its time.
 const BATCHES_PER_QUEUE: usize = 4;
 
+/// Packets that the kernel keeps for a queue until it is read: the usual `txqueuelen`.
+pub(super) const WAITING: usize = 500;
+
 /// Whether the descriptors of the service manager were taken: they can be owned once.
 static TAKEN: AtomicBool = AtomicBool::new(false);
 

@@ -7,16 +7,19 @@ use crate::{
     server::TunStartError,
 };
 
+/// Packets that would wait in it.
+pub(super) const WAITING: usize = 0;
+
 /// A device that cannot be.
 #[derive(Debug)]
 pub(super) struct Tun(Infallible);
 
 impl Tun {
-    pub(super) fn open(config: &Config) -> Result<Option<Self>, TunStartError> {
+    pub(super) fn open(config: &Config, _workers: u8) -> Result<Vec<Self>, TunStartError> {
         if config.uses(Egress::Tun) {
             Err(TunStartError::NotSupported)
         } else {
-            Ok(None)
+            Ok(Vec::new())
         }
     }
 
