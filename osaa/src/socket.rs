@@ -27,6 +27,65 @@ impl Dscp {
     }
 }
 
+/// The mark of an inner IP packet; `None` if it has none, or is no IP packet. ECN is no part of it.
+#[must_use]
+#[inline]
+pub const fn inner_dscp(packet: &[u8]) -> Option<Dscp> {
+    let [first, second, ..] = packet else {
+        return None;
+    };
+    // The field lies behind the version and, in IPv4, behind the whole first byte.
+    let value = match *first >> 4 {
+        4 => *second >> 2,
+        6 => (*first & 0x0f) << 2 | *second >> 6,
+        _ => return None,
+    };
+    match Dscp::new(value) {
+        Some(Dscp(0)) | None => None,
+        mark => mark,
+    }
+}
+
+/// How outer packets are marked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum OuterDscp {
+    /// Not at all.
+    #[default]
+    Off,
+    /// Each datagram as the inner packet in it; control messages not at all. One connection has one mark, so streams are not
+    /// marked. On other systems than Linux nothing is.
+    Copy,
+    /// All alike.
+    Set(Dscp),
+}
+
+impl OuterDscp {
+    /// The mark of all that a socket sends, if there is one.
+    #[must_use]
+    pub const fn of_socket(self) -> Option<Dscp> {
+        match self {
+            Self::Set(dscp) => Some(dscp),
+            Self::Off | Self::Copy => None,
+        }
+    }
+
+    /// Whether datagrams are marked one by one.
+    #[must_use]
+    pub const fn is_copy(self) -> bool {
+        matches!(self, Self::Copy)
+    }
+
+    /// The mark of the datagram that carries this unit, where it is marked by itself.
+    #[must_use]
+    #[inline]
+    pub const fn of_unit(self, unit: &[u8]) -> Option<Dscp> {
+        match self {
+            Self::Copy => inner_dscp(unit),
+            Self::Off | Self::Set(_) => None,
+        }
+    }
+}
+
 /// Marks everything that a socket sends from now on.
 pub(crate) fn set_dscp(socket: &SockRef<'_>, local: SocketAddr, dscp: Dscp) -> io::Result<()> {
     let field = u32::from(dscp.0) << 2;
@@ -250,6 +309,16 @@ mod tests {
             socket.tcp_user_timeout().unwrap(),
             Some(Duration::from_secs(30))
         );
+    }
+
+    #[test]
+    fn the_inner_mark_is_read_without_ecn() {
+        let of = |first, second| inner_dscp(&[first, second, 0, 0]).map(Dscp::get);
+        assert_eq!(of(0x45, 46 << 2 | 3), Some(46));
+        assert_eq!(of(0x6b, 0x80 | 0x3f), Some(46));
+        assert_eq!((of(0x45, 3), of(0x60, 0x3f)), (None, None));
+        assert_eq!(of(0x10, 0xff), None, "a control message");
+        assert_eq!((inner_dscp(&[0x45]), inner_dscp(&[])), (None, None));
     }
 
     #[test]

@@ -34,7 +34,7 @@ use tsc_osaa::{
         DtlsServerEndpoint,
     },
     listener::{ListenerConfig, ListenerEvent, StreamListener},
-    socket::Dscp,
+    socket::{Dscp, OuterDscp},
     stream::StreamError,
     tls::TlsError,
 };
@@ -215,7 +215,14 @@ async fn all_four_transports_echo() {
                 kind.is_protected().then_some("server")
             );
             echo(&mut transport).await;
-            transport.set_dscp(Dscp::new(46).unwrap()).unwrap();
+            for marking in [
+                OuterDscp::Set(Dscp::new(46).unwrap()),
+                OuterDscp::Copy,
+                OuterDscp::Off,
+            ] {
+                transport.set_outer_dscp(marking).unwrap();
+                echo(&mut transport).await;
+            }
             echo(&mut transport).await;
             transport.close(Duration::from_secs(5)).await;
         }

@@ -10,6 +10,7 @@ use tsc_csm::{
 use tsc_osaa::{
     cert::{Identity, Trust},
     dtls::DtlsBackendKind,
+    socket::OuterDscp,
 };
 
 use crate::{
@@ -35,6 +36,7 @@ pub struct TunnelBuilder {
     pub(crate) trust: Trust,
     pub(crate) identity: Option<Identity>,
     pub(crate) dtls_backend: Option<DtlsBackendKind>,
+    pub(crate) outer_dscp: OuterDscp,
     pub(crate) trace: Option<PathBuf>,
     pub(crate) csm: ClientConfig,
     pub(crate) notifications: broadcast::Sender<Notification>,
@@ -48,6 +50,7 @@ impl TunnelBuilder {
             trust: Trust::System,
             identity: None,
             dtls_backend: None,
+            outer_dscp: OuterDscp::Off,
             trace: None,
             csm: ClientConfig::new(Vec::new()),
             notifications: broadcast::Sender::new(NOTIFICATION_BACKLOG),
@@ -94,6 +97,17 @@ impl TunnelBuilder {
     /// The library that does DTLS.
     pub const fn dtls_backend(mut self, backend: DtlsBackendKind) -> Self {
         self.dtls_backend = Some(backend);
+        self
+    }
+
+    /// How outer packets to the server are marked: by default as the server asks for
+    /// ([`TunnelConfig::dscp`](crate::TunnelConfig::dscp)), which anything but [`OuterDscp::Off`] overrides.
+    ///
+    /// [`OuterDscp::Copy`] shows the network between here and the server which packets are urgent, under DTLS too, and has it
+    /// treat them so where it knows the marks; over TCP and TLS it does nothing. Sockets mark their packets with
+    /// [`UdpSocket::set_dscp`](crate::UdpSocket::set_dscp).
+    pub const fn outer_dscp(mut self, marking: OuterDscp) -> Self {
+        self.outer_dscp = marking;
         self
     }
 

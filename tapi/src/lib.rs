@@ -74,6 +74,7 @@ pub use tsc_osaa::{
     cert::{CertificateError, CredentialError, Identity, PemSource, Roots, Trust},
     client::ConnectError as TransportConnectError,
     dtls::DtlsBackendKind,
+    socket::{Dscp, OuterDscp},
 };
 pub use tsc_tpl::ResponseCode;
 pub use tunnel::Tunnel;

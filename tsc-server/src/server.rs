@@ -326,10 +326,8 @@ fn serve(
     may_go: &std::sync::mpsc::Receiver<()>,
 ) -> Report {
     let _ending = Ending(fail.clone());
-    let runtime = match tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-    {
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    let runtime = match worker::watch_rest(&mut builder).enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
             let _ = started.send(Err(error.into()));

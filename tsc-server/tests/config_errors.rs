@@ -477,6 +477,46 @@ error: test.toml:27:16: tscf-interface[0].tscf-port[0].dtls-backend: has no effe
 }
 
 #[test]
+fn marks_are_a_word_or_a_number() {
+    for good in ["\"off\"", "\"copy\"", "0", "63"] {
+        let text = changed(
+            "authentication = \"none\"",
+            &format!("authentication = \"none\"\nouter-dscp = {good}"),
+        );
+        parse(&text).unwrap();
+    }
+    report(
+        "authentication = \"none\"",
+        "authentication = \"none\"\nouter-dscp = \"EF\"",
+        r#"
+error: test.toml:22:14: tscf-interface[0].outer-dscp: "EF" says nothing about marks
+  help: write "off", "copy" (as the inner packets are marked), or a number from 0 to 63"#,
+    );
+    report(
+        "authentication = \"none\"",
+        "authentication = \"none\"\nouter-dscp = 64",
+        r#"
+error: test.toml:22:14: tscf-interface[0].outer-dscp: 64 is outside 0-63
+  help: use a number from 0 to 63"#,
+    );
+}
+
+#[test]
+fn streams_cannot_copy_marks() {
+    let text = changed(
+        "authentication = \"none\"",
+        "authentication = \"none\"\nouter-dscp = \"copy\"",
+    );
+    let text = text.replace("[\"tls\", \"dtls\"]", "\"tls\"");
+    refused(
+        &text,
+        r#"
+error: test.toml:22:14: tscf-interface[0].outer-dscp: has no effect on tcp and tls, where packets of all marks share a connection
+  help: give a number, with which all outer packets are marked, or remove it"#,
+    );
+}
+
+#[test]
 fn names_are_unique() {
     report(
         "\"v6\"",

@@ -71,6 +71,7 @@ fn every_key_of_the_system_has_a_variable() {
             ("TSC_GATHER_TIME", "34"),
             ("TSC_MAX_TUNNELS", "34"),
             ("TSC_MAX_HALF_OPEN", "35"),
+            ("TSC_BUSY_WHEN_OVERLOADED", "false"),
             ("TSC_ADDRESS_QUARANTINE", "36"),
             ("TSC_GRACEFUL_STOP_DEADLINE", "37"),
             ("TSC_LOG_LEVEL", "error"),
@@ -88,6 +89,7 @@ fn every_key_of_the_system_has_a_variable() {
         format!(
             "[tscf-config]\nelement-id = 9\nkeepalive-timer = 31\nkeepalive-timer-datagram = 32\n\
              tunnel-persistence-time = 33\nworkers = 3\ngather-time = 34\nmax-tunnels = 34\nmax-half-open = 35\n\
+             busy-when-overloaded = false\n\
              address-quarantine = 36\ngraceful-stop-deadline = 37\nlog-level = \"error\"\n\
              log-format = \"json\"\ntrace-file = \"{}\"",
             trace.display()
@@ -218,7 +220,7 @@ fn the_commented_defaults_are_the_defaults() {
             format!("{}\n", if active { &line[1..] } else { line })
         })
         .collect();
-    assert_eq!(activated, 46, "keys with a commented default");
+    assert_eq!(activated, 49, "keys with a commented default");
     let commented = directory(DEFAULT_CONFIG);
     let active = directory(&text);
     let rename = |config: Config| {

@@ -14,6 +14,7 @@ use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
+use tsc_osaa::socket::{Dscp, OuterDscp};
 use tsc_server::{
     Transport,
     config::{
@@ -135,6 +136,7 @@ prop_compose! {
         gather_time in 0u64..=2000,
         max_tunnels in 1u32..=200_000,
         max_half_open in 1u32..=65_536,
+        busy_when_overloaded: bool,
         quarantine in 0u64..=3600,
         stop_deadline in 0u64..=600,
         log_level in select(LogLevel::ALL),
@@ -148,6 +150,7 @@ prop_compose! {
             gather_time: Duration::from_micros(gather_time),
             max_tunnels,
             max_half_open,
+            busy_when_overloaded,
             quarantine: Duration::from_secs(quarantine),
             stop_deadline: Duration::from_secs(stop_deadline),
             log_level,
@@ -272,6 +275,15 @@ fn authentication(ports: &[PortConfig]) -> BoxedStrategy<Authentication> {
     }
 }
 
+/// Each way that an interface can mark.
+fn outer_dscp() -> impl Strategy<Value = OuterDscp> {
+    prop_oneof![
+        Just(OuterDscp::Off),
+        Just(OuterDscp::Copy),
+        (0u8..=63).prop_map(|mark| OuterDscp::Set(Dscp::new(mark).unwrap())),
+    ]
+}
+
 /// What a client reaches through its tunnel.
 fn inner() -> impl Strategy<Value = SocketAddr> {
     socket().prop_filter("loopback is the client itself", |socket| {
@@ -296,11 +308,23 @@ fn interface(index: u16, pools: &[PoolConfig]) -> impl Strategy<Value = Interfac
     (
         (ports, subsequence(names, 1..=count), timers(), limits()),
         addresses,
-        (1280u16..=9000, option::of(0u8..=63), any::<[bool; 3]>()),
+        (
+            1280u16..=9000,
+            option::of(0u8..=63),
+            outer_dscp(),
+            any::<[bool; 3]>(),
+        ),
     )
         .prop_map(
-            move |(first, (sip, dns, alternates), (inner_mtu, dscp, flags))| {
+            move |(first, (sip, dns, alternates), (inner_mtu, dscp, outer_dscp, flags))| {
                 let ((authentication, ports), pools, timers, limits) = first;
+                // Only datagrams are marked by what they carry.
+                let datagrams = ports.iter().any(|port| port.transports.datagram());
+                let outer_dscp = if outer_dscp.is_copy() && !datagrams {
+                    OuterDscp::Off
+                } else {
+                    outer_dscp
+                };
                 InterfaceConfig {
                     name: format!("realm-{index}"),
                     ports,
@@ -315,6 +339,7 @@ fn interface(index: u16, pools: &[PoolConfig]) -> impl Strategy<Value = Interfac
                     timers,
                     inner_mtu,
                     dscp,
+                    outer_dscp,
                     sip_servers: sip.unwrap_or_default(),
                     dns_servers: dns,
                     redirect: flags[2] && !alternates.is_empty(),

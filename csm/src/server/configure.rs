@@ -112,7 +112,7 @@ impl Server {
                 self.refuse(origin, &raw.header(), code);
                 Outcome::Refused
             }
-            Denied::RateLimited => self.refuse_flood(now, origin, &raw.header()),
+            Denied::RateLimited | Denied::Busy => self.refuse_flood(now, origin, &raw.header()),
             Denied::Elsewhere(shard) => Outcome::Elsewhere(shard),
         }
     }
@@ -139,6 +139,7 @@ impl Server {
         raw: &ControlMessage<'_>,
     ) -> Result<(Key, BindingId), Denied> {
         let message = self.admit_request(now, origin, raw)?;
+        self.admit_newcomer(now, origin)?;
         let identity = self.authenticate(origin, &message)?;
         // No companion is ever reserved by this server yet, so every claim fails (spec 8.5).
         if message.companions().next().is_some() || message.tunnel_tag().is_some() {
@@ -175,7 +176,21 @@ impl Server {
         Ok(())
     }
 
-    /// `busy` for a request beyond its source's rate. It must not become a flood of its own: no event tells of it,
+    /// While there is more to do than can be done, those who have no tunnel yet are sent away.
+    fn admit_newcomer(&mut self, now: Instant, origin: &Origin) -> Result<(), Denied> {
+        if self.load.admit(now) {
+            return Ok(());
+        }
+        self.stats.turned_away += 1;
+        let interface = self.config.interfaces.get(origin.interface);
+        let redirect = interface.map(|interface| interface.redirect);
+        Err(match redirect {
+            Some(RedirectPolicy::WhenFull) => Denied::Code(ResponseCode::REDIRECT),
+            Some(RedirectPolicy::Never | RedirectPolicy::Always) | None => Denied::Busy,
+        })
+    }
+
+    /// `busy` for a request beyond its source's rate, or when there is too much to do. It must not become a flood of its own: no event tells of it,
     /// and on plain UDP it counts as an answer to a stranger.
     fn refuse_flood(&mut self, now: Instant, origin: &Origin, header: &Header) -> Outcome {
         self.stats.refused += 1;
@@ -489,6 +504,8 @@ pub(super) enum Denied {
     Code(ResponseCode),
     /// Beyond the rate of its source.
     RateLimited,
+    /// Overload.
+    Busy,
     /// That is for this shard to say.
     Elsewhere(Shard),
 }

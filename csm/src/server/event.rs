@@ -403,6 +403,12 @@ pub struct Stats {
     pub strangers: u64,
     /// Requests and transports beyond a rate limit.
     pub rate_limited: u64,
+    /// Configuration_Requests refused because of overload.
+    pub turned_away: u64,
+    /// Times that overload began.
+    pub overloads: u64,
+    /// Gauge: shards that are overloaded now.
+    pub overloaded: usize,
     /// All other drops.
     pub other_drops: u64,
     /// Retransmissions of the server's own requests.
@@ -431,6 +437,9 @@ impl AddAssign for Stats {
             bad_units,
             strangers,
             rate_limited,
+            turned_away,
+            overloads,
+            overloaded,
             other_drops,
             retransmissions,
             transmit_overflow,
@@ -451,6 +460,9 @@ impl AddAssign for Stats {
         self.bad_units += bad_units;
         self.strangers += strangers;
         self.rate_limited += rate_limited;
+        self.turned_away += turned_away;
+        self.overloads += overloads;
+        self.overloaded += overloaded;
         self.other_drops += other_drops;
         self.retransmissions += retransmissions;
         self.transmit_overflow += transmit_overflow;

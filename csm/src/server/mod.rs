@@ -20,6 +20,7 @@ mod cookie;
 mod deadline;
 mod event;
 mod life;
+mod load;
 pub mod pool;
 mod query;
 mod rate;
@@ -55,6 +56,8 @@ pub use self::event::{
     Verdict,
 };
 use self::life::Stop;
+use self::load::LoadMeter;
+pub use self::load::{ADMIT_EVERY, WINDOW as LOAD_WINDOW, WINDOWS as BUSY_WINDOWS, Work};
 use self::pool::Pools;
 use self::rate::{KeyedHash, SourcePrefix};
 pub use self::session::UNCONFIRMED_TIME;
@@ -95,6 +98,7 @@ pub struct Server {
     transmits: VecDeque<Transmit>,
     events: VecDeque<Event>,
     stop: Option<Stop>,
+    load: LoadMeter,
     stats: Stats,
 }
 
@@ -201,6 +205,7 @@ impl Server {
             transmits: VecDeque::new(),
             events: VecDeque::new(),
             stop: None,
+            load: LoadMeter::new(),
             stats: Stats::default(),
             random,
             config: config.clone(),

@@ -140,6 +140,7 @@ impl Server {
             sessions: self.sessions.len(),
             persistent: self.persistent,
             pending: self.pending,
+            overloaded: usize::from(self.load.is_overloaded()),
             ..self.stats
         }
     }

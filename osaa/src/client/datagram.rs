@@ -20,7 +20,7 @@ use crate::{
         DtlsError, DtlsEvent, DtlsInfo, DtlsSendError, DtlsSession, RECORD_OVERHEAD,
         asks_for_certificate,
     },
-    socket::Dscp,
+    socket::{Dscp, OuterDscp},
 };
 
 /// Buffers of 64 KiB for receiving: enough for a client, of which each is one process.
@@ -47,7 +47,10 @@ pub struct DatagramTransport {
     inbox: RecvBatch,
     /// Next datagram in `inbox`: buffer and part.
     next: (usize, usize),
+    /// Length of a unit that [`DatagramTransport::poll_fill`] has put into the caller's buffer.
+    ready: Option<usize>,
     outbox: SendBatch,
+    marking: OuterDscp,
     dtls: Option<Dtls>,
     /// Something was received.
     heard: bool,
@@ -76,7 +79,9 @@ impl DatagramTransport {
             peer,
             inbox: RecvBatch::new(SLOTS),
             next: (0, 0),
+            ready: None,
             outbox: SendBatch::new(SEND_LIMIT),
+            marking: OuterDscp::Off,
             dtls: None,
             heard: false,
             truncated: 0,
@@ -123,6 +128,9 @@ impl DatagramTransport {
                 return Poll::Ready(Ok(()));
             }
             let input = self.poll_input(cx).map_err(HandshakeError::Io)?;
+            if input.is_ready() {
+                self.feed();
+            }
             if self.socket.stats().refused >= REFUSALS {
                 return Poll::Ready(Err(HandshakeError::Refused));
             }
@@ -183,8 +191,10 @@ impl DatagramTransport {
     ///
     /// # Errors
     /// The operating system does not allow it.
-    pub fn set_dscp(&mut self, dscp: Dscp) -> io::Result<()> {
-        self.socket.set_dscp(dscp)
+    pub fn set_outer_dscp(&mut self, marking: OuterDscp) -> io::Result<()> {
+        self.marking = marking;
+        self.socket
+            .set_dscp(marking.of_socket().unwrap_or_default())
     }
 
     /// Writes the next datagram (under DTLS its plaintext) to the front of `buf` and returns its length; never 0. One
@@ -198,55 +208,121 @@ impl DatagramTransport {
         cx: &mut Context<'_>,
         buf: &mut [u8],
     ) -> Poll<Result<usize, TransportError>> {
+        loop {
+            ready!(self.poll_fill(cx, buf))?;
+            let len = match &mut self.dtls {
+                Some(_) => self.next_opened(buf),
+                None => {
+                    let datagram = next_datagram(&mut self.inbox, &mut self.next);
+                    match datagram.map(|datagram| (buf.get_mut(..datagram.len()), datagram)) {
+                        Some((Some(room), datagram)) => {
+                            room.copy_from_slice(datagram);
+                            Some(datagram.len())
+                        }
+                        Some((None, _)) => {
+                            self.truncated += 1;
+                            None
+                        }
+                        None => None,
+                    }
+                }
+            };
+            if let Some(len) = len {
+                return Poll::Ready(Ok(len));
+            }
+        }
+    }
+
+    /// Receives a batch, to be taken with [`Self::next_unit`] until there is none: `Ready` says that there may be some. All
+    /// system calls of receiving are made here. `buf` holds what is taken under DTLS, and is handed in unchanged there.
+    /// Otherwise as [`Self::poll_recv`].
+    ///
+    /// # Errors
+    /// The association has ended, or the socket is broken.
+    pub fn poll_fill(
+        &mut self,
+        cx: &mut Context<'_>,
+        buf: &mut [u8],
+    ) -> Poll<Result<(), TransportError>> {
         if self.ended {
             return Poll::Ready(Err(TransportError::Ended));
         }
-        let result = ready!(self.poll_recv_inner(cx, buf));
+        let result = ready!(self.poll_fill_inner(cx, buf));
         self.ended |= result.is_err();
         Poll::Ready(result)
     }
 
-    fn poll_recv_inner(
+    fn poll_fill_inner(
         &mut self,
         cx: &mut Context<'_>,
         buf: &mut [u8],
-    ) -> Poll<Result<usize, TransportError>> {
-        loop {
-            if let Some(dtls) = &mut self.dtls {
-                // First of all, so that nothing that becomes ready meanwhile is missed.
-                dtls.session.set_waker(cx.waker());
-                if let Some(len) = dtls.session.recv(buf) {
-                    return Poll::Ready(Ok(len));
-                }
-                self.settle(cx)?;
-            } else {
-                while let Some(datagram) = next_datagram(&mut self.inbox, &mut self.next) {
-                    if let Some(room) = buf.get_mut(..datagram.len()) {
-                        room.copy_from_slice(datagram);
-                        return Poll::Ready(Ok(datagram.len()));
-                    }
-                    self.truncated += 1;
-                }
+    ) -> Poll<Result<(), TransportError>> {
+        if self.ready.is_some() {
+            return Poll::Ready(Ok(()));
+        }
+        if let Some(dtls) = &mut self.dtls {
+            // First of all, so that nothing that becomes ready meanwhile is missed.
+            dtls.session.set_waker(cx.waker());
+            self.ready = dtls.session.recv(buf);
+            if self.ready.is_some() {
+                return Poll::Ready(Ok(()));
             }
-            ready!(self.poll_input(cx))?;
+            if !self.inbox.is_filled(self.next.0) {
+                self.settle(cx)?;
+            }
+        }
+        if self.inbox.is_filled(self.next.0) {
+            return Poll::Ready(Ok(()));
+        }
+        ready!(self.poll_input(cx))?;
+        Poll::Ready(Ok(()))
+    }
+
+    /// The next unit of the batch that [`Self::poll_fill`] has received; `buf` is the one given there. Makes no system
+    /// call.
+    pub fn next_unit<'a>(&'a mut self, buf: &'a mut [u8]) -> Option<&'a [u8]> {
+        if self.dtls.is_some() {
+            let len = self.next_opened(buf)?;
+            return buf.get(..len);
+        }
+        next_datagram(&mut self.inbox, &mut self.next).map(|datagram| &*datagram)
+    }
+
+    /// Under DTLS: opens datagrams until one holds a unit. One after the other, so that none waits in the session.
+    fn next_opened(&mut self, buf: &mut [u8]) -> Option<usize> {
+        if let Some(len) = self.ready.take() {
+            return Some(len);
+        }
+        let dtls = self.dtls.as_mut()?;
+        let mut now = None;
+        loop {
+            if let Some(len) = dtls.session.recv(buf) {
+                return Some(len);
+            }
+            let datagram = next_datagram(&mut self.inbox, &mut self.next)?;
+            let now = *now.get_or_insert_with(Instant::now);
+            dtls.session.handle_datagram(now, datagram);
         }
     }
 
-    /// Receives a batch; under DTLS the session takes it at once.
+    /// Receives a batch.
     fn poll_input(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.socket.poll_recv(cx, &mut self.inbox))?;
         self.next = (0, 0);
         self.heard = true;
-        if let Some(dtls) = &mut self.dtls {
-            let now = Instant::now();
-            while let Some(datagram) = next_datagram(&mut self.inbox, &mut self.next) {
-                if dtls.info.is_none() {
-                    dtls.certificate_asked |= asks_for_certificate(datagram);
-                }
-                dtls.session.handle_datagram(now, datagram);
-            }
-        }
         Poll::Ready(Ok(()))
+    }
+
+    /// Hands a batch to a session that is not connected yet.
+    fn feed(&mut self) {
+        let Some(dtls) = &mut self.dtls else {
+            return;
+        };
+        let now = Instant::now();
+        while let Some(datagram) = next_datagram(&mut self.inbox, &mut self.next) {
+            dtls.certificate_asked |= asks_for_certificate(datagram);
+            dtls.session.handle_datagram(now, datagram);
+        }
     }
 
     /// Runs what the DTLS session has to do: timers, events, transmission.
@@ -275,20 +351,22 @@ impl DatagramTransport {
                 DtlsEvent::Closed(error) => ended = Some(error),
             }
         }
-        self.drain_session();
+        self.drain_session(None);
         // A socket that is broken shows when receiving; one that is full wakes us.
         let _sent = self.socket.poll_send(cx, &mut self.outbox);
         ended.map_or(Ok(()), Err)
     }
 
     /// Moves sealed datagrams to the outbox. What does not fit is lost, as on any network.
-    fn drain_session(&mut self) {
+    fn drain_session(&mut self, mark: Option<Dscp>) {
         let Some(dtls) = &mut self.dtls else {
             return;
         };
         dtls.scratch.clear();
         while dtls.session.poll_transmit(&mut dtls.scratch).is_some() {
-            let _fits = self.outbox.push(self.peer, None, &dtls.scratch);
+            let _fits = self
+                .outbox
+                .push_marked(self.peer, None, mark, &dtls.scratch);
             dtls.scratch.clear();
         }
     }
@@ -332,12 +410,13 @@ impl DatagramTransport {
 
     /// Puts a unit that fits into the outbox, sealed under DTLS.
     fn take(&mut self, unit: &[u8]) -> Result<(), TransportError> {
+        let mark = self.marking.of_unit(unit);
         let Some(dtls) = &mut self.dtls else {
-            let _fits = self.outbox.push(self.peer, None, unit);
+            let _fits = self.outbox.push_marked(self.peer, None, mark, unit);
             return Ok(());
         };
         match dtls.session.send(unit) {
-            Ok(()) => self.drain_session(),
+            Ok(()) => self.drain_session(mark),
             Err(DtlsSendError::Size(_)) => self.too_long += 1,
             // A backend whose own tasks are behind drops, as a network would.
             Err(DtlsSendError::QueueFull) => {}
@@ -369,7 +448,7 @@ impl DatagramTransport {
             if let Some(dtls) = &mut self.dtls {
                 dtls.session.close(Instant::now());
             }
-            self.drain_session();
+            self.drain_session(None);
         }
         self.poll_flush(cx)
     }

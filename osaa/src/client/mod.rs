@@ -14,4 +14,4 @@ pub use connect::{ConnectOptions, MAX_ADDRESSES, connect};
 pub use datagram::DatagramTransport;
 pub use error::{ConnectError, TransportError};
 pub use target::{Host, InvalidHost, Target, TransportKind};
-pub use transport::{ClientTransport, RECV_BUFFER};
+pub use transport::{ClientTransport, RECV_BUFFER, Received, Units};

@@ -13,7 +13,7 @@ use tokio::time::timeout;
 use super::{DatagramTransport, TransportError, TransportKind};
 use crate::{
     cert::PeerIdentity,
-    socket::Dscp,
+    socket::OuterDscp,
     stream::{self, StreamTransport},
 };
 
@@ -31,6 +31,29 @@ pub enum ClientTransport {
     Stream(StreamTransport),
     /// UDP or DTLS.
     Datagram(Box<DatagramTransport>),
+}
+
+/// What [`ClientTransport::poll_recv_batch`] gives.
+#[derive(Debug)]
+pub enum Received<'a> {
+    /// Some bytes of a stream.
+    Bytes(&'a [u8]),
+    /// Datagrams, under DTLS their plaintext.
+    Units(Units<'a>),
+}
+
+/// A batch of received datagrams. What is not taken comes with the next batch.
+#[derive(Debug)]
+pub struct Units<'a> {
+    datagram: &'a mut DatagramTransport,
+    buf: &'a mut [u8],
+}
+
+impl Units<'_> {
+    /// The next one.
+    pub fn take_next(&mut self) -> Option<&[u8]> {
+        self.datagram.next_unit(self.buf)
+    }
 }
 
 impl ClientTransport {
@@ -87,10 +110,10 @@ impl ClientTransport {
     ///
     /// # Errors
     /// The operating system does not allow it.
-    pub fn set_dscp(&mut self, dscp: Dscp) -> io::Result<()> {
+    pub fn set_outer_dscp(&mut self, marking: OuterDscp) -> io::Result<()> {
         match self {
-            Self::Stream(stream) => stream.set_dscp(dscp),
-            Self::Datagram(datagram) => datagram.set_dscp(dscp),
+            Self::Stream(stream) => stream.set_dscp(marking.of_socket().unwrap_or_default()),
+            Self::Datagram(datagram) => datagram.set_outer_dscp(marking),
         }
     }
 
@@ -107,6 +130,29 @@ impl ClientTransport {
         match self {
             Self::Stream(stream) => stream.poll_recv(cx, buf).map_err(Into::into),
             Self::Datagram(datagram) => datagram.poll_recv(cx, buf),
+        }
+    }
+
+    /// Receives as much as one call gives: some bytes of a stream, at the front of `buf` ([`RECV_BUFFER`] bytes), or a batch of
+    /// datagrams, which are then taken one by one without further system calls.
+    ///
+    /// # Errors
+    /// How the transport ended.
+    pub fn poll_recv_batch<'a>(
+        &'a mut self,
+        cx: &mut Context<'_>,
+        buf: &'a mut [u8],
+    ) -> Poll<Result<Received<'a>, TransportError>> {
+        match self {
+            Self::Stream(stream) => {
+                let len = ready!(stream.poll_recv(cx, buf))?;
+                let bytes = buf.get(..len).unwrap_or_default();
+                Poll::Ready(Ok(Received::Bytes(bytes)))
+            }
+            Self::Datagram(datagram) => {
+                ready!(datagram.poll_fill(cx, buf))?;
+                Poll::Ready(Ok(Received::Units(Units { datagram, buf })))
+            }
         }
     }
 

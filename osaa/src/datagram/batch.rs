@@ -9,6 +9,8 @@ use std::{
 
 use quinn_udp::RecvMeta;
 
+use crate::socket::Dscp;
+
 /// Most buffers of one [`RecvBatch`]: what one system call fills.
 pub const MAX_SLOTS: usize = quinn_udp::BATCH_SIZE;
 
@@ -152,6 +154,7 @@ struct Waiting {
 pub(super) struct Run {
     pub(super) peer: SocketAddr,
     pub(super) source: Option<IpAddr>,
+    pub(super) mark: Option<Dscp>,
     /// Length of all but the last.
     pub(super) segment: usize,
     pub(super) count: usize,
@@ -161,8 +164,14 @@ pub(super) struct Run {
 }
 
 impl Run {
-    fn takes(&self, peer: SocketAddr, source: Option<IpAddr>, len: usize) -> bool {
-        (self.peer, self.source) == (peer, source)
+    fn takes(
+        &self,
+        peer: SocketAddr,
+        source: Option<IpAddr>,
+        mark: Option<Dscp>,
+        len: usize,
+    ) -> bool {
+        (self.peer, self.source, self.mark) == (peer, source, mark)
             && (1..=self.segment).contains(&len)
             // The last one was not shorter.
             && self.bytes == self.segment * self.count
@@ -190,6 +199,19 @@ impl SendBatch {
     /// `source` is our address to send from, for wildcard sockets.
     #[must_use]
     pub fn push(&mut self, peer: SocketAddr, source: Option<IpAddr>, payload: &[u8]) -> bool {
+        self.push_marked(peer, source, None, payload)
+    }
+
+    /// As [`Self::push`], with a mark of its own instead of the socket's (on Linux; elsewhere as the socket is marked). Only
+    /// what is marked alike travels together.
+    #[must_use]
+    pub fn push_marked(
+        &mut self,
+        peer: SocketAddr,
+        source: Option<IpAddr>,
+        mark: Option<Dscp>,
+        payload: &[u8],
+    ) -> bool {
         if self.is_full(payload.len()) {
             return false;
         }
@@ -210,7 +232,7 @@ impl SendBatch {
         let open = (last >= self.sent)
             .then(|| self.runs.get_mut(last))
             .flatten();
-        match open.filter(|run| run.takes(peer, source, len) && contiguous(run, index)) {
+        match open.filter(|run| run.takes(peer, source, mark, len) && contiguous(run, index)) {
             Some(run) => {
                 if let Some(before) = self.datagrams.get_mut(run.last) {
                     before.next = number;
@@ -224,6 +246,7 @@ impl SendBatch {
                 self.runs.push(Run {
                     peer,
                     source,
+                    mark,
                     segment: len,
                     count: 1,
                     bytes: len,
@@ -438,6 +461,21 @@ mod tests {
             .collect();
         assert_eq!(heard, expected);
         assert!(batch.is_empty());
+    }
+
+    #[test]
+    fn what_is_marked_differently_travels_apart_and_in_order() {
+        let mut batch = SendBatch::new(10_000);
+        let marks = [None, Dscp::new(46), Dscp::new(46), Dscp::new(24)];
+        for (number, mark) in (0..).zip(marks) {
+            assert!(batch.push_marked(peer(1), None, mark, &[number; 10]));
+        }
+        let marked: Vec<_> = batch
+            .runs()
+            .iter()
+            .map(|run| (run.mark, run.count))
+            .collect();
+        assert_eq!(marked, [(None, 1), (marks[1], 2), (marks[3], 1)]);
     }
 
     #[test]

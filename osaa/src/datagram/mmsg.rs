@@ -8,11 +8,11 @@
 use std::{
     io,
     mem::{size_of, zeroed},
-    net::{IpAddr, Ipv6Addr},
+    net::{IpAddr, Ipv6Addr, SocketAddr},
     os::fd::AsRawFd,
 };
 
-use libc::{c_int, c_void, cmsghdr, iovec, mmsghdr};
+use libc::{c_int, c_void, cmsghdr, iovec, mmsghdr, msghdr};
 use socket2::SockAddr;
 use tokio::net::UdpSocket;
 
@@ -29,9 +29,9 @@ const MESSAGES: usize = 64;
 pub(super) fn send(socket: &UdpSocket, batch: &SendBatch, to_peers: bool) -> io::Result<usize> {
     let (count, segment) = alike(batch.runs());
     let runs = batch.runs().get(..count).unwrap_or_default();
-    let Some(source) = runs.first().map(|run| run.source) else {
+    if runs.is_empty() {
         return Ok(0);
-    };
+    }
     let addresses: Vec<SockAddr> = runs.iter().map(|run| run.peer.into()).collect();
     let mut slices: Vec<iovec> = Vec::with_capacity(runs.len());
     let mut lengths: Vec<usize> = Vec::with_capacity(runs.len());
@@ -43,8 +43,18 @@ pub(super) fn send(socket: &UdpSocket, batch: &SendBatch, to_peers: bool) -> io:
         }));
         lengths.push(slices.len() - before);
     }
-    let mut control = Control::new(segment, source);
-    let (control, control_len) = control.parts();
+    // Marks are seldom used, and then often differ from one run to the next: said once for all as long as they do not.
+    let differ = runs
+        .first()
+        .is_some_and(|first| runs.iter().any(|run| run.mark != first.mark));
+    let kinds = if differ { runs.len() } else { 1 };
+    let mut controls: Vec<Control> = runs
+        .iter()
+        .take(kinds)
+        .map(|run| Control::new(segment, run))
+        .collect();
+    let parts: Vec<(*mut c_void, usize)> = controls.iter_mut().map(Control::parts).collect();
+    let mut control = parts.iter().copied().cycle();
     let mut rest = slices.as_mut_slice();
     let mut messages: Vec<mmsghdr> = Vec::with_capacity(runs.len());
     for (address, length) in addresses.iter().zip(lengths) {
@@ -59,7 +69,7 @@ pub(super) fn send(socket: &UdpSocket, batch: &SendBatch, to_peers: bool) -> io:
         message.msg_hdr.msg_iov = own.as_mut_ptr();
         // The types of lengths differ between C libraries.
         message.msg_hdr.msg_iovlen = own.len() as _;
-        if control_len > 0 {
+        if let Some((control, control_len)) = control.next().filter(|(_, len)| *len > 0) {
             message.msg_hdr.msg_control = control;
             message.msg_hdr.msg_controllen = control_len as _;
         }
@@ -71,6 +81,43 @@ pub(super) fn send(socket: &UdpSocket, batch: &SendBatch, to_peers: bool) -> io:
     // which the system writes the length that was sent.
     let sent = unsafe { libc::sendmmsg(socket.as_raw_fd(), messages.as_mut_ptr(), count, 0) };
     usize::try_from(sent).map_err(|_| io::Error::last_os_error())
+}
+
+/// Sends the first datagram of the first run alone, with its mark.
+///
+/// # Errors
+/// What the system says.
+pub(super) fn send_one(
+    socket: &UdpSocket,
+    run: &Run,
+    bytes: &[u8],
+    to_peers: bool,
+) -> io::Result<()> {
+    let address = SockAddr::from(run.peer);
+    let mut slice = iovec {
+        iov_base: bytes.as_ptr().cast_mut().cast(),
+        iov_len: bytes.len(),
+    };
+    let mut control = Control::new(None, run);
+    let (control, control_len) = control.parts();
+    // SAFETY: for this plain C structure zero bytes are null pointers and lengths of zero.
+    let mut message: msghdr = unsafe { zeroed() };
+    if to_peers {
+        message.msg_name = address.as_ptr().cast_mut().cast();
+        message.msg_namelen = address.len();
+    }
+    message.msg_iov = &raw mut slice;
+    message.msg_iovlen = 1;
+    if control_len > 0 {
+        message.msg_control = control;
+        message.msg_controllen = control_len as _;
+    }
+    // SAFETY: the message points to an address, a slice and control data that live until the end of this function and
+    // that the system only reads.
+    let sent = unsafe { libc::sendmsg(socket.as_raw_fd(), &raw const message, 0) };
+    usize::try_from(sent)
+        .map(drop)
+        .map_err(|_| io::Error::last_os_error())
 }
 
 /// How many of the first runs can go in one call, and the length of their segments if any has several. That length and the
@@ -103,8 +150,8 @@ fn alike(runs: &[Run]) -> (usize, Option<u16>) {
     )
 }
 
-/// Room for a source address of either family and the length of segments, each with its header.
-const CONTROL: usize = 80;
+/// Room for a source address of either family, the length of segments and a mark, each with its header.
+const CONTROL: usize = 104;
 
 /// What is said beside the bytes, as cmsg(3) lays it out.
 #[repr(C, align(8))]
@@ -114,12 +161,12 @@ struct Control {
 }
 
 impl Control {
-    fn new(segment: Option<u16>, source: Option<IpAddr>) -> Self {
+    fn new(segment: Option<u16>, run: &Run) -> Self {
         let mut control = Self {
             bytes: [0; CONTROL],
             len: 0,
         };
-        match source {
+        match run.source {
             // in_pktinfo: the interface, which is left open; our address; the header's, which is not read.
             Some(IpAddr::V4(address)) => {
                 let mut info = [0; 12];
@@ -140,6 +187,14 @@ impl Control {
         }
         if let Some(segment) = segment {
             control.push(libc::SOL_UDP, libc::UDP_SEGMENT, &segment.to_ne_bytes());
+        }
+        if let Some(mark) = run.mark {
+            // The whole octet: with ECN at its end, which stays Not-ECT.
+            let field = (c_int::from(mark.get()) << 2).to_ne_bytes();
+            match run.peer {
+                SocketAddr::V4(_) => control.push(libc::IPPROTO_IP, libc::IP_TOS, &field),
+                SocketAddr::V6(_) => control.push(libc::IPPROTO_IPV6, libc::IPV6_TCLASS, &field),
+            }
         }
         control
     }
@@ -175,8 +230,6 @@ impl Control {
 
 #[cfg(test)]
 mod tests {
-    use std::net::SocketAddr;
-
     use super::*;
 
     fn batch(datagrams: &[(u16, usize)]) -> SendBatch {

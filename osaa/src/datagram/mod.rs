@@ -9,7 +9,9 @@
 mod batch;
 #[cfg(any(target_os = "linux", target_os = "android"))]
 mod mmsg;
+mod pressure;
 mod socket;
 
 pub use batch::{Datagram, MAX_SLOTS, RecvBatch, SendBatch};
+pub use pressure::{Pressure, Shed};
 pub use socket::{DatagramOptions, DatagramSocket, DatagramStats};

@@ -181,6 +181,12 @@ impl DatagramSocket {
             .unwrap_or_default()
     }
 
+    /// For options.
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    pub(super) const fn socket(&self) -> &UdpSocket {
+        &self.socket
+    }
+
     /// Counters since the start.
     #[must_use]
     pub fn stats(&self) -> DatagramStats {
@@ -324,6 +330,10 @@ impl DatagramSocket {
         let Some((run, bytes)) = batch.first() else {
             return Ok(());
         };
+        #[cfg(any(target_os = "linux", target_os = "android"))]
+        if run.mark.is_some() {
+            return super::mmsg::send_one(&self.socket, &run, bytes, self.peer.is_none());
+        }
         if self.marked {
             let socket = SockRef::from(&self.socket);
             return match self.peer {

@@ -10,7 +10,7 @@ use std::{
 use bytes::Bytes;
 use tsc_csm::client::{BadUnit, Client, Epoch, Inbound, TransportLoss};
 use tsc_osaa::{
-    client::{self as transport, ClientTransport, TransportError},
+    client::{self as transport, ClientTransport, Received, TransportError},
     stream::StreamError,
     tls::TlsError,
     trace::{Capture, Direction, Interface},
@@ -25,8 +25,8 @@ use crate::{
 
 /// Packets that a turn takes from the stack at a time.
 const BATCH: usize = 64;
-/// Reads of one transport in one turn.
-const READS_PER_TURN: usize = 32;
+/// Reads of one transport in one turn: each of some bytes of a stream, or of a batch of datagrams.
+const READS_PER_TURN: usize = 8;
 /// How long a transport may take to end in order.
 pub(super) const CLOSE_TIME: Duration = Duration::from_secs(1);
 /// Control messages that wait for one transport. Beyond it they are dropped, as a network would drop them: a server
@@ -54,14 +54,21 @@ impl Driver {
                 let Some(link) = self.links.get_mut(index) else {
                     break;
                 };
-                match link.transport.poll_recv(cx, &mut buffer) {
+                let mut inbound = Inbox {
+                    now,
+                    epoch: link.epoch,
+                    client: &mut self.client,
+                    shared: &self.shared,
+                    capture: self.capture.as_ref().map(|(_, capture)| capture),
+                };
+                match link.transport.poll_recv_batch(cx, &mut buffer) {
                     Poll::Pending => {
                         progress |= self.note_refusal(now, index);
                         break;
                     }
-                    Poll::Ready(Ok(len)) => {
+                    Poll::Ready(Ok(received)) => {
                         progress = true;
-                        self.handle_bytes(now, index, buffer.get(..len).unwrap_or_default());
+                        inbound.take(received, &mut link.decoder, self.limits);
                     }
                     Poll::Ready(Err(error)) => {
                         progress = true;
@@ -115,46 +122,6 @@ impl Driver {
         self.client.transport_lost(now, link.epoch, why);
     }
 
-    /// Hands in what one read gave: some of a stream, or one datagram.
-    pub(super) fn handle_bytes(&mut self, now: Instant, index: usize, bytes: &[u8]) {
-        let Some(link) = self.links.get_mut(index) else {
-            return;
-        };
-        let epoch = link.epoch;
-        let capture = self.capture.as_ref().map(|(_, capture)| capture);
-        let mut state = self.shared.lock();
-        let mut deliver = |client: &mut Client, unit: Unit<'_>| {
-            trace(capture, &unit, Direction::Inbound);
-            match client.handle_unit(now, epoch, unit) {
-                Inbound::Deliver(packet) => state.stack.handle_packet(now, packet.as_bytes()),
-                Inbound::Routed(packet) => state.routed.receive(packet.as_bytes()),
-                Inbound::Consumed | Inbound::Dropped(_) => {}
-            }
-        };
-        let bad = if link.transport.kind().is_stream() {
-            let mut feed = link.decoder.feed(bytes);
-            loop {
-                match feed.next() {
-                    Ok(Some(unit)) => deliver(&mut self.client, unit),
-                    Ok(None) => break None,
-                    Err(error) => break Some(BadUnit::Framing(error)),
-                }
-            }
-        } else {
-            match Unit::decode_datagram(bytes, &self.limits) {
-                Ok(unit) => {
-                    deliver(&mut self.client, unit);
-                    None
-                }
-                Err(error) => Some(BadUnit::Datagram(error)),
-            }
-        };
-        drop(state);
-        if let Some(bad) = bad {
-            self.client.handle_bad_unit(now, epoch, bad);
-        }
-    }
-
     /// Sends what the control plane and the sockets have for the transports; true if something left.
     pub(super) fn send(&mut self, cx: &mut Context<'_>, now: Instant) -> bool {
         self.take_control();
@@ -170,6 +137,7 @@ impl Driver {
                         link,
                         &self.shared,
                         &mut self.outbox,
+                        &mut self.sent,
                         self.limits,
                         cx,
                         capture,
@@ -242,6 +210,58 @@ impl Driver {
     }
 }
 
+/// Where received units go.
+struct Inbox<'a> {
+    now: Instant,
+    epoch: Epoch,
+    client: &'a mut Client,
+    shared: &'a Shared,
+    capture: Option<&'a Capture>,
+}
+
+impl Inbox<'_> {
+    /// Hands in what one call has received, under one lock: some of a stream, or a batch of datagrams.
+    fn take(&mut self, received: Received<'_>, decoder: &mut StreamDecoder, limits: Limits) {
+        let mut state = self.shared.lock();
+        match received {
+            Received::Bytes(bytes) => {
+                let mut feed = decoder.feed(bytes);
+                loop {
+                    match feed.next() {
+                        Ok(Some(unit)) => self.unit(&mut state, unit),
+                        Ok(None) => break,
+                        Err(error) => {
+                            self.bad(BadUnit::Framing(error));
+                            break;
+                        }
+                    }
+                }
+            }
+            Received::Units(mut units) => {
+                while let Some(bytes) = units.take_next() {
+                    match Unit::decode_datagram(bytes, &limits) {
+                        Ok(unit) => self.unit(&mut state, unit),
+                        Err(error) => self.bad(BadUnit::Datagram(error)),
+                    }
+                }
+            }
+        }
+    }
+
+    fn unit(&mut self, state: &mut State, unit: Unit<'_>) {
+        trace(self.capture, &unit, Direction::Inbound);
+        match self.client.handle_unit(self.now, self.epoch, unit) {
+            Inbound::Deliver(packet) => state.stack.handle_packet(self.now, packet.as_bytes()),
+            Inbound::Routed(packet) => state.routed.receive(packet.as_bytes()),
+            Inbound::Consumed | Inbound::Dropped(_) => {}
+        }
+    }
+
+    fn bad(&mut self, bad: BadUnit) {
+        self.client.handle_bad_unit(self.now, self.epoch, bad);
+    }
+}
+
 impl Link {
     fn send_control(
         &mut self,
@@ -283,12 +303,12 @@ fn send_packets(
     link: &mut Link,
     shared: &Shared,
     outbox: &mut VecDeque<Vec<u8>>,
+    sent: &mut Vec<Vec<u8>>,
     limits: Limits,
     cx: &mut Context<'_>,
     capture: Option<&Capture>,
 ) -> Result<Sent, TransportError> {
     let mut outcome = Sent::default();
-    let mut sent: Vec<Vec<u8>> = Vec::new();
     loop {
         // Packets from one of the tunnel's own sockets to another make news on the way.
         let more = shared.drive(|state| {

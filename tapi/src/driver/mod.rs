@@ -41,7 +41,7 @@ use tsc_osaa::{
     cert::ClientSecurity,
     client::{self as transport, ConnectOptions, RECV_BUFFER},
     random::OsRandom,
-    socket::Dscp,
+    socket::{Dscp, OuterDscp},
     trace::{Capture, CaptureWriter, DEFAULT_FILE_LIMIT},
 };
 use tsc_tpl::Limits;
@@ -79,11 +79,14 @@ pub(crate) struct Driver {
     server_name: Option<String>,
     security: Option<ClientSecurity>,
     options: ConnectOptions,
+    outer_dscp: OuterDscp,
     openings: Vec<Opening>,
     links: Vec<Link>,
     closing: JoinSet<()>,
     /// Inner packets on their way to the transport; at most [`BATCH`].
     outbox: VecDeque<Vec<u8>>,
+    /// Those that left, on their way back to their pool; at most [`BATCH`].
+    sent: Vec<Vec<u8>>,
     limits: Limits,
     buffer: Vec<u8>,
     timer: Pin<Box<Sleep>>,
@@ -145,6 +148,8 @@ impl Driver {
         };
         let mut options = ConnectOptions::default();
         options.dtls_backend = builder.dtls_backend;
+        options.stream.dscp = builder.outer_dscp.of_socket();
+        options.datagram.dscp = builder.outer_dscp.of_socket();
         let stack = Stack::new(StackConfig::default(), seed);
         let shared = Shared::new(stack, builder.notifications);
         let driver = Self {
@@ -154,10 +159,12 @@ impl Driver {
             server_name: builder.server_name,
             security,
             options,
+            outer_dscp: builder.outer_dscp,
             openings: Vec::new(),
             links: Vec::new(),
             closing: JoinSet::new(),
             outbox: VecDeque::new(),
+            sent: Vec::new(),
             limits: Limits::WIDEST,
             buffer: vec![0; RECV_BUFFER],
             timer: Box::pin(tokio::time::sleep(Duration::ZERO)),
@@ -365,10 +372,15 @@ impl Driver {
             tracing::warn!(%error, "inner addresses refused by the stack");
         }
         drop(state);
+        let asked = config.dscp.and_then(Dscp::new);
+        let marking = match self.outer_dscp {
+            OuterDscp::Off => asked.map_or(OuterDscp::Off, OuterDscp::Set),
+            chosen => chosen,
+        };
         for link in &mut self.links {
             link.decoder.set_limits(self.limits);
-            if let Some(dscp) = config.dscp.and_then(Dscp::new)
-                && let Err(error) = link.transport.set_dscp(dscp)
+            if marking != OuterDscp::Off
+                && let Err(error) = link.transport.set_outer_dscp(marking)
             {
                 tracing::debug!(%error, "outer packets cannot be marked");
             }

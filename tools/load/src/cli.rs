@@ -52,6 +52,7 @@ pub enum Command {
         time: Duration,
     },
     /// Offer more than the server can do, ask for new tunnels meanwhile, and see how it comes back.
+    #[command(mut_arg("tunnels", |tunnels| tunnels.default_value("2000")))]
     Overload(Box<OverloadArgs>),
     /// Calls beside forged datagrams: what these cost them. With --spawn-server, or a server on 127.0.0.0/8.
     Hostile(Box<HostileArgs>),
@@ -294,7 +295,8 @@ pub struct OverloadArgs {
     pub factor: u64,
 
     /// Calls of each tunnel, each to another one. Their packets leave as one train, which costs the generator little, and the
-    /// server has to send each to another tunnel: so more can be offered than it can do.
+    /// server has to send each to another tunnel: so more can be offered than it can do, if there are many tunnels (by default
+    /// 2000), for else the server has trains to send as well.
     #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=64))]
     pub fan: u32,
 
@@ -305,6 +307,11 @@ pub struct OverloadArgs {
     /// Packets a second one way that count as its capacity; searched for by default.
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
     pub capacity: Option<u64>,
+
+    /// Threads that run on the server's processor all the time, so that it has 1/(1 + RIVALS) of it: what the generator cannot
+    /// offer, the server cannot take then either. By default 2 with TLS and DTLS, where the generator has to encrypt as well.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(0..=15))]
+    pub rivals: Option<u32>,
 
     /// Tunnels that are asked for while it is overloaded.
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(0..=100_000))]

@@ -174,8 +174,9 @@ pub fn call_each_other(
     Ok(())
 }
 
-/// Calls from each of the first `members` tunnels to the next `fan` ones, in such an order that one packet of each of a
-/// tunnel's calls makes a train. That is cheap for the client, and the server has to send each to another tunnel.
+/// Calls from each of the first `members` tunnels to `fan` others, in such an order that one packet of each of a
+/// tunnel's calls makes a train. That is cheap for the client. The callees of a train, and of trains near it, are far apart,
+/// so the server has to send each packet on by itself: with many tunnels it hardly ever has two for one tunnel at a time.
 ///
 /// # Errors
 ///
@@ -184,10 +185,12 @@ pub fn call_around(engine: &mut Engine, members: u32, fan: u32) -> anyhow::Resul
     if members < 2 {
         bail!("calls between tunnels need at least two tunnels");
     }
+    let others = members - 1;
+    let stride = (others / fan.max(1)).max(1);
     for caller in 0..members {
-        for step in 1..=fan {
+        for step in 0..fan {
             // Never to itself.
-            let callee = (caller + 1 + (step - 1) % (members - 1)) % members;
+            let callee = (caller + 1 + (step * stride) % others) % members;
             let (Some(from), Some(to)) = (engine.address(caller), engine.address(callee)) else {
                 bail!("tunnels {caller} and {callee} have no inner IPv4 addresses");
             };

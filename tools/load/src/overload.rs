@@ -16,6 +16,8 @@ use crate::progress::Line;
 use crate::report::{OverloadReport, Report, Spread, SubjectReport};
 use crate::run::describe;
 use crate::stage::Stage;
+use crate::system::Rivals;
+
 use crate::traffic::Pace;
 
 /// Goodput is looked at in slices like these ...
@@ -23,6 +25,9 @@ const SLICE: Duration = Duration::from_secs(1);
 
 /// ... and recovery in these.
 const RECOVERY_SLICE: Duration = Duration::from_millis(50);
+
+/// Rivals for the server's processor where the generator encrypts too.
+const RIVALS: u32 = 2;
 
 /// After the overload this share of the capacity is offered.
 const AFTERWARDS: u64 = 2;
@@ -48,8 +53,16 @@ pub fn overload(args: &OverloadArgs) -> anyhow::Result<(Report, bool)> {
     for transport in &setting.transport {
         let transport = Transport::from(*transport);
         let (open, size) = (setting.tunnels, args.size);
+        let rivals = args
+            .rivals
+            .unwrap_or_else(|| match transport.is_protected() {
+                true => RIVALS,
+                false => 0,
+            });
         let mut stage = Stage::server(setting, &host, transport, clients, open, size, false)?;
+        let rivals = Rivals::start(rivals, host.cores.server)?;
         let result = one(args, &mut stage)?;
+        drop(rivals);
         is_good &= result.lowest_share >= 0.9
             && result.alive == setting.tunnels
             && result

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use tsc_csm::Transport;
 use tsc_csm::server::{
     BadUnit, BindingId, BindingLoss, Destination, DropReason, Event, Identity, ListenerId, Server,
-    ServerConfig, SessionId, Stats, Unbound, Verdict,
+    ServerConfig, SessionId, Stats, Unbound, Verdict, Work,
 };
 use tsc_tpl::{CmType, Limits, Sequence, StreamDecoder, Tsid, Unit};
 
@@ -150,6 +150,11 @@ impl World {
     pub fn release_session(&mut self, server: ServerId, session: SessionId, text: Option<&str>) {
         self.servers[server.0].core.release(self.now, session, text);
         self.drain_server(server.0);
+    }
+
+    /// Tells a server what its worker has done and rested since its start; see [`Server::note_work`].
+    pub fn note_work(&mut self, server: ServerId, work: Work) -> Option<bool> {
+        self.servers[server.0].core.note_work(self.now, work)
     }
 
     /// Replaces a server by a new one that remembers nothing; its streams break.

@@ -302,6 +302,7 @@ impl Checker<'_> {
         self.interface_pools(interface, path);
         self.interface_servers(interface, path);
         self.interface_ports(interface, path);
+        self.interface_marks(interface, path);
         self.interface_routed(interface, path);
         self.interface_authentication(interface, path);
     }
@@ -457,6 +458,21 @@ impl Checker<'_> {
                 }
                 (None, false) => {}
             }
+        }
+    }
+
+    /// One connection has one mark.
+    fn interface_marks(&self, interface: &InterfaceConfig, path: &KeyPath) {
+        let datagrams = interface
+            .ports
+            .iter()
+            .any(|port| port.transports.datagram());
+        if interface.outer_dscp.is_copy() && !datagrams {
+            self.conflict(
+                &path.key("outer-dscp"),
+                "has no effect on tcp and tls, where packets of all marks share a connection",
+                "give a number, with which all outer packets are marked, or remove it",
+            );
         }
     }
 

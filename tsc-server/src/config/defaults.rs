@@ -25,6 +25,7 @@ impl Default for SystemConfig {
             gather_time: Duration::from_millis(1),
             max_tunnels: 100_000,
             max_half_open: 4096,
+            busy_when_overloaded: true,
             quarantine: Duration::from_secs(30),
             stop_deadline: Duration::from_secs(10),
             log_level: LogLevel::Info,

@@ -23,6 +23,7 @@ pub(crate) const SYSTEM_KEYS: &[&str] = &[
     "gather-time",
     "max-tunnels",
     "max-half-open",
+    "busy-when-overloaded",
     "address-quarantine",
     "graceful-stop-deadline",
     "log-level",

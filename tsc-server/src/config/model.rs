@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use tsc_csm::Transport;
+use tsc_osaa::socket::OuterDscp;
 
 use super::egress::{DataFlowConfig, Egress, PolicyConfig, TunEgressConfig, UserSpaceConfig};
 use super::range::AddressRange;
@@ -94,6 +95,9 @@ pub struct SystemConfig {
     pub max_tunnels: u32,
     /// `max-half-open`: handshakes in progress on all interfaces together.
     pub max_half_open: u32,
+    /// `busy-when-overloaded`: whether new tunnels are refused, and media on UDP ports shed, while a worker has more to do than
+    /// it can.
+    pub busy_when_overloaded: bool,
     /// `address-quarantine`: how long a released inner address is kept back, in pools that do not say.
     pub quarantine: Duration,
     /// `graceful-stop-deadline`: how long a stop waits for clients to confirm their release.
@@ -134,6 +138,8 @@ pub struct InterfaceConfig {
     pub inner_mtu: u16,
     /// `dscp`: the mark that clients are told to set on outer packets, 0-63.
     pub dscp: Option<u8>,
+    /// `outer-dscp`: how the server marks outer packets to clients.
+    pub outer_dscp: OuterDscp,
     /// `sip-servers`: assigned to clients, in order of preference.
     pub sip_servers: Vec<SocketAddr>,
     /// `dns-servers`: assigned to clients, in order of preference.

@@ -8,6 +8,8 @@ use std::net::Ipv4Addr;
 use std::path::Path;
 use std::time::Duration;
 
+use tsc_osaa::socket::OuterDscp;
+
 use super::egress::{Egress, TunEgressConfig, UserSpaceConfig};
 use super::model::{
     AssignedServices, Authentication, Config, InterfaceConfig, PoolConfig, PortConfig, Service,
@@ -90,6 +92,7 @@ impl Printer<'_, '_> {
         self.bare("gather-time", system.gather_time.as_micros())?;
         self.bare("max-tunnels", system.max_tunnels)?;
         self.bare("max-half-open", system.max_half_open)?;
+        self.bare("busy-when-overloaded", system.busy_when_overloaded)?;
         self.seconds("address-quarantine", system.quarantine)?;
         self.seconds("graceful-stop-deadline", system.stop_deadline)?;
         self.text("log-level", system.log_level)?;
@@ -137,6 +140,11 @@ impl Printer<'_, '_> {
         self.bare("inner-mtu", interface.inner_mtu)?;
         if let Some(dscp) = interface.dscp {
             self.bare("dscp", dscp)?;
+        }
+        match interface.outer_dscp {
+            OuterDscp::Off => self.text("outer-dscp", "off")?,
+            OuterDscp::Copy => self.text("outer-dscp", "copy")?,
+            OuterDscp::Set(dscp) => self.bare("outer-dscp", dscp.get())?,
         }
         self.list("sip-servers", &interface.sip_servers)?;
         self.list("dns-servers", &interface.dns_servers)?;

@@ -92,6 +92,10 @@ pub(super) fn system(section: Section<'_>, files: &Files<'_>) -> SystemConfig {
             default.max_tunnels,
         ),
         max_half_open: number("max-half-open", 1, 65_536, default.max_half_open),
+        busy_when_overloaded: section
+            .value("busy-when-overloaded")
+            .and_then(|value| value.flag())
+            .unwrap_or(default.busy_when_overloaded),
         quarantine: span("address-quarantine", 3600, default.quarantine),
         stop_deadline: span("graceful-stop-deadline", 600, default.stop_deadline),
         log_level: section

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use tsc_csm::server::MAX_ROUTED_IDENTITIES;
 use tsc_csm::{MAX_ROUTED_PREFIXES, Transport};
+use tsc_osaa::socket::{Dscp, OuterDscp};
 
 use super::document::Section;
 use super::error::{ConfigErrorKind, shown};
@@ -73,6 +74,9 @@ pub(super) fn interface(
     let dscp = section
         .value("dscp")
         .and_then(|value| value.number(0..=63, false));
+    let outer_dscp = section
+        .value("outer-dscp")
+        .and_then(|value| outer_dscp(&value));
     let interface = InterfaceConfig {
         name: name.unwrap_or_default(),
         pools: pools.unwrap_or_default(),
@@ -80,6 +84,7 @@ pub(super) fn interface(
         timers: timers(&section, system.timers),
         inner_mtu: inner_mtu.unwrap_or(1400),
         dscp,
+        outer_dscp: outer_dscp.unwrap_or_default(),
         sip_servers: list(&section, "sip-servers", sip_server),
         dns_servers: list(&section, "dns-servers", |value| {
             value.parsed::<IpAddr>("IP address", "10.0.0.53")
@@ -101,6 +106,27 @@ pub(super) fn interface(
     };
     section.finish(FOREIGN_INTERFACE);
     (interface, enabled)
+}
+
+/// A word or a number.
+fn outer_dscp(value: &Value<'_>) -> Option<OuterDscp> {
+    match value.text_quietly() {
+        Some("off") => Some(OuterDscp::Off),
+        Some("copy") => Some(OuterDscp::Copy),
+        // Variables of the environment are texts in any case, but no key of an interface has one.
+        Some(other) => {
+            value.invalid(
+                other,
+                "says nothing about marks",
+                "write \"off\", \"copy\" (as the inner packets are marked), or a number from 0 to 63",
+            );
+            None
+        }
+        None => {
+            let number = value.number(0..=63, false)?;
+            Dscp::new(number).map(OuterDscp::Set)
+        }
+    }
 }
 
 fn list<T>(

@@ -36,6 +36,9 @@ pub struct Counters {
     pub stalled: u64,
     /// Datagrams that the operating system did not take.
     pub send_errors: u64,
+    /// Datagrams that the operating system dropped on UDP ports: they came faster than they were read. Trains that came as
+    /// one may count as one.
+    pub receive_dropped: u64,
     /// Inner packets that crossed to the worker of their tunnel, and datagrams to the worker of theirs.
     pub crossed: u64,
     /// Transports that resumed a tunnel of another worker and went there. An address of plain UDP counts when it is made known.
@@ -65,6 +68,7 @@ impl AddAssign for Counters {
             not_opened,
             stalled,
             send_errors,
+            receive_dropped,
             crossed,
             moved,
             worker_behind,
@@ -85,6 +89,7 @@ impl AddAssign for Counters {
         self.not_opened += not_opened;
         self.stalled += stalled;
         self.send_errors += send_errors;
+        self.receive_dropped += receive_dropped;
         self.crossed += crossed;
         self.moved += moved;
         self.worker_behind += worker_behind;

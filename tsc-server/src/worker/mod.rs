@@ -20,6 +20,7 @@ mod gather;
 pub mod harness;
 mod inbound_datagrams;
 mod inbound_streams;
+mod load;
 mod mesh;
 mod neighbours;
 mod open;
@@ -59,10 +60,11 @@ pub use self::counters::{Counters, EgressCounters};
 pub use self::open::Bound;
 pub use self::report::Report;
 use self::{
-    batch::Batch, gather::Gather, mesh::Mesh, ports::Port, ready::Token, record::Log,
+    batch::Batch, gather::Gather, load::Load, mesh::Mesh, ports::Port, ready::Token, record::Log,
     streams::Streams, tun::Tun, way::Ways,
 };
 pub(crate) use self::{
+    load::watch_rest,
     open::{Opened, Part, Plan, open},
     tun::give_up_capabilities,
 };
@@ -140,6 +142,7 @@ pub(crate) struct Worker {
     /// Lent to the port that is read.
     receive: Option<RecvBatch>,
     log: Log,
+    load: Load,
     /// Reused by each turn.
     ready: Vec<Arc<Token>>,
     /// Something was left undone: come back without waiting.
@@ -168,6 +171,7 @@ impl Future for Worker {
         this.timeouts(now);
         this.settle(cx, now);
         this.flush(cx);
+        this.measure_load(now);
         if let Some(deadline) = this.is_done(now) {
             return Poll::Ready((this.report(), this.streams.take_closing(), deadline));
         }

@@ -22,7 +22,7 @@ use tsc_osaa::{
 use tsc_tpl::Limits;
 
 use super::{
-    Batch, Counters, Interface, Listener, Log, Mesh, Order, Phase, Port, Streams, Tun, Ways,
+    Batch, Counters, Interface, Listener, Load, Log, Mesh, Order, Phase, Port, Streams, Tun, Ways,
     Worker, core_config::core_config, gather::Gather, tun::give_up_capabilities,
 };
 use crate::{
@@ -223,6 +223,7 @@ pub(crate) fn open(
                 .iter()
                 .map(|interface| interface.name.clone()),
         ),
+        load: Load::new(config.system.busy_when_overloaded, Instant::now()),
         ready: Vec::new(),
         again: false,
         gather: Gather::new(Instant::now(), config.system.gather_time, 0),
@@ -348,7 +349,9 @@ impl Worker {
                 }
                 _ => None,
             };
-            self.ports.push(Port::new(socket, index, plain, endpoint));
+            let mut opened = Port::new(socket, index, plain, endpoint);
+            opened.marking = interface.outer_dscp;
+            self.ports.push(opened);
         }
         Ok(())
     }
@@ -380,6 +383,7 @@ fn open_sockets(
         let mut options = DatagramOptions::default();
         options.recv_buffer = Some(UDP_RECEIVE_BUFFER);
         options.sharing = sharing;
+        options.dscp = interface.outer_dscp.of_socket();
         match DatagramSocket::bind(listen, &options) {
             Ok(socket) => return Ok((stream, Some(socket))),
             // The system chose a number for TCP that somebody has for UDP.
@@ -402,6 +406,7 @@ fn listener_config(
     config.max_handshakes = half_open(interface, workers);
     config.stream = StreamOptions::server();
     config.stream.nodelay = !interface.services.nagle;
+    config.stream.dscp = interface.outer_dscp.of_socket();
     config
 }
 

@@ -10,10 +10,11 @@ use tsc_csm::server::{BindingId, ListenerId};
 use tsc_osaa::{
     datagram::{DatagramSocket, SendBatch},
     dtls::{AssociationKey, DtlsEndpointEvent, DtlsSendError, DtlsServerEndpoint},
+    socket::{Dscp, OuterDscp},
 };
 use tsc_tpl::FirstByte;
 
-use super::{peers::Peers, sources::Sources};
+use super::{load::Shedder, peers::Peers, sources::Sources};
 
 /// Bytes of datagrams that one turn may queue on a port before it sends them: many calls of GSO.
 const SEND_BATCH: usize = 256 * 1024;
@@ -27,6 +28,8 @@ const BACK_OFF: Duration = Duration::from_millis(100);
 pub(super) struct Port {
     pub(super) socket: DatagramSocket,
     pub(super) interface: usize,
+    /// Of what is sent.
+    pub(super) marking: OuterDscp,
     /// Its number in the session core, if it speaks plain UDP.
     pub(super) plain: Option<ListenerId>,
     dtls: Option<Dtls>,
@@ -35,8 +38,11 @@ pub(super) struct Port {
     pub(super) sources: Sources,
     /// Where the tunnels of addresses are, if not where their datagrams arrive.
     pub(super) peers: Peers,
+    pub(super) shedder: Shedder,
     /// Reused for sealing.
     sealed: Vec<u8>,
+    /// Mark of what was sealed and is not queued yet.
+    sealed_mark: Option<Dscp>,
     /// Datagrams that did not fit the batch even after sending.
     pub(super) unsent: u64,
     /// Until when nothing is received, after errors.
@@ -75,6 +81,7 @@ impl Port {
             peers: Peers::default(),
             socket,
             interface,
+            marking: OuterDscp::Off,
             plain,
             dtls: endpoint.map(|endpoint| Dtls {
                 endpoint,
@@ -82,7 +89,9 @@ impl Port {
                 noise: 0,
             }),
             out: SendBatch::new(SEND_BATCH),
+            shedder: Shedder::default(),
             sealed: Vec::new(),
+            sealed_mark: None,
             unsent: 0,
             rests_until: None,
         }
@@ -153,12 +162,22 @@ impl Port {
     /// Queues a datagram; sends what waits first if there is no room. Nothing is kept for a socket that
     /// does not take more: with UDP dropping is as good as sending.
     pub(super) fn queue(&mut self, cx: &mut Context<'_>, peer: SocketAddr, payload: &[u8]) {
+        self.queue_marked(cx, peer, self.marking.of_unit(payload), payload);
+    }
+
+    fn queue_marked(
+        &mut self,
+        cx: &mut Context<'_>,
+        peer: SocketAddr,
+        mark: Option<Dscp>,
+        payload: &[u8],
+    ) {
         let source = self.sources.for_peer(peer);
-        if self.out.push(peer, source, payload) {
+        if self.out.push_marked(peer, source, mark, payload) {
             return;
         }
         self.send(cx);
-        if !self.out.push(peer, source, payload) {
+        if !self.out.push_marked(peer, source, mark, payload) {
             self.unsent += 1;
         }
     }
@@ -171,6 +190,12 @@ impl Port {
         key: AssociationKey,
         unit: &[u8],
     ) -> Result<(), DtlsSendError> {
+        let mark = self.marking.of_unit(unit);
+        if mark != self.sealed_mark {
+            // What a record holds is not to be seen from outside, so what is sealed until here is queued with its mark.
+            self.queue_sealed(cx);
+            self.sealed_mark = mark;
+        }
         let dtls = self.dtls.as_mut().ok_or(DtlsSendError::Closed)?;
         let sealed = dtls.endpoint.send(key, unit);
         if !matches!(sealed, Err(DtlsSendError::QueueFull)) {
@@ -183,20 +208,26 @@ impl Port {
 
     /// Sends everything that was queued or sealed, and what the DTLS handshakes want to say.
     pub(super) fn flush(&mut self, cx: &mut Context<'_>) {
+        self.queue_sealed(cx);
+        self.sealed_mark = None;
+        self.send(cx);
+    }
+
+    fn queue_sealed(&mut self, cx: &mut Context<'_>) {
         while let Some(dtls) = &mut self.dtls {
             self.sealed.clear();
             let Some(transmit) = dtls.endpoint.poll_transmit(&mut self.sealed) else {
                 break;
             };
             let sealed = std::mem::take(&mut self.sealed);
-            self.queue(
+            self.queue_marked(
                 cx,
                 transmit.peer,
+                self.sealed_mark,
                 sealed.get(..transmit.len).unwrap_or_default(),
             );
             self.sealed = sealed;
         }
-        self.send(cx);
     }
 
     fn send(&mut self, cx: &mut Context<'_>) {
@@ -226,7 +257,10 @@ impl Port {
         let endpoint = self
             .endpoint_ref()
             .and_then(DtlsServerEndpoint::poll_timeout);
-        [endpoint, self.rests_until].into_iter().flatten().min()
+        [endpoint, self.rests_until, self.shedder.due()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     pub(super) fn handle_timeout(&mut self, now: Instant) {

@@ -63,6 +63,7 @@ impl Worker {
             pools: self.core.pool_stats(),
             counters: Counters {
                 send_errors: datagrams.send_errors + datagrams.too_big + unsent,
+                receive_dropped: self.ports.iter().map(|port| port.shedder.dropped()).sum(),
                 crossed: self.mesh.crossed(),
                 moved: self.mesh.moved(),
                 worker_behind: self.mesh.dropped(),
@@ -189,6 +190,9 @@ fn log_sessions(sessions: &Stats) {
         bad_units = sessions.bad_units,
         strangers = sessions.strangers,
         rate_limited = sessions.rate_limited,
+        turned_away = sessions.turned_away,
+        overloads = sessions.overloads,
+        overloaded = sessions.overloaded,
         other_drops = sessions.other_drops,
         retransmissions = sessions.retransmissions,
         transmit_overflow = sessions.transmit_overflow
@@ -213,6 +217,7 @@ fn log_counters(counters: &Counters) {
         not_opened,
         stalled,
         send_errors,
+        receive_dropped,
         crossed,
         moved,
         worker_behind,
@@ -245,6 +250,7 @@ fn log_counters(counters: &Counters) {
         not_opened,
         stalled,
         send_errors,
+        receive_dropped,
         crossed,
         moved,
         worker_behind

@@ -2,6 +2,7 @@
 
 mod host;
 mod process;
+mod rivals;
 mod stop;
 mod wire;
 
@@ -10,5 +11,6 @@ pub use host::{
     start_on,
 };
 pub use process::{Children, CpuClock, memory, run};
+pub use rivals::Rivals;
 pub use stop::Stop;
 pub use wire::{Added, Wire, WireCount};
