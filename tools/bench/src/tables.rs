@@ -426,10 +426,13 @@ fn growth(results: &Results, transport: &str, text: &mut String) {
 }
 
 fn held(results: &Results, transport: &str, text: &mut String) {
-    let subject = results.subject(&format!("held-{transport}"), OURS);
-    let hold = subject.and_then(|subject| subject.hold.as_ref());
-    let ours = subject.zip(hold).map(|(subject, hold)| {
-        format!(
+    let goal = if transport == "udp" { 100_000 } else { 20_000 };
+    let section = format!("held-{transport}");
+    let subject = results.subject(&section, OURS);
+    let held = subject.and_then(|subject| Some((subject, subject.hold.as_ref()?)));
+    let (mut ours, mut reached, mut note) = ("-".to_owned(), None, String::new());
+    if let Some((subject, hold)) = held {
+        ours = format!(
             "{} of {} for {:.0} s, {} keepalives, server busy {:.3}, {:.0} MiB",
             thousands(f64::from(hold.alive)),
             thousands(f64::from(subject.tunnels)),
@@ -437,21 +440,25 @@ fn held(results: &Results, transport: &str, text: &mut String) {
             thousands(hold.keepalives as f64),
             hold.server_busy.unwrap_or_default(),
             hold.server_memory_kib.unwrap_or_default() as f64 / 1024.0,
-        )
-    });
+        );
+        let is_whole = hold.alive == subject.tunnels;
+        reached = Some(is_whole && subject.tunnels >= goal);
+        if is_whole && subject.tunnels < goal {
+            let limit = results.0.get(&section).map(|one| one.host.descriptors);
+            note = format!(
+                "as many as {} descriptors allow each process",
+                thousands(limit.unwrap_or_default() as f64)
+            );
+            reached = None;
+        }
+    }
     line(
         text,
         &format!("held with keepalives, {transport}"),
-        ours.as_deref().unwrap_or("-"),
-        if transport == "udp" {
-            "100,000"
-        } else {
-            "20,000"
-        },
-        subject
-            .zip(hold)
-            .map(|(subject, hold)| hold.alive == subject.tunnels),
-        "",
+        &ours,
+        &thousands(f64::from(goal)),
+        reached,
+        &note,
     );
 }
 
