@@ -189,7 +189,7 @@ impl Inbox {
         now: Instant,
         sequence: Sequence,
         answer: CmType,
-        bytes: Bytes,
+        bytes: &[u8],
     ) {
         self.answers.remember(now, sequence, answer, bytes);
     }
@@ -273,21 +273,24 @@ struct Answer {
     sequence: Sequence,
     kind: CmType,
     until: Instant,
-    bytes: Bytes,
+    /// A copy: what was sent would keep the larger memory of its own.
+    bytes: Box<[u8]>,
 }
 
 impl Answers {
     /// Keeps an answer for repeats of its request.
-    fn remember(&mut self, now: Instant, sequence: Sequence, kind: CmType, bytes: Bytes) {
+    fn remember(&mut self, now: Instant, sequence: Sequence, kind: CmType, bytes: &[u8]) {
         self.expire(now);
         if self.entries.len() >= MAX_ANSWERS {
             self.entries.pop_front();
         }
+        // Nearly all tunnels have one, to their configuration, and a hundred thousand may be configured at a time.
+        self.entries.reserve_exact(1);
         self.entries.push_back(Answer {
             sequence,
             kind,
             until: now + ANSWER_MEMORY,
-            bytes,
+            bytes: bytes.into(),
         });
     }
 
@@ -299,7 +302,7 @@ impl Answers {
         self.entries
             .iter()
             .find(wanted)
-            .map(|answer| answer.bytes.clone())
+            .map(|answer| Bytes::copy_from_slice(&answer.bytes))
     }
 
     /// Forgets what is over.
@@ -379,7 +382,7 @@ mod tests {
                 now,
                 Sequence(u32::from(n)),
                 CmType::CLIENT_SERVICE_RESPONSE,
-                Bytes::from(vec![n]),
+                &[n],
             );
         }
         assert_eq!(answers.entries.len(), MAX_ANSWERS);

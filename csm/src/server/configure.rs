@@ -299,7 +299,7 @@ impl Server {
             confirmed: false,
             created: now,
             last_activity: now,
-            timers,
+            timers: timers.into(),
             life: Life::Active,
             armed: None,
         };
@@ -377,7 +377,7 @@ impl Server {
             .timers(origin.transport.is_stream());
         let session = self.sessions.get_mut(key)?;
         session.binding = Some(id);
-        session.timers = timers;
+        session.timers = timers.into();
         session.last_activity = now;
         Some(id)
     }
@@ -397,7 +397,7 @@ impl Server {
         let Some(session) = self.sessions.get_mut(key) else {
             return;
         };
-        session.inbox.remember(now, sequence, answer, bytes.clone());
+        session.inbox.remember(now, sequence, answer, &bytes);
         self.events.push_back(Event::SessionUp {
             session: session.id,
             binding,
@@ -429,7 +429,7 @@ impl Server {
             tsid: session.tsid,
             sequence,
             leases: &session.leases,
-            timers: session.timers,
+            timers: session.timers(),
             resume_key: configured.then_some(&session.resume_key),
             active_services: (!configured).then_some(&active),
             inner_mtu: session.inner_mtu,

@@ -99,7 +99,7 @@ impl Server {
         });
         let bytes = self.describe(key, binding, answer, sequence);
         if let Some((session, bytes)) = self.sessions.get_mut(key).zip(bytes) {
-            session.inbox.remember(now, sequence, answer, bytes.clone());
+            session.inbox.remember(now, sequence, answer, &bytes);
             self.transmit_over(binding, bytes);
         }
         self.wake(key);

@@ -49,10 +49,27 @@ pub(crate) struct Session {
     pub(crate) created: Instant,
     /// When the last authentic unit came. All that a data packet writes.
     pub(crate) last_activity: Instant,
-    pub(crate) timers: TunnelTimers,
+    pub(crate) timers: CompactTimers,
     pub(crate) life: Life,
     /// Position in the deadline queue.
     pub(crate) armed: Option<Instant>,
+}
+
+/// [`TunnelTimers`] in a quarter of their size, in milliseconds: they are at most some minutes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct CompactTimers {
+    keepalive: u32,
+    persistence: u32,
+}
+
+impl From<TunnelTimers> for CompactTimers {
+    fn from(timers: TunnelTimers) -> Self {
+        let compact = |time: Duration| u32::try_from(time.as_millis()).unwrap_or(u32::MAX);
+        Self {
+            keepalive: compact(timers.keepalive),
+            persistence: compact(timers.persistence),
+        }
+    }
 }
 
 /// The states of spec 5, with what only they need.
@@ -91,6 +108,14 @@ impl Session {
         }
     }
 
+    /// Those of the interface that its transport came to.
+    pub(crate) fn timers(&self) -> TunnelTimers {
+        TunnelTimers {
+            keepalive: Duration::from_millis(self.timers.keepalive.into()),
+            persistence: Duration::from_millis(self.timers.persistence.into()),
+        }
+    }
+
     pub(crate) const fn state(&self) -> SessionState {
         match self.life {
             Life::Active => SessionState::Active,
@@ -112,8 +137,8 @@ impl Session {
     /// When this tunnel has to be looked at, if nothing happens before.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         let life = match &self.life {
-            Life::Active => after(self.last_activity, self.timers.keepalive),
-            Life::Persistent { since } => after(*since, self.timers.persistence),
+            Life::Active => after(self.last_activity, self.timers().keepalive),
+            Life::Persistent { since } => after(*since, self.timers().persistence),
             Life::Releasing(request) => Some(request.due()),
         };
         // A release runs by its own clock; this one would be over and never be acted on.
@@ -135,8 +160,8 @@ impl Session {
             {
                 Due::Unconfirmed
             }
-            Life::Active if passed(after(self.last_activity, self.timers.keepalive)) => Due::Idle,
-            Life::Persistent { since } if passed(after(*since, self.timers.persistence)) => {
+            Life::Active if passed(after(self.last_activity, self.timers().keepalive)) => Due::Idle,
+            Life::Persistent { since } if passed(after(*since, self.timers().persistence)) => {
                 Due::Expired
             }
             Life::Active | Life::Persistent { .. } => Due::Nothing,

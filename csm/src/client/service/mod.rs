@@ -187,9 +187,7 @@ impl Client {
             Err(error) => wire::refuse_message(&header, error),
         };
         if let Some(bytes) = bytes {
-            tunnel
-                .inbox
-                .remember(now, header.sequence, answer, bytes.clone());
+            tunnel.inbox.remember(now, header.sequence, answer, &bytes);
             self.transmit(epoch, bytes);
         }
         match parsed {

@@ -94,9 +94,7 @@ impl Server {
             Err(error) => wire::refuse_message(&header, error),
         };
         if let Some((session, bytes)) = self.sessions.get_mut(key).zip(bytes) {
-            session
-                .inbox
-                .remember(now, header.sequence, answer, bytes.clone());
+            session.inbox.remember(now, header.sequence, answer, &bytes);
             self.transmit_over(id, bytes);
             self.arm_session(key);
         }
