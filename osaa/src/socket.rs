@@ -108,16 +108,27 @@ pub struct StreamOptions {
     pub keepalive: Option<Duration>,
     /// Outer mark from the first packet of ours on; the handshake of an accepted connection is older than that.
     pub dscp: Option<Dscp>,
-    /// Bound of what a stream keeps unsent, in bytes of plaintext; the same again, plus TLS overhead, may be sealed and
-    /// waiting for the socket. Values below [`MIN_SEND_LIMIT`] count as that.
+    /// Bound of what a stream keeps unsent, in bytes of plaintext: of media, and of bulk data; a quarter of it for signalling,
+    /// and 64 KiB for control messages. Values below [`MIN_SEND_LIMIT`] count as that.
     pub send_limit: usize,
+    /// How long media may wait before it is dropped.
+    pub media_time: Duration,
+    /// TCP_NOTSENT_LOWAT: what the kernel takes beyond what it may send at once. Linux and Android only.
+    pub kernel_unsent: Option<u32>,
 }
 
-/// Least [`StreamOptions::send_limit`]: the longest unit of the protocol (an inner packet of 9000 bytes) fits.
-pub const MIN_SEND_LIMIT: usize = 16 * 1024;
+/// Least [`StreamOptions::send_limit`]: the longest unit of the protocol (an inner packet of 9000 bytes) fits each class.
+pub const MIN_SEND_LIMIT: usize = 64 * 1024;
 
-/// Default [`StreamOptions::send_limit`]: about 50 ms at 10 Mbit/s.
-pub const DEFAULT_SEND_LIMIT: usize = 64 * 1024;
+/// Default [`StreamOptions::send_limit`]: the window of an inner TCP connection.
+pub const DEFAULT_SEND_LIMIT: usize = 1024 * 1024;
+
+/// Default [`StreamOptions::media_time`]: what a jitter buffer may still make use of.
+pub const DEFAULT_MEDIA_TIME: Duration = Duration::from_millis(200);
+
+/// Default [`StreamOptions::kernel_unsent`]: 13 ms at 10 Mbit/s, and still a gigabit where the process is woken within
+/// 100 us.
+const KERNEL_UNSENT: u32 = 16 * 1024;
 
 impl StreamOptions {
     /// For connections that this end opens.
@@ -125,10 +136,12 @@ impl StreamOptions {
     pub const fn client() -> Self {
         Self {
             nodelay: true,
-            user_timeout: None,
+            user_timeout: Some(Duration::from_secs(30)),
             keepalive: Some(Duration::from_secs(60)),
             dscp: None,
             send_limit: DEFAULT_SEND_LIMIT,
+            media_time: DEFAULT_MEDIA_TIME,
+            kernel_unsent: Some(KERNEL_UNSENT),
         }
     }
 
@@ -147,6 +160,10 @@ impl StreamOptions {
         #[cfg(any(target_os = "linux", target_os = "android"))]
         if self.user_timeout.is_some() {
             socket.set_tcp_user_timeout(self.user_timeout)?;
+        }
+        #[cfg(any(target_os = "linux", target_os = "android"))]
+        if let Some(unsent) = self.kernel_unsent {
+            socket.set_tcp_notsent_lowat(unsent)?;
         }
         if let Some(idle) = self.keepalive {
             let interval = (idle / 4).max(Duration::from_secs(1));

@@ -216,6 +216,9 @@ prop_compose! {
         requests_per_prefix in 1u32..=100_000,
         half_open in 1u32..=65_536,
         configuration_time in 1u64..=120,
+        media_queue_time in 20u64..=5000,
+        stream_queue in 64u32..=65_536,
+        stream_timeout in 5u64..=600,
     ) -> InterfaceLimits {
         InterfaceLimits {
             max_tunnels,
@@ -224,6 +227,9 @@ prop_compose! {
             requests_per_prefix,
             half_open,
             configuration_time: Duration::from_secs(configuration_time),
+            media_queue_time: Duration::from_millis(media_queue_time),
+            stream_queue,
+            stream_timeout: Duration::from_secs(stream_timeout),
         }
     }
 }

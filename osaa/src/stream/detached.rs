@@ -1,23 +1,16 @@
 //! A connection on its way from one runtime to another.
 
-use std::{fmt, io, net::SocketAddr};
+use std::{fmt, io};
 
-use bytes::BytesMut;
 use tokio::net::TcpStream;
 
-use super::transport::{Sending, StreamTransport, Tls};
+use super::transport::{State, StreamTransport};
 
 /// A [`StreamTransport`] without a runtime: nothing is read or sent until it is [attached](Self::attach) to one. All that
 /// was queued, and under TLS all that was read ahead, goes with it.
 pub struct DetachedStream {
     socket: std::net::TcpStream,
-    local: SocketAddr,
-    peer: SocketAddr,
-    tls: Option<Box<Tls>>,
-    queue: BytesMut,
-    limit: usize,
-    sending: Sending,
-    ended: bool,
+    state: State,
 }
 
 impl StreamTransport {
@@ -26,26 +19,9 @@ impl StreamTransport {
     /// # Errors
     /// The runtime does not let go of the socket; then the connection is closed.
     pub fn detach(self) -> io::Result<DetachedStream> {
-        let Self {
-            socket,
-            local,
-            peer,
-            tls,
-            queue,
-            limit,
-            sending,
-            ended,
-        } = self;
-        Ok(DetachedStream {
-            socket: socket.into_std()?,
-            local,
-            peer,
-            tls,
-            queue,
-            limit,
-            sending,
-            ended,
-        })
+        let Self { socket, state } = self;
+        let socket = socket.into_std()?;
+        Ok(DetachedStream { socket, state })
     }
 }
 
@@ -58,34 +34,17 @@ impl DetachedStream {
     /// # Panics
     /// Outside of a runtime with I/O.
     pub fn attach(self) -> io::Result<StreamTransport> {
-        let Self {
-            socket,
-            local,
-            peer,
-            tls,
-            queue,
-            limit,
-            sending,
-            ended,
-        } = self;
-        Ok(StreamTransport {
-            socket: TcpStream::from_std(socket)?,
-            local,
-            peer,
-            tls,
-            queue,
-            limit,
-            sending,
-            ended,
-        })
+        let Self { socket, state } = self;
+        let socket = TcpStream::from_std(socket)?;
+        Ok(StreamTransport { socket, state })
     }
 }
 
 impl fmt::Debug for DetachedStream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("DetachedStream")
-            .field("local", &self.local)
-            .field("peer", &self.peer)
+            .field("local", &self.state.local)
+            .field("peer", &self.state.peer)
             .finish_non_exhaustive()
     }
 }

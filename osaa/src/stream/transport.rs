@@ -1,6 +1,7 @@
 //! One connection.
 
 use std::{
+    cell::RefCell,
     fmt,
     future::poll_fn,
     io::{self, IoSlice},
@@ -8,7 +9,7 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use bytes::{Buf, BytesMut};
@@ -20,7 +21,10 @@ use tokio::{
     time::timeout,
 };
 
-use super::{QueueError, StreamError, handshake};
+use super::{
+    QueueDrops, QueueError, StreamError, UnitClass, handshake,
+    queue::{QueueLimits, SendQueue},
+};
 use crate::{
     cert::{ClientSecurity, PeerIdentity, ServerSecurity},
     socket::{Dscp, MIN_SEND_LIMIT, StreamOptions, set_dscp},
@@ -34,37 +38,67 @@ pub const MIN_RECV_BUFFER: usize = tls::MIN_RECV_BUFFER;
 /// A good length for that buffer: several records are opened for one read.
 pub const RECV_BUFFER: usize = 64 * 1024;
 
+/// What is sealed at a time: a TLS record of the greatest size. It cannot be overtaken any more.
+const MAX_RECORD: usize = 16 * 1024;
+
+/// What is offered to the socket at a time without TLS. What it does not take stays in the queue.
+const MAX_WRITE: usize = 64 * 1024;
+
+/// Answers of the TLS protocol that may wait for the socket while more is read.
+const MAX_ANSWERS: usize = 128 * 1024;
+
 /// A TCP connection, plain or under TLS. See the module.
 ///
 /// Dropping it closes the connection at once; data not yet acknowledged may be lost. [`Self::poll_shutdown`] or
 /// [`Self::close`] end it in order.
 pub struct StreamTransport {
     pub(super) socket: TcpStream,
-    pub(super) local: SocketAddr,
-    pub(super) peer: SocketAddr,
-    pub(super) tls: Option<Box<Tls>>,
-    /// Units that wait: for the socket, or under TLS for sealing. At most `limit` bytes.
-    pub(super) queue: BytesMut,
-    pub(super) limit: usize,
-    pub(super) sending: Sending,
-    /// Set by the first final error; then nothing is read or sent any more.
-    pub(super) ended: bool,
+    pub(super) state: State,
 }
 
-pub(super) struct Tls {
+/// All of a connection but its socket.
+pub(super) struct State {
+    pub(super) local: SocketAddr,
+    pub(super) peer: SocketAddr,
+    tls: Option<Box<Tls>>,
+    /// Units that wait for the socket; under TLS they are sealed once it takes them. `None` when there are none.
+    queue: Option<Box<SendQueue>>,
+    limits: QueueLimits,
+    /// What queues that are gone have dropped.
+    drops: QueueDrops,
+    /// What must go next: the rest of a unit, or of a record, that was begun; answers of TLS. At most a record of
+    /// [`MAX_RECORD`] and [`MAX_ANSWERS`].
+    wire: BytesMut,
+    sending: Sending,
+    /// Set by the first final error; then nothing is read or sent any more.
+    ended: bool,
+}
+
+struct Tls {
     session: TlsSession,
     info: TlsInfo,
-    /// Sealed bytes that wait for the socket: at most what `queue` held when they were sealed, plus overhead.
-    wire: BytesMut,
 }
 
 /// Our direction of the connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Sending {
+enum Sending {
     Open,
-    /// Nothing more is taken; what waits goes out, then FIN.
+    /// Nothing more is taken; what waits goes out.
     Closing,
+    /// So does close_notify, then FIN.
+    Ending,
     Closed,
+}
+
+thread_local! {
+    static SCRATCH: RefCell<Scratch> = RefCell::default();
+}
+
+/// Where records are put together; one for all streams of a thread.
+#[derive(Default)]
+struct Scratch {
+    plain: Vec<u8>,
+    sealed: BytesMut,
 }
 
 impl StreamTransport {
@@ -75,14 +109,21 @@ impl StreamTransport {
     pub fn plain(socket: TcpStream, options: &StreamOptions) -> io::Result<Self> {
         options.apply(&socket)?;
         Ok(Self {
-            local: socket.local_addr()?,
-            peer: socket.peer_addr()?,
+            state: State {
+                local: socket.local_addr()?,
+                peer: socket.peer_addr()?,
+                tls: None,
+                queue: None,
+                limits: QueueLimits {
+                    bytes: options.send_limit.max(MIN_SEND_LIMIT),
+                    time: options.media_time,
+                },
+                drops: QueueDrops::default(),
+                wire: BytesMut::new(),
+                sending: Sending::Open,
+                ended: false,
+            },
             socket,
-            tls: None,
-            queue: BytesMut::new(),
-            limit: options.send_limit.max(MIN_SEND_LIMIT),
-            sending: Sending::Open,
-            ended: false,
         })
     }
 
@@ -123,10 +164,9 @@ impl StreamTransport {
     ) -> Result<Self, StreamError> {
         let mut stream = Self::plain(socket, options)?;
         let session = handshake::handshake(&mut stream.socket, role).await?;
-        stream.tls = Some(Box::new(Tls {
+        stream.state.tls = Some(Box::new(Tls {
             info: session.info(),
             session,
-            wire: BytesMut::new(),
         }));
         Ok(stream)
     }
@@ -134,19 +174,19 @@ impl StreamTransport {
     /// Our address.
     #[must_use]
     pub fn local_addr(&self) -> SocketAddr {
-        self.local
+        self.state.local
     }
 
     /// The peer's address.
     #[must_use]
     pub fn peer_addr(&self) -> SocketAddr {
-        self.peer
+        self.state.peer
     }
 
     /// What the TLS handshake agreed on; `None` for a plain connection.
     #[must_use]
     pub fn tls_info(&self) -> Option<&TlsInfo> {
-        self.tls.as_ref().map(|tls| &tls.info)
+        self.state.tls.as_ref().map(|tls| &tls.info)
     }
 
     /// The peer's certificate, if there is TLS and it presented one.
@@ -160,7 +200,7 @@ impl StreamTransport {
     /// # Errors
     /// The operating system does not allow it.
     pub fn set_dscp(&self, dscp: Dscp) -> io::Result<()> {
-        set_dscp(&SockRef::from(&self.socket), self.local, dscp)
+        set_dscp(&SockRef::from(&self.socket), self.state.local, dscp)
     }
 
     /// Reads into `buf` and returns how many bytes of plaintext are now at its front; never 0. Whatever else was in
@@ -177,13 +217,13 @@ impl StreamTransport {
         cx: &mut Context<'_>,
         buf: &mut [u8],
     ) -> Poll<Result<usize, StreamError>> {
-        if self.ended {
+        if self.state.ended {
             return Poll::Ready(Err(StreamError::Ended));
         }
         if buf.len() < MIN_RECV_BUFFER {
             return Poll::Ready(Err(StreamError::BufferTooSmall { len: buf.len() }));
         }
-        let result = if self.tls.is_some() {
+        let result = if self.state.tls.is_some() {
             ready!(self.poll_recv_tls(cx, buf))
         } else {
             match ready!(poll_read(&mut self.socket, cx, buf)) {
@@ -192,7 +232,7 @@ impl StreamTransport {
                 Err(error) => Err(error.into()),
             }
         };
-        Poll::Ready(self.note(result))
+        Poll::Ready(self.state.note(result))
     }
 
     fn poll_recv_tls(
@@ -200,14 +240,15 @@ impl StreamTransport {
         cx: &mut Context<'_>,
         buf: &mut [u8],
     ) -> Poll<Result<usize, StreamError>> {
+        let State { tls, wire, .. } = &mut self.state;
+        let Some(tls) = tls else {
+            return Poll::Ready(Err(StreamError::Ended));
+        };
         loop {
-            let Some(tls) = &mut self.tls else {
-                return Poll::Ready(Err(StreamError::Ended));
-            };
-            if !tls.wire.is_empty() {
-                let flushed = poll_write_all(&mut self.socket, cx, &mut tls.wire)?;
+            if !wire.is_empty() {
+                let flushed = poll_write_all(&mut self.socket, cx, wire)?;
                 // A peer that makes us answer must read the answers.
-                if flushed.is_pending() && tls.wire.len() > 2 * self.limit {
+                if flushed.is_pending() && wire.len() > MAX_ANSWERS {
                     return Poll::Pending;
                 }
             }
@@ -219,7 +260,7 @@ impl StreamTransport {
                 return Poll::Ready(Err(StreamError::Closed));
             }
             let half = buf.len() / 2;
-            let (sealed, plain) = buf.split_at_mut(half);
+            let (plain, sealed) = buf.split_at_mut(half);
             let result = match tls.session.load_tail(sealed) {
                 Some(kept) => {
                     let room = sealed.get_mut(kept..).unwrap_or_default();
@@ -228,8 +269,7 @@ impl StreamTransport {
                         return Poll::Ready(Err(StreamError::Truncated));
                     }
                     let input = sealed.get_mut(..kept + read).unwrap_or_default();
-                    let opened = tls.session.open(input, plain, &mut tls.wire);
-                    opened.inspect(|len| buf.copy_within(half..half + len, 0))
+                    tls.session.open(input, plain, wire)
                 }
                 None => {
                     let read = ready!(poll_read(&mut self.socket, cx, plain))?;
@@ -237,7 +277,7 @@ impl StreamTransport {
                         return Poll::Ready(Err(StreamError::Truncated));
                     }
                     let input = plain.get(..read).unwrap_or_default();
-                    tls.session.open_more(input, &mut tls.wire).map(|()| 0)
+                    tls.session.open_more(input, wire).map(|()| 0)
                 }
             };
             match result {
@@ -245,52 +285,54 @@ impl StreamTransport {
                 Ok(len) => return Poll::Ready(Ok(len)),
                 Err(error) => {
                     // The alert, as far as the socket takes it without waiting.
-                    let _unsent = poll_write_all(&mut self.socket, cx, &mut tls.wire);
+                    let _unsent = poll_write_all(&mut self.socket, cx, wire);
                     return Poll::Ready(Err(error.into()));
                 }
             }
         }
     }
 
-    /// Takes a unit for sending; [`Self::poll_flush`] sends it. Copies it once.
+    /// Takes a unit for sending; [`Self::poll_flush`] sends it, in the order of [`UnitClass`]. Copies it once.
     ///
     /// # Errors
-    /// No room, or the stream is over; nothing was taken then.
+    /// No room in its class, or the stream is over; nothing was taken then. Media is always taken, and older media
+    /// dropped if need be: see [`Self::take_drops`].
     pub fn queue(&mut self, unit: &[u8]) -> Result<(), QueueError> {
-        if self.ended || self.sending != Sending::Open {
+        self.queue_at(Instant::now(), unit)
+    }
+
+    /// [`Self::queue`] at a time that the caller knows.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn queue_at(&mut self, now: Instant, unit: &[u8]) -> Result<(), QueueError> {
+        let state = &mut self.state;
+        if state.ended || state.sending != Sending::Open {
             return Err(QueueError::Ended);
         }
-        if unit.len() > self.limit {
-            return Err(QueueError::TooLong {
-                len: unit.len(),
-                limit: self.limit,
-            });
-        }
-        if unit.len() > self.limit.saturating_sub(self.queue.len()) {
-            return Err(QueueError::Full);
-        }
-        self.queue.extend_from_slice(unit);
-        Ok(())
+        let queue = state.queue.get_or_insert_with(|| SendQueue::take(now));
+        queue.push(now, UnitClass::of(unit), unit, &state.limits)
     }
 
     /// Takes units for sending, whole and in order, and returns how many; without TLS and with nothing waiting they go
     /// to the socket in one vectored write, uncopied. Follow up with [`Self::poll_flush`], unless [`Self::unsent`] is 0.
     ///
-    /// Fewer than all means that the buffer is full.
+    /// Fewer than all means that there is no room for a control message. Packets for which there is none are dropped,
+    /// as in any network: waiting for one flow would hold up the others. See [`Self::take_drops`].
     ///
     /// # Errors
-    /// The stream is over, or a unit is longer than the whole buffer (the units before it were taken only if the count
-    /// says so: the error comes when it is the first).
+    /// The stream is over, or a unit is longer than all of its class may be (the units before it were taken only if the
+    /// count says so: the error comes when it is the first).
     pub fn send_vectored(&mut self, units: &[IoSlice<'_>]) -> Result<usize, StreamError> {
-        if self.ended || self.sending != Sending::Open {
+        if self.state.ended || self.state.sending != Sending::Open {
             return Err(StreamError::Ended);
         }
         let mut taken = 0;
-        if self.tls.is_none() && self.queue.is_empty() {
+        if self.state.tls.is_none() && self.unsent() == 0 {
             let mut written = match self.socket.try_write_vectored(units) {
                 Ok(written) => written,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
-                Err(error) => return self.note(Err(error.into())),
+                Err(error) => return self.state.note(Err(error.into())),
             };
             for unit in units {
                 if let Some(rest) = written.checked_sub(unit.len()) {
@@ -299,17 +341,22 @@ impl StreamTransport {
                     continue;
                 }
                 if written > 0 {
-                    // Begun, so the rest must follow. It is the only one in the buffer.
-                    self.queue
-                        .extend_from_slice(unit.get(written..).unwrap_or_default());
+                    // Begun, so the rest must follow.
+                    let rest = unit.get(written..).unwrap_or_default();
+                    self.state.wire.extend_from_slice(rest);
                     taken += 1;
                 }
                 break;
             }
         }
+        let now = Instant::now();
         for unit in units.get(taken..).unwrap_or_default() {
-            match self.queue(unit) {
+            match self.queue_at(now, unit) {
                 Ok(()) => taken += 1,
+                Err(QueueError::Full) if UnitClass::of(unit) != UnitClass::Control => {
+                    self.state.drops.full += 1;
+                    taken += 1;
+                }
                 Err(QueueError::TooLong { len, limit }) if taken == 0 => {
                     let text = format!("unit of {len} bytes exceeds the output buffer of {limit}");
                     return Err(io::Error::new(io::ErrorKind::InvalidInput, text).into());
@@ -323,8 +370,17 @@ impl StreamTransport {
     /// Bytes taken and not yet handed to the operating system.
     #[must_use]
     pub fn unsent(&self) -> usize {
-        let wire = self.tls.as_ref().map_or(0, |tls| tls.wire.len());
-        self.queue.len().saturating_add(wire)
+        let queued = self.state.queue.as_ref().map_or(0, |queue| queue.len());
+        queued.saturating_add(self.state.wire.len())
+    }
+
+    /// Units that were taken, and dropped since the last call.
+    pub fn take_drops(&mut self) -> QueueDrops {
+        let mut drops = std::mem::take(&mut self.state.drops);
+        if let Some(queue) = &mut self.state.queue {
+            drops.add(queue.take_drops());
+        }
+        drops
     }
 
     /// Seals and sends what waits. Ready when all of it is with the operating system; `Pending` registers `cx` for
@@ -333,26 +389,44 @@ impl StreamTransport {
     /// # Errors
     /// How the stream ended.
     pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), StreamError>> {
-        if self.ended {
+        if self.state.ended {
             return Poll::Ready(Err(StreamError::Ended));
         }
         let result = ready!(self.poll_flush_inner(cx));
-        Poll::Ready(self.note(result))
+        Poll::Ready(self.state.note(result))
     }
 
     fn poll_flush_inner(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), StreamError>> {
-        let Some(tls) = &mut self.tls else {
-            return poll_write_all(&mut self.socket, cx, &mut self.queue).map_err(Into::into);
-        };
-        loop {
-            ready!(poll_write_all(&mut self.socket, cx, &mut tls.wire))?;
-            if self.queue.is_empty() {
-                return Poll::Ready(Ok(()));
+        let Self { socket, state } = self;
+        ready!(poll_write_all(socket, cx, &mut state.wire))?;
+        // Only a queue that the socket did not take at once was there before.
+        while let Some(queue) = &mut state.queue {
+            let room = if state.tls.is_some() {
+                MAX_RECORD
+            } else {
+                MAX_WRITE
+            };
+            let offer = queue.offer(Instant::now(), room, &state.limits);
+            let written = if offer.len() == 0 {
+                0
+            } else if let Some(tls) = &mut state.tls {
+                let slices = queue.slices(&offer);
+                // Sealed is as good as sent: records have an order.
+                seal_and_write(socket, cx, &mut tls.session, &slices, &mut state.wire)?;
+                offer.len()
+            } else {
+                let slices = queue.slices(&offer);
+                ready!(poll_write_slices(socket, cx, &slices))?
+            };
+            queue.advance(&offer, written, &mut state.wire);
+            if queue.is_empty() {
+                state.drop_queue();
+            } else if written == 0 {
+                return Poll::Ready(Err(io::Error::from(io::ErrorKind::WriteZero).into()));
             }
-            let sealed = tls.session.seal(&self.queue, &mut tls.wire);
-            self.queue = BytesMut::new();
-            sealed?;
+            ready!(poll_write_all(socket, cx, &mut state.wire))?;
         }
+        Poll::Ready(Ok(()))
     }
 
     /// Ends our direction in order: sends what waits, close_notify under TLS, then FIN. Receiving goes on until the peer
@@ -361,27 +435,29 @@ impl StreamTransport {
     /// # Errors
     /// The connection failed before everything was sent.
     pub fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), StreamError>> {
-        if self.ended || self.sending == Sending::Closed {
+        if self.state.ended || self.state.sending == Sending::Closed {
             return Poll::Ready(Ok(()));
         }
         let result = ready!(self.poll_shutdown_inner(cx));
-        Poll::Ready(self.note(result))
+        Poll::Ready(self.state.note(result))
     }
 
     fn poll_shutdown_inner(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), StreamError>> {
-        if self.sending == Sending::Open {
-            self.sending = Sending::Closing;
-            if let Some(tls) = &mut self.tls {
-                // Sealed in order: close_notify comes after the last unit.
-                if !self.queue.is_empty() {
-                    tls.session.seal(&self.queue, &mut tls.wire)?;
-                    self.queue = BytesMut::new();
-                }
-                tls.session.close(&mut tls.wire)?;
+        if self.state.sending == Sending::Open {
+            self.state.sending = Sending::Closing;
+        }
+        ready!(self.poll_flush_inner(cx))?;
+        let State {
+            tls, wire, sending, ..
+        } = &mut self.state;
+        if *sending == Sending::Closing {
+            *sending = Sending::Ending;
+            if let Some(tls) = tls {
+                tls.session.close(wire)?;
             }
         }
         ready!(self.poll_flush_inner(cx))?;
-        self.sending = Sending::Closed;
+        self.state.sending = Sending::Closed;
         match ready!(Pin::new(&mut self.socket).poll_shutdown(cx)) {
             // The peer was quicker.
             Err(error) if error.kind() == io::ErrorKind::NotConnected => Poll::Ready(Ok(())),
@@ -427,7 +503,7 @@ impl StreamTransport {
     pub async fn close(mut self, limit: Duration) {
         let orderly = async {
             poll_fn(|cx| self.poll_shutdown(cx)).await?;
-            if !self.ended {
+            if !self.state.ended {
                 handshake::linger(&mut self.socket).await;
             }
             Ok::<(), StreamError>(())
@@ -435,26 +511,38 @@ impl StreamTransport {
         // Over in any case, and nobody is left to tell.
         drop(timeout(limit, orderly).await);
     }
+}
 
+impl State {
     /// Remembers a final error.
     fn note<T>(&mut self, result: Result<T, StreamError>) -> Result<T, StreamError> {
         match &result {
             Ok(_) | Err(StreamError::Closed | StreamError::BufferTooSmall { .. }) => {}
-            Err(_) => self.ended = true,
+            Err(_) => {
+                self.ended = true;
+                self.drop_queue();
+            }
         }
         result
+    }
+
+    fn drop_queue(&mut self) {
+        if let Some(mut queue) = self.queue.take() {
+            self.drops.add(queue.take_drops());
+            queue.give_back();
+        }
     }
 }
 
 impl fmt::Debug for StreamTransport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("StreamTransport")
-            .field("local", &self.local)
-            .field("peer", &self.peer)
-            .field("tls", &self.tls.as_ref().map(|tls| tls.info.version))
+            .field("local", &self.state.local)
+            .field("peer", &self.state.peer)
+            .field("tls", &self.tls_info().map(|info| info.version))
             .field("unsent", &self.unsent())
-            .field("sending", &self.sending)
-            .field("ended", &self.ended)
+            .field("sending", &self.state.sending)
+            .field("ended", &self.state.ended)
             .finish_non_exhaustive()
     }
 }
@@ -484,4 +572,61 @@ fn poll_write_all(
     }
     *bytes = BytesMut::new();
     Poll::Ready(Ok(()))
+}
+
+/// The one slice that is not empty, if there is only one: it needs no vector.
+fn only<'a>(slices: &'a [IoSlice<'_>]) -> Option<&'a [u8]> {
+    let mut filled = slices.iter().filter(|slice| !slice.is_empty());
+    let first = filled.next()?;
+    filled.next().is_none().then_some(first)
+}
+
+fn poll_write_slices(
+    socket: &mut TcpStream,
+    cx: &mut Context<'_>,
+    slices: &[IoSlice<'_>],
+) -> Poll<io::Result<usize>> {
+    match only(slices) {
+        Some(slice) => Pin::new(socket).poll_write(cx, slice),
+        None => Pin::new(socket).poll_write_vectored(cx, slices),
+    }
+}
+
+/// Makes one record of `slices` and writes it; what the socket does not take goes to `wire`, which was empty.
+fn seal_and_write(
+    socket: &mut TcpStream,
+    cx: &mut Context<'_>,
+    session: &mut TlsSession,
+    slices: &[IoSlice<'_>],
+    wire: &mut BytesMut,
+) -> Result<(), StreamError> {
+    let sealed = SCRATCH.try_with(|scratch| {
+        // Nothing in here seals again.
+        let mut scratch = scratch.borrow_mut();
+        let Scratch { plain, sealed } = &mut *scratch;
+        sealed.clear();
+        if let Some(slice) = only(slices) {
+            session.seal(slice, sealed)?;
+        } else {
+            plain.clear();
+            slices
+                .iter()
+                .for_each(|slice| plain.extend_from_slice(slice));
+            session.seal(plain, sealed)?;
+        }
+        let mut written = 0;
+        while let Some(rest) = sealed.get(written..).filter(|rest| !rest.is_empty()) {
+            match Pin::new(&mut *socket).poll_write(cx, rest)? {
+                Poll::Ready(0) => return Err(io::Error::from(io::ErrorKind::WriteZero).into()),
+                Poll::Ready(len) => written += len,
+                Poll::Pending => {
+                    wire.extend_from_slice(rest);
+                    break;
+                }
+            }
+        }
+        Ok(())
+    });
+    // A thread that ends sends nothing any more.
+    sealed.unwrap_or(Err(StreamError::Ended))
 }

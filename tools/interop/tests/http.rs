@@ -128,6 +128,53 @@ fn downloads_are_intact_over_user_space() {
     });
 }
 
+/// A counter in a line of the server's report.
+fn counter(line: &str, name: &str) -> f64 {
+    let mut words = line.split_whitespace();
+    let value = words.find_map(|word| word.strip_prefix(name)?.strip_prefix('='));
+    value.unwrap().parse().unwrap()
+}
+
+/// The sender is the core's kernel, which knows of the tunnel's queue only by what is lost there.
+#[test]
+fn downloads_over_tun_and_streams_lose_next_to_nothing() {
+    let name = "downloads_over_tun_and_streams_lose_next_to_nothing";
+    alone(name, || {
+        let lab = Lab::new(Egress::Tun);
+        let root = lab.path("www");
+        fs::create_dir(&root).unwrap();
+        let hash = file(&root.join("file"), SIZE);
+        let _nginx = nginx(Namespace::Core, &CORE, &lab.path(""), &root);
+        let fetched = lab.path("fetched");
+        let url = format!("http://{}/file", address::CORE_V4);
+        let mut before = [0.0; 2];
+        for (index, transport) in [Transport::Tcp, Transport::Tls].into_iter().enumerate() {
+            let options = ClientOptions {
+                transport,
+                ..ClientOptions::default()
+            };
+            let (proxy, _) = connect(&lab, options, &["--socks", "1080"]);
+            let mut command = Namespace::Access.command("curl");
+            command.args(["--proxy", "socks5h://127.0.0.1:1080"]);
+            let download = curl(command, &url, &fetched, PATIENCE);
+            assert_eq!((download.status, sha256(&fetched)), (200, hash.clone()));
+            assert!(proxy.stop().status.success());
+            lab.server.signal("USR1");
+            let report = lab.server.wait_for_nth(index, "part=\"switch\"");
+            let lost = counter(&report, "queue_full") + counter(&report, "queue_late");
+            let now = [counter(&report, "switched"), lost];
+            let [packets, lost] = [now[0] - before[0], now[1] - before[1]];
+            before = now;
+            eprintln!(
+                "{}: {lost} of {packets} packets dropped, {:.1} MB/s",
+                transport.as_str(),
+                download.rate()
+            );
+            assert!(packets > 50_000.0 && lost < packets * 0.02, "{report}");
+        }
+    });
+}
+
 /// The core begins, and so this takes TUN.
 #[test]
 fn curl_in_the_core_reaches_a_server_inside_a_tunnel() {

@@ -45,6 +45,9 @@ impl Default for InterfaceLimits {
             requests_per_prefix: 100,
             half_open: 1024,
             configuration_time: Duration::from_secs(10),
+            media_queue_time: Duration::from_millis(200),
+            stream_queue: 1024,
+            stream_timeout: Duration::from_secs(30),
         }
     }
 }

@@ -322,6 +322,13 @@ pub struct InterfaceLimits {
     pub half_open: u32,
     /// `configuration-time`: how long a connection may take to be configured.
     pub configuration_time: Duration,
+    /// `media-queue-time`: how long media may wait for a TCP or TLS tunnel that is slower, in whole milliseconds.
+    pub media_queue_time: Duration,
+    /// `stream-queue`: KB of media, and of bulk data, that may wait for such a tunnel.
+    pub stream_queue: u32,
+    /// `stream-timeout`: how long what was sent on such a tunnel may stay unacknowledged (TCP_USER_TIMEOUT), in whole
+    /// seconds.
+    pub stream_timeout: Duration,
 }
 
 /// `alternate-servers`: another server a client may use.

@@ -172,6 +172,9 @@ impl Printer<'_, '_> {
         self.bare("requests-per-prefix", limits.requests_per_prefix)?;
         self.bare("half-open", limits.half_open)?;
         self.seconds("configuration-time", limits.configuration_time)?;
+        self.bare("media-queue-time", limits.media_queue_time.as_millis())?;
+        self.bare("stream-queue", limits.stream_queue)?;
+        self.seconds("stream-timeout", limits.stream_timeout)?;
         for routed in &interface.routed {
             self.header("[[tscf-interface.routed-prefix]]")?;
             self.text("identity", &routed.identity)?;

@@ -3,6 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tsc_csm::server::MAX_ROUTED_IDENTITIES;
 use tsc_csm::{MAX_ROUTED_PREFIXES, Transport};
@@ -298,6 +299,15 @@ fn limits(section: &Section<'_>) -> InterfaceLimits {
             .value("configuration-time")
             .and_then(|value| seconds(&value, 1, 120, false))
             .unwrap_or(default.configuration_time),
+        media_queue_time: limits
+            .value("media-queue-time")
+            .and_then(|value| value.number(20..=5000, false))
+            .map_or(default.media_queue_time, Duration::from_millis),
+        stream_queue: number("stream-queue", 64, 65_536, default.stream_queue),
+        stream_timeout: limits
+            .value("stream-timeout")
+            .and_then(|value| seconds(&value, 5, 600, false))
+            .unwrap_or(default.stream_timeout),
     };
     limits.finish(&[("max-tunnels", "set it in [[tscf-interface]] itself")]);
     read

@@ -26,6 +26,9 @@ pub struct Counters {
     pub no_transport: u64,
     /// Inner packets for a tunnel whose send queue was full: its path is slower than its traffic.
     pub queue_full: u64,
+    /// Inner packets that were in the send queue of a tunnel for too long, see `media-queue-time`. They count as `switched`
+    /// too.
+    pub queue_late: u64,
     /// Control messages that could not be sent because the queue was full or the transport just gone.
     pub control_unsent: u64,
     /// Datagrams of STUN, and others that are neither plain TSCF nor DTLS, or of a kind that the port does not serve.
@@ -63,6 +66,7 @@ impl AddAssign for Counters {
             icmp_limited,
             no_transport,
             queue_full,
+            queue_late,
             control_unsent,
             foreign_datagrams,
             not_opened,
@@ -84,6 +88,7 @@ impl AddAssign for Counters {
         self.icmp_limited += icmp_limited;
         self.no_transport += no_transport;
         self.queue_full += queue_full;
+        self.queue_late += queue_late;
         self.control_unsent += control_unsent;
         self.foreign_datagrams += foreign_datagrams;
         self.not_opened += not_opened;

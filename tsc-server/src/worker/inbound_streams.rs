@@ -106,10 +106,8 @@ impl Worker {
         slot: usize,
         buffer: &mut [u8],
     ) {
-        if let Some(stream) = self.streams.get_mut(slot) {
-            // It may have been listed because its socket takes output again.
-            stream.flush();
-        }
+        // It may have been listed because its socket takes output again.
+        self.streams.flush_one(slot);
         for _ in 0..READS_PER_STREAM {
             let Some(stream) = self.streams.get_mut(slot) else {
                 return;

@@ -15,7 +15,7 @@ use tsc_osaa::{
     },
     listener::{ListenerConfig, StreamListener},
     random::OsRandom,
-    socket::{DEFAULT_SEND_LIMIT, PortSharing, StreamOptions},
+    socket::{PortSharing, StreamOptions},
     stream::RECV_BUFFER,
     trace::{Capture, CaptureWriter, DEFAULT_FILE_LIMIT},
 };
@@ -196,7 +196,7 @@ pub(crate) fn open(
         listeners: Vec::new(),
         ports: Vec::new(),
         plain_ports: Vec::new(),
-        streams: Streams::new(DEFAULT_SEND_LIMIT),
+        streams: Streams::new(),
         ways: Ways::default(),
         router: Router::new(config, Arc::clone(&common.rates)),
         tun: None,
@@ -407,6 +407,10 @@ fn listener_config(
     config.stream = StreamOptions::server();
     config.stream.nodelay = !interface.services.nagle;
     config.stream.dscp = interface.outer_dscp.of_socket();
+    config.stream.media_time = interface.limits.media_queue_time;
+    let queue = usize::try_from(interface.limits.stream_queue).unwrap_or(usize::MAX);
+    config.stream.send_limit = queue.saturating_mul(1024);
+    config.stream.user_timeout = Some(interface.limits.stream_timeout);
     config
 }
 

@@ -58,7 +58,7 @@ impl Worker {
                     self.counters.no_transport += 1;
                     continue;
                 }
-                Some(Way::Stream(slot)) => self.streams.queue_packet(slot, packet),
+                Some(Way::Stream(slot)) => self.streams.queue_packet(now, slot, packet),
                 Some(Way::Udp { port, peer }) => {
                     if let Some(port) = self.ports.get_mut(port) {
                         port.queue(cx, peer, packet);
@@ -195,6 +195,9 @@ impl Worker {
     pub(super) fn flush(&mut self, cx: &mut Context<'_>) {
         self.again |= self.mesh.flush();
         self.streams.flush();
+        let drops = self.streams.take_drops();
+        self.counters.queue_late += drops.late;
+        self.counters.queue_full += drops.full;
         for port in &mut self.ports {
             port.flush(cx);
         }

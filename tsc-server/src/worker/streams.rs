@@ -11,7 +11,7 @@ use std::{
 use slab::Slab;
 use tokio::task::JoinSet;
 use tsc_csm::server::BindingId;
-use tsc_osaa::stream::{QueueError, StreamError, StreamTransport};
+use tsc_osaa::stream::{QueueDrops, QueueError, StreamError, StreamTransport};
 use tsc_tpl::StreamDecoder;
 
 use super::ready::{ReadyList, Token};
@@ -19,8 +19,11 @@ use super::ready::{ReadyList, Token};
 /// A unit must be complete this long after its first byte (spec 2).
 const UNIT_TIME: Duration = Duration::from_secs(30);
 
-/// Room in a stream's send queue that packets leave free for control messages.
-const CONTROL_RESERVE: usize = 8 * 1024;
+/// Bytes that wait for all streams of a worker, from which on each may have only [`GUARANTEED`].
+const TOTAL: usize = 128 << 20;
+
+/// Bytes that may wait for one stream whatever waits for others.
+const GUARANTEED: usize = 64 * 1024;
 
 /// Entries for streams that are gone which may wait for their time beyond the number of streams.
 const STALE_WATCHES: usize = 64;
@@ -55,22 +58,25 @@ pub(super) struct Streams {
     ready: Arc<ReadyList>,
     /// Streams with output queued in this turn; each at most once.
     dirty: Vec<usize>,
+    /// Bytes that wait for all streams.
+    waiting: usize,
+    drops: QueueDrops,
     /// When incomplete units are too old, in order. At most one for each stream, and some of streams that are gone:
     /// never more than twice as many as there are streams, and a few.
     stalls: VecDeque<(Instant, usize, BindingId)>,
-    send_limit: usize,
     /// Streams that send the rest of their queues, at most [`MAX_CLOSING`]; each ends within [`CLOSE_TIME`].
     closing: JoinSet<()>,
 }
 
 impl Streams {
-    pub(super) fn new(send_limit: usize) -> Self {
+    pub(super) fn new() -> Self {
         Self {
             slots: Slab::new(),
             ready: Arc::default(),
             dirty: Vec::new(),
+            waiting: 0,
+            drops: QueueDrops::default(),
             stalls: VecDeque::new(),
-            send_limit,
             closing: JoinSet::new(),
         }
     }
@@ -91,6 +97,7 @@ impl Streams {
         let token = self.ready.token(entry.key());
         // What it has sent already made no noise.
         token.mark();
+        self.waiting += transport.unsent();
         entry.insert(Stream {
             transport,
             decoder,
@@ -124,54 +131,98 @@ impl Streams {
         self.slots.get_mut(slot)
     }
 
-    /// Queues an inner packet; false when the queue is full and the socket takes no more. The bursts of a turn may be
-    /// longer than the queue.
-    pub(super) fn queue_packet(&mut self, slot: usize, packet: &[u8]) -> bool {
-        let limit = self.send_limit.saturating_sub(CONTROL_RESERVE);
+    /// Queues an inner packet; false when there is no room in its class.
+    pub(super) fn queue_packet(&mut self, now: Instant, slot: usize, packet: &[u8]) -> bool {
+        if self.try_queue(now, slot, packet) {
+            return true;
+        }
+        // The bursts of a turn may be longer than the queue.
+        self.flush_one(slot);
+        self.try_queue(now, slot, packet)
+    }
+
+    fn try_queue(&mut self, now: Instant, slot: usize, packet: &[u8]) -> bool {
         let Some(stream) = self.slots.get_mut(slot) else {
             return false;
         };
-        let fits = |stream: &Stream| stream.transport.unsent() + packet.len() <= limit;
-        if !fits(stream) {
-            stream.flush();
-            if !fits(stream) {
-                return false;
-            }
+        let before = stream.transport.unsent();
+        if self.waiting > TOTAL && before > GUARANTEED {
+            return false;
         }
-        self.queue(slot, packet).is_ok()
+        let taken = stream.transport.queue_at(now, packet).is_ok();
+        // Older packets may have made room.
+        self.waiting = (self.waiting + stream.transport.unsent()).saturating_sub(before);
+        self.list(slot);
+        taken
     }
 
     /// Queues a control message.
     pub(super) fn queue(&mut self, slot: usize, bytes: &[u8]) -> Result<(), QueueError> {
         let stream = self.slots.get_mut(slot).ok_or(QueueError::Ended)?;
         stream.transport.queue(bytes)?;
-        if !stream.dirty {
+        self.waiting += bytes.len();
+        self.list(slot);
+        Ok(())
+    }
+
+    /// Lists a stream for [`Self::flush`].
+    fn list(&mut self, slot: usize) {
+        if let Some(stream) = self.slots.get_mut(slot)
+            && !stream.dirty
+        {
             stream.dirty = true;
             self.dirty.push(slot);
         }
-        Ok(())
     }
 
     /// Sends what was queued in this turn. What a socket does not take waits for its waker, which lists the stream as
     /// ready.
     pub(super) fn flush(&mut self) {
         while self.closing.try_join_next().is_some() {}
-        for slot in self.dirty.drain(..) {
+        let mut dirty = std::mem::take(&mut self.dirty);
+        for slot in dirty.drain(..) {
             if let Some(stream) = self.slots.get_mut(slot) {
                 stream.dirty = false;
-                stream.flush();
+                self.flush_one(slot);
             }
         }
+        self.dirty = dirty;
+    }
+
+    /// Sends what is queued for a stream, as far as the socket takes it. An error shows when the stream is read next.
+    pub(super) fn flush_one(&mut self, slot: usize) {
+        let Some(stream) = self.slots.get_mut(slot) else {
+            return;
+        };
+        let before = stream.transport.unsent();
+        if before == 0 {
+            return;
+        }
+        let result = stream
+            .transport
+            .poll_flush(&mut Context::from_waker(&stream.waker));
+        if let Poll::Ready(Err(_)) = result {
+            stream.token.mark();
+        }
+        self.waiting = (self.waiting + stream.transport.unsent()).saturating_sub(before);
+        self.drops.add(stream.transport.take_drops());
+    }
+
+    /// Packets that were queued and dropped, since the last call.
+    pub(super) const fn take_drops(&mut self) -> QueueDrops {
+        std::mem::replace(&mut self.drops, QueueDrops { late: 0, full: 0 })
     }
 
     /// Forgets a stream, which goes on elsewhere.
     pub(super) fn take(&mut self, slot: usize) -> Option<Stream> {
-        self.slots.try_remove(slot)
+        let stream = self.slots.try_remove(slot)?;
+        self.waiting = self.waiting.saturating_sub(stream.transport.unsent());
+        Some(stream)
     }
 
     /// Forgets a stream; what is queued is still sent, in the background and for a bounded time.
     pub(super) fn close(&mut self, slot: usize) {
-        if let Some(stream) = self.slots.try_remove(slot)
+        if let Some(stream) = self.take(slot)
             && self.closing.len() < MAX_CLOSING
         {
             self.closing.spawn(stream.transport.close(CLOSE_TIME));
@@ -240,15 +291,5 @@ impl Stream {
     /// Lists the stream again, for input that was left unread in this turn.
     pub(super) fn mark(&self) {
         self.token.mark();
-    }
-
-    /// Sends what is queued, as far as the socket takes it. An error shows when the stream is read next.
-    pub(super) fn flush(&mut self) {
-        let result = self
-            .transport
-            .poll_flush(&mut Context::from_waker(&self.waker));
-        if let Poll::Ready(Err(_)) = result {
-            self.token.mark();
-        }
     }
 }
