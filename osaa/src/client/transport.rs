@@ -157,8 +157,9 @@ impl ClientTransport {
     }
 
     /// Takes whole units from the front of `units` and returns how many: all of a turn on a stream become one vectored
-    /// write, or one record sequence under TLS; on datagram transports each becomes one datagram. `Pending`, with `cx`
-    /// registered for writing, if the buffers are full.
+    /// write, or one record under TLS; on datagram transports each becomes one datagram. `Pending`, with `cx` registered
+    /// for writing, if there is no room; on a stream only control messages wait for that, as packets are queued by their
+    /// class and dropped by its rules ([`UnitClass`](crate::stream::UnitClass)).
     ///
     /// What was taken leaves at the latest with [`Self::poll_flush`].
     ///
