@@ -79,8 +79,11 @@ pub struct Measured {
     pub cpu_ns: Option<u64>,
     /// Share of time that the generator was busy, 0 to 1.
     pub generator_busy: f64,
-    /// What passed on the wire in it, with everything else that uses the same device.
+    /// What passed on the wire from before its first packet until all had arrived, with everything else that uses the same
+    /// device.
     pub wire: WireCount,
+    /// Packets that were passed on meanwhile.
+    pub wire_relayed: u64,
 }
 
 impl Measured {
@@ -156,6 +159,8 @@ impl Bench<'_> {
     ///
     /// What the system says, or the process under test has ended.
     pub fn window(&mut self, load: Load) -> io::Result<Measured> {
+        let wire = self.wire.count()?;
+        let all = self.engine.traffic.relayed();
         self.engine.traffic.begin_window();
         let pace = self.pace(load);
         self.engine.traffic.set_pace(pace);
@@ -164,15 +169,14 @@ impl Bench<'_> {
         let (begun, idle) = (monotonic_ns(), self.engine.idle_ns());
         let relayed = self.engine.traffic.relayed();
         let cpu = self.clock.map(CpuClock::ns).transpose()?;
-        let wire = self.wire.count()?;
         self.run_for(self.method.window)?;
         let after = self.clock.map(CpuClock::ns).transpose()?;
-        let passed = self.wire.count()?;
         let elapsed_ns = monotonic_ns() - begun;
         let idle_ns = self.engine.idle_ns() - idle;
         let relayed = self.engine.traffic.relayed() - relayed;
         self.engine.traffic.set_pace(Pace::Stopped);
         self.drain()?;
+        let passed = self.wire.count()?;
         let measured = Measured {
             load,
             seconds: elapsed_ns as f64 / 1e9,
@@ -184,6 +188,7 @@ impl Bench<'_> {
                 packets: passed.packets.saturating_sub(wire.packets),
                 bytes: passed.bytes.saturating_sub(wire.bytes),
             },
+            wire_relayed: self.engine.traffic.relayed() - all,
         };
         (self.progress)(&measured);
         Ok(measured)

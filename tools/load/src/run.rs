@@ -191,7 +191,11 @@ fn added(windows: &[Measured], wire: &Wire, size: u16) -> Option<Added> {
         packets: windows.iter().map(|one| one.wire.packets).sum(),
         bytes: windows.iter().map(|one| one.wire.bytes).sum(),
     };
-    wire.added(passed, windows.iter().map(|one| one.relayed).sum(), size)
+    wire.added(
+        passed,
+        windows.iter().map(|one| one.wire_relayed).sum(),
+        size,
+    )
 }
 
 /// One window in one line.
