@@ -1,5 +1,9 @@
 //! One shape for four transports: connecting, failing to, and echoing. DTLS by every backend of this build.
-#![cfg(any(feature = "dtls-openssl", feature = "dtls-webrtc"))]
+#![cfg(any(
+    feature = "dtls-openssl",
+    feature = "dtls-dimpl",
+    feature = "dtls-webrtc"
+))]
 #![allow(
     clippy::unwrap_used,
     clippy::indexing_slicing,

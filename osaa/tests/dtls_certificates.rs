@@ -1,5 +1,9 @@
 //! Certificates of both ends, for every pair of DTLS backends, over an in-memory network.
-#![cfg(any(feature = "dtls-openssl", feature = "dtls-webrtc"))]
+#![cfg(any(
+    feature = "dtls-openssl",
+    feature = "dtls-dimpl",
+    feature = "dtls-webrtc"
+))]
 #![allow(
     clippy::unwrap_used,
     clippy::indexing_slicing,
@@ -13,7 +17,9 @@ use dtls_common::Pair;
 use dtls_common::pki::{self, Leaf, PKI, Purpose, SERVER_NAME};
 use dtls_common::world::{Setup, World};
 use tsc_osaa::cert::{CertificateError, ClientAuth, ClientSecurity, Trust};
-use tsc_osaa::dtls::{DtlsBackendKind, DtlsConfigError, DtlsError, DtlsOptions, DtlsServerConfig};
+use tsc_osaa::dtls::{
+    DtlsBackendKind, DtlsClientConfig, DtlsConfigError, DtlsError, DtlsOptions, DtlsServerConfig,
+};
 
 for_all_pairs!(
     required_client_certificate,
@@ -25,6 +31,7 @@ for_all_pairs!(
     server_is_found_by_address,
     rsa_server_certificate,
     ed25519_certificates,
+    chain_with_an_intermediate_authority,
     sec1_key,
 );
 
@@ -44,21 +51,53 @@ async fn required_client_certificate(pair: Pair) {
 
     let mut world = setup();
     let client = world.add_client(&pki::client_security(None), SERVER_NAME);
+    if pair.client == DtlsBackendKind::Dimpl {
+        return expect_that_it_gives_up(&mut world, client).await;
+    }
     expect_refusal_by_server(&mut world, client, |error| {
         matches!(error, CertificateError::Missing)
     })
     .await;
 }
 
+/// `dimpl` cannot say that it has no certificate: both ends are told.
+async fn expect_that_it_gives_up(world: &mut World, client: usize) {
+    world
+        .run_until("given up at both ends", |world| {
+            world.clients[client].error.is_some() && !world.ended.is_empty()
+        })
+        .await;
+    let error = world.clients[client].error.as_ref().unwrap();
+    assert!(matches!(error, DtlsError::Protocol(_)), "{error:?}");
+    let told = &world.ended[0].1;
+    assert!(matches!(told, DtlsError::Alert(_)), "{told:?}");
+}
+
 async fn optional_client_certificate(pair: Pair) {
+    let security = pki::server_security(&PKI.server, ClientAuth::Optional(PKI.ca.roots()));
+    if pair.server == DtlsBackendKind::Dimpl {
+        let refused = DtlsServerConfig::new(pair.server, &security, &DtlsOptions::default());
+        assert!(matches!(
+            refused,
+            Err(DtlsConfigError::Unsupported {
+                backend: DtlsBackendKind::Dimpl,
+                ..
+            })
+        ));
+        return;
+    }
     let setup = || {
         let mut setup = Setup::new(pair);
-        setup.server = pki::server_security(&PKI.server, ClientAuth::Optional(PKI.ca.roots()));
+        setup.server = security.clone();
         setup.build()
     };
     let mut world = setup();
     let with = world.add_client(&pki::client_security(Some(&PKI.client)), SERVER_NAME);
     world.until_connected(with).await;
+    if pair.client == DtlsBackendKind::Dimpl {
+        let without = world.add_client(&pki::client_security(None), SERVER_NAME);
+        return expect_that_it_gives_up(&mut world, without).await;
+    }
     let without = world.connect().await;
     world.assert_alive(with).await;
     world.assert_alive(without).await;
@@ -201,15 +240,25 @@ async fn server_is_found_by_address(pair: Pair) {
 async fn rsa_server_certificate(pair: Pair) {
     let leaf = pki::rsa_leaf(Purpose::Server);
     let security = pki::server_security(&leaf, ClientAuth::Optional(PKI.ca.roots()));
-    if pair.server == DtlsBackendKind::WebRtc {
+    if pair.server != DtlsBackendKind::OpenSsl {
         let refused = DtlsServerConfig::new(pair.server, &security, &DtlsOptions::default());
         assert!(matches!(
             refused,
-            Err(DtlsConfigError::UnsupportedKey {
-                backend: DtlsBackendKind::WebRtc,
-                ..
-            })
+            Err(DtlsConfigError::UnsupportedKey { backend, .. }) if backend == pair.server
         ));
+        return;
+    }
+    let mut setup = Setup::new(pair);
+    setup.server = pki::server_security(&leaf, ClientAuth::None);
+    let mut world = setup.build();
+    if pair.client == DtlsBackendKind::Dimpl {
+        // It offers nothing that an RSA key could do.
+        let client = world.add_client(&pki::client_security(None), SERVER_NAME);
+        world
+            .run_until("refused", |world| world.clients[client].error.is_some())
+            .await;
+        let error = world.clients[client].error.as_ref().unwrap();
+        assert!(matches!(error, DtlsError::Alert(_)), "{error:?}");
         return;
     }
     let mut setup = Setup::new(pair);
@@ -234,24 +283,74 @@ async fn ed25519_certificates(pair: Pair) {
     let client_auth = || ClientAuth::Required(PKI.ca.roots());
     let mut setup = Setup::new(pair);
     let security = pki::server_security(&leaf(Purpose::Server), client_auth());
-    if pair.server == DtlsBackendKind::OpenSsl {
+    if pair.server != DtlsBackendKind::WebRtc {
         let refused = DtlsServerConfig::new(pair.server, &security, &DtlsOptions::default());
         assert!(matches!(
             refused,
-            Err(DtlsConfigError::UnsupportedKey {
-                backend: DtlsBackendKind::OpenSsl,
-                ..
-            })
+            Err(DtlsConfigError::UnsupportedKey { backend, .. }) if backend == pair.server
         ));
         setup.server = pki::server_security(&PKI.server, client_auth());
     } else {
         setup.server = security;
     }
-    let mut world = setup.build();
     let security = pki::client_security(Some(&leaf(Purpose::Client)));
+    if pair.client == DtlsBackendKind::Dimpl {
+        let refused = DtlsClientConfig::new(pair.client, &security, &DtlsOptions::default());
+        assert!(matches!(
+            refused,
+            Err(DtlsConfigError::UnsupportedKey { backend, .. }) if backend == pair.client
+        ));
+        return;
+    }
+    let mut world = setup.build();
+    if pair.server == DtlsBackendKind::Dimpl {
+        // It can neither verify nor ask for it: the client has nothing to show, or is refused.
+        let client = world.add_client(&security, SERVER_NAME);
+        world
+            .run_until("refused", |world| world.clients[client].error.is_some())
+            .await;
+        assert!(world.connected.is_empty());
+        return;
+    }
     let client = world.add_client(&security, SERVER_NAME);
     world.until_connected(client).await;
     world.assert_alive(client).await;
+}
+
+async fn chain_with_an_intermediate_authority(pair: Pair) {
+    // Each end shows one, and each must find the way up to the authority.
+    let client_auth = ClientAuth::Required(PKI.ca.roots());
+    let own = |kind, leaf: &Leaf, purpose| {
+        if kind == DtlsBackendKind::Dimpl {
+            leaf.clone()
+        } else {
+            PKI.behind_an_intermediate(purpose)
+        }
+    };
+    let mut setup = Setup::new(pair);
+    let leaf = own(pair.server, &PKI.server, Purpose::Server);
+    setup.server = pki::server_security(&leaf, client_auth.clone());
+    // Fragments, which may come in any order.
+    setup.options.mtu = 548;
+    let mut world = setup.build();
+    world.conditions.reordering = 0.3;
+    let leaf = own(pair.client, &PKI.client, Purpose::Client);
+    let client = world.add_client(&pki::client_security(Some(&leaf)), SERVER_NAME);
+    world.until_connected(client).await;
+    world.assert_alive(client).await;
+
+    let security = pki::server_security(&PKI.behind_an_intermediate(Purpose::Server), client_auth);
+    let config = DtlsServerConfig::new(pair.server, &security, &DtlsOptions::default());
+    match config {
+        Ok(_) => assert_ne!(pair.server, DtlsBackendKind::Dimpl),
+        Err(error) => assert!(matches!(
+            error,
+            DtlsConfigError::Unsupported {
+                backend: DtlsBackendKind::Dimpl,
+                ..
+            }
+        )),
+    }
 }
 
 async fn sec1_key(pair: Pair) {

@@ -1,5 +1,9 @@
 //! What strangers and forgers can do to a DTLS endpoint, and what it costs.
-#![cfg(any(feature = "dtls-openssl", feature = "dtls-webrtc"))]
+#![cfg(any(
+    feature = "dtls-openssl",
+    feature = "dtls-dimpl",
+    feature = "dtls-webrtc"
+))]
 #![allow(
     clippy::unwrap_used,
     clippy::indexing_slicing,
@@ -23,6 +27,8 @@ for_all_pairs!(
     half_open_handshakes_of_one_prefix_are_capped,
     full_table_turns_newcomers_away,
     answers_to_strangers_are_bounded_and_short,
+    cookies_are_bound_to_address_and_hello,
+    cookie_keys_rotate,
 );
 
 /// A real first ClientHello of the pair's client.
@@ -58,7 +64,7 @@ async fn spoofed_hellos_leave_no_or_bounded_state(pair: Pair) {
     }
     let stats = world.endpoint.stats();
     match pair.server {
-        DtlsBackendKind::OpenSsl => {
+        DtlsBackendKind::OpenSsl | DtlsBackendKind::Dimpl => {
             assert_eq!(stats.associations, 1, "only the living one");
             assert_eq!(stats.half_open, 0);
             assert_eq!(stats.started, 1);
@@ -124,10 +130,10 @@ async fn full_table_turns_newcomers_away(pair: Pair) {
     world.until_connected(third).await;
 }
 
-#[cfg(feature = "dtls-openssl")]
-#[tokio::test]
-async fn cookies_are_bound_to_address_and_hello() {
-    let pair = OPENSSL;
+async fn cookies_are_bound_to_address_and_hello(pair: Pair) {
+    if pair.server == DtlsBackendKind::WebRtc {
+        return;
+    }
     let mut world = World::new(pair);
     let client = world.connect().await;
     let with_cookie = second_hello(&world);
@@ -145,10 +151,10 @@ async fn cookies_are_bound_to_address_and_hello() {
     assert_eq!(fresh.endpoint.stats().started, 1);
 }
 
-#[cfg(feature = "dtls-openssl")]
-#[tokio::test]
-async fn cookie_keys_rotate() {
-    let pair = OPENSSL;
+async fn cookie_keys_rotate(pair: Pair) {
+    if pair.server == DtlsBackendKind::WebRtc {
+        return;
+    }
     let mut world = World::new(pair);
     let client = world.connect().await;
     let address = world.clients[client].address;
@@ -170,14 +176,7 @@ async fn cookie_keys_rotate() {
     );
 }
 
-#[cfg(feature = "dtls-openssl")]
-const OPENSSL: Pair = Pair {
-    client: DtlsBackendKind::OpenSsl,
-    server: DtlsBackendKind::OpenSsl,
-};
-
 /// The hello that brought the cookie back.
-#[cfg(feature = "dtls-openssl")]
 fn second_hello(world: &World) -> Vec<u8> {
     let mut hellos = world
         .sent
@@ -202,7 +201,7 @@ async fn answers_to_strangers_are_bounded_and_short(pair: Pair) {
         assert!(transmit.len < hello.len(), "no amplification");
         answers += 1;
     }
-    if pair.server == DtlsBackendKind::OpenSsl {
+    if pair.server != DtlsBackendKind::WebRtc {
         assert_eq!(answers, 10);
         assert_eq!(world.endpoint.stats().answers_dropped, 90);
     }
@@ -356,6 +355,13 @@ proptest! {
     #[test]
     fn openssl_association_survives_mutations(mutations in prop::collection::vec(mutation(), 1..60)) {
         let kind = DtlsBackendKind::OpenSsl;
+        survives(Pair { client: kind, server: kind }, &mutations)?;
+    }
+
+    #[cfg(feature = "dtls-dimpl")]
+    #[test]
+    fn dimpl_association_survives_mutations(mutations in prop::collection::vec(mutation(), 1..60)) {
+        let kind = DtlsBackendKind::Dimpl;
         survives(Pair { client: kind, server: kind }, &mutations)?;
     }
 

@@ -12,6 +12,7 @@ use tsc_osaa::dtls::{DtlsBackendKind, DtlsConfigError, DtlsOptions, DtlsServerCo
 #[test]
 fn backends_are_named_and_options_checked() {
     assert_eq!("openssl".parse(), Ok(DtlsBackendKind::OpenSsl));
+    assert_eq!("dimpl".parse(), Ok(DtlsBackendKind::Dimpl));
     assert_eq!("webrtc".parse(), Ok(DtlsBackendKind::WebRtc));
     assert!("OpenSSL".parse::<DtlsBackendKind>().is_err());
     let security = pki::server_security(&PKI.server, ClientAuth::None);

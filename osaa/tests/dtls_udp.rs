@@ -1,5 +1,9 @@
 //! Every pair of DTLS backends over real UDP sockets.
-#![cfg(any(feature = "dtls-openssl", feature = "dtls-webrtc"))]
+#![cfg(any(
+    feature = "dtls-openssl",
+    feature = "dtls-dimpl",
+    feature = "dtls-webrtc"
+))]
 #![allow(
     clippy::unwrap_used,
     clippy::wildcard_enum_match_arm,
@@ -22,7 +26,7 @@ use tsc_osaa::dtls::{
 for_all_pairs!(echo_over_sockets, many_clients_over_one_socket);
 
 async fn server(pair: Pair) -> EchoServer {
-    let security = pki::server_security(&PKI.server, ClientAuth::Optional(PKI.ca.roots()));
+    let security = pki::server_security(&PKI.server, ClientAuth::Required(PKI.ca.roots()));
     let config = DtlsServerConfig::new(pair.server, &security, &DtlsOptions::default()).unwrap();
     let limits = DtlsEndpointLimits::default();
     EchoServer::start(DtlsServerEndpoint::new(&config, limits, &[3; 32])).await

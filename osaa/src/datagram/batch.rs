@@ -135,7 +135,7 @@ pub struct SendBatch {
 }
 
 /// Entries of the table of last runs: a worker's busy peers of a turn.
-const LAST_RUNS: usize = 1024;
+pub(crate) const LAST_RUNS: usize = 1024;
 
 /// Most datagrams of one run, and bytes: what one call of GSO takes. The bytes are IPv4's longest packet less its headers.
 pub(super) const RUN_DATAGRAMS: usize = 64;
@@ -215,9 +215,36 @@ impl SendBatch {
         if self.is_full(payload.len()) {
             return false;
         }
-        let (start, len) = (self.bytes.len(), payload.len());
-        let index = self.datagrams.len();
+        let start = self.bytes.len();
         self.bytes.extend_from_slice(payload);
+        self.add(peer, source, start)
+    }
+
+    /// As [`push`](Self::push), with a datagram of at most `longest` bytes that `write` appends to the buffer: so it is
+    /// made where it leaves from. `write` may append nothing, and then nothing is sent. `None` if there is no room for
+    /// `longest` bytes, then `write` was not called.
+    pub fn push_with<R>(
+        &mut self,
+        peer: SocketAddr,
+        source: Option<IpAddr>,
+        longest: usize,
+        write: impl FnOnce(&mut Vec<u8>) -> R,
+    ) -> Option<R> {
+        if self.is_full(longest) {
+            return None;
+        }
+        let start = self.bytes.len();
+        let result = write(&mut self.bytes);
+        if self.bytes.len() > start {
+            self.add(peer, source, start);
+        }
+        Some(result)
+    }
+
+    /// Takes the bytes from `start` to the end for a datagram; always true.
+    fn add(&mut self, peer: SocketAddr, source: Option<IpAddr>, start: usize) -> bool {
+        let len = self.bytes.len().saturating_sub(start);
+        let index = self.datagrams.len();
         self.datagrams.push(Waiting {
             start,
             len,
@@ -374,7 +401,7 @@ const fn contiguous(run: &Run, index: usize) -> bool {
 
 /// Where in the table of last runs a peer is.
 #[inline]
-const fn slot_of(peer: SocketAddr) -> usize {
+pub(crate) const fn slot_of(peer: SocketAddr) -> usize {
     /// Odd, with bits everywhere: neighbouring addresses and ports get far apart.
     const SPREAD: u64 = 0x9E37_79B9_7F4A_7C15;
     let (address, port) = match peer {
@@ -436,6 +463,20 @@ mod tests {
         assert_eq!(batch.len(), 2);
         assert_eq!(batch.advance(2), 2);
         assert!(batch.is_empty());
+    }
+
+    #[test]
+    fn datagrams_are_made_in_place() {
+        let mut batch = SendBatch::new(300);
+        let write = |bytes: &mut Vec<u8>| bytes.extend_from_slice(&[7; 100]);
+        assert!(batch.push_with(peer(1), None, 137, write).is_some());
+        assert!(batch.push_with(peer(1), None, 137, |_| ()).is_some());
+        assert!(batch.push_with(peer(1), None, 137, write).is_some());
+        assert!(
+            batch.push_with(peer(1), None, 137, write).is_none(),
+            "no room"
+        );
+        assert_eq!(runs(&batch), [(1, 2, vec![7; 200])]);
     }
 
     #[test]

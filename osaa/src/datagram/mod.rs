@@ -14,4 +14,5 @@ mod socket;
 
 pub use batch::{Datagram, MAX_SLOTS, RecvBatch, SendBatch};
 pub use pressure::{Pressure, Shed};
+pub(crate) use batch::{LAST_RUNS, slot_of};
 pub use socket::{DatagramOptions, DatagramSocket, DatagramStats};

@@ -20,7 +20,7 @@ pub struct DtlsOptions {
     /// How long a handshake may take. Default 10 s.
     pub handshake_timeout: Duration,
     /// First retransmission of a handshake flight, 50 ms to 5 s; `openssl` doubles it each time up to 3.2 s,
-    /// `webrtc` keeps the interval. Default 400 ms.
+    /// `dimpl` without a bound and give or take a quarter, `webrtc` keeps the interval. Default 400 ms.
     pub first_retransmission: Duration,
 }
 
@@ -118,8 +118,8 @@ impl DtlsServerConfig {
     ///
     /// # Errors
     ///
-    /// The backend is not in this build, cannot use the identity (`webrtc`: RSA), or an option is out of
-    /// range.
+    /// The backend is not in this build, cannot use the identity (`webrtc`, `dimpl`: RSA) or do what is asked for
+    /// (`dimpl`: optional client certificates), or an option is out of range.
     pub fn new(
         kind: DtlsBackendKind,
         security: &ServerSecurity,
@@ -179,6 +179,10 @@ fn client_backend(
     if kind == DtlsBackendKind::OpenSsl {
         return Ok(Arc::new(super::openssl::Client::new(security, options)?));
     }
+    #[cfg(feature = "dtls-dimpl")]
+    if kind == DtlsBackendKind::Dimpl {
+        return Ok(Arc::new(super::dimpl::Client::new(security, options)?));
+    }
     #[cfg(feature = "dtls-webrtc")]
     if kind == DtlsBackendKind::WebRtc {
         return Ok(Arc::new(super::webrtc::Client::new(security, options)?));
@@ -197,6 +201,10 @@ fn server_backend(
     #[cfg(feature = "dtls-openssl")]
     if kind == DtlsBackendKind::OpenSsl {
         return Ok(Arc::new(super::openssl::Server::new(security, options)?));
+    }
+    #[cfg(feature = "dtls-dimpl")]
+    if kind == DtlsBackendKind::Dimpl {
+        return Ok(Arc::new(super::dimpl::Server::new(security, options)?));
     }
     #[cfg(feature = "dtls-webrtc")]
     if kind == DtlsBackendKind::WebRtc {

@@ -54,16 +54,24 @@ pub enum DtlsError {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum DtlsConfigError {
-    /// The backend is not part of this build: enable its cargo feature (`dtls-openssl`, `dtls-webrtc`).
+    /// The backend is not part of this build: enable its cargo feature (`dtls-openssl`, `dtls-dimpl`, `dtls-webrtc`).
     #[error("DTLS backend {0} is not part of this build (cargo feature dtls-{0})")]
     Unavailable(DtlsBackendKind),
-    /// The backend cannot use this kind of private key. `webrtc` needs ECDSA P-256 or Ed25519.
+    /// The backend cannot use this kind of private key. `webrtc` needs ECDSA P-256 or Ed25519, `dimpl` ECDSA P-256 or P-384.
     #[error("DTLS backend {backend} cannot use this private key: {reason}")]
     UnsupportedKey {
         /// The backend that refused.
         backend: DtlsBackendKind,
         /// What it can use instead.
         reason: &'static str,
+    },
+    /// The backend cannot do what is configured.
+    #[error("DTLS backend {backend} cannot do {what}")]
+    Unsupported {
+        /// The backend that refused.
+        backend: DtlsBackendKind,
+        /// What it cannot do.
+        what: &'static str,
     },
     /// Certificate or key cannot be parsed by the backend, or do not belong together.
     #[error("certificate or key not usable: {0}")]

@@ -6,7 +6,7 @@ use super::record::{
 
 /// Lets through what can belong to a handshake in progress and drops what anyone could throw in.
 ///
-/// Before keys are agreed on nothing is authenticated, and both libraries give a handshake up over a malformed message
+/// Before keys are agreed on nothing is authenticated, and all libraries give a handshake up over a malformed message
 /// in the clear. So records that cannot be part of any handshake are taken out first. A forger who knows the
 /// state of the handshake can still disturb it; that is so with every DTLS 1.2.
 pub(super) struct Filter {
@@ -85,12 +85,12 @@ fn is_plausible(record: &Record<'_>, shortest_sealed: usize) -> bool {
                     return false;
                 };
                 let is_known = matches!(header.kind, 1..=4 | 11..=16 | 21 | 22);
-                let end = header.offset + header.length;
+                let end = header.offset + header.body.len();
                 if !is_known
                     || header.message_sequence >= MESSAGES
                     || header.total > LONGEST_MESSAGE
                     || end > header.total
-                    || (header.length == 0 && header.total != 0)
+                    || (header.body.is_empty() && header.total != 0)
                 {
                     return false;
                 }

@@ -15,9 +15,6 @@ pub struct DtlsEndpointLimits {
     /// For backends without a stateless cookie: handshakes that one source prefix may start per second, and
     /// twice that in a burst. Prefixes share a table of fixed size, so two may share a budget. Default 32.
     pub unproved_per_second: u32,
-    /// Associations that keep the buffers of their library between datagrams (with OpenSSL some 34 KiB each); the others
-    /// give them back and take them again with the next record. Default 256.
-    pub warm: usize,
     /// Stateless answers and last alerts waiting for the socket; more are dropped. Default 1 024.
     pub stateless_queue: usize,
 }
@@ -29,7 +26,6 @@ impl Default for DtlsEndpointLimits {
             half_open: 1_024,
             half_open_per_prefix: 64,
             unproved_per_second: 32,
-            warm: 256,
             stateless_queue: 1_024,
         }
     }

@@ -27,16 +27,28 @@
 //! | longest record received | 16 384 bytes | 8 155 bytes |
 //! | needs a tokio runtime | no | yes |
 
+#[cfg(feature = "_dtls-records")]
+mod association;
 mod config;
 mod cookie;
+#[cfg(feature = "dtls-dimpl")]
+mod dimpl;
 mod endpoint;
 mod error;
-#[cfg(any(feature = "dtls-openssl", feature = "dtls-webrtc"))]
+#[cfg(feature = "_dtls-records")]
+mod established;
+#[cfg(feature = "_dtls")]
 mod filter;
+#[cfg(feature = "_dtls-records")]
+mod handshake;
+#[cfg(feature = "_dtls-records")]
+mod keys;
 mod limits;
 #[cfg(feature = "dtls-openssl")]
 mod openssl;
-#[cfg(any(feature = "dtls-openssl", feature = "dtls-webrtc"))]
+#[cfg(feature = "_dtls-records")]
+mod protection;
+#[cfg(feature = "_dtls")]
 mod queue;
 mod record;
 mod session;
@@ -49,13 +61,14 @@ use std::str::FromStr;
 pub use self::config::{DtlsClientConfig, DtlsOptions, DtlsServerConfig};
 pub use self::endpoint::{
     AssociationKey, DetachedAssociation, DtlsEndpointEvent, DtlsEndpointStats, DtlsServerEndpoint,
-    DtlsTransmit,
+    DtlsTransmit, Opened,
 };
 pub use self::error::{Alert, DtlsConfigError, DtlsError, DtlsSendError};
 pub use self::limits::DtlsEndpointLimits;
 pub(crate) use self::record::asks_for_certificate;
 pub use self::session::{
-    DtlsEvent, DtlsInfo, DtlsSession, DtlsState, MAX_PLAINTEXT, QUEUE_LIMIT, RECORD_OVERHEAD,
+    DtlsEvent, DtlsInfo, DtlsSession, DtlsState, MAX_PLAINTEXT, Opening, QUEUE_LIMIT,
+    RECORD_OVERHEAD,
 };
 
 /// The library that does DTLS.
@@ -63,19 +76,22 @@ pub use self::session::{
 pub enum DtlsBackendKind {
     /// The system's OpenSSL; cargo feature `dtls-openssl`.
     OpenSsl,
+    /// The `dimpl` crate with AWS-LC; cargo feature `dtls-dimpl`.
+    Dimpl,
     /// The `webrtc-dtls` crate; cargo feature `dtls-webrtc`.
     WebRtc,
 }
 
 impl DtlsBackendKind {
     /// All kinds, whether part of this build or not, the preferred one first.
-    pub const ALL: [Self; 2] = [Self::OpenSsl, Self::WebRtc];
+    pub const ALL: [Self; 3] = [Self::OpenSsl, Self::Dimpl, Self::WebRtc];
 
     /// Whether this build contains the backend.
     #[must_use]
     pub const fn is_available(self) -> bool {
         match self {
             Self::OpenSsl => cfg!(feature = "dtls-openssl"),
+            Self::Dimpl => cfg!(feature = "dtls-dimpl"),
             Self::WebRtc => cfg!(feature = "dtls-webrtc"),
         }
     }
@@ -86,11 +102,12 @@ impl DtlsBackendKind {
         Self::ALL.into_iter().find(|kind| kind.is_available())
     }
 
-    /// The name used in configuration files: `openssl` or `webrtc`.
+    /// The name used in configuration files: `openssl`, `dimpl` or `webrtc`.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
             Self::OpenSsl => "openssl",
+            Self::Dimpl => "dimpl",
             Self::WebRtc => "webrtc",
         }
     }
@@ -115,5 +132,5 @@ impl FromStr for DtlsBackendKind {
 
 /// The name is none of [`DtlsBackendKind::ALL`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("unknown DTLS backend, expected openssl or webrtc")]
+#[error("unknown DTLS backend, expected openssl, dimpl or webrtc")]
 pub struct UnknownDtlsBackend;

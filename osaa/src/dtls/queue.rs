@@ -31,6 +31,39 @@ impl DatagramQueue {
         true
     }
 
+    /// Appends the datagram, of at most `longest` bytes, that `write` appends to the buffer. `None` from it takes back what
+    /// it has written. False, and nothing done, then, and when the datagram does not fit the bound.
+    #[cfg(feature = "_dtls-records")]
+    pub(super) fn push_with(
+        &mut self,
+        longest: usize,
+        write: impl FnOnce(&mut Vec<u8>) -> Option<()>,
+    ) -> bool {
+        if !self.has_room(longest) {
+            return false;
+        }
+        if self.bytes.capacity() == 0 {
+            self.bytes = spare::take();
+        }
+        let start = self.bytes.len();
+        self.bytes.extend_from_slice(&[0, 0]);
+        let written = write(&mut self.bytes).and_then(|()| {
+            let length = self.bytes.len().checked_sub(start + 2)?;
+            let length = u16::try_from(length).ok()?.to_be_bytes();
+            self.bytes
+                .get_mut(start..start + 2)?
+                .copy_from_slice(&length);
+            Some(())
+        });
+        if written.is_none() {
+            self.bytes.truncate(start);
+            if start == 0 {
+                self.clear();
+            }
+        }
+        written.is_some()
+    }
+
     /// Whether a datagram of that length fits the bound.
     pub(super) fn has_room(&self, length: usize) -> bool {
         self.bytes.len() + 2 + length <= QUEUE_LIMIT
@@ -50,12 +83,11 @@ impl DatagramQueue {
     }
 
     /// Bytes that wait, lengths included.
-    #[cfg(feature = "dtls-openssl")]
+    #[cfg(feature = "_dtls-records")]
     pub(super) fn waiting(&self) -> usize {
         self.bytes.len().saturating_sub(self.head)
     }
 
-    #[cfg(feature = "dtls-webrtc")]
     pub(super) fn is_empty(&self) -> bool {
         self.bytes.is_empty()
     }
@@ -117,6 +149,24 @@ mod tests {
         assert_eq!(queue.pop(<[u8]>::to_vec), Some(b"four".to_vec()));
         assert_eq!(queue.pop(<[u8]>::len), None);
         assert_eq!(queue.bytes.capacity(), 0, "an empty queue holds no buffer");
+    }
+
+    #[cfg(feature = "_dtls-records")]
+    #[test]
+    fn takes_back_what_was_not_meant() {
+        let mut queue = DatagramQueue::default();
+        let mut write = |text: &[u8], meant: bool| {
+            queue.push_with(text.len(), |bytes| {
+                bytes.extend_from_slice(text);
+                meant.then_some(())
+            })
+        };
+        assert!(!write(b"first", false));
+        assert!(write(b"second", true) && !write(b"third", false) && write(b"", true));
+        assert_eq!(queue.pop(<[u8]>::to_vec), Some(b"second".to_vec()));
+        assert_eq!(queue.pop(<[u8]>::to_vec), Some(Vec::new()));
+        assert!(queue.is_empty());
+        assert!(!queue.push_with(QUEUE_LIMIT, |_| Some(())));
     }
 
     #[test]

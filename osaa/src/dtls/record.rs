@@ -19,6 +19,8 @@ pub(super) const APPLICATION_DATA: u8 = 23;
 /// Handshake types, RFC 6347 section 4.3.2.
 pub(super) const CLIENT_HELLO: u8 = 1;
 pub(super) const HELLO_VERIFY_REQUEST: u8 = 3;
+#[cfg(feature = "dtls-dimpl")]
+pub(super) const CERTIFICATE: u8 = 11;
 const CERTIFICATE_REQUEST: u8 = 13;
 
 /// Bytes of a record's header.
@@ -191,6 +193,40 @@ pub(super) fn plain_alert(hello: &ClientHello<'_>, alert: Alert) -> Vec<u8> {
     out
 }
 
+/// A fatal alert in the clear, in the middle of a handshake. `sequence` is the record's number.
+#[cfg(feature = "dtls-dimpl")]
+pub(super) fn fatal_alert(sequence: u64, alert: Alert) -> [u8; RECORD_HEADER + 2] {
+    let [major, minor] = DTLS_1_2.to_be_bytes();
+    let [_, _, a, b, c, d, e, f] = sequence.to_be_bytes();
+    [
+        ALERT, major, minor, 0, 0, a, b, c, d, e, f, 0, 2, 2, alert.0,
+    ]
+}
+
+/// The ClientHello as it was before it carried a cookie: the first of its handshake, in one record.
+#[cfg(feature = "dtls-dimpl")]
+pub(super) fn without_cookie(record: &Record<'_>) -> Option<Vec<u8>> {
+    let mut message = Reader(record.fragment);
+    let &[kind, ..] = message.array::<12>()?;
+    let before = message.take(2 + 32)?;
+    let session_id = message.prefixed8()?;
+    message.prefixed8()?;
+    let mut body = before.to_vec();
+    body.push(u8::try_from(session_id.len()).ok()?);
+    body.extend_from_slice(session_id);
+    // No cookie.
+    body.push(0);
+    body.extend_from_slice(message.0);
+    let [_, a, b, c] = u32::try_from(body.len()).ok()?.to_be_bytes();
+    let mut out = record.bytes.get(..3)?.to_vec();
+    // Epoch and sequence number, and that of the message, are 0; the fragment is all of it.
+    out.extend_from_slice(&[0; 8]);
+    out.extend_from_slice(&u16::try_from(12 + body.len()).ok()?.to_be_bytes());
+    out.extend_from_slice(&[kind, a, b, c, 0, 0, 0, 0, 0, a, b, c]);
+    out.extend_from_slice(&body);
+    Some(out)
+}
+
 fn record_header(out: &mut Vec<u8>, content_type: u8, sequence: u64, length: u8) {
     out.push(content_type);
     out.extend_from_slice(&DTLS_1_0.to_be_bytes());
@@ -221,22 +257,22 @@ pub(crate) fn asks_for_certificate(datagram: &[u8]) -> bool {
         })
 }
 
-/// Header of a handshake fragment.
-#[cfg(any(feature = "dtls-openssl", feature = "dtls-webrtc"))]
-pub(super) struct FragmentHeader {
+/// A handshake fragment.
+#[cfg(feature = "_dtls")]
+pub(super) struct Fragment<'a> {
     pub(super) kind: u8,
     /// Length of the whole message.
     pub(super) total: usize,
     pub(super) message_sequence: u16,
     pub(super) offset: usize,
-    pub(super) length: usize,
+    pub(super) body: &'a [u8],
 }
 
 /// The handshake fragments of a record in the clear. An error is a fragment that is cut short.
-#[cfg(any(feature = "dtls-openssl", feature = "dtls-webrtc"))]
+#[cfg(feature = "_dtls")]
 pub(super) fn fragments<'a>(
     record: &Record<'a>,
-) -> impl Iterator<Item = Result<FragmentHeader, CutShort>> + use<'a> {
+) -> impl Iterator<Item = Result<Fragment<'a>, CutShort>> + use<'a> {
     let mut rest = Reader(record.fragment);
     std::iter::from_fn(move || {
         (!rest.0.is_empty()).then(|| {
@@ -250,11 +286,11 @@ pub(super) fn fragments<'a>(
 }
 
 /// A handshake fragment is longer than its record.
-#[cfg(any(feature = "dtls-openssl", feature = "dtls-webrtc"))]
+#[cfg(feature = "_dtls")]
 pub(super) struct CutShort;
 
 /// Cursor whose every read may fail.
-struct Reader<'a>(&'a [u8]);
+pub(super) struct Reader<'a>(pub(super) &'a [u8]);
 
 impl<'a> Reader<'a> {
     fn take(&mut self, count: usize) -> Option<&'a [u8]> {
@@ -292,18 +328,27 @@ impl<'a> Reader<'a> {
         self.take(usize::from(length))
     }
 
-    /// Reads a handshake fragment's header and passes over its body.
-    #[cfg(any(feature = "dtls-openssl", feature = "dtls-webrtc"))]
-    fn fragment(&mut self) -> Option<FragmentHeader> {
-        let header = FragmentHeader {
-            kind: self.u8()?,
-            total: self.u24()?,
-            message_sequence: self.u16()?,
-            offset: self.u24()?,
-            length: self.u24()?,
-        };
-        self.take(header.length)?;
-        Some(header)
+    #[cfg(feature = "dtls-dimpl")]
+    pub(super) fn prefixed24(&mut self) -> Option<&'a [u8]> {
+        let length = self.u24()?;
+        self.take(length)
+    }
+
+    /// Reads a handshake fragment.
+    #[cfg(feature = "_dtls")]
+    fn fragment(&mut self) -> Option<Fragment<'a>> {
+        let kind = self.u8()?;
+        let total = self.u24()?;
+        let message_sequence = self.u16()?;
+        let offset = self.u24()?;
+        let length = self.u24()?;
+        Some(Fragment {
+            kind,
+            total,
+            message_sequence,
+            offset,
+            body: self.take(length)?,
+        })
     }
 
     fn record(&mut self) -> Option<Record<'a>> {
@@ -418,6 +463,18 @@ pub(super) mod tests {
         fragment[12] -= 10;
         fragment.truncate(datagram.len() - 10);
         assert_eq!(parse(&fragment), None);
+    }
+
+    #[cfg(feature = "dtls-dimpl")]
+    #[test]
+    fn a_cookie_is_taken_out() {
+        let extensions = [0, 23, 0, 0];
+        let with = hello(&[9; 32], &extensions);
+        let record = records(&with).next().unwrap();
+        assert_eq!(without_cookie(&record), Some(hello(&[], &extensions)));
+        let clear = fatal_alert(7, Alert::UNKNOWN_CA);
+        let alert = records(&clear).next().unwrap();
+        assert_eq!((alert.sequence, alert.fragment), (7, &[2, 48][..]));
     }
 
     #[test]

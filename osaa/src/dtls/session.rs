@@ -1,6 +1,7 @@
 //! One DTLS association without I/O: the trait that every backend implements.
 
 use std::fmt;
+use std::ops::Range;
 use std::task::Waker;
 use std::time::Instant;
 
@@ -33,12 +34,20 @@ pub const QUEUE_LIMIT: usize = 256 * 1024;
 ///
 /// # Time
 ///
-/// `now` runs the handshake deadline. The retransmission timers of both libraries follow the clock of the
-/// system (OpenSSL) or of tokio (webrtc-dtls) instead: in a test with virtual time a handshake without
+/// `now` runs the handshake deadline, and with `dimpl` the retransmission timers. Those of the other libraries follow the
+/// clock of the system (OpenSSL) or of tokio (webrtc-dtls): in a test with virtual time a handshake without
 /// loss works, retransmissions do not come early.
 pub trait DtlsSession: Send + fmt::Debug {
     /// Takes one datagram from the peer.
     fn handle_datagram(&mut self, now: Instant, datagram: &[u8]);
+
+    /// Opens a datagram in place, without copying, if it is exactly one record of data and nothing waits before it.
+    /// What is [`NotData`](Opening::NotData) is untouched, and to be given to
+    /// [`handle_datagram`](Self::handle_datagram).
+    fn open(&mut self, datagram: &mut [u8]) -> Opening {
+        let _ = datagram;
+        Opening::NotData
+    }
 
     /// Writes the plaintext of the next data record to the front of `buf` and returns its length; `None`
     /// when there is none (yet). Boundaries of records are kept: a record longer than `buf` is dropped, never
@@ -52,6 +61,17 @@ pub trait DtlsSession: Send + fmt::Debug {
     /// Before the handshake has finished, after close, for a size out of range, and when the transmit queue
     /// is full. Nothing is sent then.
     fn send(&mut self, plaintext: &[u8]) -> Result<(), DtlsSendError>;
+
+    /// As [`send`](Self::send), but appends the datagram to `out` at once and returns its length. Zero: it was queued
+    /// behind others, or is sealed in the background, and comes by [`poll_transmit`](Self::poll_transmit).
+    ///
+    /// # Errors
+    ///
+    /// As for [`send`](Self::send).
+    fn seal(&mut self, plaintext: &[u8], out: &mut Vec<u8>) -> Result<usize, DtlsSendError> {
+        let _ = out;
+        self.send(plaintext).map(|()| 0)
+    }
 
     /// Appends the next datagram for the peer to `out` and returns its length; `None` when there is none.
     fn poll_transmit(&mut self, out: &mut Vec<u8>) -> Option<usize>;
@@ -73,10 +93,6 @@ pub trait DtlsSession: Send + fmt::Debug {
     /// changes nothing. During a handshake it is abandoned.
     fn close(&mut self, now: Instant);
 
-    /// Gives back memory that is only needed while data flows; the next record takes it again. For owners of many
-    /// associations, most of them idle.
-    fn release_buffers(&mut self) {}
-
     /// Where the association stands.
     fn state(&self) -> DtlsState;
 
@@ -85,6 +101,17 @@ pub trait DtlsSession: Send + fmt::Debug {
     fn address_proved(&self) -> bool {
         true
     }
+}
+
+/// What [`DtlsSession::open`] has done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Opening {
+    /// The plaintext is at these positions of the datagram.
+    Data(Range<usize>),
+    /// It was a repetition or a forgery; its bytes are now unspecified.
+    Dropped,
+    /// Nothing: it is something else, or several records.
+    NotData,
 }
 
 /// Where an association stands.

@@ -14,14 +14,26 @@ pub struct Pair {
     pub server: DtlsBackendKind,
 }
 
+impl Pair {
+    /// Whether either end is that backend.
+    pub fn has(self, kind: DtlsBackendKind) -> bool {
+        self.client == kind || self.server == kind
+    }
+}
+
 /// Instantiates `async fn name(pair: Pair)` tests for every pair of backends in this build.
 #[macro_export]
 macro_rules! for_all_pairs {
     ($($(#[$attribute:meta])* $name:ident),* $(,)?) => {
         $crate::for_all_pairs!(@pair openssl_to_openssl, OpenSsl, OpenSsl, feature = "dtls-openssl", [$($(#[$attribute])* $name,)*]);
-        $crate::for_all_pairs!(@pair webrtc_to_webrtc, WebRtc, WebRtc, feature = "dtls-webrtc", [$($(#[$attribute])* $name,)*]);
+        $crate::for_all_pairs!(@pair openssl_to_dimpl, OpenSsl, Dimpl, all(feature = "dtls-openssl", feature = "dtls-dimpl"), [$($(#[$attribute])* $name,)*]);
         $crate::for_all_pairs!(@pair openssl_to_webrtc, OpenSsl, WebRtc, all(feature = "dtls-openssl", feature = "dtls-webrtc"), [$($(#[$attribute])* $name,)*]);
-        $crate::for_all_pairs!(@pair webrtc_to_openssl, WebRtc, OpenSsl, all(feature = "dtls-openssl", feature = "dtls-webrtc"), [$($(#[$attribute])* $name,)*]);
+        $crate::for_all_pairs!(@pair dimpl_to_openssl, Dimpl, OpenSsl, all(feature = "dtls-dimpl", feature = "dtls-openssl"), [$($(#[$attribute])* $name,)*]);
+        $crate::for_all_pairs!(@pair dimpl_to_dimpl, Dimpl, Dimpl, feature = "dtls-dimpl", [$($(#[$attribute])* $name,)*]);
+        $crate::for_all_pairs!(@pair dimpl_to_webrtc, Dimpl, WebRtc, all(feature = "dtls-dimpl", feature = "dtls-webrtc"), [$($(#[$attribute])* $name,)*]);
+        $crate::for_all_pairs!(@pair webrtc_to_openssl, WebRtc, OpenSsl, all(feature = "dtls-webrtc", feature = "dtls-openssl"), [$($(#[$attribute])* $name,)*]);
+        $crate::for_all_pairs!(@pair webrtc_to_dimpl, WebRtc, Dimpl, all(feature = "dtls-webrtc", feature = "dtls-dimpl"), [$($(#[$attribute])* $name,)*]);
+        $crate::for_all_pairs!(@pair webrtc_to_webrtc, WebRtc, WebRtc, feature = "dtls-webrtc", [$($(#[$attribute])* $name,)*]);
     };
     (@pair $module:ident, $client:ident, $server:ident, $cfg:meta, [$($(#[$attribute:meta])* $name:ident,)*]) => {
         #[cfg($cfg)]

@@ -67,6 +67,19 @@ impl Pki {
         })
     }
 
+    /// A leaf of an authority below the test authority, with the certificate of that one behind its own.
+    pub fn behind_an_intermediate(&self, purpose: Purpose) -> Leaf {
+        let (params, key) = Authority::params("intermediate authority");
+        let pem = params.signed_by(&key, &self.ca.issuer).unwrap().pem();
+        let intermediate = Authority {
+            pem,
+            issuer: Issuer::new(params, key),
+        };
+        let mut leaf = intermediate.leaf(purpose, |_| {});
+        leaf.chain += &intermediate.pem;
+        leaf
+    }
+
     pub fn unknown_issuer(&self, purpose: Purpose) -> Leaf {
         self.other_ca.leaf(purpose, |_| {})
     }
@@ -74,16 +87,20 @@ impl Pki {
 
 impl Authority {
     fn new(name: &str) -> Self {
-        let mut params = CertificateParams::new(Vec::<String>::new()).unwrap();
-        params.distinguished_name.push(DnType::CommonName, name);
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        let key = KeyPair::generate().unwrap();
+        let (params, key) = Self::params(name);
         let pem = params.self_signed(&key).unwrap().pem();
         Self {
             pem,
             issuer: Issuer::new(params, key),
         }
+    }
+
+    fn params(name: &str) -> (CertificateParams, KeyPair) {
+        let mut params = CertificateParams::new(Vec::<String>::new()).unwrap();
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        (params, KeyPair::generate().unwrap())
     }
 
     pub fn leaf(&self, purpose: Purpose, change: impl FnOnce(&mut CertificateParams)) -> Leaf {

@@ -270,6 +270,11 @@ impl World {
         self.conditions = before;
     }
 
+    /// Loses all that was sent and not delivered.
+    pub fn drop_what_is_on_the_wire(&mut self) {
+        self.network.clear();
+    }
+
     fn next_deadline(&self) -> Option<Instant> {
         self.clients
             .iter()

@@ -15,7 +15,7 @@ use std::time::Instant;
 
 use tracing::debug;
 
-pub use self::report::{DtlsEndpointEvent, DtlsEndpointStats, DtlsTransmit};
+pub use self::report::{DtlsEndpointEvent, DtlsEndpointStats, DtlsTransmit, Opened};
 pub use self::table::AssociationKey;
 
 use self::ready::ReadyQueue;
@@ -26,7 +26,7 @@ use super::cookie::CookieJar;
 use super::record::{self, AlpnOffer, ClientHello, Record};
 use super::{
     Alert, DtlsEndpointLimits, DtlsError, DtlsEvent, DtlsSendError, DtlsServerConfig, DtlsSession,
-    DtlsState,
+    DtlsState, Opening,
 };
 
 /// All DTLS associations of one UDP socket, without the socket.
@@ -42,9 +42,11 @@ use super::{
 /// sleep until poll_timeout(), then handle_timeout(now)
 /// ```
 ///
+/// [`open`](Self::open) and [`seal`](Self::seal) do the same for single records of data without queues between.
+///
 /// # What a stranger costs
 ///
-/// With the `openssl` backend nothing: a ClientHello without a valid cookie is answered by a
+/// With the `openssl` and `dimpl` backends nothing: a ClientHello without a valid cookie is answered by a
 /// HelloVerifyRequest (60 bytes, shorter than the hello) whose cookie is an HMAC over the peer's address, and forgotten.
 /// State is made only for a hello that brings the cookie back.
 ///
@@ -68,8 +70,6 @@ pub struct DtlsServerEndpoint {
     ready: Arc<ReadyQueue>,
     /// Associations with datagrams to send; each at most once.
     transmit: VecDeque<AssociationKey>,
-    /// Associations that keep their library's buffers, the longest used first; bounded by the limits.
-    warm: VecDeque<AssociationKey>,
     /// Datagrams without an association; bounded by the limits.
     stateless: VecDeque<(SocketAddr, Vec<u8>)>,
     events: VecDeque<DtlsEndpointEvent>,
@@ -120,7 +120,6 @@ impl DtlsServerEndpoint {
             table: Table::default(),
             ready: Arc::default(),
             transmit: VecDeque::new(),
-            warm: VecDeque::new(),
             stateless: VecDeque::new(),
             events: VecDeque::new(),
             stats: DtlsEndpointStats::default(),
@@ -173,6 +172,28 @@ impl DtlsServerEndpoint {
         taken
     }
 
+    /// Takes a datagram, and opens it in place if it is data of a connected association: the short way, without a copy.
+    pub fn open<'d>(
+        &mut self,
+        now: Instant,
+        peer: SocketAddr,
+        datagram: &'d mut [u8],
+    ) -> Opened<'d> {
+        if datagram.first() == Some(&record::APPLICATION_DATA)
+            && let Some(association) = self.table.current(peer)
+        {
+            let key = association.key;
+            match association.session.open(datagram) {
+                Opening::Data(range) if !range.is_empty() => {
+                    return Opened::Data(key, datagram.get_mut(range).unwrap_or_default());
+                }
+                Opening::Data(_) | Opening::Dropped => return Opened::Fed(Some(key)),
+                Opening::NotData => {}
+            }
+        }
+        Opened::Fed(self.handle_datagram(now, peer, datagram))
+    }
+
     /// Writes the next received plaintext of the association to the front of `buf`, as
     /// [`DtlsSession::recv`](super::DtlsSession::recv) does. `None` when there is none or the key is not valid (any
     /// more).
@@ -198,10 +219,32 @@ impl DtlsServerEndpoint {
             association.transmit_queued = true;
             self.transmit.push_back(key);
         }
-        if !association.warm {
-            self.keep_warm(key);
-        }
         Ok(())
+    }
+
+    /// Seals one record for the association's peer and appends the datagram to `out`: the short way. `None`: it comes by
+    /// [`poll_transmit`](Self::poll_transmit), since the backend seals in the background.
+    ///
+    /// # Errors
+    ///
+    /// As for [`send`](Self::send).
+    pub fn seal(
+        &mut self,
+        key: AssociationKey,
+        plaintext: &[u8],
+        out: &mut Vec<u8>,
+    ) -> Result<Option<DtlsTransmit>, DtlsSendError> {
+        let association = self.table.get_mut(key).ok_or(DtlsSendError::Closed)?;
+        let len = association.session.seal(plaintext, out)?;
+        if len > 0 {
+            let peer = association.peer;
+            return Ok(Some(DtlsTransmit { peer, len }));
+        }
+        if !association.transmit_queued {
+            association.transmit_queued = true;
+            self.transmit.push_back(key);
+        }
+        Ok(None)
     }
 
     /// Appends the next datagram to `out`; `None` when there is none.
@@ -326,7 +369,6 @@ impl DtlsServerEndpoint {
         if let Some(association) = self.table.get_mut(key) {
             association.session.set_waker(&self.ready.waker(key));
         }
-        self.keep_warm(key);
         self.settle(key);
         Some(key)
     }
@@ -489,28 +531,10 @@ impl DtlsServerEndpoint {
         let after = association.session.state();
         if before == DtlsState::Connected && after == DtlsState::Connected {
             // The way of all data: whatever else it brings is seen when `recv` comes to its end.
-            if !association.warm {
-                self.keep_warm(key);
-            }
             return Some(key);
         }
         self.settle(key);
         (after == DtlsState::Connected).then_some(key)
-    }
-
-    /// Lets an association keep its library's buffers, in the place of the one that has kept them longest.
-    fn keep_warm(&mut self, key: AssociationKey) {
-        if let Some(association) = self.table.get_mut(key) {
-            association.warm = true;
-            self.warm.push_back(key);
-        }
-        if self.warm.len() > self.limits.warm
-            && let Some(longest) = self.warm.pop_front()
-            && let Some(association) = self.table.get_mut(longest)
-        {
-            association.warm = false;
-            association.session.release_buffers();
-        }
     }
 
     /// Collects what a session has to say after it was given something.
@@ -533,7 +557,6 @@ impl DtlsServerEndpoint {
                             error: DtlsError::Replaced,
                         });
                     }
-                    self.keep_warm(key);
                     self.events.push_back(DtlsEndpointEvent::Connected {
                         key,
                         peer,

@@ -15,6 +15,16 @@ pub struct DtlsTransmit {
     pub len: usize,
 }
 
+/// What became of a datagram.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Opened<'d> {
+    /// It was data of the association; this is the plaintext.
+    Data(AssociationKey, &'d mut [u8]),
+    /// It was handled as by [`DtlsServerEndpoint::handle_datagram`](super::DtlsServerEndpoint::handle_datagram), which says
+    /// what may have data.
+    Fed(Option<AssociationKey>),
+}
+
 /// What happened at an endpoint.
 #[derive(Debug)]
 #[non_exhaustive]

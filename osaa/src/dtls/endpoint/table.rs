@@ -9,6 +9,8 @@ use std::time::Instant;
 use slab::Slab;
 
 use super::super::DtlsSession;
+use crate::datagram::{LAST_RUNS, slot_of};
+
 use super::source::{Prefix, PrefixCounts};
 
 /// Names one association of one endpoint for ever: keys are not reused.
@@ -44,8 +46,6 @@ pub(super) struct Association {
     armed: Option<Instant>,
     /// Whether its key waits in the endpoint's transmit queue.
     pub(super) transmit_queued: bool,
-    /// Whether it is in the endpoint's list of those that keep their library's buffers.
-    pub(super) warm: bool,
 }
 
 /// The associations of one peer address.
@@ -57,15 +57,35 @@ pub(super) struct PeerEntry {
     pub(super) pending: Option<AssociationKey>,
 }
 
-#[derive(Default)]
+/// Entries of the table of recent peers.
+const RECENT: usize = LAST_RUNS;
+
 pub(super) struct Table {
     associations: Slab<Association>,
     peers: HashMap<SocketAddr, PeerEntry>,
+    /// Connected associations by a cheap hash of their peer: a short cut past `peers`, whose hash nobody can predict. Those
+    /// that collide go the long way.
+    recent: Box<[Option<AssociationKey>; RECENT]>,
     half_open: BTreeMap<u64, AssociationKey>,
     half_open_by_prefix: PrefixCounts,
     deadlines: BTreeSet<(Instant, AssociationKey)>,
     next_generation: u32,
     next_age: u64,
+}
+
+impl Default for Table {
+    fn default() -> Self {
+        Self {
+            associations: Slab::new(),
+            peers: HashMap::new(),
+            recent: Box::new([None; RECENT]),
+            half_open: BTreeMap::new(),
+            half_open_by_prefix: PrefixCounts::default(),
+            deadlines: BTreeSet::new(),
+            next_generation: 0,
+            next_age: 0,
+        }
+    }
 }
 
 impl Table {
@@ -83,6 +103,26 @@ impl Table {
 
     pub(super) fn peer(&self, peer: SocketAddr) -> PeerEntry {
         self.peers.get(&peer).copied().unwrap_or_default()
+    }
+
+    /// The association that carries a peer's data.
+    pub(super) fn current(&mut self, peer: SocketAddr) -> Option<&mut Association> {
+        let slot = slot_of(peer);
+        let is_current =
+            |association: &Association| association.peer == peer && association.half_open.is_none();
+        let recent = self.recent.get(slot).copied().flatten();
+        let known = recent.filter(|key| self.get(*key).is_some_and(is_current));
+        let key = match known {
+            Some(key) => key,
+            None => {
+                let key = self.peer(peer).current?;
+                if let Some(entry) = self.recent.get_mut(slot) {
+                    *entry = Some(key);
+                }
+                key
+            }
+        };
+        self.get_mut(key)
     }
 
     pub(super) fn get(&self, key: AssociationKey) -> Option<&Association> {
@@ -128,7 +168,6 @@ impl Table {
             half_open: Some(age),
             armed: None,
             transmit_queued: false,
-            warm: false,
         });
         self.half_open.insert(age, key);
         self.half_open_by_prefix.add(peer.ip().into());

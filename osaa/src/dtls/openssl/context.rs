@@ -8,7 +8,7 @@ use openssl::error::ErrorStack;
 use openssl::ex_data::Index;
 use openssl::pkey::{Id, PKey, Private};
 use openssl::ssl::{
-    AlpnError, Ssl, SslContext, SslContextBuilder, SslMethod, SslMode, SslOptions, SslRef,
+    AlpnError, Ssl, SslContext, SslContextBuilder, SslMethod, SslOptions, SslRef,
     SslSessionCacheMode, SslVerifyMode, SslVersion,
 };
 use openssl::stack::{Stack, StackRef};
@@ -24,11 +24,12 @@ use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use crate::cert::{
     ALPN, CertificateError, ClientAuth, ClientSecurity, Identity, PeerIdentity, ServerSecurity,
 };
+use crate::dtls::association::Association;
 use crate::dtls::config::{ClientBackend, ServerBackend};
 use crate::dtls::{DtlsBackendKind, DtlsConfigError, DtlsError, DtlsOptions, DtlsSession};
 
 use super::ffi;
-use super::session::OpenSslSession;
+use super::handshake::OpenSslHandshake;
 
 /// `tscf` as a list of one protocol, RFC 7301 section 3.1.
 const ALPN_LIST: &[u8] = b"\x04tscf";
@@ -72,11 +73,7 @@ impl Client {
         })
     }
 
-    fn start(
-        &self,
-        now: Instant,
-        name: &ServerName<'static>,
-    ) -> Result<OpenSslSession, ErrorStack> {
+    fn start(&self, name: &ServerName<'static>) -> Result<OpenSslHandshake, ErrorStack> {
         let role = Role::Client {
             security: self.security.clone(),
             name: name.clone(),
@@ -91,7 +88,7 @@ impl Client {
             ssl.set_hostname(name.as_ref())?;
         }
         ssl.set_connect_state();
-        OpenSslSession::new(ssl, now, self.options.handshake_timeout)
+        OpenSslHandshake::new(ssl)
     }
 }
 
@@ -101,8 +98,10 @@ impl ClientBackend for Client {
         now: Instant,
         name: &ServerName<'static>,
     ) -> Result<Box<dyn DtlsSession>, DtlsConfigError> {
-        let mut session = self.start(now, name).map_err(backend)?;
-        session.advance(now);
+        let handshake = self.start(name).map_err(backend)?;
+        let timeout = self.options.handshake_timeout;
+        let mut session = Association::new(now, timeout, true, handshake);
+        session.advance(now, |handshake| handshake.advance(now));
         Ok(Box::new(session))
     }
 }
@@ -152,14 +151,14 @@ impl Server {
         })
     }
 
-    fn start(&self, now: Instant, cookie: &[u8]) -> Result<OpenSslSession, ErrorStack> {
+    fn start(&self, cookie: &[u8]) -> Result<OpenSslHandshake, ErrorStack> {
         let role = Role::Server {
             security: self.security.clone(),
         };
         let data = SessionData::new(role, &self.options, cookie);
         let mut ssl = new_ssl(&self.ctx, &self.options, data)?;
         ssl.set_accept_state();
-        OpenSslSession::new(ssl, now, self.options.handshake_timeout)
+        OpenSslHandshake::new(ssl)
     }
 }
 
@@ -175,10 +174,12 @@ impl ServerBackend for Server {
         hello: &[u8],
         cookie: &[u8],
     ) -> Result<Box<dyn DtlsSession>, DtlsError> {
-        let mut session = self
-            .start(now, cookie)
+        let handshake = self
+            .start(cookie)
             .map_err(|error| DtlsError::Backend(error.to_string()))?;
-        session.listen(now, hello)?;
+        let timeout = self.options.handshake_timeout;
+        let mut session = Association::new(now, timeout, false, handshake);
+        session.advance(now, |handshake| handshake.listen(now, hello));
         Ok(Box::new(session))
     }
 }
@@ -197,8 +198,6 @@ fn context() -> Result<SslContextBuilder, ErrorStack> {
             | SslOptions::NO_QUERY_MTU,
     );
     ctx.set_session_cache_mode(SslSessionCacheMode::OFF);
-    // OpenSSL 3.0 heeds it for TLS only; until it does for DTLS, `release_buffers` does the work.
-    ctx.set_mode(SslMode::RELEASE_BUFFERS);
     ffi::set_verifier::<OurVerifier>(&mut ctx);
     Ok(ctx)
 }

@@ -26,8 +26,6 @@ type TimerCallback = unsafe extern "C" fn(*mut SSL, c_uint) -> c_uint;
 // libssl and libcrypto are linked by openssl-sys; all of these exist since OpenSSL 1.1.1.
 unsafe extern "C" {
     fn DTLSv1_listen(ssl: *mut SSL, client: *mut BIO_ADDR) -> c_int;
-    fn SSL_alloc_buffers(ssl: *mut SSL) -> c_int;
-    fn SSL_free_buffers(ssl: *mut SSL) -> c_int;
     fn DTLS_set_timer_cb(ssl: *mut SSL, callback: TimerCallback);
     fn BIO_ADDR_new() -> *mut BIO_ADDR;
     fn BIO_ADDR_free(address: *mut BIO_ADDR);
@@ -53,19 +51,6 @@ pub(super) fn listen(ssl: &SslRef) -> bool {
     // SAFETY: made above, not freed yet, and DTLSv1_listen does not keep it.
     unsafe { BIO_ADDR_free(address) };
     result == 1
-}
-
-/// Gives the record buffers (some 34 KiB) back, unless one holds something. Before the next write
-/// [`alloc_buffers`] must be called.
-pub(super) fn free_buffers(ssl: &SslRef) -> bool {
-    // SAFETY: the SSL is valid.
-    unsafe { SSL_free_buffers(ssl.as_ptr()) == 1 }
-}
-
-/// Makes sure that the record buffers are there. False when memory is short.
-pub(super) fn alloc_buffers(ssl: &SslRef) -> bool {
-    // SAFETY: the SSL is valid.
-    unsafe { SSL_alloc_buffers(ssl.as_ptr()) == 1 }
 }
 
 /// Time until the retransmission timer is due; `None` when it is not running.

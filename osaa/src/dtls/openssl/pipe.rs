@@ -2,13 +2,14 @@
 
 use std::io::{self, Read, Write};
 
+use crate::dtls::handshake::Outgoing;
 use crate::dtls::queue::DatagramQueue;
 
 /// One read is one datagram and one write is one datagram, as on a UDP socket.
 #[derive(Default)]
 pub(super) struct Pipe {
     pub(super) inbound: DatagramQueue,
-    pub(super) outbound: DatagramQueue,
+    pub(super) outgoing: Outgoing,
 }
 
 impl Read for Pipe {
@@ -28,8 +29,7 @@ impl Read for Pipe {
 
 impl Write for Pipe {
     fn write(&mut self, datagram: &[u8]) -> io::Result<usize> {
-        // A full queue loses the datagram, as a network may; retransmission or the caller copes.
-        let _ = self.outbound.push(datagram);
+        self.outgoing.push(datagram);
         Ok(datagram.len())
     }
 

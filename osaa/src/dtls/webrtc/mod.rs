@@ -36,6 +36,7 @@ use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use tokio::runtime::Handle;
 use webrtc_dtls::cipher_suite::CipherSuiteId;
 use webrtc_dtls::config::{ClientAuthType, Config, ExtendedMasterSecretType};
+use webrtc_dtls::extension::extension_use_srtp::SrtpProtectionProfile;
 
 use crate::cert::{CertificateError, ClientAuth, ClientSecurity, PeerIdentity, ServerSecurity};
 
@@ -120,6 +121,11 @@ impl Server {
                     ClientAuth::Optional(_) => ClientAuthType::RequestClientCert,
                     ClientAuth::Required(_) => ClientAuthType::RequireAnyClientCert,
                 },
+                // Clients by dimpl always offer it, and an offer that finds nothing is refused. Nobody uses the keys.
+                srtp_protection_profiles: vec![
+                    SrtpProtectionProfile::Srtp_Aead_Aes_128_Gcm,
+                    SrtpProtectionProfile::Srtp_Aes128_Cm_Hmac_Sha1_80,
+                ],
                 ..base(options)
             },
             security: security.clone(),
