@@ -8,7 +8,7 @@
 //!        v                   v                       v                          v
 //!   stream::StreamTransport  DatagramTransport  stream::StreamTransport   dtls::DtlsServerEndpoint
 //!        |                        |                                             |
-//!        +---- tls (rustls) ------+---- dtls::DtlsSession (OpenSSL, webrtc-dtls)+
+//!        +---- tls (rustls) ------+-- dtls::DtlsSession (OpenSSL, dimpl, webrtc)+
 //!                                 |
 //!                        cert: identities, trust, verification, for all of them
 //! ```
@@ -31,7 +31,7 @@
 //! Each buffer and table states its bound where it is declared. What strangers cause is counted and logged
 //! sparingly, and is never an error of the caller's.
 //!
-//! Cargo features choose the DTLS libraries: `dtls-openssl` (default) and `dtls-webrtc`. `tun` adds TUN devices.
+//! Cargo features choose the DTLS libraries: `dtls-openssl` (default), `dtls-dimpl` and `dtls-webrtc`. `tun` adds TUN devices.
 
 pub mod cert;
 pub mod client;

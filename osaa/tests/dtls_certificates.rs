@@ -68,7 +68,7 @@ async fn expect_that_it_gives_up(world: &mut World, client: usize) {
         })
         .await;
     let error = world.clients[client].error.as_ref().unwrap();
-    assert!(matches!(error, DtlsError::Protocol(_)), "{error:?}");
+    assert!(matches!(error, DtlsError::Alert(_)), "{error:?}");
     let told = &world.ended[0].1;
     assert!(matches!(told, DtlsError::Alert(_)), "{told:?}");
 }

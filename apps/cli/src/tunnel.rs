@@ -44,7 +44,7 @@ pub struct TunnelArgs {
     pub token_file: Option<PathBuf>,
 
     /// Library that does DTLS.
-    #[arg(long, value_name = "NAME", value_parser = ["openssl", "webrtc"])]
+    #[arg(long, value_name = "NAME", value_parser = ["openssl", "dimpl", "webrtc"])]
     pub dtls_backend: Option<String>,
 
     /// Write inner packets and control messages to this pcapng file, for Wireshark. It holds what is said.

@@ -217,16 +217,17 @@ impl SendBatch {
         }
         let start = self.bytes.len();
         self.bytes.extend_from_slice(payload);
-        self.add(peer, source, start)
+        self.add(peer, source, mark, start)
     }
 
-    /// As [`push`](Self::push), with a datagram of at most `longest` bytes that `write` appends to the buffer: so it is
+    /// As [`push_marked`](Self::push_marked), with a datagram of at most `longest` bytes that `write` appends to the buffer: so it is
     /// made where it leaves from. `write` may append nothing, and then nothing is sent. `None` if there is no room for
     /// `longest` bytes, then `write` was not called.
     pub fn push_with<R>(
         &mut self,
         peer: SocketAddr,
         source: Option<IpAddr>,
+        mark: Option<Dscp>,
         longest: usize,
         write: impl FnOnce(&mut Vec<u8>) -> R,
     ) -> Option<R> {
@@ -236,13 +237,19 @@ impl SendBatch {
         let start = self.bytes.len();
         let result = write(&mut self.bytes);
         if self.bytes.len() > start {
-            self.add(peer, source, start);
+            self.add(peer, source, mark, start);
         }
         Some(result)
     }
 
     /// Takes the bytes from `start` to the end for a datagram; always true.
-    fn add(&mut self, peer: SocketAddr, source: Option<IpAddr>, start: usize) -> bool {
+    fn add(
+        &mut self,
+        peer: SocketAddr,
+        source: Option<IpAddr>,
+        mark: Option<Dscp>,
+        start: usize,
+    ) -> bool {
         let len = self.bytes.len().saturating_sub(start);
         let index = self.datagrams.len();
         self.datagrams.push(Waiting {
@@ -469,11 +476,11 @@ mod tests {
     fn datagrams_are_made_in_place() {
         let mut batch = SendBatch::new(300);
         let write = |bytes: &mut Vec<u8>| bytes.extend_from_slice(&[7; 100]);
-        assert!(batch.push_with(peer(1), None, 137, write).is_some());
-        assert!(batch.push_with(peer(1), None, 137, |_| ()).is_some());
-        assert!(batch.push_with(peer(1), None, 137, write).is_some());
+        assert!(batch.push_with(peer(1), None, None, 137, write).is_some());
+        assert!(batch.push_with(peer(1), None, None, 137, |_| ()).is_some());
+        assert!(batch.push_with(peer(1), None, None, 137, write).is_some());
         assert!(
-            batch.push_with(peer(1), None, 137, write).is_none(),
+            batch.push_with(peer(1), None, None, 137, write).is_none(),
             "no room"
         );
         assert_eq!(runs(&batch), [(1, 2, vec![7; 200])]);

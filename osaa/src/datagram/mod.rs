@@ -13,6 +13,6 @@ mod pressure;
 mod socket;
 
 pub use batch::{Datagram, MAX_SLOTS, RecvBatch, SendBatch};
-pub use pressure::{Pressure, Shed};
 pub(crate) use batch::{LAST_RUNS, slot_of};
+pub use pressure::{Pressure, Shed};
 pub use socket::{DatagramOptions, DatagramSocket, DatagramStats};

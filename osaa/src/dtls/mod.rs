@@ -1,31 +1,38 @@
-//! DTLS 1.2 without I/O, by one of several libraries.
+//! DTLS 1.2 without I/O, with handshakes by one of several libraries.
 //!
 //! ```text
 //!  datagrams in/out             DtlsServerEndpoint            by peer address: stateless cookie,
 //!  (one UDP socket)  <------->  (many associations)           caps, deadlines, takeover
 //!                                     | one each
 //!  (connected socket) <------->  DtlsSession (trait)          one association, client or server
-//!                               /                 \
-//!                       openssl                    webrtc
-//!            C state machine over memory      tokio tasks over channels
+//!                              /                    \
+//!                        association               webrtc
+//!             handshake: openssl | dimpl       tokio tasks over channels
+//!             then records of our own
 //! ```
 //!
-//! Both backends verify certificates by [`crate::cert`], as TLS does, so that the same mistake is the same
-//! error over every transport, and both keep the rules of the specification: mutual authentication where
-//! configured, ALPN `tscf` offered, its absence accepted, another one refused (spec 8.4).
+//! With OpenSSL and `dimpl` only the handshake is the library's. Then it hands over the keys and goes, and records are sealed
+//! and opened here, in place. `docs/dtls.md` compares the libraries.
 //!
-//! Which backends exist is decided at build time by the features `dtls-openssl` and `dtls-webrtc`, which one is
-//! used at run time by [`DtlsBackendKind`]. With neither feature all of this still compiles and
+//! All backends verify certificates by [`crate::cert`], as TLS does, so that the same mistake is the same
+//! error over every transport, and keep the rules of the specification: mutual authentication where
+//! configured, ALPN `tscf` offered where the library can, its absence accepted, another one refused (spec 8.4).
+//!
+//! Which backends exist is decided at build time by the features `dtls-openssl`, `dtls-dimpl` and `dtls-webrtc`, which one is
+//! used at run time by [`DtlsBackendKind`]. Without any of them all of this still compiles and
 //! every use reports [`DtlsConfigError::Unavailable`].
 //!
-//! | | `openssl` | `webrtc` |
-//! | --- | --- | --- |
-//! | own certificates | RSA, ECDSA; clients also Ed25519 | ECDSA P-256, Ed25519 |
-//! | peers' certificates | RSA, ECDSA, Ed25519 | RSA, ECDSA, Ed25519 |
-//! | state before the address is proved | none | one session, bounded by caps and rate limits |
-//! | ALPN | negotiated | neither sent nor seen by the library; a foreign offer is refused by the endpoint |
-//! | longest record received | 16 384 bytes | 8 155 bytes |
-//! | needs a tokio runtime | no | yes |
+//! | | `openssl` | `dimpl` | `webrtc` |
+//! | --- | --- | --- | --- |
+//! | own certificates | RSA, ECDSA; clients also Ed25519 | ECDSA P-256, P-384; no intermediate ones | ECDSA P-256, Ed25519 |
+//! | peers' certificates | RSA, ECDSA, Ed25519 | ECDSA P-256, P-384 | RSA, ECDSA, Ed25519 |
+//! | client certificates | none, optional, required | none, required | none, optional, required |
+//! | state before the address is proved | none | none | one session, bounded by caps and rate limits |
+//! | ALPN | negotiated | neither sent nor seen | neither sent nor seen |
+//! | longest record received | 16 384 bytes | 16 384 bytes | 8 155 bytes |
+//! | needs a tokio runtime | no | no | yes |
+//!
+//! What a library does not see of ALPN the endpoint does: it refuses a foreign offer.
 
 #[cfg(feature = "_dtls-records")]
 mod association;

@@ -198,7 +198,7 @@ impl Opener {
         let explicit = explicit
             .first_chunk()
             .copied()
-            .unwrap_or(epoch_and_sequence.to_be_bytes());
+            .unwrap_or_else(|| epoch_and_sequence.to_be_bytes());
         self.cipher
             .key
             .open_in_place(
@@ -299,7 +299,9 @@ mod tests {
         for suite in ALL {
             let (mut sealer, mut opener) = pair(suite);
             for length in [0, 1, 200, MAX_PLAINTEXT] {
-                let plaintext: Vec<u8> = (0..length).map(|i| (i % 251) as u8).collect();
+                let plaintext: Vec<u8> = (0..length)
+                    .map(|i| u8::try_from(i % 251).unwrap())
+                    .collect();
                 let mut record = b"before".to_vec();
                 let added = sealer.seal(23, &plaintext, &mut record).unwrap();
                 let mut record = record.split_off(6);

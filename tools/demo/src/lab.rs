@@ -217,9 +217,12 @@ dtls-backend = "{backend}"
             .ports()
             .iter()
             .filter(|port| port.interface == side.realm() && port.transport == transport);
-        // Each side lists its port by OpenSSL first.
-        let port = if transport == Transport::Dtls && backend == DtlsBackendKind::WebRtc {
-            ports.next_back()
+        // Each side lists the ports of its back ends in their order.
+        let port = if transport == Transport::Dtls {
+            let mut built = DtlsBackendKind::ALL
+                .into_iter()
+                .filter(|backend| backend.is_available());
+            ports.nth(built.position(|built| built == backend)?)
         } else {
             ports.next()
         }?;

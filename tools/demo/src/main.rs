@@ -45,7 +45,7 @@ struct Args {
     transport: Vec<Transport>,
 
     /// Library that does DTLS, at both ends.
-    #[arg(long, value_name = "openssl|webrtc")]
+    #[arg(long, value_name = "openssl|dimpl|webrtc")]
     dtls_backend: Option<DtlsBackendKind>,
 
     /// Calls at the same time on each leg.

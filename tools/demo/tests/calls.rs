@@ -106,6 +106,11 @@ async fn a_call_over_dtls_by_openssl_is_bit_exact_both_ways() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_over_dtls_by_dimpl_is_bit_exact_both_ways() {
+    recorded_leg(Transport::Dtls, DtlsBackendKind::Dimpl).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_call_over_dtls_by_webrtc_is_bit_exact_both_ways() {
     recorded_leg(Transport::Dtls, DtlsBackendKind::WebRtc).await;
 }

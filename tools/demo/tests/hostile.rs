@@ -333,6 +333,7 @@ async fn a_wrong_certificate_of_either_side_is_told_apart() {
     for way in [
         (Transport::Tls, OPENSSL),
         (Transport::Dtls, OPENSSL),
+        (Transport::Dtls, DtlsBackendKind::Dimpl),
         (Transport::Dtls, DtlsBackendKind::WebRtc),
     ] {
         // A server that the client does not trust: final, and the authentication code.

@@ -39,6 +39,7 @@ async fn open(builder: TunnelBuilder) -> Tunnel {
 /// Every transport, DTLS by each back end.
 fn legs() -> Vec<(Transport, DtlsBackendKind)> {
     let mut legs: Vec<_> = Transport::ALL.map(|transport| (transport, OPENSSL)).into();
+    legs.push((Transport::Dtls, DtlsBackendKind::Dimpl));
     legs.push((Transport::Dtls, DtlsBackendKind::WebRtc));
     legs
 }

@@ -43,6 +43,7 @@ fn lab(workers: usize) -> Lab {
 fn legs() -> Vec<(Transport, DtlsBackendKind)> {
     let openssl = DtlsBackendKind::OpenSsl;
     let mut legs: Vec<_> = Transport::ALL.map(|transport| (transport, openssl)).into();
+    legs.push((Transport::Dtls, DtlsBackendKind::Dimpl));
     legs.push((Transport::Dtls, DtlsBackendKind::WebRtc));
     legs
 }

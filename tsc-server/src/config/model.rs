@@ -409,6 +409,9 @@ keywords! {
     pub enum DtlsBackend {
         /// OpenSSL: RSA and ECDSA certificates, stateless cookie. The default.
         Openssl = "openssl",
+        /// The `dimpl` crate: ECDSA P-256 and P-384 certificates only, no intermediate ones, no optional client
+        /// certificates; stateless cookie.
+        Dimpl = "dimpl",
         /// The `webrtc-dtls` crate: ECDSA P-256 and Ed25519 certificates only.
         Webrtc = "webrtc",
     }
@@ -419,6 +422,7 @@ impl DtlsBackend {
     pub const fn compiled_in(self) -> bool {
         match self {
             Self::Openssl => cfg!(feature = "dtls-openssl"),
+            Self::Dimpl => cfg!(feature = "dtls-dimpl"),
             Self::Webrtc => cfg!(feature = "dtls-webrtc"),
         }
     }

@@ -13,7 +13,7 @@ use tsc_csm::{
 };
 use tsc_osaa::{
     datagram::RecvBatch,
-    dtls::{AssociationKey, DtlsEndpointEvent, DtlsError},
+    dtls::{AssociationKey, DtlsEndpointEvent, DtlsError, Opened},
     trace::Direction,
 };
 use tsc_tpl::Unit;
@@ -116,7 +116,7 @@ impl Worker {
         cx: &mut Context<'_>,
         now: Instant,
         origin: &Origin,
-        bytes: &[u8],
+        bytes: &mut [u8],
         run: &mut Option<(SocketAddr, BindingId)>,
     ) {
         let kind = self.ports.get_mut(origin.port).map(|port| {
@@ -224,11 +224,32 @@ impl Worker {
         now: Instant,
         index: usize,
         peer: SocketAddr,
-        bytes: &[u8],
+        bytes: &mut [u8],
     ) {
         let Some(port) = self.ports.get_mut(index) else {
             return;
         };
+        // Nearly all that comes: data of an association that is bound, opened where it lies.
+        let opened = match port.endpoint() {
+            Some(endpoint) => endpoint.open(peer, bytes),
+            None => return,
+        };
+        match opened {
+            Opened::Data(key, unit) => {
+                // What is not bound was refused, and is about to be closed.
+                let Some(binding) = port.binding(key) else {
+                    return;
+                };
+                let interface = port.interface;
+                let verdict = self.datagram_unit(now, interface, binding, unit);
+                if let Verdict::Elsewhere(shard) = verdict {
+                    self.move_association(shard, index, key, binding, unit.to_vec());
+                }
+                return;
+            }
+            Opened::Dropped => return,
+            Opened::NotData => {}
+        }
         let plain = port
             .plain
             .and_then(|listener| self.core.lookup(listener, peer));

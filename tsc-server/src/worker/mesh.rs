@@ -316,10 +316,14 @@ impl Crossing {
         self.items.clear();
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = (Item, &[u8])> {
-        self.items
-            .iter()
-            .filter_map(|(item, range)| Some((*item, self.bytes.get(range.clone())?)))
+    /// In the order of the turn; the bytes may be changed, to be opened in place.
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = (Item, &mut [u8])> {
+        let mut rest = self.bytes.as_mut_slice();
+        self.items.iter().filter_map(move |(item, range)| {
+            let (bytes, others) = std::mem::take(&mut rest).split_at_mut_checked(range.len())?;
+            rest = others;
+            Some((*item, bytes))
+        })
     }
 }
 
@@ -358,8 +362,11 @@ mod tests {
         (ends.pop().unwrap(), second)
     }
 
-    fn contents(crossing: &Crossing) -> Vec<Vec<u8>> {
-        crossing.iter().map(|(_, bytes)| bytes.to_vec()).collect()
+    fn contents(crossing: &mut Crossing) -> Vec<Vec<u8>> {
+        crossing
+            .iter_mut()
+            .map(|(_, bytes)| bytes.to_vec())
+            .collect()
     }
 
     #[test]
@@ -373,22 +380,22 @@ mod tests {
         assert!(far.next().is_none(), "the turn is not over");
         assert!(!near.flush());
         assert_eq!(counter.0.load(Ordering::Relaxed), 1);
-        let Some(Parcel::Crossing(crossing)) = far.next() else {
+        let Some(Parcel::Crossing(mut crossing)) = far.next() else {
             panic!("nothing came")
         };
         assert!(far.next().is_none());
         assert_eq!(crossing.from, 0);
         let expected: Vec<_> = (0..100).map(|byte| vec![byte; 200]).collect();
-        assert_eq!(contents(&crossing), expected);
+        assert_eq!(contents(&mut crossing), expected);
         let memory = crossing.bytes.as_ptr();
         far.give_back(crossing);
         near.push(1, datagram(0), b"again");
         near.flush();
-        let Some(Parcel::Crossing(crossing)) = far.next() else {
+        let Some(Parcel::Crossing(mut crossing)) = far.next() else {
             panic!("nothing came")
         };
         assert_eq!(crossing.bytes.as_ptr(), memory);
-        assert_eq!(contents(&crossing), [b"again"]);
+        assert_eq!(contents(&mut crossing), [b"again"]);
     }
 
     #[test]

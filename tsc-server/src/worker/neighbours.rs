@@ -23,8 +23,8 @@ impl Worker {
                 return;
             };
             match parcel {
-                Parcel::Crossing(crossing) => {
-                    self.take_crossing(cx, now, &crossing);
+                Parcel::Crossing(mut crossing) => {
+                    self.take_crossing(cx, now, &mut crossing);
                     self.mesh.give_back(crossing);
                 }
                 Parcel::Stream(moving) => self.take_stream(now, *moving),
@@ -41,11 +41,11 @@ impl Worker {
         self.again = true;
     }
 
-    fn take_crossing(&mut self, cx: &mut Context<'_>, now: Instant, crossing: &Crossing) {
+    fn take_crossing(&mut self, cx: &mut Context<'_>, now: Instant, crossing: &mut Crossing) {
         let own = self.core.shard_number();
         // As in a batch of a port; here the ports alternate.
         let (mut run, mut run_port) = (None, None);
-        for (item, bytes) in crossing.iter() {
+        for (item, bytes) in crossing.iter_mut() {
             match item {
                 Item::Packet { to, sender } => {
                     let Ok(packet) = IpPacket::decode(bytes, &Limits::WIDEST) else {

@@ -457,6 +457,7 @@ fn push_bound(
 const fn backend_kind(backend: DtlsBackend) -> DtlsBackendKind {
     match backend {
         DtlsBackend::Openssl => DtlsBackendKind::OpenSsl,
+        DtlsBackend::Dimpl => DtlsBackendKind::Dimpl,
         DtlsBackend::Webrtc => DtlsBackendKind::WebRtc,
     }
 }

@@ -9,7 +9,7 @@ use std::{
 use tsc_csm::server::{BindingId, ListenerId};
 use tsc_osaa::{
     datagram::{DatagramSocket, SendBatch},
-    dtls::{AssociationKey, DtlsEndpointEvent, DtlsSendError, DtlsServerEndpoint},
+    dtls::{AssociationKey, DtlsEndpointEvent, DtlsSendError, DtlsServerEndpoint, RECORD_OVERHEAD},
     socket::{Dscp, OuterDscp},
 };
 use tsc_tpl::FirstByte;
@@ -182,8 +182,8 @@ impl Port {
         }
     }
 
-    /// Seals a unit for an association; it leaves with the next [`Port::flush`], or at once what waits before it if a
-    /// burst of this turn has filled the association's queue.
+    /// Seals a unit for an association, where it leaves from; it leaves with the next [`Port::flush`], or at once what
+    /// waits before it if a burst of this turn has filled the queue.
     pub(super) fn seal(
         &mut self,
         cx: &mut Context<'_>,
@@ -192,18 +192,36 @@ impl Port {
     ) -> Result<(), DtlsSendError> {
         let mark = self.marking.of_unit(unit);
         if mark != self.sealed_mark {
-            // What a record holds is not to be seen from outside, so what is sealed until here is queued with its mark.
+            // What a record holds is not to be seen from outside, so what is sealed in the background until here is queued
+            // with its mark.
             self.queue_sealed(cx);
             self.sealed_mark = mark;
         }
-        let dtls = self.dtls.as_mut().ok_or(DtlsSendError::Closed)?;
-        let sealed = dtls.endpoint.send(key, unit);
-        if !matches!(sealed, Err(DtlsSendError::QueueFull)) {
-            return sealed;
+        match self.try_seal(key, mark, unit) {
+            Err(DtlsSendError::QueueFull) => {
+                self.queue_sealed(cx);
+                self.send(cx);
+                self.try_seal(key, mark, unit)
+            }
+            sealed => sealed,
         }
-        self.flush(cx);
+    }
+
+    fn try_seal(
+        &mut self,
+        key: AssociationKey,
+        mark: Option<Dscp>,
+        unit: &[u8],
+    ) -> Result<(), DtlsSendError> {
         let dtls = self.dtls.as_mut().ok_or(DtlsSendError::Closed)?;
-        dtls.endpoint.send(key, unit)
+        let peer = dtls.endpoint.peer(key).ok_or(DtlsSendError::Closed)?;
+        let source = self.sources.for_peer(peer);
+        let longest = unit.len() + RECORD_OVERHEAD;
+        let sealed = self.out.push_with(peer, source, mark, longest, |out| {
+            dtls.endpoint.seal(key, unit, out)
+        });
+        // What a back end seals in the background comes with the next flush.
+        sealed.unwrap_or(Err(DtlsSendError::QueueFull)).map(drop)
     }
 
     /// Sends everything that was queued or sealed, and what the DTLS handshakes want to say.

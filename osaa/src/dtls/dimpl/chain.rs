@@ -82,7 +82,8 @@ mod tests {
     /// One fragment of a Certificate message in a record of its own.
     fn datagram(message: &[u8], offset: usize, length: usize) -> Vec<u8> {
         let body = &message[offset..offset + length];
-        let u24 = |n: usize| [0, (n >> 8) as u8, n as u8];
+        let byte = |n: usize| u8::try_from(n).unwrap();
+        let u24 = |n: usize| [0, 0, byte(n)];
         let mut out = vec![
             22,
             0xFE,
@@ -96,7 +97,7 @@ mod tests {
             0,
             1,
             0,
-            12 + length as u8,
+            12 + byte(length),
             11,
         ];
         out.extend(u24(message.len()));

@@ -157,18 +157,25 @@ impl DimplHandshake {
         })
     }
 
-    /// Tells the peer, which the library does not, as long as it listens to the clear.
+    /// Tells the peer, which the library does not.
     fn give_up(&mut self, error: DtlsError) -> DtlsError {
-        let alert = match &error {
-            DtlsError::Alert(_) | DtlsError::HandshakeTimeout => return error,
-            DtlsError::Certificate(error) => alert_for(error),
-            _ => Alert::HANDSHAKE_FAILURE,
+        let alert = if let DtlsError::Certificate(error) = &error {
+            alert_for(error)
+        } else if matches!(error, DtlsError::Alert(_) | DtlsError::HandshakeTimeout) {
+            return error;
+        } else {
+            Alert::HANDSHAKE_FAILURE
         };
+        self.say(alert);
+        error
+    }
+
+    /// Sends a fatal alert as long as the peer listens to the clear.
+    fn say(&mut self, alert: Alert) {
         if self.outgoing.sealed.next_sequence == 0 {
             let sequence = self.outgoing.next_clear;
             self.outgoing.push(&record::fatal_alert(sequence, alert));
         }
-        error
     }
 }
 
@@ -177,8 +184,10 @@ impl Handshake for DimplHandshake {
 
     fn handle_datagram(&mut self, now: Instant, datagram: &[u8]) -> Step {
         if self.cannot_present && asks_for_certificate(datagram) {
-            let reason = "the server asks for a certificate, and this back end cannot say that there is none";
-            return Err(self.give_up(DtlsError::Protocol(reason.to_owned())));
+            self.say(Alert::HANDSHAKE_FAILURE);
+            // What a server says that requires one; to others we owe the answer that there is none, which the library does
+            // not know how to give.
+            return Err(DtlsError::Alert(Alert::CERTIFICATE_REQUIRED));
         }
         if self.verdict.is_none() {
             self.chain.look_at(datagram);
@@ -203,15 +212,16 @@ impl Handshake for DimplHandshake {
 }
 
 fn translate(error: &Error) -> DtlsError {
-    match error {
-        Error::SecurityError(SecurityError::FatalAlert { description }) => {
-            DtlsError::Alert(Alert(*description))
-        }
-        Error::CertificateError(dimpl::CertificateError::NoClientCertificateReceived) => {
-            DtlsError::Certificate(CertificateError::Missing)
-        }
-        Error::Timeout(_) => DtlsError::HandshakeTimeout,
-        other => DtlsError::Protocol(other.to_string()),
+    const NO_CERTIFICATE: Error =
+        Error::CertificateError(dimpl::CertificateError::NoClientCertificateReceived);
+    if let Error::SecurityError(SecurityError::FatalAlert { description }) = error {
+        DtlsError::Alert(Alert(*description))
+    } else if *error == NO_CERTIFICATE {
+        DtlsError::Certificate(CertificateError::Missing)
+    } else if matches!(error, Error::Timeout(_)) {
+        DtlsError::HandshakeTimeout
+    } else {
+        DtlsError::Protocol(error.to_string())
     }
 }
 

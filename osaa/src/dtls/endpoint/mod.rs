@@ -172,26 +172,24 @@ impl DtlsServerEndpoint {
         taken
     }
 
-    /// Takes a datagram, and opens it in place if it is data of a connected association: the short way, without a copy.
-    pub fn open<'d>(
-        &mut self,
-        now: Instant,
-        peer: SocketAddr,
-        datagram: &'d mut [u8],
-    ) -> Opened<'d> {
-        if datagram.first() == Some(&record::APPLICATION_DATA)
-            && let Some(association) = self.table.current(peer)
-        {
-            let key = association.key;
-            match association.session.open(datagram) {
-                Opening::Data(range) if !range.is_empty() => {
-                    return Opened::Data(key, datagram.get_mut(range).unwrap_or_default());
-                }
-                Opening::Data(_) | Opening::Dropped => return Opened::Fed(Some(key)),
-                Opening::NotData => {}
-            }
+    /// Opens a datagram in place if it is one record of data of a connected association: the short way, without a copy.
+    /// What is [`NotData`](Opened::NotData) is untouched, and to be given to [`handle_datagram`](Self::handle_datagram).
+    pub fn open<'d>(&mut self, peer: SocketAddr, datagram: &'d mut [u8]) -> Opened<'d> {
+        if datagram.first() != Some(&record::APPLICATION_DATA) {
+            return Opened::NotData;
         }
-        Opened::Fed(self.handle_datagram(now, peer, datagram))
+        let Some(association) = self.table.current(peer) else {
+            return Opened::NotData;
+        };
+        match association.session.open(datagram) {
+            // Empty records are allowed and say nothing.
+            Opening::Data(range) if range.is_empty() => Opened::Dropped,
+            Opening::Data(range) => {
+                Opened::Data(association.key, datagram.get_mut(range).unwrap_or_default())
+            }
+            Opening::Dropped => Opened::Dropped,
+            Opening::NotData => Opened::NotData,
+        }
     }
 
     /// Writes the next received plaintext of the association to the front of `buf`, as

@@ -15,14 +15,15 @@ pub struct DtlsTransmit {
     pub len: usize,
 }
 
-/// What became of a datagram.
+/// What [`DtlsServerEndpoint::open`](super::DtlsServerEndpoint::open) has done.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Opened<'d> {
     /// It was data of the association; this is the plaintext.
     Data(AssociationKey, &'d mut [u8]),
-    /// It was handled as by [`DtlsServerEndpoint::handle_datagram`](super::DtlsServerEndpoint::handle_datagram), which says
-    /// what may have data.
-    Fed(Option<AssociationKey>),
+    /// It was a repetition, a forgery or empty; its bytes are now unspecified.
+    Dropped,
+    /// Nothing: it is something else.
+    NotData,
 }
 
 /// What happened at an endpoint.
