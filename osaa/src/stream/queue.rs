@@ -69,7 +69,8 @@ pub(super) struct SendQueue {
     drops: QueueDrops,
 }
 
-/// The units of one class.
+/// The units of one class. Its memory grows by doubling and holds what was sent until that is more than what waits: it is
+/// at most four times the limit of what waits.
 #[derive(Debug, Default)]
 struct Lane {
     /// Sent ones up to `head`, then those of `units`.
