@@ -155,6 +155,9 @@ impl Server {
             return Err(Denied::Code(ResponseCode::REDIRECT));
         }
         let granted = self.grant(now, origin, &message, identity);
+        if granted.is_ok() {
+            self.load.admitted(now);
+        }
         granted.map_err(|code| match redirect {
             RedirectPolicy::WhenFull => Denied::Code(ResponseCode::REDIRECT),
             RedirectPolicy::Never | RedirectPolicy::Always => Denied::Code(code),
@@ -178,15 +181,17 @@ impl Server {
 
     /// While there is more to do than can be done, those who have no tunnel yet are sent away.
     fn admit_newcomer(&mut self, now: Instant, origin: &Origin) -> Result<(), Denied> {
-        if self.load.admit(now) {
+        if self.load.admits(now) {
             return Ok(());
         }
         self.stats.turned_away += 1;
         let interface = self.config.interfaces.get(origin.interface);
         let redirect = interface.map(|interface| interface.redirect);
         Err(match redirect {
-            Some(RedirectPolicy::WhenFull) => Denied::Code(ResponseCode::REDIRECT),
-            Some(RedirectPolicy::Never | RedirectPolicy::Always) | None => Denied::Busy,
+            Some(RedirectPolicy::WhenFull | RedirectPolicy::Always) => {
+                Denied::Code(ResponseCode::REDIRECT)
+            }
+            Some(RedirectPolicy::Never) | None => Denied::Busy,
         })
     }
 

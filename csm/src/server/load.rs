@@ -101,16 +101,16 @@ impl LoadMeter {
         self.overloaded
     }
 
-    /// Whether a newcomer may have a tunnel.
-    pub(super) fn admit(&mut self, now: Instant) -> bool {
-        if !self.overloaded {
-            return true;
+    /// Whether a newcomer may have a tunnel, if all else is in order.
+    pub(super) fn admits(&self, now: Instant) -> bool {
+        !self.overloaded || self.next_admission.is_none_or(|next| now >= next)
+    }
+
+    /// A newcomer got one.
+    pub(super) fn admitted(&mut self, now: Instant) {
+        if self.overloaded {
+            self.next_admission = Some(now + ADMIT_EVERY);
         }
-        if self.next_admission.is_some_and(|next| now < next) {
-            return false;
-        }
-        self.next_admission = Some(now + ADMIT_EVERY);
-        true
     }
 }
 
@@ -213,16 +213,28 @@ mod tests {
     #[test]
     fn one_newcomer_a_second_is_admitted() {
         let mut world = World::new();
-        assert!((0..100).all(|_| world.meter.admit(world.now)));
+        let admit = |meter: &mut LoadMeter, now| {
+            let admits = meter.admits(now);
+            if admits {
+                meter.admitted(now);
+            }
+            admits
+        };
+        assert!((0..100).all(|_| admit(&mut world.meter, world.now)));
         world.window(0, 50_000, 0);
         world.window(0, 50_000, 0);
         let begun = world.now;
         let admitted = (0..400)
             .filter(|tenth| {
                 let now = begun + Duration::from_millis(100) * *tenth;
-                world.meter.admit(now)
+                admit(&mut world.meter, now)
             })
             .count();
         assert_eq!(admitted, 40);
+        let later = begun + Duration::from_secs(100);
+        assert!(
+            (0..100).all(|_| world.meter.admits(later)),
+            "refused ones take nobody's turn"
+        );
     }
 }

@@ -331,9 +331,10 @@ impl DatagramSocket {
             return Ok(());
         };
         #[cfg(any(target_os = "linux", target_os = "android"))]
-        if run.mark.is_some() {
+        if self.marked || run.mark.is_some() {
             return super::mmsg::send_one(&self.socket, &run, bytes, self.peer.is_none());
         }
+        #[cfg(not(any(target_os = "linux", target_os = "android")))]
         if self.marked {
             let socket = SockRef::from(&self.socket);
             return match self.peer {

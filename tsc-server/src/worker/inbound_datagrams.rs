@@ -332,6 +332,7 @@ impl Worker {
                 trace(self.capture.as_ref(), &unit, Direction::Inbound);
                 let verdict = self.core.handle_unit(now, binding, &unit);
                 if let (Verdict::Forward(from), Unit::Ip(packet)) = (verdict, &unit) {
+                    self.load.carried_one();
                     self.switch().tunnel_packet(now, interface, from, packet);
                 }
                 verdict

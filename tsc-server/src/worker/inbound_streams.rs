@@ -109,11 +109,14 @@ impl Worker {
         // It may have been listed because its socket takes output again.
         self.streams.flush_one(slot);
         for _ in 0..READS_PER_STREAM {
-            let Some(stream) = self.streams.get_mut(slot) else {
+            let Some(stream) = self.streams.get(slot) else {
                 return;
             };
             let binding = stream.binding;
-            match stream.poll_recv(buffer) {
+            let Some(read) = self.streams.poll_recv(slot, buffer) else {
+                return;
+            };
+            match read {
                 Poll::Pending => return self.streams.watch(slot, now),
                 Poll::Ready(Ok(len)) => {
                     let open =

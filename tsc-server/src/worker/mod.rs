@@ -193,6 +193,7 @@ impl Worker {
         let rest = self.gather.rest(Instant::now(), received.max(forwarded));
         if !rest.is_zero() && !self.again && matches!(self.phase, Phase::Running) {
             std::thread::sleep(rest);
+            load::slept(rest);
         }
     }
 

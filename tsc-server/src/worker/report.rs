@@ -63,7 +63,11 @@ impl Worker {
             pools: self.core.pool_stats(),
             counters: Counters {
                 send_errors: datagrams.send_errors + datagrams.too_big + unsent,
-                receive_dropped: self.ports.iter().map(|port| port.shedder.dropped()).sum(),
+                receive_dropped: self
+                    .ports
+                    .iter()
+                    .map(|port| port.shedder.dropped(&port.socket))
+                    .sum(),
                 crossed: self.mesh.crossed(),
                 moved: self.mesh.moved(),
                 worker_behind: self.mesh.dropped(),

@@ -49,6 +49,9 @@ pub(super) struct Stream {
     watched: Option<u64>,
     /// On the list of streams to be flushed.
     dirty: bool,
+    /// What waits in it, as counted in [`Streams::waiting`]: reading can change it too (alerts and key updates of TLS, a queue
+    /// dropped with its connection).
+    counted: usize,
 }
 
 /// All connections, found by slot.
@@ -97,7 +100,8 @@ impl Streams {
         let token = self.ready.token(entry.key());
         // What it has sent already made no noise.
         token.mark();
-        self.waiting += transport.unsent();
+        let counted = transport.unsent();
+        self.waiting += counted;
         entry.insert(Stream {
             transport,
             decoder,
@@ -107,6 +111,7 @@ impl Streams {
             token,
             watched: None,
             dirty: false,
+            counted,
         });
     }
 
@@ -145,13 +150,12 @@ impl Streams {
         let Some(stream) = self.slots.get_mut(slot) else {
             return false;
         };
-        let before = stream.transport.unsent();
-        if self.waiting > TOTAL && before > GUARANTEED {
+        if self.waiting > TOTAL && stream.transport.unsent() > GUARANTEED {
             return false;
         }
         let taken = stream.transport.queue_at(now, packet).is_ok();
         // Older packets may have made room.
-        self.waiting = (self.waiting + stream.transport.unsent()).saturating_sub(before);
+        self.recount(slot);
         self.list(slot);
         taken
     }
@@ -160,9 +164,28 @@ impl Streams {
     pub(super) fn queue(&mut self, slot: usize, bytes: &[u8]) -> Result<(), QueueError> {
         let stream = self.slots.get_mut(slot).ok_or(QueueError::Ended)?;
         stream.transport.queue(bytes)?;
-        self.waiting += bytes.len();
+        self.recount(slot);
         self.list(slot);
         Ok(())
+    }
+
+    /// Counts anew what waits for a stream.
+    fn recount(&mut self, slot: usize) {
+        if let Some(stream) = self.slots.get_mut(slot) {
+            let before = std::mem::replace(&mut stream.counted, stream.transport.unsent());
+            self.waiting = self.waiting + stream.counted - before;
+        }
+    }
+
+    /// Reads from a stream into `buffer`; its readiness lists it for the worker.
+    pub(super) fn poll_recv(
+        &mut self,
+        slot: usize,
+        buffer: &mut [u8],
+    ) -> Option<Poll<Result<usize, StreamError>>> {
+        let read = self.slots.get_mut(slot)?.poll_recv(buffer);
+        self.recount(slot);
+        Some(read)
     }
 
     /// Lists a stream for [`Self::flush`].
@@ -194,8 +217,7 @@ impl Streams {
         let Some(stream) = self.slots.get_mut(slot) else {
             return;
         };
-        let before = stream.transport.unsent();
-        if before == 0 {
+        if stream.transport.unsent() == 0 {
             return;
         }
         let result = stream
@@ -204,8 +226,8 @@ impl Streams {
         if let Poll::Ready(Err(_)) = result {
             stream.token.mark();
         }
-        self.waiting = (self.waiting + stream.transport.unsent()).saturating_sub(before);
         self.drops.add(stream.transport.take_drops());
+        self.recount(slot);
     }
 
     /// Packets that were queued and dropped, since the last call.
@@ -216,7 +238,7 @@ impl Streams {
     /// Forgets a stream, which goes on elsewhere.
     pub(super) fn take(&mut self, slot: usize) -> Option<Stream> {
         let stream = self.slots.try_remove(slot)?;
-        self.waiting = self.waiting.saturating_sub(stream.transport.unsent());
+        self.waiting -= stream.counted;
         Some(stream)
     }
 
@@ -282,8 +304,7 @@ impl Streams {
 }
 
 impl Stream {
-    /// Reads into `buffer`; readiness of this stream lists it for the worker.
-    pub(super) fn poll_recv(&mut self, buffer: &mut [u8]) -> Poll<Result<usize, StreamError>> {
+    fn poll_recv(&mut self, buffer: &mut [u8]) -> Poll<Result<usize, StreamError>> {
         self.transport
             .poll_recv(&mut Context::from_waker(&self.waker), buffer)
     }

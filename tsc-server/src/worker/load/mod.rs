@@ -18,6 +18,7 @@ use std::time::Instant;
 use tsc_csm::server::Work;
 
 use self::rest::RestClock;
+pub(super) use self::rest::slept;
 pub(crate) use self::rest::watch_rest;
 pub(super) use self::shed::Shedder;
 use super::Worker;
@@ -29,6 +30,9 @@ pub(super) struct Load {
     is_watched: bool,
     overloaded: bool,
     rest: RestClock,
+    /// Datagrams that held a packet of a tunnel, since the start.
+    carried: u64,
+    share: Share,
 }
 
 impl Load {
@@ -38,7 +42,33 @@ impl Load {
             is_watched,
             overloaded: false,
             rest: RestClock::new(now),
+            carried: 0,
+            share: Share::default(),
         }
+    }
+
+    /// A datagram held a packet of a tunnel.
+    pub(super) const fn carried_one(&mut self) {
+        self.carried += 1;
+    }
+}
+
+/// Whether packets of tunnels are most of the datagrams that are read. Where they are not, strangers are the load: to drop
+/// packets would only make room for more of theirs.
+#[derive(Debug, Default)]
+struct Share {
+    received: u64,
+    carried: u64,
+    is_most: bool,
+}
+
+impl Share {
+    /// Counts since the start.
+    fn note(&mut self, received: u64, carried: u64) {
+        let before = std::mem::replace(&mut self.received, received);
+        let all = received.saturating_sub(before);
+        let before = std::mem::replace(&mut self.carried, carried);
+        self.is_most = carried.saturating_sub(before) >= all / 2;
     }
 }
 
@@ -52,7 +82,11 @@ impl Worker {
             self.judge_load(now);
         }
         for port in &mut self.ports {
-            port.shedder.turn(now, self.load.overloaded, &port.socket);
+            let load = shed::Situation {
+                overloaded: self.load.overloaded,
+                by_media: self.load.share.is_most,
+            };
+            port.shedder.turn(now, load, &port.socket);
         }
     }
 
@@ -62,9 +96,12 @@ impl Worker {
             rested: self.load.rest.so_far(now),
             packets: self.core.stats().forwarded + self.counters.switched,
         };
+        let mut received = 0;
         for port in &mut self.ports {
             port.shedder.count(&port.socket);
+            received += port.socket.stats().received;
         }
+        self.load.share.note(received, self.load.carried);
         let Some(overloaded) = self.core.note_work(now, work) else {
             return;
         };
@@ -79,5 +116,23 @@ impl Worker {
         } else {
             tracing::info!(event = "overload-over", worker);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn strangers_are_told_from_media_window_by_window() {
+        let mut share = Share::default();
+        share.note(1000, 900);
+        assert!(share.is_most);
+        share.note(3000, 1700);
+        assert!(!share.is_most, "800 of 2000");
+        share.note(4000, 2200);
+        assert!(share.is_most, "500 of 1000");
+        share.note(4000, 2200);
+        assert!(share.is_most, "nothing at all is no flood");
     }
 }

@@ -32,6 +32,11 @@ pub(crate) fn watch_rest(builder: &mut Builder) -> &mut Builder {
         })
 }
 
+/// The thread has slept on purpose, beside the runtime.
+pub(in crate::worker) fn slept(time: Duration) {
+    PARKED.set(PARKED.get() + time);
+}
+
 /// The clock of the thread that makes it.
 #[derive(Debug)]
 pub(super) struct RestClock {

@@ -39,6 +39,15 @@ pub(in crate::worker) struct Shedder {
     seen: u32,
 }
 
+/// What a port needs to know of its worker.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Situation {
+    /// There is more to do than can be done.
+    pub(super) overloaded: bool,
+    /// And packets of tunnels are most of it.
+    pub(super) by_media: bool,
+}
+
 impl Shedder {
     /// When [`Self::turn`] has to come at the latest.
     pub(in crate::worker) fn due(&self) -> Option<Instant> {
@@ -46,11 +55,14 @@ impl Shedder {
     }
 
     /// Datagrams that the system has dropped so far, because they came faster than they were read.
-    pub(in crate::worker) const fn dropped(&self) -> u64 {
-        self.dropped
+    pub(in crate::worker) fn dropped(&self, socket: &DatagramSocket) -> u64 {
+        let since = socket
+            .pressure()
+            .map_or(0, |pressure| pressure.dropped.wrapping_sub(self.seen));
+        self.dropped + u64::from(since)
     }
 
-    /// Takes the system's count over.
+    /// Takes the system's count over, before it can have wrapped.
     pub(super) fn count(&mut self, socket: &DatagramSocket) {
         if let Some(pressure) = socket.pressure() {
             self.note_dropped(pressure.dropped);
@@ -63,8 +75,8 @@ impl Shedder {
     }
 
     /// Looks at the queue if it is time, and tells the system what follows.
-    pub(super) fn turn(&mut self, now: Instant, overloaded: bool, socket: &DatagramSocket) {
-        if !overloaded && self.keep.is_none() {
+    pub(super) fn turn(&mut self, now: Instant, load: Situation, socket: &DatagramSocket) {
+        if !load.overloaded && self.keep.is_none() {
             return;
         }
         if self.next.is_some_and(|next| now < next) {
@@ -76,7 +88,7 @@ impl Shedder {
         };
         self.note_dropped(pressure.dropped);
         let before = self.keep;
-        self.adapt(overloaded, pressure.percent());
+        self.adapt(load, pressure.percent());
         if self.keep == before {
             return;
         }
@@ -91,12 +103,13 @@ impl Shedder {
 
     /// What follows from the fill of the queue, and from where it is heading: by itself the fill would say too late that too
     /// much, or too little, is kept.
-    fn adapt(&mut self, overloaded: bool, percent: u32) {
-        let percent = percent.min(100);
+    fn adapt(&mut self, load: Situation, percent: u32) {
+        // Strangers fill the queue whatever is kept of the media: as if it were empty, shedding ends.
+        let percent = if load.by_media { percent.min(100) } else { 0 };
         let last = std::mem::replace(&mut self.last, percent);
         let keep = match self.keep {
             Some(keep) => keep,
-            None if overloaded && percent >= FULL => ALL,
+            None if load.overloaded && percent >= FULL => ALL,
             None => return,
         };
         let ahead = (2 * i64::from(percent) - i64::from(last)).clamp(0, 100);
@@ -109,6 +122,16 @@ impl Shedder {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const OVERLOAD: Situation = Situation {
+        overloaded: true,
+        by_media: true,
+    };
+
+    const OVER: Situation = Situation {
+        overloaded: false,
+        by_media: true,
+    };
 
     /// A queue in simulated time, with room for what a worker takes out in some ticks, that is offered some times what is taken out of it; parts of a tick's capacity that
     /// were forwarded, and dropped for want of room.
@@ -131,7 +154,7 @@ mod tests {
             overflowed += over;
             let percent = (*queue / room * 100.0).round();
             #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
-            shedder.adapt(true, percent as u32);
+            shedder.adapt(OVERLOAD, percent as u32);
         }
         (forwarded / f64::from(ticks), overflowed / f64::from(ticks))
     }
@@ -161,14 +184,32 @@ mod tests {
     #[test]
     fn a_full_queue_alone_sheds_nothing() {
         let mut shedder = Shedder::default();
-        shedder.adapt(false, 100);
+        shedder.adapt(OVER, 100);
         assert_eq!(shedder.keep, None);
-        shedder.adapt(true, 100);
+        shedder.adapt(OVERLOAD, 100);
         assert!(shedder.keep.is_some());
         for _ in 0..1000 {
-            shedder.adapt(false, 100);
+            shedder.adapt(OVER, 100);
         }
         assert_eq!(shedder.keep, Some(LEAST), "it never closes the port");
+    }
+
+    #[test]
+    fn what_strangers_do_costs_the_media_nothing() {
+        let flood = Situation {
+            overloaded: true,
+            by_media: false,
+        };
+        let mut shedder = Shedder::default();
+        shedder.adapt(flood, 100);
+        assert_eq!(shedder.keep, None);
+        for _ in 0..1000 {
+            shedder.adapt(OVERLOAD, 100);
+        }
+        for _ in 0..100 {
+            shedder.adapt(flood, 100);
+        }
+        assert_eq!(shedder.keep, None, "it ends what was begun");
     }
 
     #[test]
@@ -176,6 +217,6 @@ mod tests {
         let mut shedder = Shedder::default();
         shedder.note_dropped(u32::MAX);
         shedder.note_dropped(4);
-        assert_eq!(shedder.dropped(), u64::from(u32::MAX) + 5);
+        assert_eq!(shedder.dropped, u64::from(u32::MAX) + 5);
     }
 }
