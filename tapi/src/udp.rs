@@ -162,6 +162,11 @@ impl UdpSocket {
     /// [`SocketError::Refused`] or [`SocketError::Unreachable`] on a connected socket whose peer cannot be
     /// reached (the socket stays usable), [`SocketError::TunnelDown`].
     pub async fn recv_from(&self, buffer: &mut [u8]) -> io::Result<(usize, SocketAddr)> {
+        // A batch is mostly read without waiting.
+        match self.try_recv_from(buffer) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            done => return done,
+        }
         loop {
             let mut notified = std::pin::pin!(self.readable.notified());
             // Registered before looking, so that nothing arrives unseen in between.

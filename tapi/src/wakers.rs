@@ -9,6 +9,7 @@ use std::{
     task::{Context, Waker},
 };
 
+use smallvec::SmallVec;
 use tokio::sync::Notify;
 
 /// Who waits for one thing at one socket.
@@ -46,8 +47,9 @@ impl Waiters {
 #[derive(Debug, Default)]
 #[must_use = "somebody waits"]
 pub(crate) struct Wakes {
-    tasks: Vec<Waker>,
-    many: Vec<Arc<Notify>>,
+    tasks: SmallVec<[Waker; 2]>,
+    /// A batch is mostly for few sockets.
+    many: SmallVec<[Arc<Notify>; 8]>,
 }
 
 impl Wakes {

@@ -13,6 +13,7 @@ use std::{
 };
 
 use libc::{c_int, c_void, cmsghdr, iovec, mmsghdr, msghdr};
+use smallvec::SmallVec;
 use socket2::SockAddr;
 use tokio::net::UdpSocket;
 
@@ -20,6 +21,9 @@ use super::batch::{Run, SendBatch};
 
 /// Runs of one call.
 const MESSAGES: usize = 64;
+
+/// A list for one call. A client sends a run or two to its one server, for which it needs no memory of its own.
+type List<T> = SmallVec<[T; 2]>;
 
 /// Sends runs from the front, as many as one call takes, and returns how many: at least one. `to_peers` is false for
 /// connected sockets.
@@ -32,9 +36,9 @@ pub(super) fn send(socket: &UdpSocket, batch: &SendBatch, to_peers: bool) -> io:
     if runs.is_empty() {
         return Ok(0);
     }
-    let addresses: Vec<SockAddr> = runs.iter().map(|run| run.peer.into()).collect();
-    let mut slices: Vec<iovec> = Vec::with_capacity(runs.len());
-    let mut lengths: Vec<usize> = Vec::with_capacity(runs.len());
+    let addresses: List<SockAddr> = runs.iter().map(|run| run.peer.into()).collect();
+    let mut slices: List<iovec> = List::with_capacity(runs.len());
+    let mut lengths: List<usize> = List::with_capacity(runs.len());
     for run in runs {
         let before = slices.len();
         slices.extend(batch.pieces(run).map(|piece| iovec {
@@ -48,15 +52,15 @@ pub(super) fn send(socket: &UdpSocket, batch: &SendBatch, to_peers: bool) -> io:
         .first()
         .is_some_and(|first| runs.iter().any(|run| run.mark != first.mark));
     let kinds = if differ { runs.len() } else { 1 };
-    let mut controls: Vec<Control> = runs
+    let mut controls: List<Control> = runs
         .iter()
         .take(kinds)
         .map(|run| Control::new(segment, run))
         .collect();
-    let parts: Vec<(*mut c_void, usize)> = controls.iter_mut().map(Control::parts).collect();
+    let parts: List<(*mut c_void, usize)> = controls.iter_mut().map(Control::parts).collect();
     let mut control = parts.iter().copied().cycle();
     let mut rest = slices.as_mut_slice();
-    let mut messages: Vec<mmsghdr> = Vec::with_capacity(runs.len());
+    let mut messages: List<mmsghdr> = List::with_capacity(runs.len());
     for (address, length) in addresses.iter().zip(lengths) {
         let (own, others) = rest.split_at_mut_checked(length).unwrap_or_default();
         rest = others;
