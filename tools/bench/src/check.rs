@@ -1,7 +1,7 @@
 //! The short form for every change: nothing is lost at a moderate rate, and a packet costs about the same among a thousand tunnels as
 //! among two. Shape only: no figure here depends on how fast the machine is.
 //!
-//! A shared machine stands still now and then, so a measurement that is bad is made again, [`TRIES`] times in all. That hides
+//! A shared machine stands still now and then, so a measurement that is bad is made again, `TRIES` times in all. That hides
 //! no defect: a server that loses one packet in a thousand loses some in nearly every window of [`PACKETS`], and a
 //! cost that grows with the tunnels grows each time. What does not work at all fails at once.
 
