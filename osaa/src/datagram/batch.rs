@@ -70,6 +70,11 @@ impl RecvBatch {
         slot < self.filled
     }
 
+    /// Whether all buffers are filled.
+    pub(super) const fn is_full(&self) -> bool {
+        self.filled >= self.bytes.len() / SLOT
+    }
+
     pub(super) fn clear(&mut self) {
         self.filled = 0;
     }

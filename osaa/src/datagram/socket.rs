@@ -18,6 +18,9 @@ use crate::socket::{BindError, Dscp, PortSharing, bound, set_dscp};
 /// Errors in a row after which a socket is reported broken instead of asked again.
 const ERRORS_IN_A_ROW: usize = 64;
 
+/// Whether the system reads as many datagrams as there are buffers, if there are so many.
+const READS_MANY: bool = cfg!(any(target_os = "linux", target_os = "android"));
+
 /// Receive buffer of a client in bytes: a window of 1 MiB with the system's bookkeeping for each packet.
 const CLIENT_RECV_BUFFER: usize = 2 << 20;
 
@@ -216,9 +219,20 @@ impl DatagramSocket {
         let mut errors = 0;
         loop {
             ready!(self.socket.poll_recv_ready(cx))?;
+            let mut drained = None;
             let received = self.socket.try_io(Interest::READABLE, || {
-                batch.fill(|buffers, metas| self.state.recv((&self.socket).into(), buffers, metas))
+                let state = &self.state;
+                let count = batch
+                    .fill(|buffers, metas| state.recv((&self.socket).into(), buffers, metas))?;
+                if READS_MANY && !batch.is_full() {
+                    // There was no more: to be told so by another call would cost as much as a packet. What comes from
+                    // now on makes the socket ready anew.
+                    drained = Some(count);
+                    return Err(io::ErrorKind::WouldBlock.into());
+                }
+                Ok(count)
             });
+            let received = drained.map_or(received, Ok);
             match received {
                 // Only empty datagrams; they count as noise.
                 Ok(0) => {}
