@@ -195,8 +195,8 @@ impl Server {
         })
     }
 
-    /// `busy` for a request beyond its source's rate, or when there is too much to do. It must not become a flood of its own: no event tells of it,
-    /// and on plain UDP it counts as an answer to a stranger.
+    /// `busy` for a request beyond its source's rate, or when there is too much to do. It must not become a flood of its
+    /// own: no event tells of it, and on plain UDP it counts as an answer to a stranger.
     fn refuse_flood(&mut self, now: Instant, origin: &Origin, header: &Header) -> Outcome {
         self.stats.refused += 1;
         if matches!(origin.route, Route::Udp(_)) && !self.stateless_allowed(now) {

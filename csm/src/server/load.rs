@@ -4,8 +4,8 @@
 //! there are. *Mechanism*: the owner says from time to time how long it has rested and how much it has done; a server that
 //! hardly rests for two windows is overloaded, and answers Configuration_Requests with `busy` before any work is done for
 //! them. Established tunnels go on: theirs are Keepalives and Resume_Requests, which are not refused. *Limit*: one request in
-//! [`ADMIT_EVERY`] passes nevertheless, so that a server whose load can wait (one large download keeps a processor busy) does not lock
-//! newcomers out.
+//! [`ADMIT_EVERY`] passes nevertheless, so that a server whose load can wait (one large download keeps a processor busy)
+//! does not lock newcomers out.
 //!
 //! Ours: the specification leaves open when a server is `busy`.
 
@@ -37,7 +37,7 @@ pub const ADMIT_EVERY: Duration = Duration::from_secs(1);
 pub struct Work {
     /// Time in which it waited for something to do.
     pub rested: Duration,
-    /// Packets that it read.
+    /// Packets that it moved.
     pub packets: u64,
 }
 

@@ -102,7 +102,8 @@ struct Entry {
 }
 
 impl Batch {
-    /// Takes a packet, which has a hop count of at least 2 if it goes further than to the host's sockets. False, and nothing taken, if it cannot be edited so.
+    /// Takes a packet, which has a hop count of at least 2 if it goes further than to the host's sockets. False, and
+    /// nothing taken, if it cannot be edited so.
     pub(super) fn push(&mut self, to: Target, packet: &IpPacket<'_>, edits: &Edits) -> bool {
         let start = self.bytes.len();
         self.bytes.extend_from_slice(packet.as_bytes());

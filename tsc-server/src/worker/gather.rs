@@ -6,7 +6,10 @@
 //! that many should have come, as network cards do with their interrupts. Below that rate, where there is nothing to
 //! gain, every packet is served at once.
 
-use std::time::{Duration, Instant};
+use std::{
+    ops::Range,
+    time::{Duration, Instant},
+};
 
 use super::batch::BATCH_PACKETS;
 
@@ -33,8 +36,6 @@ pub(super) struct Gather {
     rate: f64,
     since: Instant,
     taken: usize,
-    /// When the turn began that is about to end.
-    turn: Instant,
 }
 
 impl Gather {
@@ -47,17 +48,12 @@ impl Gather {
             rate: 0.0,
             since: now,
             taken: 0,
-            turn: now,
         }
     }
 
-    /// A turn begins.
-    pub(super) const fn begin(&mut self, now: Instant) {
-        self.turn = now;
-    }
-
-    /// The turn has ended, and has taken so many packets: how long to rest before the next.
-    pub(super) fn rest(&mut self, now: Instant, packets: usize) -> Duration {
+    /// A turn has ended that has taken so many packets: how long to rest before the next.
+    pub(super) fn rest(&mut self, turn: Range<Instant>, packets: usize) -> Duration {
+        let now = turn.end;
         self.taken += packets;
         let window = now.saturating_duration_since(self.since);
         if window >= WINDOW {
@@ -73,7 +69,7 @@ impl Gather {
         }
         let until_full = Duration::from_secs_f64(self.packets / self.rate);
         let interval = self.limit.mul_f64(share.min(1.0)).min(until_full);
-        interval.saturating_sub(now.saturating_duration_since(self.turn))
+        interval.saturating_sub(now.saturating_duration_since(turn.start))
     }
 }
 
@@ -93,14 +89,14 @@ mod tests {
         while now < end {
             let before = now;
             now = now.max(next);
-            gather.begin(now);
+            let begun = now;
             let mut packets = 0;
             while next <= now && packets < BATCH_PACKETS {
                 next += each;
                 packets += 1;
             }
             now += Duration::from_micros(2) * u32::try_from(packets).unwrap();
-            let rest = gather.rest(now, packets);
+            let rest = gather.rest(begun..now, packets);
             longest = longest.max(rest);
             now += rest;
             between = now - before;
@@ -138,9 +134,9 @@ mod tests {
         let mut gather = gather(start, 8 << 20);
         let mut now = start;
         for _ in 0..20 {
-            gather.begin(now);
+            let begun = now;
             now += Duration::from_millis(2);
-            assert_eq!(gather.rest(now, BATCH_PACKETS), Duration::ZERO);
+            assert_eq!(gather.rest(begun..now, BATCH_PACKETS), Duration::ZERO);
         }
     }
 
@@ -159,9 +155,8 @@ mod tests {
         let mut gather = gather(start, 8 << 20);
         turns(&mut gather, start, 200_000.0);
         let later = start + Duration::from_secs(1);
-        gather.begin(later);
-        assert_eq!(gather.rest(later, 0), Duration::ZERO);
-        assert_eq!(gather.rest(later, 1), Duration::ZERO);
+        assert_eq!(gather.rest(later..later, 0), Duration::ZERO);
+        assert_eq!(gather.rest(later..later, 1), Duration::ZERO);
     }
 
     #[test]

@@ -109,11 +109,7 @@ impl Worker {
         // It may have been listed because its socket takes output again.
         self.streams.flush_one(slot);
         for _ in 0..READS_PER_STREAM {
-            let Some(stream) = self.streams.get(slot) else {
-                return;
-            };
-            let binding = stream.binding;
-            let Some(read) = self.streams.poll_recv(slot, buffer) else {
+            let Some((binding, read)) = self.streams.poll_recv(slot, buffer) else {
                 return;
             };
             match read {

@@ -9,8 +9,8 @@
 //! ```
 //!
 //! A turn reads a bounded amount from everything that is ready, forwards, and flushes what it touched: system calls
-//! and wake-ups serve batches. Under load a rest between turns makes the batches larger ([`gather`]). Nothing is shared, so nothing is locked. An idle tunnel has no task, no timer of its own
-//! and no buffer.
+//! and wake-ups serve batches. Under load a rest between turns makes the batches larger ([`gather`]). Nothing is shared,
+//! so nothing is locked. An idle tunnel has no task, no timer of its own and no buffer.
 
 mod batch;
 mod core_config;
@@ -161,7 +161,6 @@ impl Future for Worker {
         let this = &mut *self;
         this.again = false;
         let now = Instant::now();
-        this.gather.begin(now);
         this.take_orders(cx, now);
         this.read_neighbours(cx, now);
         this.accept(cx, now);
@@ -179,18 +178,20 @@ impl Future for Worker {
         if this.again {
             cx.waker().wake_by_ref();
         }
-        this.rest();
+        this.rest(now);
         Poll::Pending
     }
 }
 
 impl Worker {
-    /// Lets packets gather, see [`gather`]. The thread sleeps, as a timer of the runtime is not exact enough and nothing else on
-    /// this thread is in more of a hurry.
-    fn rest(&mut self) {
+    /// Lets packets gather after a turn, see [`gather`]. The thread sleeps, as a timer of the runtime is not exact enough
+    /// and nothing else on this thread is in more of a hurry.
+    fn rest(&mut self, begun: Instant) {
         let received = std::mem::take(&mut self.received);
         let forwarded = std::mem::take(&mut self.forwarded);
-        let rest = self.gather.rest(Instant::now(), received.max(forwarded));
+        let rest = self
+            .gather
+            .rest(begun..Instant::now(), received.max(forwarded));
         if !rest.is_zero() && !self.again && matches!(self.phase, Phase::Running) {
             std::thread::sleep(rest);
             load::slept(rest);

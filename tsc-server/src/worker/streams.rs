@@ -150,13 +150,12 @@ impl Streams {
         let Some(stream) = self.slots.get_mut(slot) else {
             return false;
         };
-        if self.waiting > TOTAL && stream.transport.unsent() > GUARANTEED {
+        if self.waiting > TOTAL && stream.counted > GUARANTEED {
             return false;
         }
         let taken = stream.transport.queue_at(now, packet).is_ok();
-        // Older packets may have made room.
-        self.recount(slot);
-        self.list(slot);
+        // Also when it was not taken: older packets may have made room.
+        stream.queued(slot, &mut self.waiting, &mut self.dirty);
         taken
     }
 
@@ -164,17 +163,8 @@ impl Streams {
     pub(super) fn queue(&mut self, slot: usize, bytes: &[u8]) -> Result<(), QueueError> {
         let stream = self.slots.get_mut(slot).ok_or(QueueError::Ended)?;
         stream.transport.queue(bytes)?;
-        self.recount(slot);
-        self.list(slot);
+        stream.queued(slot, &mut self.waiting, &mut self.dirty);
         Ok(())
-    }
-
-    /// Counts anew what waits for a stream.
-    fn recount(&mut self, slot: usize) {
-        if let Some(stream) = self.slots.get_mut(slot) {
-            let before = std::mem::replace(&mut stream.counted, stream.transport.unsent());
-            self.waiting = self.waiting + stream.counted - before;
-        }
     }
 
     /// Reads from a stream into `buffer`; its readiness lists it for the worker.
@@ -182,20 +172,11 @@ impl Streams {
         &mut self,
         slot: usize,
         buffer: &mut [u8],
-    ) -> Option<Poll<Result<usize, StreamError>>> {
-        let read = self.slots.get_mut(slot)?.poll_recv(buffer);
-        self.recount(slot);
-        Some(read)
-    }
-
-    /// Lists a stream for [`Self::flush`].
-    fn list(&mut self, slot: usize) {
-        if let Some(stream) = self.slots.get_mut(slot)
-            && !stream.dirty
-        {
-            stream.dirty = true;
-            self.dirty.push(slot);
-        }
+    ) -> Option<(BindingId, Poll<Result<usize, StreamError>>)> {
+        let stream = self.slots.get_mut(slot)?;
+        let read = stream.poll_recv(buffer);
+        stream.recount(&mut self.waiting);
+        Some((stream.binding, read))
     }
 
     /// Sends what was queued in this turn. What a socket does not take waits for its waker, which lists the stream as
@@ -217,7 +198,7 @@ impl Streams {
         let Some(stream) = self.slots.get_mut(slot) else {
             return;
         };
-        if stream.transport.unsent() == 0 {
+        if stream.counted == 0 {
             return;
         }
         let result = stream
@@ -227,7 +208,7 @@ impl Streams {
             stream.token.mark();
         }
         self.drops.add(stream.transport.take_drops());
-        self.recount(slot);
+        stream.recount(&mut self.waiting);
     }
 
     /// Packets that were queued and dropped, since the last call.
@@ -304,6 +285,20 @@ impl Streams {
 }
 
 impl Stream {
+    /// Counts anew what waits in it, in what waits for all.
+    fn recount(&mut self, waiting: &mut usize) {
+        let before = std::mem::replace(&mut self.counted, self.transport.unsent());
+        *waiting = *waiting + self.counted - before;
+    }
+
+    /// Something may wait in it that did not before: it is listed for [`Streams::flush`].
+    fn queued(&mut self, slot: usize, waiting: &mut usize, dirty: &mut Vec<usize>) {
+        self.recount(waiting);
+        if !std::mem::replace(&mut self.dirty, true) {
+            dirty.push(slot);
+        }
+    }
+
     fn poll_recv(&mut self, buffer: &mut [u8]) -> Poll<Result<usize, StreamError>> {
         self.transport
             .poll_recv(&mut Context::from_waker(&self.waker), buffer)
@@ -312,5 +307,76 @@ impl Stream {
     /// Lists the stream again, for input that was left unread in this turn.
     pub(super) fn mark(&self) {
         self.token.mark();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use socket2::SockRef;
+    use tokio::{
+        net::{TcpListener, TcpStream},
+        time::timeout,
+    };
+    use tsc_osaa::{socket::StreamOptions, stream::RECV_BUFFER};
+    use tsc_tpl::Limits;
+
+    use super::{super::way::tests::same_slot, *};
+
+    /// A connection that is one of `streams`, and its other end, which reads nothing.
+    async fn unread(streams: &mut Streams) -> (usize, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (far, near) = tokio::join!(TcpStream::connect(address), listener.accept());
+        let options = StreamOptions::server();
+        let transport = StreamTransport::plain(near.unwrap().0, &options).unwrap();
+        let slot = streams.vacant();
+        let decoder = StreamDecoder::new(Limits::WIDEST);
+        streams.insert(transport, decoder, same_slot().0, 0);
+        (slot, far.unwrap())
+    }
+
+    /// Control messages until the queue takes no more.
+    fn fill(streams: &mut Streams, slot: usize) {
+        let message = [0x1C; 1000];
+        loop {
+            if streams.queue(slot, &message).is_err() {
+                streams.flush();
+                if streams.queue(slot, &message).is_err() {
+                    return;
+                }
+            }
+        }
+    }
+
+    /// What waits for a connection that breaks goes with it, and makes room for the others.
+    #[tokio::test]
+    async fn nothing_waits_for_streams_that_are_gone() {
+        let mut streams = Streams::new();
+        let (slot, far) = unread(&mut streams).await;
+        let (other, _far) = unread(&mut streams).await;
+        fill(&mut streams, slot);
+        streams.queue(other, &[0x1C; 100]).unwrap();
+        let waits = streams.get(slot).unwrap().transport.unsent();
+        assert!(waits > 0);
+        assert_eq!(streams.waiting, waits + 100);
+        // A reset, which is found out by reading.
+        SockRef::from(&far)
+            .set_linger(Some(Duration::ZERO))
+            .unwrap();
+        drop(far);
+        let mut buffer = vec![0; RECV_BUFFER];
+        let read = std::future::poll_fn(|cx| {
+            let stream = streams.get_mut(slot).unwrap();
+            stream.waker = cx.waker().clone();
+            streams.poll_recv(slot, &mut buffer).unwrap().1
+        });
+        timeout(Duration::from_secs(10), read)
+            .await
+            .unwrap()
+            .unwrap_err();
+        streams.take(slot);
+        assert_eq!(streams.waiting, 100);
+        streams.close(other);
+        assert_eq!(streams.waiting, 0);
     }
 }

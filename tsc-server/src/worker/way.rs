@@ -72,7 +72,7 @@ impl Ways {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::time::Instant;
 
     use tsc_csm::{
@@ -97,7 +97,7 @@ mod tests {
     }
 
     /// Two bindings that have had the same slot, the earlier first.
-    fn same_slot() -> (BindingId, BindingId) {
+    pub(in crate::worker) fn same_slot() -> (BindingId, BindingId) {
         let address = |last| format!("10.0.0.{last}").parse().unwrap();
         let pool = PoolConfig {
             name: "pool".to_owned(),

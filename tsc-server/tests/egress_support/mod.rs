@@ -9,7 +9,7 @@ pub mod packet;
 use std::{
     io::{Read, Write},
     net::{IpAddr, SocketAddr, TcpStream},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use tsc_server::{
@@ -48,6 +48,18 @@ pub fn report(server: &Server) -> Report {
         .build()
         .unwrap();
     runtime.block_on(server.report()).unwrap()
+}
+
+/// Figures as soon as `ready` says so: what one worker has done may not be done on another yet.
+pub fn report_when(server: &Server, ready: impl Fn(&Report) -> bool) -> Report {
+    let end = Instant::now() + LIMIT;
+    loop {
+        let report = report(server);
+        if ready(&report) {
+            return report;
+        }
+        assert!(Instant::now() < end, "{:?}", report.counters);
+    }
 }
 
 /// One tunnel.

@@ -133,8 +133,8 @@ mod tests {
         by_media: true,
     };
 
-    /// A queue in simulated time, with room for what a worker takes out in some ticks, that is offered some times what is taken out of it; parts of a tick's capacity that
-    /// were forwarded, and dropped for want of room.
+    /// A queue in simulated time, with room for what a worker takes out in some ticks, that is offered some times what is
+    /// taken out of it; parts of a tick's capacity that were forwarded, and dropped for want of room.
     fn run(
         shedder: &mut Shedder,
         queue: &mut f64,
