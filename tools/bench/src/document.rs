@@ -75,10 +75,12 @@ fn paths(results: &Results) -> String {
             });
         }
         for (section, name, label) in row.others {
-            let Some(value) = results.ratio(section, name).filter(|_| *name != OURS) else {
+            let Some(value) = results.ratio(section, name) else {
                 continue;
             };
-            let whose = if name.starts_with("relay") {
+            let whose = if *name == OURS {
+                Whose::Ours
+            } else if name.starts_with("relay") {
                 Whose::Relay
             } else {
                 Whose::Peer

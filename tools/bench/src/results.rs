@@ -111,6 +111,17 @@ impl Results {
         find(self.0.get(section)?.reports.first()?, name)
     }
 
+    /// A subject of each of a section's runs.
+    pub fn all<'a>(
+        &'a self,
+        section: &str,
+        name: &'a str,
+    ) -> impl Iterator<Item = &'a SubjectReport> + use<'a> {
+        let reports = self.0.get(section).map(|result| result.reports.iter());
+        let reports = reports.into_iter().flatten();
+        reports.filter_map(move |report| find(report, name))
+    }
+
     /// A subject's figures at a load.
     #[must_use]
     pub fn load(&self, section: &str, name: &str, load: &str) -> Option<&LoadReport> {

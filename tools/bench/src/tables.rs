@@ -2,6 +2,8 @@
 
 use std::fmt::Write as _;
 
+use tsc_load::report::{Spread, Times};
+
 use crate::results::{Results, at};
 use crate::suite::TRANSPORTS;
 
@@ -61,6 +63,7 @@ pub const PATHS: [PathRow; 10] = [
         must: 0.7,
         aim: 0.9,
         others: &[
+            ("dimpl", OURS, "ours with dimpl"),
             ("peer-coturn-dtls", "coturn-dtls", "coturn"),
             ("peer-openvpn", "openvpn", "OpenVPN"),
             ("peer-boringtun", "boringtun", "boringtun"),
@@ -250,6 +253,10 @@ pub fn others(results: &Results) -> String {
         let must = SET_UPS.get(at).copied().unwrap_or_default();
         let ours = set_ups(results, &format!("setup-{transport}"), OURS);
         let mut others = peer(results, transport, set_ups, 0);
+        if *transport == "dtls" {
+            let dimpl = set_ups(results, "setup-dimpl", OURS);
+            others.extend(dimpl.map(|value| format!("ours with dimpl {}", thousands(value))));
+        }
         if *transport == "tls" {
             let stunnel = set_ups(results, "peer-setup-stunnel", "stunnel");
             others.extend(stunnel.map(|value| format!("stunnel {}", thousands(value))));
@@ -267,6 +274,10 @@ pub fn others(results: &Results) -> String {
         let must = MEMORY.get(at).copied().unwrap_or_default();
         let ours = memory(results, &format!("setup-{transport}"), OURS);
         let mut others = peer(results, transport, memory, 0);
+        if *transport == "dtls" {
+            let dimpl = memory(results, "setup-dimpl", OURS);
+            others.extend(dimpl.map(|value| format!("ours with dimpl {value:.1}")));
+        }
         if *transport == "tls" {
             let stunnel = memory(results, "peer-setup-stunnel", "stunnel");
             others.extend(stunnel.map(|value| format!("stunnel {value:.0}")));
@@ -364,35 +375,53 @@ fn show_added((bytes, packets): (f64, f64)) -> String {
     }
 }
 
+/// Medians of several runs, in each of which the relay was measured just before.
 fn round_trip(results: &Results, transport: &str, text: &mut String) {
-    let times = |name| results.load(transport, name, "5000")?.round_trip_us;
-    let (ours, relay) = (times(OURS), times("relay-udp"));
-    let shown = |times: Option<tsc_load::report::Times>| {
-        times.map_or_else(
-            || "-".to_owned(),
-            |times| format!("{} / {}", times.p50, times.p99),
-        )
+    let section = format!("latency-{transport}");
+    let times = |name| -> Vec<Times> {
+        let subjects = results.all(&section, name);
+        subjects
+            .filter_map(|subject| at(subject, "5000")?.round_trip_us)
+            .collect()
     };
-    let both = ours.zip(relay);
-    let is_reached = both.map(|(ours, relay)| {
-        ours.p50 as f64 <= relay.p50 as f64 * ROUND_TRIP
-            && ours.p99 as f64 <= relay.p99 as f64 * ROUND_TRIP
+    let (ours, relay) = (times(OURS), times("relay-udp"));
+    let figures: [fn(&Times) -> f64; 2] = [|times| times.p50 as f64, |times| times.p99 as f64];
+    let shown = |times: &[Times]| {
+        let [p50, p99] = figures.map(|figure| show(median(times.iter().map(figure)), 0));
+        format!("{p50} / {p99}")
+    };
+    let [p50, p99] = figures.map(|figure| {
+        let ratios = ours
+            .iter()
+            .zip(&relay)
+            .map(|(ours, relay)| figure(ours) / figure(relay));
+        // As they are shown.
+        median(ratios).map(|ratio| (ratio * 100.0).round() / 100.0)
     });
+    let mut others = vec![format!("relay {}", shown(&relay))];
     let name = format!("coturn-{transport}");
     let coturn = results.load(&format!("peer-{name}"), &name, "5000");
-    let coturn = coturn.and_then(|load| load.round_trip_us);
-    let mut others = vec![format!("relay {}", shown(relay))];
-    if coturn.is_some() {
-        others.push(format!("coturn {}", shown(coturn)));
+    if let Some(times) = coturn.and_then(|load| load.round_trip_us) {
+        others.push(format!("coturn {} / {}", times.p50, times.p99));
     }
     line(
         text,
-        &format!("round trip p50 / p99 at 5,000 packets/s, us, {transport}"),
-        &shown(ours),
-        "1.1 x relay",
-        is_reached,
+        &format!("round trip p50 / p99 at 5,000 packets/s into the core, us, {transport}"),
+        &format!(
+            "{}: {} / {} of the relay",
+            shown(&ours),
+            show(p50, 2),
+            show(p99, 2)
+        ),
+        &format!("{ROUND_TRIP} of the relay"),
+        p50.zip(p99)
+            .map(|(p50, p99)| p50 <= ROUND_TRIP && p99 <= ROUND_TRIP),
         &others.join(", "),
     );
+}
+
+fn median(values: impl Iterator<Item = f64>) -> Option<f64> {
+    Some(Spread::of(values)?.median)
 }
 
 fn growth(results: &Results, transport: &str, text: &mut String) {
@@ -420,7 +449,8 @@ fn growth(results: &Results, transport: &str, text: &mut String) {
         ),
         &shown.join(", "),
         &format!("{GROWTH}"),
-        worst.map(|worst| worst <= GROWTH),
+        // As it is shown.
+        worst.map(|worst| (worst * 100.0).round() / 100.0 <= GROWTH),
         "",
     );
 }
@@ -499,42 +529,44 @@ pub fn everything(results: &Results) -> String {
 #[must_use]
 pub fn trouble(results: &Results) -> String {
     let mut text = String::new();
-    if let Some(subject) = results.subject("overload", OURS)
-        && let Some(overload) = &subject.overload
-    {
+    for transport in TRANSPORTS {
+        let subject = results.subject(&format!("overload-{transport}"), OURS);
+        let Some((subject, overload)) = subject.and_then(|one| Some((one, one.overload.as_ref()?)))
+        else {
+            continue;
+        };
         let _infallible = writeln!(
             text,
-            "- Overload over UDP: {} packets/s offered, {:.1} times the capacity of {}; goodput {} [least {}], least share {:.2}; {} of {} tunnels alive; {} newcomers, {} answers busy; {} MiB at most; recovered after {} s.",
+            "- Overload, {transport}: {} packets/s offered, {:.1} times the capacity of {}; {:.2} of it passed on in all, a second [{}-{}]; {} of {} tunnels alive; {} newcomers, {} answers busy; {} MiB at most; recovered after {} s.",
             thousands(overload.offered_per_second.median),
             overload.offered_per_second.median / (overload.capacity_per_second as f64).max(1.0),
             thousands(overload.capacity_per_second as f64),
-            thousands(overload.goodput_per_second.median),
+            overload.share,
             thousands(overload.goodput_per_second.low),
-            overload.lowest_share,
+            thousands(overload.goodput_per_second.high),
             overload.alive,
-            subject.tunnels,
+            subject.tunnels.saturating_sub(overload.newcomers),
             overload.newcomers,
             overload.newcomers_told_busy,
             overload.memory_kib.unwrap_or_default() / 1024,
             show(overload.recovery_seconds, 1),
         );
     }
-    for attack in results
-        .subject("hostile", OURS)
-        .iter()
-        .flat_map(|subject| &subject.attacks)
-    {
-        let _infallible = writeln!(
-            text,
-            "- Forged {} at {} packets/s: {:.3} % more loss of calls, {} us more at p99, {:.2} bytes answered for each.",
-            attack.attack,
-            thousands(attack.per_second),
-            attack.added_loss * 100.0,
-            attack
-                .added_p99_us
-                .map_or_else(|| "-".to_owned(), |us| us.to_string()),
-            attack.amplification,
-        );
+    for transport in ["udp", "dtls"] {
+        let subject = results.subject(&format!("hostile-{transport}"), OURS);
+        for attack in subject.iter().flat_map(|subject| &subject.attacks) {
+            let _infallible = writeln!(
+                text,
+                "- Forged {} at {} packets/s beside {transport} calls: {:.3} % more loss of calls, {} us more at p99, {:.2} bytes answered for each.",
+                attack.attack,
+                thousands(attack.per_second),
+                attack.added_loss * 100.0,
+                attack
+                    .added_p99_us
+                    .map_or_else(|| "-".to_owned(), |us| us.to_string()),
+                attack.amplification,
+            );
+        }
     }
     text
 }

@@ -304,12 +304,12 @@ pub struct OverloadArgs {
     #[arg(long, default_value = "60", value_parser = seconds)]
     pub time: Duration,
 
-    /// Packets a second one way that count as its capacity; searched for by default.
+    /// Packets a second one way that count as its capacity. By default the most that comes through, whatever is lost.
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
     pub capacity: Option<u64>,
 
     /// Threads that run on the server's processor all the time, so that it has 1/(1 + RIVALS) of it: what the generator cannot
-    /// offer, the server cannot take then either. By default 2 with TLS and DTLS, where the generator has to encrypt as well.
+    /// offer, the server cannot take then either. By default 2 but with UDP, where the generator has as much to do as the server.
     #[arg(long, value_parser = clap::value_parser!(u32).range(0..=15))]
     pub rivals: Option<u32>,
 
@@ -321,9 +321,9 @@ pub struct OverloadArgs {
     #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u16).range(i64::from(Traffic::MIN_SIZE)..=1400))]
     pub size: u16,
 
-    /// How it is measured.
-    #[command(flatten)]
-    pub measure: MeasureArgs,
+    /// It has recovered when the median delay is less, in milliseconds.
+    #[arg(long, default_value_t = 20, value_name = "MILLISECONDS")]
+    pub delay_limit: u32,
 }
 
 /// For `hostile`.

@@ -227,14 +227,14 @@ pub struct HoldReport {
 /// A server that is offered more than it can do. Packets go one way.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct OverloadReport {
-    /// The greatest rate that it passes on within the limits.
+    /// The most that it passes on, whatever is lost.
     pub capacity_per_second: u64,
     /// Packets that were sent a second.
     pub offered_per_second: Spread,
     /// Packets that arrived a second, in slices of a second.
     pub goodput_per_second: Spread,
-    /// The least goodput as a share of the capacity.
-    pub lowest_share: f64,
+    /// The goodput of all the time as a share of the capacity.
+    pub share: f64,
     /// Packets that did not arrive.
     pub lost: u64,
     /// Established tunnels that can send at the end.
@@ -251,7 +251,8 @@ pub struct OverloadReport {
     pub newcomers_failed_attempts: u64,
     /// The most memory that the server used, in KiB (PSS).
     pub memory_kib: Option<u64>,
-    /// After the overload, until half the capacity passes without loss and delay; absent if it never did.
+    /// After the overload, until half of the greatest rate that was carried before it passes without loss and delay; absent if it
+    /// never did.
     pub recovery_seconds: Option<f64>,
 }
 
@@ -470,7 +471,7 @@ impl HoldReport {
 impl OverloadReport {
     fn text(&self) -> String {
         format!(
-            "  one way: capacity {}/s, offered {:.0}/s ({:.1} x), passed on {:.0} [{:.0}-{:.0}]/s, at least {:.0} % of capacity\n  \
+            "  one way: capacity {}/s, offered {:.0}/s ({:.1} x), passed on {:.0} [{:.0}-{:.0}]/s, {:.0} % of capacity in all\n  \
              tunnels: {} alive, {} lost their transport; newcomers: {} of {} came up, {} told busy, {} attempts failed\n  \
              {}recovered {}\n",
             self.capacity_per_second,
@@ -479,7 +480,7 @@ impl OverloadReport {
             self.goodput_per_second.median,
             self.goodput_per_second.low,
             self.goodput_per_second.high,
-            self.lowest_share * 100.0,
+            self.share * 100.0,
             self.alive,
             self.suspended,
             self.newcomers_up,

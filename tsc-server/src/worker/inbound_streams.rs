@@ -21,6 +21,11 @@ use super::{Worker, identity, record::trace, switch::Switch, tun::Tun, way::Way}
 
 /// Reads of one stream in one turn before the others get theirs.
 const READS_PER_STREAM: usize = 4;
+/// What streams may take of one turn. All that is read waits until the turn ends, media no longer than it may wait at all: turns
+/// of thousands of streams with a backlog each would be longer than that.
+const PACKETS_PER_TURN: usize = 4096;
+/// The same for streams whose units are no packets.
+const STREAMS_PER_TURN: usize = 1024;
 /// Connections accepted in one turn.
 const ACCEPTS_PER_TURN: usize = 64;
 
@@ -89,14 +94,19 @@ impl Worker {
     }
 
     pub(super) fn read_streams(&mut self, cx: &mut Context<'_>, now: Instant) {
-        let mut ready = std::mem::take(&mut self.ready);
-        self.streams.take_ready(cx.waker(), &mut ready);
+        self.streams.take_ready(cx.waker(), &mut self.ready);
         let mut buffer = std::mem::take(&mut self.read_buffer);
-        for token in ready.drain(..) {
-            self.read_stream(cx, now, token.index(), &mut buffer);
+        let mut left = STREAMS_PER_TURN;
+        while left > 0
+            && self.forwarded < PACKETS_PER_TURN
+            && let Some(token) = self.ready.pop_front()
+        {
+            left -= 1;
+            self.read_stream(cx, now, token.take(), &mut buffer);
         }
+        // The others come first in the next turn.
+        self.again |= !self.ready.is_empty();
         self.read_buffer = buffer;
-        self.ready = ready;
     }
 
     pub(super) fn read_stream(

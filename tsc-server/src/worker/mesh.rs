@@ -118,7 +118,7 @@ pub(crate) struct Mesh {
     /// Whom the neighbours wake.
     list: Arc<ReadyList>,
     /// Reused by each turn.
-    rung: Vec<Arc<Token>>,
+    rung: VecDeque<Arc<Token>>,
     /// By shard; none for the own.
     neighbours: Vec<Option<Neighbour>>,
     /// Notices that did not fit an inbox, at most [`NOTICES`].
@@ -153,7 +153,7 @@ impl Mesh {
             inbox,
             emptied,
             list,
-            rung: Vec::new(),
+            rung: VecDeque::new(),
             neighbours: (0..)
                 .zip(&doors)
                 .map(|(shard, (outbox, emptied, bell))| {
@@ -265,7 +265,9 @@ impl Mesh {
     /// Arms `worker` for what comes from now on; then [`Self::next`] until `None`.
     pub(super) fn arm(&mut self, worker: &Waker) {
         self.list.take(worker, &mut self.rung);
-        self.rung.clear();
+        for bell in self.rung.drain(..) {
+            bell.take();
+        }
     }
 
     pub(super) fn next(&self) -> Option<Parcel> {

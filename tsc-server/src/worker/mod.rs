@@ -40,6 +40,7 @@ mod tun;
 mod way;
 
 use std::{
+    collections::VecDeque,
     future::Future,
     net::IpAddr,
     pin::Pin,
@@ -143,8 +144,8 @@ pub(crate) struct Worker {
     receive: Option<RecvBatch>,
     log: Log,
     load: Load,
-    /// Reused by each turn.
-    ready: Vec<Arc<Token>>,
+    /// Streams that are to be read, in this turn or the next ones.
+    ready: VecDeque<Arc<Token>>,
     /// Something was left undone: come back without waiting.
     again: bool,
     gather: Gather,

@@ -1,6 +1,6 @@
 //! From a configuration to a worker with open ports.
 
-use std::{net::SocketAddr, num::NonZero, sync::Arc, time::Instant};
+use std::{collections::VecDeque, net::SocketAddr, num::NonZero, sync::Arc, time::Instant};
 
 use tokio::sync::{mpsc, watch};
 use tsc_csm::{
@@ -224,7 +224,7 @@ pub(crate) fn open(
                 .map(|interface| interface.name.clone()),
         ),
         load: Load::new(config.system.busy_when_overloaded, Instant::now()),
-        ready: Vec::new(),
+        ready: VecDeque::new(),
         again: false,
         gather: Gather::new(Instant::now(), config.system.gather_time, 0),
         received: 0,

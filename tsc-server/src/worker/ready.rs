@@ -5,6 +5,7 @@
 //! So each stream is polled with a waker of its own that puts it on a list and wakes the worker once.
 
 use std::{
+    collections::VecDeque,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -36,21 +37,17 @@ impl ReadyList {
         })
     }
 
-    /// Appends the ready streams to `out` and arms `worker` for the next ones.
+    /// Appends the ready streams to `out` and arms `worker` for the next ones. Until [`Token::take`] they stay listed.
     ///
     /// A token may be stale (its stream is gone and another has the slot): polling a stream that is not ready is
     /// harmless.
-    pub(super) fn take(&self, worker: &Waker, out: &mut Vec<Arc<Token>>) {
+    pub(super) fn take(&self, worker: &Waker, out: &mut VecDeque<Arc<Token>>) {
         let mut inner = self.lock();
         match &mut inner.worker {
             Some(armed) => armed.clone_from(worker),
             none => *none = Some(worker.clone()),
         }
-        for token in inner.ready.drain(..) {
-            // Cleared before the stream is polled, so that readiness that comes meanwhile lists it again.
-            token.listed.store(false, Ordering::Release);
-            out.push(token);
-        }
+        out.extend(inner.ready.drain(..));
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -68,8 +65,9 @@ pub(super) struct Token {
 }
 
 impl Token {
-    /// The stream's slot.
-    pub(super) const fn index(&self) -> usize {
+    /// The stream's slot. To be called before the stream is polled: readiness that comes meanwhile lists it again.
+    pub(super) fn take(&self) -> usize {
+        self.listed.store(false, Ordering::Release);
         self.index
     }
 
@@ -119,7 +117,7 @@ mod tests {
         let list = Arc::new(ReadyList::default());
         let counter = Arc::new(Counter::default());
         let worker = Waker::from(Arc::clone(&counter));
-        let mut out = Vec::new();
+        let mut out = VecDeque::new();
         list.take(&worker, &mut out);
         assert!(out.is_empty());
 
@@ -130,10 +128,13 @@ mod tests {
         assert_eq!(counter.0.load(Ordering::Relaxed), 1);
 
         list.take(&worker, &mut out);
-        assert_eq!(out.iter().map(|t| t.index()).collect::<Vec<_>>(), [0, 1, 2]);
+        // One that waits to be polled is listed still.
+        streams[2].wake_by_ref();
+        let polled: Vec<_> = out.drain(..).map(|token| token.take()).collect();
+        assert_eq!(polled, [0, 1, 2]);
+        assert_eq!(counter.0.load(Ordering::Relaxed), 1);
         streams[1].wake_by_ref();
         assert_eq!(counter.0.load(Ordering::Relaxed), 2, "armed again by take");
-        out.clear();
         list.take(&worker, &mut out);
         assert_eq!(out.len(), 1);
     }

@@ -128,7 +128,7 @@ impl Streams {
         self.slots.get(slot)
     }
 
-    pub(super) fn take_ready(&self, worker: &Waker, out: &mut Vec<Arc<Token>>) {
+    pub(super) fn take_ready(&self, worker: &Waker, out: &mut VecDeque<Arc<Token>>) {
         self.ready.take(worker, out);
     }
 

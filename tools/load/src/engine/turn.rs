@@ -179,7 +179,16 @@ impl Engine {
             if event.is_writable() {
                 self.writable(now, number);
             }
-            if event.is_readable() || event.is_read_closed() || event.is_error() {
+            let is_end = event.is_read_closed() || event.is_error();
+            if is_end
+                && let Some(Member {
+                    link: Link::Stream(stream),
+                    ..
+                }) = self.members.get_mut(number as usize)
+            {
+                stream.ends();
+            }
+            if event.is_readable() || is_end {
                 self.again.push_back(number);
             }
         }

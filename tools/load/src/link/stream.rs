@@ -10,8 +10,16 @@ use rustls::{ClientConfig, ClientConnection};
 use rustls_pki_types::ServerName;
 use socket2::{Domain, Protocol, Socket, Type};
 
-/// Most bytes that wait for the socket; what comes on top is dropped and counted, as media would be.
+use crate::clock::monotonic_ns;
+
+/// Most bytes that wait for the socket; what comes on top is dropped and counted, as media would be ...
 const BACKLOG: usize = 128 * 1024;
+
+/// ... and so is what comes when some have waited for so long, as in clients of the SDK.
+const PATIENCE_NS: u64 = 200_000_000;
+
+/// What the system may hold back in addition, as with clients of the SDK.
+const KERNEL_UNSENT: u32 = 16 * 1024;
 
 /// Most reads of one connection before others get their turn.
 const READS: usize = 4;
@@ -33,11 +41,15 @@ pub struct StreamLink {
     socket: TcpStream,
     tls: Option<Box<ClientConnection>>,
     connected: bool,
+    /// The other end has closed it, or it is broken: behind what there is to be read comes its end.
+    ending: bool,
     /// Plaintext of this turn, under TLS; otherwise unused.
     plain: Vec<u8>,
     /// What waits for the socket, and how much of its front is written.
     out: Vec<u8>,
     written: usize,
+    /// Since when the socket takes nothing.
+    blocked_ns: Option<u64>,
 }
 
 impl StreamLink {
@@ -58,6 +70,7 @@ impl StreamLink {
         )?;
         socket.set_nonblocking(true)?;
         socket.set_tcp_nodelay(true)?;
+        socket.set_tcp_notsent_lowat(KERNEL_UNSENT)?;
         if let Some(from) = from {
             // The port is chosen by what it connects to, not for the address as a whole.
             setsockopt(&socket, sockopt::IpBindAddressNoPort, &true)?;
@@ -76,9 +89,11 @@ impl StreamLink {
             socket: TcpStream::from_std(socket.into()),
             tls: tls.map(Box::new),
             connected: false,
+            ending: false,
             plain: Vec::new(),
             out: Vec::new(),
             written: 0,
+            blocked_ns: None,
         };
         if let Some(tls) = &mut link.tls {
             tls.set_buffer_limit(None);
@@ -119,9 +134,19 @@ impl StreamLink {
         self.flush()
     }
 
+    /// To be called when the system says that there is an end to be read.
+    pub const fn ends(&mut self) {
+        self.ending = true;
+    }
+
     /// Takes bytes to be sent with the next [`Self::flush`]; `false` if too many wait already. `forced` ones always fit.
     pub fn send(&mut self, prefix: &[u8], bytes: &[u8], forced: bool) -> bool {
-        if !forced && self.out.len() - self.written + self.plain.len() > BACKLOG {
+        let is_late = || {
+            let blocked = self.blocked_ns;
+            blocked.is_some_and(|since| monotonic_ns().saturating_sub(since) > PATIENCE_NS)
+        };
+        let waits = self.out.len() - self.written + self.plain.len();
+        if !forced && (waits > BACKLOG || is_late()) {
             return false;
         }
         let to = match self.tls {
@@ -158,6 +183,7 @@ impl StreamLink {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     self.out.drain(..self.written);
                     self.written = 0;
+                    self.blocked_ns.get_or_insert_with(monotonic_ns);
                     return Ok(());
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -166,6 +192,7 @@ impl StreamLink {
         }
         self.out.clear();
         self.written = 0;
+        self.blocked_ns = None;
         Ok(())
     }
 
@@ -176,6 +203,7 @@ impl StreamLink {
     /// The connection is broken, or TLS is.
     pub fn read(&mut self, buffer: &mut [u8], mut sink: impl FnMut(&[u8])) -> io::Result<ReadEnd> {
         let (wire, clear) = buffer.split_at_mut(buffer.len() / 2);
+        let wire_len = wire.len();
         for _ in 0..READS {
             let length = match self.socket.read(wire) {
                 Ok(0) => return Ok(ReadEnd::Closed),
@@ -187,8 +215,13 @@ impl StreamLink {
                 Err(error) => return Err(error),
             };
             let mut bytes = wire.get(..length).unwrap_or_default();
+            // There was no more, and what comes from now on is told anew: no call is needed to know (epoll(7)).
+            let is_drained = length < wire_len && !self.ending;
             let Some(tls) = &mut self.tls else {
                 sink(bytes);
+                if is_drained {
+                    return Ok(ReadEnd::Drained);
+                }
                 continue;
             };
             while !bytes.is_empty() {
@@ -202,6 +235,9 @@ impl StreamLink {
                         Err(error) => return Err(error),
                     }
                 }
+            }
+            if is_drained {
+                return Ok(ReadEnd::Drained);
             }
         }
         Ok(ReadEnd::More)
