@@ -9,15 +9,17 @@ use std::{
     io,
     mem::{size_of, zeroed},
     net::{IpAddr, Ipv6Addr, SocketAddr},
-    os::fd::AsRawFd,
+    os::fd::{AsFd, AsRawFd},
 };
 
 use libc::{c_int, c_void, cmsghdr, iovec, mmsghdr, msghdr};
 use smallvec::SmallVec;
 use socket2::SockAddr;
-use tokio::net::UdpSocket;
 
-use super::batch::{Run, SendBatch};
+use super::{
+    batch::{Run, SendBatch},
+    ready::Socket,
+};
 
 /// Runs of one call.
 const MESSAGES: usize = 64;
@@ -30,7 +32,7 @@ type List<T> = SmallVec<[T; 2]>;
 ///
 /// # Errors
 /// What the system says of the first run.
-pub(super) fn send(socket: &UdpSocket, batch: &SendBatch, to_peers: bool) -> io::Result<usize> {
+pub(super) fn send(socket: &Socket, batch: &SendBatch, to_peers: bool) -> io::Result<usize> {
     let (count, segment) = alike(batch.runs());
     let runs = batch.runs().get(..count).unwrap_or_default();
     if runs.is_empty() {
@@ -83,7 +85,8 @@ pub(super) fn send(socket: &UdpSocket, batch: &SendBatch, to_peers: bool) -> io:
     // SAFETY: each message points to an address, slices and control data that live until the end of this function and
     // that the system only reads; the slices point into `batch`, which is borrowed. `messages` has `count` elements, of
     // which the system writes the length that was sent.
-    let sent = unsafe { libc::sendmmsg(socket.as_raw_fd(), messages.as_mut_ptr(), count, 0) };
+    let sent =
+        unsafe { libc::sendmmsg(socket.as_fd().as_raw_fd(), messages.as_mut_ptr(), count, 0) };
     usize::try_from(sent).map_err(|_| io::Error::last_os_error())
 }
 
@@ -91,12 +94,7 @@ pub(super) fn send(socket: &UdpSocket, batch: &SendBatch, to_peers: bool) -> io:
 ///
 /// # Errors
 /// What the system says.
-pub(super) fn send_one(
-    socket: &UdpSocket,
-    run: &Run,
-    bytes: &[u8],
-    to_peers: bool,
-) -> io::Result<()> {
+pub(super) fn send_one(socket: &Socket, run: &Run, bytes: &[u8], to_peers: bool) -> io::Result<()> {
     let address = SockAddr::from(run.peer);
     let mut slice = iovec {
         iov_base: bytes.as_ptr().cast_mut().cast(),
@@ -118,7 +116,7 @@ pub(super) fn send_one(
     }
     // SAFETY: the message points to an address, a slice and control data that live until the end of this function and
     // that the system only reads.
-    let sent = unsafe { libc::sendmsg(socket.as_raw_fd(), &raw const message, 0) };
+    let sent = unsafe { libc::sendmsg(socket.as_fd().as_raw_fd(), &raw const message, 0) };
     usize::try_from(sent)
         .map(drop)
         .map_err(|_| io::Error::last_os_error())

@@ -10,6 +10,7 @@ mod batch;
 #[cfg(any(target_os = "linux", target_os = "android"))]
 mod mmsg;
 mod pressure;
+mod ready;
 mod socket;
 
 pub use batch::{Datagram, MAX_SLOTS, RecvBatch, SendBatch};

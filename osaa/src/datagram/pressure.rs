@@ -82,23 +82,26 @@ mod linux {
         reason = "an option that neither socket2 nor nix has: SO_MEMINFO"
     )]
 
-    use std::{io, mem::size_of_val, os::fd::AsRawFd};
+    use std::{
+        io,
+        mem::size_of_val,
+        os::fd::{AsFd, AsRawFd},
+    };
 
     use socket2::{SockFilter, SockRef};
-    use tokio::net::UdpSocket;
 
-    use super::{Pressure, Shed};
+    use super::{super::ready::Socket, Pressure, Shed};
 
     /// Figures of SO_MEMINFO (linux/sock_diag.h).
     const FIGURES: usize = 9;
 
-    pub(super) fn pressure(socket: &UdpSocket) -> Option<Pressure> {
+    pub(super) fn pressure(socket: &Socket) -> Option<Pressure> {
         let mut figures = [0u32; FIGURES];
         let mut len = libc::socklen_t::try_from(size_of_val(&figures)).ok()?;
         // SAFETY: the system writes at most `len` bytes to `figures`, which is as long, and the length it wrote to `len`.
         let result = unsafe {
             libc::getsockopt(
-                socket.as_raw_fd(),
+                socket.as_fd().as_raw_fd(),
                 libc::SOL_SOCKET,
                 libc::SO_MEMINFO,
                 figures.as_mut_ptr().cast(),
@@ -113,7 +116,7 @@ mod linux {
         })
     }
 
-    pub(super) fn shed(socket: &UdpSocket, shed: Option<Shed>) -> io::Result<()> {
+    pub(super) fn shed(socket: &Socket, shed: Option<Shed>) -> io::Result<()> {
         let socket = SockRef::from(socket);
         match shed {
             Some(shed) => socket.attach_filter(&program(shed)),

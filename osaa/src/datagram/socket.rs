@@ -9,10 +9,9 @@ use std::{
 
 use quinn_udp::{Transmit, UdpSocketState};
 use socket2::{SockRef, Type};
-use tokio::{io::Interest, net::UdpSocket};
 use tracing::debug;
 
-use super::{RecvBatch, SendBatch, batch::RUN_DATAGRAMS};
+use super::{RecvBatch, SendBatch, batch::RUN_DATAGRAMS, ready::Socket};
 use crate::socket::{BindError, Dscp, PortSharing, bound, set_dscp};
 
 /// Errors in a row after which a socket is reported broken instead of asked again.
@@ -92,7 +91,7 @@ impl AddAssign for DatagramStats {
 
 /// A UDP socket within a tokio runtime.
 pub struct DatagramSocket {
-    socket: UdpSocket,
+    socket: Socket,
     state: UdpSocketState,
     local: SocketAddr,
     /// Set for connected sockets.
@@ -152,7 +151,7 @@ impl DatagramSocket {
         if state.may_fragment() {
             debug!(%local, "this system may fragment outer packets");
         }
-        let socket = UdpSocket::from_std(socket.into())?;
+        let socket = Socket::new(socket.into())?;
         Ok(Self {
             local: socket.local_addr()?,
             socket,
@@ -186,7 +185,7 @@ impl DatagramSocket {
 
     /// For options.
     #[cfg(any(target_os = "linux", target_os = "android"))]
-    pub(super) const fn socket(&self) -> &UdpSocket {
+    pub(super) const fn socket(&self) -> &Socket {
         &self.socket
     }
 
@@ -220,10 +219,10 @@ impl DatagramSocket {
         loop {
             ready!(self.socket.poll_recv_ready(cx))?;
             let mut drained = None;
-            let received = self.socket.try_io(Interest::READABLE, || {
+            let received = self.socket.try_recv(|socket| {
                 let state = &self.state;
-                let count = batch
-                    .fill(|buffers, metas| state.recv((&self.socket).into(), buffers, metas))?;
+                let count =
+                    batch.fill(|buffers, metas| state.recv(socket.into(), buffers, metas))?;
                 if READS_MANY && !batch.is_full() {
                     // There was no more: to be told so by another call would cost as much as a packet. What comes from
                     // now on makes the socket ready anew.
@@ -270,11 +269,16 @@ impl DatagramSocket {
         let mut singles = if segments { 0 } else { usize::MAX };
         let mut retried = false;
         while !batch.is_empty() {
-            let sent = self.socket.try_io(Interest::WRITABLE, || {
+            let way = Way {
+                state: &self.state,
+                to_peers: self.peer.is_none(),
+                marked: self.marked,
+            };
+            let sent = self.socket.try_send(|socket| {
                 if singles > 0 {
-                    self.send_one(batch).map(|()| 0)
+                    way.send_one(socket, batch).map(|()| 0)
                 } else {
-                    self.send_runs(batch)
+                    way.send_runs(socket, batch)
                 }
             });
             match sent {
@@ -316,15 +320,36 @@ impl DatagramSocket {
         Poll::Ready(Ok(()))
     }
 
+    fn is_refusal(&self, error: &io::Error) -> bool {
+        self.peer.is_some() && error.kind() == io::ErrorKind::ConnectionRefused
+    }
+
+    fn note(&mut self, error: &io::Error) {
+        if error.kind() == io::ErrorKind::ConnectionRefused {
+            self.stats.refused += 1;
+        }
+        debug!(local = %self.local, %error, "datagram socket");
+    }
+}
+
+/// How a socket sends.
+struct Way<'a> {
+    state: &'a UdpSocketState,
+    /// Not connected.
+    to_peers: bool,
+    marked: bool,
+}
+
+impl Way<'_> {
     /// Sends whole runs from the front; gives their number.
     #[cfg(any(target_os = "linux", target_os = "android"))]
-    fn send_runs(&self, batch: &SendBatch) -> io::Result<usize> {
-        super::mmsg::send(&self.socket, batch, self.peer.is_none())
+    fn send_runs(&self, socket: &Socket, batch: &SendBatch) -> io::Result<usize> {
+        super::mmsg::send(socket, batch, self.to_peers)
     }
 
     /// Sends whole runs from the front; gives their number.
     #[cfg(not(any(target_os = "linux", target_os = "android")))]
-    fn send_runs(&self, batch: &SendBatch) -> io::Result<usize> {
+    fn send_runs(&self, socket: &Socket, batch: &SendBatch) -> io::Result<usize> {
         let Some((run, bytes)) = batch.first_run() else {
             return Ok(0);
         };
@@ -335,25 +360,26 @@ impl DatagramSocket {
             segment_size: (run.count > 1).then_some(run.segment),
             src_ip: run.source,
         };
-        self.state.try_send((&self.socket).into(), &transmit)?;
+        self.state.try_send(socket.into(), &transmit)?;
         Ok(1)
     }
 
     /// Sends the first datagram alone.
-    fn send_one(&self, batch: &SendBatch) -> io::Result<()> {
+    fn send_one(&self, socket: &Socket, batch: &SendBatch) -> io::Result<()> {
         let Some((run, bytes)) = batch.first() else {
             return Ok(());
         };
         #[cfg(any(target_os = "linux", target_os = "android"))]
         if self.marked || run.mark.is_some() {
-            return super::mmsg::send_one(&self.socket, &run, bytes, self.peer.is_none());
+            return super::mmsg::send_one(socket, &run, bytes, self.to_peers);
         }
         #[cfg(not(any(target_os = "linux", target_os = "android")))]
         if self.marked {
-            let socket = SockRef::from(&self.socket);
-            return match self.peer {
-                Some(_) => socket.send(bytes),
-                None => socket.send_to(bytes, &run.peer.into()),
+            let socket = SockRef::from(socket);
+            return if self.to_peers {
+                socket.send_to(bytes, &run.peer.into())
+            } else {
+                socket.send(bytes)
             }
             .map(drop);
         }
@@ -364,18 +390,7 @@ impl DatagramSocket {
             segment_size: None,
             src_ip: run.source,
         };
-        self.state.try_send((&self.socket).into(), &transmit)
-    }
-
-    fn is_refusal(&self, error: &io::Error) -> bool {
-        self.peer.is_some() && error.kind() == io::ErrorKind::ConnectionRefused
-    }
-
-    fn note(&mut self, error: &io::Error) {
-        if error.kind() == io::ErrorKind::ConnectionRefused {
-            self.stats.refused += 1;
-        }
-        debug!(local = %self.local, %error, "datagram socket");
+        self.state.try_send(socket.into(), &transmit)
     }
 }
 
