@@ -165,7 +165,8 @@ mod watched {
     }
 }
 
-#[cfg(all(test, unix))]
+#[cfg(test)]
+#[cfg(unix)]
 mod tests {
     use std::{future::poll_fn, io, time::Duration};
 

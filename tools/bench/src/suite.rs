@@ -17,6 +17,9 @@ pub const MANY_DATAGRAMS: u32 = 100_000;
 /// How often round trips are measured.
 const ROUND_TRIPS: usize = 7;
 
+/// How often set-ups are measured, each time some tenths of a second.
+const SET_UPS: usize = 5;
+
 /// A section.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Section {
@@ -105,10 +108,13 @@ pub fn sections(windows: u16, quick: bool) -> Vec<Section> {
         let run = format!(
             "setup --host-buffers 4194304 --spawn-server --transport {transport} --tunnels {tunnels} --open-rate 50000"
         );
-        all.push(Section::new(format!("setup-{transport}"), &[&run]));
+        all.push(Section::new(
+            format!("setup-{transport}"),
+            &[run.as_str(); SET_UPS],
+        ));
         if transport == "dtls" {
             let run = format!("{run} --dtls-backend dimpl");
-            all.push(Section::new("setup-dimpl", &[&run]));
+            all.push(Section::new("setup-dimpl", &[run.as_str(); SET_UPS]));
         }
     }
     for transport in TRANSPORTS {

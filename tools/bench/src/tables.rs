@@ -347,16 +347,18 @@ fn peer(
         .collect()
 }
 
-/// Set-ups per processor second.
+/// Set-ups per processor second: the median of the runs.
 #[must_use]
 pub fn set_ups(results: &Results, section: &str, name: &str) -> Option<f64> {
-    results.subject(section, name)?.set_up.per_cpu_second
+    let subjects = results.all(section, name);
+    median(subjects.filter_map(|subject| subject.set_up.per_cpu_second))
 }
 
-/// KiB of each session.
+/// KiB of each session: the median of the runs.
 #[must_use]
 pub fn memory(results: &Results, section: &str, name: &str) -> Option<f64> {
-    results.subject(section, name)?.set_up.memory_kib
+    let subjects = results.all(section, name);
+    median(subjects.filter_map(|subject| subject.set_up.memory_kib))
 }
 
 /// Bytes added to each packet, and packets besides.
