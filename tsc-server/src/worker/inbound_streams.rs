@@ -96,9 +96,10 @@ impl Worker {
     pub(super) fn read_streams(&mut self, cx: &mut Context<'_>, now: Instant) {
         self.streams.take_ready(cx.waker(), &mut self.ready);
         let mut buffer = std::mem::take(&mut self.read_buffer);
-        let mut left = STREAMS_PER_TURN;
+        // What other workers have sent has its own bound.
+        let (before, mut left) = (self.forwarded, STREAMS_PER_TURN);
         while left > 0
-            && self.forwarded < PACKETS_PER_TURN
+            && self.forwarded - before < PACKETS_PER_TURN
             && let Some(token) = self.ready.pop_front()
         {
             left -= 1;
