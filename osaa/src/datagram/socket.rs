@@ -257,7 +257,8 @@ impl DatagramSocket {
     /// cleared: with UDP that is as good as sending it.
     ///
     /// # Errors
-    /// Only if the runtime shuts down.
+    /// The socket takes no more, and cannot be waited for: no file descriptor is left to watch it with, or the runtime
+    /// shuts down.
     pub fn poll_send(
         &mut self,
         cx: &mut Context<'_>,

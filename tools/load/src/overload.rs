@@ -73,9 +73,10 @@ pub fn overload(args: &OverloadArgs) -> anyhow::Result<(Report, bool)> {
         let transport = Transport::from(*transport);
         let (open, size) = (setting.tunnels, args.size);
         let rivals = args.rivals.unwrap_or_else(|| {
-            match transport.is_stream() || transport.is_protected() {
-                true => RIVALS,
-                false => 0,
+            if transport == Transport::Udp {
+                0
+            } else {
+                RIVALS
             }
         });
         let mut stage = Stage::server(setting, &host, transport, clients, open, size, false)?;
