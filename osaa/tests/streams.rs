@@ -620,3 +620,45 @@ fn poll_once(stream: &mut StreamTransport) -> Poll<Result<usize, StreamError>> {
     let mut buffer = vec![0; MIN_RECV_BUFFER];
     stream.poll_recv(&mut Context::from_waker(Waker::noop()), &mut buffer)
 }
+
+/// Bytes that a peer can send to one who does not read.
+fn sent_unread(peer: &TcpStream) -> usize {
+    let mut sent = 0;
+    loop {
+        match peer.try_write(&[0; 1024]) {
+            Ok(len) => sent += len,
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return sent,
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_reader_decides_how_far_its_peer_may_run_ahead() {
+    let mut sent = Vec::new();
+    for limit in [None, Some(16 << 10)] {
+        let (peer, reader) = sockets().await;
+        let sender = socket2::SockRef::from(&peer);
+        sender.set_send_buffer_size(4096).unwrap();
+        let socket = socket2::SockRef::from(&reader).try_clone().unwrap();
+        let before = socket.recv_buffer_size().unwrap();
+        let mut reader = StreamTransport::plain(reader, &StreamOptions::server()).unwrap();
+        reader.limit_unread(limit).unwrap();
+        bounded(peer.writable()).await.unwrap();
+        let unread = sent_unread(&peer);
+        sent.push(unread);
+
+        // The limit is lifted, and nothing is lost.
+        reader.limit_unread(None).unwrap();
+        assert!(socket.recv_buffer_size().unwrap() >= before);
+        let mut buffer = vec![0; RECV_BUFFER];
+        let mut left = unread;
+        while left > 0 {
+            let read = bounded(poll_fn(|cx| reader.poll_recv(cx, &mut buffer))).await;
+            left -= read.unwrap();
+        }
+        bounded(peer.writable()).await.unwrap();
+        assert!(sent_unread(&peer) > 0);
+    }
+    assert!(sent[1] < sent[0] * 3 / 4, "{sent:?}");
+}

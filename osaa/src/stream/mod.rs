@@ -13,6 +13,9 @@
 //! ([`UnitClass`]). Media waits for [`media_time`](crate::socket::StreamOptions::media_time) at most, then the oldest is
 //! dropped; bulk data has [`send_limit`](crate::socket::StreamOptions::send_limit) bytes and is kept short by CoDel (RFC 8289).
 //!
+//! A reader that falls behind can have its peers hold back as well ([`limit_unread`](StreamTransport::limit_unread)): what waits
+//! in the system's receive buffers is beyond the reach of all of this.
+//!
 //! Units are never split between calls: a unit is taken whole or not at all, so a caller that is told
 //! "full" can drop or keep whole packets.
 

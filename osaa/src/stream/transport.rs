@@ -44,6 +44,9 @@ const MAX_RECORD: usize = 16 * 1024;
 /// What is offered to the socket at a time without TLS. What it does not take stays in the queue.
 const MAX_WRITE: usize = 64 * 1024;
 
+/// A receive buffer beyond which the system would not go anyhow.
+const UNLIMITED: u32 = 4 << 20;
+
 /// Answers of the TLS protocol that may wait for the socket while more is read.
 const MAX_ANSWERS: usize = 128 * 1024;
 
@@ -72,6 +75,8 @@ pub(super) struct State {
     sending: Sending,
     /// Set by the first final error; then nothing is read or sent any more.
     ended: bool,
+    /// Set by [`StreamTransport::limit_unread`].
+    unread: Option<u32>,
 }
 
 struct Tls {
@@ -122,6 +127,7 @@ impl StreamTransport {
                 wire: BytesMut::new(),
                 sending: Sending::Open,
                 ended: false,
+                unread: None,
             },
             socket,
         })
@@ -201,6 +207,24 @@ impl StreamTransport {
     /// The operating system does not allow it.
     pub fn set_dscp(&self, dscp: Dscp) -> io::Result<()> {
         set_dscp(&SockRef::from(&self.socket), self.state.local, dscp)
+    }
+
+    /// Lets some `bytes` at most wait in the system to be read here, so that the peer holds back what is beyond. `None`: as many
+    /// as the system allows. Best called before reading: what the peer was allowed to send before, and does not fit, it has to
+    /// send again.
+    ///
+    /// A connection that never had a limit is left alone; one that had one is not tuned by the system any more, and has
+    /// net.core.rmem_max at most (socket(7), SO_RCVBUF). A system call if it is not the limit that it has.
+    ///
+    /// # Errors
+    /// The operating system does not allow it.
+    pub fn limit_unread(&mut self, bytes: Option<u32>) -> io::Result<()> {
+        if self.state.unread != bytes {
+            let size = bytes.unwrap_or(UNLIMITED) as usize;
+            SockRef::from(&self.socket).set_recv_buffer_size(size)?;
+        }
+        self.state.unread = bytes;
+        Ok(())
     }
 
     /// Reads into `buf` and returns how many bytes of plaintext are now at its front; never 0. Whatever else was in

@@ -94,51 +94,66 @@ impl Worker {
     }
 
     pub(super) fn read_streams(&mut self, cx: &mut Context<'_>, now: Instant) {
-        self.streams.take_ready(cx.waker(), &mut self.ready);
+        self.backlog.begin_turn(now);
+        let backlog = &mut self.backlog;
+        self.streams
+            .take_ready(cx.waker(), |token| backlog.push(token));
         let mut buffer = std::mem::take(&mut self.read_buffer);
         // What other workers have sent has its own bound.
         let (before, mut left) = (self.forwarded, STREAMS_PER_TURN);
         while left > 0
             && self.forwarded - before < PACKETS_PER_TURN
-            && let Some(token) = self.ready.pop_front()
+            && let Some(token) = self.backlog.pop()
         {
             left -= 1;
-            self.read_stream(cx, now, token.take(), &mut buffer);
+            let read = self.read_stream(cx, now, token.take(), &mut buffer);
+            self.backlog.read(read);
         }
         // The others come first in the next turn.
-        self.again |= !self.ready.is_empty();
+        self.again |= !self.backlog.is_empty();
         self.read_buffer = buffer;
     }
 
-    pub(super) fn read_stream(
+    /// Returns how many bytes there were.
+    fn read_stream(
         &mut self,
         cx: &mut Context<'_>,
         now: Instant,
         slot: usize,
         buffer: &mut [u8],
-    ) {
+    ) -> usize {
         // It may have been listed because its socket takes output again.
         self.streams.flush_one(slot);
+        self.streams.limit_unread(slot, self.backlog.limit());
+        let mut bytes = 0;
         for _ in 0..READS_PER_STREAM {
             let Some((binding, read)) = self.streams.poll_recv(slot, buffer) else {
-                return;
+                return bytes;
             };
             match read {
-                Poll::Pending => return self.streams.watch(slot, now),
+                Poll::Pending => {
+                    self.streams.watch(slot, now);
+                    return bytes;
+                }
                 Poll::Ready(Ok(len)) => {
+                    bytes += len;
                     let open =
                         self.decode(now, slot, binding, buffer.get(..len).unwrap_or_default());
                     self.forward(cx, now);
                     if !open {
-                        return;
+                        return bytes;
                     }
                 }
-                Poll::Ready(Err(error)) => return self.stream_lost(now, slot, binding, &error),
+                Poll::Ready(Err(error)) => {
+                    self.stream_lost(now, slot, binding, &error);
+                    return bytes;
+                }
             }
         }
         if let Some(stream) = self.streams.get_mut(slot) {
             stream.mark();
         }
+        bytes
     }
 
     /// Hands the units of `bytes` in; false when the stream is closed.

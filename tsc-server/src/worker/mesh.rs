@@ -117,8 +117,6 @@ pub(crate) struct Mesh {
     emptied: Receiver<Box<Crossing>>,
     /// Whom the neighbours wake.
     list: Arc<ReadyList>,
-    /// Reused by each turn.
-    rung: VecDeque<Arc<Token>>,
     /// By shard; none for the own.
     neighbours: Vec<Option<Neighbour>>,
     /// Notices that did not fit an inbox, at most [`NOTICES`].
@@ -153,7 +151,6 @@ impl Mesh {
             inbox,
             emptied,
             list,
-            rung: VecDeque::new(),
             neighbours: (0..)
                 .zip(&doors)
                 .map(|(shard, (outbox, emptied, bell))| {
@@ -264,10 +261,9 @@ impl Mesh {
 
     /// Arms `worker` for what comes from now on; then [`Self::next`] until `None`.
     pub(super) fn arm(&mut self, worker: &Waker) {
-        self.list.take(worker, &mut self.rung);
-        for bell in self.rung.drain(..) {
+        self.list.take(worker, |bell| {
             bell.take();
-        }
+        });
     }
 
     pub(super) fn next(&self) -> Option<Parcel> {

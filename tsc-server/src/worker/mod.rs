@@ -12,6 +12,7 @@
 //! and wake-ups serve batches. Under load a rest between turns makes the batches larger ([`gather`]). Nothing is shared,
 //! so nothing is locked. An idle tunnel has no task, no timer of its own and no buffer.
 
+mod backlog;
 mod batch;
 mod core_config;
 mod core_side;
@@ -40,11 +41,9 @@ mod tun;
 mod way;
 
 use std::{
-    collections::VecDeque,
     future::Future,
     net::IpAddr,
     pin::Pin,
-    sync::Arc,
     task::{Context, Poll},
     time::{Duration, Instant},
 };
@@ -61,8 +60,8 @@ pub use self::counters::{Counters, EgressCounters};
 pub use self::open::Bound;
 pub use self::report::Report;
 use self::{
-    batch::Batch, gather::Gather, load::Load, mesh::Mesh, ports::Port, ready::Token, record::Log,
-    streams::Streams, tun::Tun, way::Ways,
+    backlog::Backlog, batch::Batch, gather::Gather, load::Load, mesh::Mesh, ports::Port,
+    record::Log, streams::Streams, tun::Tun, way::Ways,
 };
 pub(crate) use self::{
     load::watch_rest,
@@ -145,7 +144,7 @@ pub(crate) struct Worker {
     log: Log,
     load: Load,
     /// Streams that are to be read, in this turn or the next ones.
-    ready: VecDeque<Arc<Token>>,
+    backlog: Backlog,
     /// Something was left undone: come back without waiting.
     again: bool,
     gather: Gather,

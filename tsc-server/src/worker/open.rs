@@ -1,6 +1,6 @@
 //! From a configuration to a worker with open ports.
 
-use std::{collections::VecDeque, net::SocketAddr, num::NonZero, sync::Arc, time::Instant};
+use std::{net::SocketAddr, num::NonZero, sync::Arc, time::Instant};
 
 use tokio::sync::{mpsc, watch};
 use tsc_csm::{
@@ -23,7 +23,7 @@ use tsc_tpl::Limits;
 
 use super::{
     Batch, Counters, Interface, Listener, Load, Log, Mesh, Order, Phase, Port, Streams, Tun, Ways,
-    Worker, core_config::core_config, gather::Gather, tun::give_up_capabilities,
+    Worker, backlog::Backlog, core_config::core_config, gather::Gather, tun::give_up_capabilities,
 };
 use crate::{
     config::{
@@ -224,7 +224,7 @@ pub(crate) fn open(
                 .map(|interface| interface.name.clone()),
         ),
         load: Load::new(config.system.busy_when_overloaded, Instant::now()),
-        ready: VecDeque::new(),
+        backlog: Backlog::new(Instant::now()),
         again: false,
         gather: Gather::new(Instant::now(), config.system.gather_time, 0),
         received: 0,

@@ -5,7 +5,6 @@
 //! So each stream is polled with a waker of its own that puts it on a list and wakes the worker once.
 
 use std::{
-    collections::VecDeque,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -37,17 +36,17 @@ impl ReadyList {
         })
     }
 
-    /// Appends the ready streams to `out` and arms `worker` for the next ones. Until [`Token::take`] they stay listed.
+    /// Hands the ready streams to `each` and arms `worker` for the next ones. Until [`Token::take`] they stay listed.
     ///
     /// A token may be stale (its stream is gone and another has the slot): polling a stream that is not ready is
     /// harmless.
-    pub(super) fn take(&self, worker: &Waker, out: &mut VecDeque<Arc<Token>>) {
+    pub(super) fn take(&self, worker: &Waker, each: impl FnMut(Arc<Token>)) {
         let mut inner = self.lock();
         match &mut inner.worker {
             Some(armed) => armed.clone_from(worker),
             none => *none = Some(worker.clone()),
         }
-        out.extend(inner.ready.drain(..));
+        inner.ready.drain(..).for_each(each);
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -117,8 +116,8 @@ mod tests {
         let list = Arc::new(ReadyList::default());
         let counter = Arc::new(Counter::default());
         let worker = Waker::from(Arc::clone(&counter));
-        let mut out = VecDeque::new();
-        list.take(&worker, &mut out);
+        let mut out = Vec::new();
+        list.take(&worker, |token| out.push(token));
         assert!(out.is_empty());
 
         let streams: Vec<Waker> = (0..3).map(|i| Waker::from(list.token(i))).collect();
@@ -127,7 +126,7 @@ mod tests {
         }
         assert_eq!(counter.0.load(Ordering::Relaxed), 1);
 
-        list.take(&worker, &mut out);
+        list.take(&worker, |token| out.push(token));
         // One that waits to be polled is listed still.
         streams[2].wake_by_ref();
         let polled: Vec<_> = out.drain(..).map(|token| token.take()).collect();
@@ -135,7 +134,7 @@ mod tests {
         assert_eq!(counter.0.load(Ordering::Relaxed), 1);
         streams[1].wake_by_ref();
         assert_eq!(counter.0.load(Ordering::Relaxed), 2, "armed again by take");
-        list.take(&worker, &mut out);
+        list.take(&worker, |token| out.push(token));
         assert_eq!(out.len(), 1);
     }
 }

@@ -128,8 +128,16 @@ impl Streams {
         self.slots.get(slot)
     }
 
-    pub(super) fn take_ready(&self, worker: &Waker, out: &mut VecDeque<Arc<Token>>) {
-        self.ready.take(worker, out);
+    pub(super) fn take_ready(&self, worker: &Waker, each: impl FnMut(Arc<Token>)) {
+        self.ready.take(worker, each);
+    }
+
+    /// How much of a stream may wait in the system.
+    pub(super) fn limit_unread(&mut self, slot: usize, bytes: Option<u32>) {
+        if let Some(stream) = self.slots.get_mut(slot) {
+            // What fails here is a connection that is gone, as the next read says.
+            let _ = stream.transport.limit_unread(bytes);
+        }
     }
 
     pub(super) fn get_mut(&mut self, slot: usize) -> Option<&mut Stream> {
