@@ -69,6 +69,7 @@ fn every_key_of_the_system_has_a_variable() {
             ("TSC_TUNNEL_PERSISTENCE_TIME", "33"),
             ("TSC_WORKERS", "3"),
             ("TSC_GATHER_TIME", "34"),
+            ("TSC_BUSY_POLL", "38"),
             ("TSC_MAX_TUNNELS", "34"),
             ("TSC_MAX_HALF_OPEN", "35"),
             ("TSC_BUSY_WHEN_OVERLOADED", "false"),
@@ -88,7 +89,7 @@ fn every_key_of_the_system_has_a_variable() {
         system,
         format!(
             "[tscf-config]\nelement-id = 9\nkeepalive-timer = 31\nkeepalive-timer-datagram = 32\n\
-             tunnel-persistence-time = 33\nworkers = 3\ngather-time = 34\nmax-tunnels = 34\nmax-half-open = 35\n\
+             tunnel-persistence-time = 33\nworkers = 3\ngather-time = 34\nbusy-poll = 38\nmax-tunnels = 34\nmax-half-open = 35\n\
              busy-when-overloaded = false\n\
              address-quarantine = 36\ngraceful-stop-deadline = 37\nlog-level = \"error\"\n\
              log-format = \"json\"\ntrace-file = \"{}\"",

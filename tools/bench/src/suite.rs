@@ -79,6 +79,9 @@ pub fn sections(windows: u16, quick: bool) -> Vec<Section> {
         let run = format!("{server} {transport} --egress user-space --rate 5k");
         let runs = vec![run.as_str(); if quick { 2 } else { ROUND_TRIPS }];
         all.push(Section::new(format!("latency-{transport}"), &runs));
+        let run = format!("{run} --busy-poll 50");
+        let runs = vec![run.as_str(); if quick { 1 } else { 3 }];
+        all.push(Section::new(format!("latency-poll-{transport}"), &runs));
     }
     for transport in ["udp", "dtls"] {
         let run = format!("{server} {transport} --egress tun --rate max");

@@ -292,7 +292,8 @@ pub fn others(results: &Results) -> String {
         );
     }
     for transport in TRANSPORTS {
-        round_trip(results, transport, &mut text);
+        round_trip(results, transport, false, &mut text);
+        round_trip(results, transport, true, &mut text);
     }
     for (at, transport) in TRANSPORTS.iter().enumerate() {
         let must = ADDED.get(at).copied().unwrap_or_default();
@@ -377,9 +378,12 @@ fn show_added((bytes, packets): (f64, f64)) -> String {
     }
 }
 
-/// Medians of several runs, in each of which the relay was measured just before.
-fn round_trip(results: &Results, transport: &str, text: &mut String) {
-    let section = format!("latency-{transport}");
+/// Medians of several runs, in each of which the relay was measured just before. With busy polling or without.
+fn round_trip(results: &Results, transport: &str, polls: bool, text: &mut String) {
+    let (section, how) = match polls {
+        false => (format!("latency-{transport}"), ""),
+        true => (format!("latency-poll-{transport}"), ", `busy-poll = 50`"),
+    };
     let times = |name| -> Vec<Times> {
         let subjects = results.all(&section, name);
         subjects
@@ -402,13 +406,15 @@ fn round_trip(results: &Results, transport: &str, text: &mut String) {
     });
     let mut others = vec![format!("relay {}", shown(&relay))];
     let name = format!("coturn-{transport}");
-    let coturn = results.load(&format!("peer-{name}"), &name, "5000");
+    let coturn = results
+        .load(&format!("peer-{name}"), &name, "5000")
+        .filter(|_| !polls);
     if let Some(times) = coturn.and_then(|load| load.round_trip_us) {
         others.push(format!("coturn {} / {}", times.p50, times.p99));
     }
     line(
         text,
-        &format!("round trip p50 / p99 at 5,000 packets/s into the core, us, {transport}"),
+        &format!("round trip p50 / p99 at 5,000 packets/s into the core, us, {transport}{how}"),
         &format!(
             "{}: {} / {} of the relay",
             shown(&ours),

@@ -207,6 +207,10 @@ pub struct SettingArgs {
     #[arg(long, value_name = "NAME", requires = "spawn_server")]
     pub dtls_backend: Option<String>,
 
+    /// Microseconds that workers of the server started by --spawn-server look for the next packet after one, before they sleep.
+    #[arg(long, value_name = "MICROSECONDS", requires = "spawn_server", default_value_t = 0, value_parser = clap::value_parser!(u16).range(0..=1000))]
+    pub busy_poll: u16,
+
     /// Tunnels.
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=200_000))]
     pub tunnels: u32,

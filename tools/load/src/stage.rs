@@ -76,6 +76,7 @@ impl Stage {
                 },
                 egress: setting.egress.into(),
                 dtls_backend: setting.dtls_backend.clone(),
+                busy_poll: setting.busy_poll,
                 cpu: host.cores.server,
             })?),
             None => None,

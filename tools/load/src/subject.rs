@@ -60,6 +60,8 @@ pub struct ServerOptions {
     pub egress: Egress,
     /// DTLS library; `None` is the server's own choice.
     pub dtls_backend: Option<String>,
+    /// Its `busy-poll`, in microseconds.
+    pub busy_poll: u16,
     /// Processor that it is kept to.
     pub cpu: Option<usize>,
 }
@@ -255,12 +257,14 @@ fn configuration(options: &ServerOptions) -> String {
         Egress::UserSpace => "user-space",
         Egress::Tun => "tun",
     };
+    let busy_poll = options.busy_poll;
     let mut text = format!(
         r#"[tscf-config]
 max-tunnels = 200000
 max-half-open = 65536
 address-quarantine = 0
 graceful-stop-deadline = 0
+busy-poll = {busy_poll}
 
 [[tscf-address-pool]]
 name = "load"

@@ -23,6 +23,7 @@ impl Default for SystemConfig {
             timers: Timers::default(),
             workers: None,
             gather_time: Duration::from_millis(1),
+            busy_poll: Duration::ZERO,
             max_tunnels: 100_000,
             max_half_open: 4096,
             busy_when_overloaded: true,

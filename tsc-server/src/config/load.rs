@@ -21,6 +21,7 @@ pub(crate) const SYSTEM_KEYS: &[&str] = &[
     "tunnel-persistence-time",
     "workers",
     "gather-time",
+    "busy-poll",
     "max-tunnels",
     "max-half-open",
     "busy-when-overloaded",

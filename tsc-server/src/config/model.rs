@@ -91,6 +91,8 @@ pub struct SystemConfig {
     pub workers: Option<u8>,
     /// `gather-time`, up to 2 ms: how long a busy worker may rest between its turns, so that packets share system calls.
     pub gather_time: Duration,
+    /// `busy-poll`, up to 1 ms: how long a worker looks for the next packet after one, before it sleeps.
+    pub busy_poll: Duration,
     /// `max-tunnels`: tunnels of all interfaces together, persistent ones included.
     pub max_tunnels: u32,
     /// `max-half-open`: handshakes in progress on all interfaces together.

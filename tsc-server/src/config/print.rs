@@ -90,6 +90,7 @@ impl Printer<'_, '_> {
         self.timers(&system.timers)?;
         self.bare("workers", system.workers.unwrap_or_default())?;
         self.bare("gather-time", system.gather_time.as_micros())?;
+        self.bare("busy-poll", system.busy_poll.as_micros())?;
         self.bare("max-tunnels", system.max_tunnels)?;
         self.bare("max-half-open", system.max_half_open)?;
         self.bare("busy-when-overloaded", system.busy_when_overloaded)?;

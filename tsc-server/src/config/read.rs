@@ -85,6 +85,10 @@ pub(super) fn system(section: Section<'_>, files: &Files<'_>) -> SystemConfig {
             .value("gather-time")
             .and_then(|value| value.number(0..=2000, false))
             .map_or(default.gather_time, Duration::from_micros),
+        busy_poll: section
+            .value("busy-poll")
+            .and_then(|value| value.number(0..=1000, false))
+            .map_or(default.busy_poll, Duration::from_micros),
         max_tunnels: number(
             "max-tunnels",
             1,

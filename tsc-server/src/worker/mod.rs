@@ -14,6 +14,7 @@
 
 mod backlog;
 mod batch;
+mod busy_poll;
 mod core_config;
 mod core_side;
 mod counters;
@@ -60,8 +61,8 @@ pub use self::counters::{Counters, EgressCounters};
 pub use self::open::Bound;
 pub use self::report::Report;
 use self::{
-    backlog::Backlog, batch::Batch, gather::Gather, load::Load, mesh::Mesh, ports::Port,
-    record::Log, streams::Streams, tun::Tun, way::Ways,
+    backlog::Backlog, batch::Batch, busy_poll::BusyPoll, gather::Gather, load::Load, mesh::Mesh,
+    ports::Port, record::Log, streams::Streams, tun::Tun, way::Ways,
 };
 pub(crate) use self::{
     load::watch_rest,
@@ -148,6 +149,7 @@ pub(crate) struct Worker {
     /// Something was left undone: come back without waiting.
     again: bool,
     gather: Gather,
+    busy_poll: BusyPoll,
     /// Datagrams that came in this turn, and packets that it has forwarded.
     received: usize,
     forwarded: usize,
@@ -178,24 +180,31 @@ impl Future for Worker {
         if this.again {
             cx.waker().wake_by_ref();
         }
-        this.rest(now);
+        this.rest(cx, now);
         Poll::Pending
     }
 }
 
 impl Worker {
-    /// Lets packets gather after a turn, see [`gather`]. The thread sleeps, as a timer of the runtime is not exact enough
+    /// Lets packets gather after a turn, see [`gather`], or looks for more, see [`busy_poll`]. The thread sleeps, as a timer of the runtime is not exact enough
     /// and nothing else on this thread is in more of a hurry.
-    fn rest(&mut self, begun: Instant) {
+    fn rest(&mut self, cx: &Context<'_>, begun: Instant) {
         let received = std::mem::take(&mut self.received);
         let forwarded = std::mem::take(&mut self.forwarded);
-        let rest = self
-            .gather
-            .rest(begun..Instant::now(), received.max(forwarded));
-        if !rest.is_zero() && !self.again && matches!(self.phase, Phase::Running) {
+        let (turn, packets) = (begun..Instant::now(), received.max(forwarded));
+        let rest = self.gather.rest(turn.clone(), packets);
+        if self.again || matches!(self.phase, Phase::Stopping(_)) {
+            return;
+        }
+        if !rest.is_zero() {
             std::thread::sleep(rest);
             load::slept(rest);
+        } else if self.busy_poll.goes_on(turn, packets) {
+            cx.waker().wake_by_ref();
+            // Whoever else is to run here comes first.
+            std::thread::yield_now();
         }
+        load::idled(self.busy_poll.take_idled());
     }
 
     /// How many packets may wait at any of the places where they come in.

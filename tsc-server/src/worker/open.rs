@@ -23,7 +23,8 @@ use tsc_tpl::Limits;
 
 use super::{
     Batch, Counters, Interface, Listener, Load, Log, Mesh, Order, Phase, Port, Streams, Tun, Ways,
-    Worker, backlog::Backlog, core_config::core_config, gather::Gather, tun::give_up_capabilities,
+    Worker, backlog::Backlog, busy_poll::BusyPoll, core_config::core_config, gather::Gather,
+    tun::give_up_capabilities,
 };
 use crate::{
     config::{
@@ -227,6 +228,7 @@ pub(crate) fn open(
         backlog: Backlog::new(Instant::now()),
         again: false,
         gather: Gather::new(Instant::now(), config.system.gather_time, 0),
+        busy_poll: BusyPoll::new(config.system.busy_poll),
         received: 0,
         forwarded: 0,
     };

@@ -18,8 +18,8 @@ use std::time::Instant;
 use tsc_csm::server::Work;
 
 use self::rest::RestClock;
-pub(super) use self::rest::slept;
 pub(crate) use self::rest::watch_rest;
+pub(super) use self::rest::{idled, slept};
 pub(super) use self::shed::Shedder;
 use super::Worker;
 

@@ -18,6 +18,7 @@ const SCHEDSTAT: &str = "/proc/thread-self/schedstat";
 
 thread_local! {
     static PARKED: Cell<Duration> = const { Cell::new(Duration::ZERO) };
+    static IDLED: Cell<Duration> = const { Cell::new(Duration::ZERO) };
     static SINCE: Cell<Option<Instant>> = const { Cell::new(None) };
 }
 
@@ -35,6 +36,11 @@ pub(crate) fn watch_rest(builder: &mut Builder) -> &mut Builder {
 /// The thread has slept on purpose, beside the runtime.
 pub(in crate::worker) fn slept(time: Duration) {
     PARKED.set(PARKED.get() + time);
+}
+
+/// The thread could have slept, and looked for something to do instead.
+pub(in crate::worker) fn idled(time: Duration) {
+    IDLED.set(IDLED.get() + time);
 }
 
 /// The clock of the thread that makes it.
@@ -64,7 +70,7 @@ impl RestClock {
             let elapsed = now.saturating_duration_since(self.begun);
             Some(elapsed.saturating_sub(busy))
         });
-        told.unwrap_or_else(|| PARKED.get())
+        told.unwrap_or_else(|| PARKED.get()) + IDLED.get()
     }
 }
 
