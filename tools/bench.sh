@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The whole bench: installs what it needs (Debian, root), builds, measures our server on all paths, the bare relays, and the programs
-# that a user might pick instead, and writes tables, plots and all figures to docs/performance/. Takes about an hour and a quarter.
+# that a user might pick instead, and writes tables, plots and all figures to docs/performance/. Takes about an hour and a half.
 #   tools/bench.sh                     all of it
 #   tools/bench.sh --quick             a few minutes: less of everything, to see whether it works
 #   tools/bench.sh --only udp,tls      these sections; the others' results of before stay (--list tells which there are)
@@ -88,6 +88,9 @@ if [ -n "$wants_measuring" ]; then
 fi
 case " ${options[*]-} " in
     *" --list "*) ;;
-    *) "$target/release/tsc-bench" document --results "$results" --into docs/performance ;;
+    *) 
+        "$target/release/tsc-bench" document --results "$results" --into docs/performance
+        cat docs/performance/results.md
+        ;;
 esac
 exit "$status"

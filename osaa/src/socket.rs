@@ -296,6 +296,18 @@ impl SourcePrefix {
     }
 }
 
+/// Asks for a receive buffer. Only the privileged may go beyond what the host allows to all.
+pub(crate) fn enlarge_receive_buffer(socket: &Socket, size: usize) -> io::Result<()> {
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    {
+        use nix::sys::socket::{setsockopt, sockopt};
+        if setsockopt(socket, sockopt::RcvBufForce, &size).is_ok() {
+            return Ok(());
+        }
+    }
+    socket.set_recv_buffer_size(size)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -12,7 +12,7 @@ use socket2::{SockRef, Type};
 use tracing::debug;
 
 use super::{RecvBatch, SendBatch, batch::RUN_DATAGRAMS, ready::Socket};
-use crate::socket::{BindError, Dscp, PortSharing, bound, set_dscp};
+use crate::socket::{BindError, Dscp, PortSharing, bound, enlarge_receive_buffer, set_dscp};
 
 /// Errors in a row after which a socket is reported broken instead of asked again.
 const ERRORS_IN_A_ROW: usize = 64;
@@ -133,7 +133,7 @@ impl DatagramSocket {
     ) -> io::Result<Self> {
         let socket = bound(Type::DGRAM, local, options.sharing)?;
         if let Some(size) = options.recv_buffer {
-            enlarge(&socket, size)?;
+            enlarge_receive_buffer(&socket, size)?;
         }
         if let Some(size) = options.send_buffer {
             socket.set_send_buffer_size(size)?;
@@ -393,18 +393,6 @@ impl Way<'_> {
         };
         self.state.try_send(socket.into(), &transmit)
     }
-}
-
-/// Asks for a receive buffer. Only the privileged may go beyond what the host allows to all.
-fn enlarge(socket: &socket2::Socket, size: usize) -> io::Result<()> {
-    #[cfg(any(target_os = "linux", target_os = "android"))]
-    {
-        use nix::sys::socket::{setsockopt, sockopt};
-        if setsockopt(socket, sockopt::RcvBufForce, &size).is_ok() {
-            return Ok(());
-        }
-    }
-    socket.set_recv_buffer_size(size)
 }
 
 /// Switches off what quinn-udp has the system tell of each datagram and nobody here asks for: it costs the receiver of small

@@ -27,7 +27,7 @@ use super::{
 };
 use crate::{
     cert::{ClientSecurity, PeerIdentity, ServerSecurity},
-    socket::{Dscp, MIN_SEND_LIMIT, StreamOptions, set_dscp},
+    socket::{Dscp, MIN_SEND_LIMIT, StreamOptions, enlarge_receive_buffer, set_dscp},
     tls::{self, Role, TlsInfo, TlsSession},
 };
 
@@ -44,8 +44,8 @@ const MAX_RECORD: usize = 16 * 1024;
 /// What is offered to the socket at a time without TLS. What it does not take stays in the queue.
 const MAX_WRITE: usize = 64 * 1024;
 
-/// A receive buffer beyond which the system would not go anyhow.
-const UNLIMITED: u32 = 4 << 20;
+/// The receive buffer of a connection whose limit was lifted, as far as the system allows it.
+const LIFTED: usize = 4 << 20;
 
 /// Answers of the TLS protocol that may wait for the socket while more is read.
 const MAX_ANSWERS: usize = 128 * 1024;
@@ -213,18 +213,28 @@ impl StreamTransport {
     /// as the system allows. Best called before reading: what the peer was allowed to send before, and does not fit, it has to
     /// send again.
     ///
-    /// A connection that never had a limit is left alone; one that had one is not tuned by the system any more, and has
-    /// net.core.rmem_max at most (socket(7), SO_RCVBUF). A system call if it is not the limit that it has.
+    /// A connection that never had a limit is left alone; one that had one is not tuned by the system any more. Without a limit
+    /// it has 4 MiB then; where the process lacks CAP_NET_ADMIN, net.core.rmem_max at most (socket(7), SO_RCVBUF). A system call
+    /// if it is not the limit that it has.
     ///
     /// # Errors
     /// The operating system does not allow it.
     pub fn limit_unread(&mut self, bytes: Option<u32>) -> io::Result<()> {
         if self.state.unread != bytes {
-            let size = bytes.unwrap_or(UNLIMITED) as usize;
-            SockRef::from(&self.socket).set_recv_buffer_size(size)?;
+            let socket = SockRef::from(&self.socket);
+            match bytes {
+                Some(bytes) => socket.set_recv_buffer_size(bytes as usize)?,
+                None => enlarge_receive_buffer(&socket, LIFTED)?,
+            }
+            self.state.unread = bytes;
         }
-        self.state.unread = bytes;
         Ok(())
+    }
+
+    /// What [`Self::limit_unread`] has set.
+    #[must_use]
+    pub const fn unread_limit(&self) -> Option<u32> {
+        self.state.unread
     }
 
     /// Reads into `buf` and returns how many bytes of plaintext are now at its front; never 0. Whatever else was in

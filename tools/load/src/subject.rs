@@ -257,15 +257,18 @@ fn configuration(options: &ServerOptions) -> String {
         Egress::UserSpace => "user-space",
         Egress::Tun => "tun",
     };
-    let busy_poll = options.busy_poll;
+    // Servers of before do not know it.
+    let busy_poll = match options.busy_poll {
+        0 => String::new(),
+        time => format!("busy-poll = {time}\n"),
+    };
     let mut text = format!(
         r#"[tscf-config]
 max-tunnels = 200000
 max-half-open = 65536
 address-quarantine = 0
 graceful-stop-deadline = 0
-busy-poll = {busy_poll}
-
+{busy_poll}
 [[tscf-address-pool]]
 name = "load"
 address-range = ["{POOL}"]

@@ -89,7 +89,8 @@ pub struct SystemConfig {
     pub timers: Timers,
     /// `workers`, 1-64: threads that share the work; `None` (0) is one for each processor.
     pub workers: Option<u8>,
-    /// `gather-time`, up to 2 ms: how long a busy worker may rest between its turns, so that packets share system calls.
+    /// `gather-time`, up to 2 ms: how long a busy worker may rest between its turns, so that packets share system calls. With several workers
+    /// at most 1 ms counts: a packet may meet two.
     pub gather_time: Duration,
     /// `busy-poll`, up to 1 ms: how long a worker looks for the next packet after one, before it sleeps.
     pub busy_poll: Duration,

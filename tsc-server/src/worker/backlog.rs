@@ -25,7 +25,7 @@ const INTERVAL: Duration = Duration::from_millis(50);
 /// The least that may wait: what Linux begins with (tcp_rmem).
 const LEAST: u32 = 64 * 1024;
 
-/// What is left to the system again.
+/// Not limited any more.
 const MOST: u32 = 1 << 20;
 
 /// See the module.
@@ -36,6 +36,7 @@ pub(super) struct Backlog {
     now: Instant,
     /// See [`Self::limit`].
     limit: Option<u32>,
+    was_behind: bool,
     seen: Seen,
 }
 
@@ -55,29 +56,37 @@ impl Backlog {
             streams: VecDeque::new(),
             now,
             limit: None,
+            was_behind: false,
             seen: Seen::new(now),
         }
     }
 
-    /// A turn begins.
-    pub(super) fn begin_turn(&mut self, now: Instant) {
+    /// A turn begins. Then [`Self::push`] what is ready, and [`Self::adapt`].
+    pub(super) const fn begin_turn(&mut self, now: Instant) {
         self.now = now;
+    }
+
+    /// Adapts the limit to what was seen, a few times a second.
+    pub(super) fn adapt(&mut self) {
         let seen = &self.seen;
-        let time = now.saturating_duration_since(seen.since);
+        let time = self.now.saturating_duration_since(seen.since);
         if time < INTERVAL {
             return;
         }
-        if seen.waited > TARGET {
-            // What is read in that time, in equal parts.
+        let behind = seen.waited > TARGET && !self.streams.is_empty();
+        // Once may be a pause of the process.
+        if behind && self.was_behind {
+            // What is read in that time, in equal parts; in steps, so that it does not change for nothing.
             let all = seen.bytes * TARGET.as_micros() / time.as_micros();
-            let each = all / self.streams.len().max(1) as u128;
-            let each = u32::try_from(each).unwrap_or(MOST);
-            self.limit = Some(each.clamp(LEAST, MOST));
+            let each = all / self.streams.len() as u128;
+            let each = u32::try_from(each).unwrap_or(MOST).clamp(LEAST, MOST);
+            self.limit = Some(1 << each.ilog2());
         } else if seen.waited < TARGET / 2 {
             let more = self.limit.map(|limit| limit.saturating_mul(2));
             self.limit = more.filter(|limit| *limit < MOST);
         }
-        self.seen = Seen::new(now);
+        self.was_behind = behind;
+        self.seen = Seen::new(self.now);
     }
 
     /// A stream has something to read.
@@ -157,6 +166,7 @@ mod tests {
                         self.backlog.push(Arc::clone(token));
                     }
                 }
+                self.backlog.adapt();
                 let mut left = per_turn;
                 while left > 0
                     && let Some(token) = self.backlog.pop()
@@ -184,6 +194,7 @@ mod tests {
         assert!(wait <= TARGET * 3 / 2, "{wait:?}");
         let limit = peers.backlog.limit().unwrap();
         assert!(limit > LEAST && (limit as usize) < VISIT, "{limit}");
+        assert!(limit.is_power_of_two(), "{limit}");
     }
 
     #[test]
@@ -200,6 +211,17 @@ mod tests {
         // Bytes that are read at once, as many as they are.
         peers.run(Duration::from_secs(5), STREAMS * 20_000, 20_000);
         assert_eq!(peers.backlog.limit(), None);
+    }
+
+    #[test]
+    fn a_single_pause_limits_nothing() {
+        let mut peers = Peers::new();
+        peers.run(Duration::from_secs(1), STREAMS * 20_000 / 2, 20_000);
+        peers.now += Duration::from_secs(2);
+        for _ in 0..100 {
+            peers.run(TURN, STREAMS * 20_000, 20_000);
+            assert_eq!(peers.backlog.limit(), None);
+        }
     }
 
     #[test]

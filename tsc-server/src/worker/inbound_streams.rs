@@ -24,7 +24,8 @@ const READS_PER_STREAM: usize = 4;
 /// What streams may take of one turn. All that is read waits until the turn ends, media no longer than it may wait at all: turns
 /// of thousands of streams with a backlog each would be longer than that.
 const PACKETS_PER_TURN: usize = 4096;
-/// The same for streams whose units are no packets.
+/// The same for what is no packet, or dropped: bytes, and streams.
+const BYTES_PER_TURN: usize = 4 << 20;
 const STREAMS_PER_TURN: usize = 1024;
 /// Connections accepted in one turn.
 const ACCEPTS_PER_TURN: usize = 64;
@@ -98,16 +99,22 @@ impl Worker {
         let backlog = &mut self.backlog;
         self.streams
             .take_ready(cx.waker(), |token| backlog.push(token));
+        backlog.adapt();
         let mut buffer = std::mem::take(&mut self.read_buffer);
         // What other workers have sent has its own bound.
-        let (before, mut left) = (self.forwarded, STREAMS_PER_TURN);
-        while left > 0
+        let (before, mut streams, mut bytes) = (self.forwarded, 0, 0);
+        while streams < STREAMS_PER_TURN
+            && bytes < BYTES_PER_TURN
             && self.forwarded - before < PACKETS_PER_TURN
             && let Some(token) = self.backlog.pop()
         {
-            left -= 1;
-            let read = self.read_stream(cx, now, token.take(), &mut buffer);
+            let slot = token.take();
+            self.streams.limit_unread(slot, self.backlog.limit());
+            let read = self.read_stream(cx, now, slot, &mut buffer);
+            self.streams.was_read(slot, read);
             self.backlog.read(read);
+            streams += 1;
+            bytes += read;
         }
         // The others come first in the next turn.
         self.again |= !self.backlog.is_empty();
@@ -124,7 +131,6 @@ impl Worker {
     ) -> usize {
         // It may have been listed because its socket takes output again.
         self.streams.flush_one(slot);
-        self.streams.limit_unread(slot, self.backlog.limit());
         let mut bytes = 0;
         for _ in 0..READS_PER_STREAM {
             let Some((binding, read)) = self.streams.poll_recv(slot, buffer) else {

@@ -193,18 +193,19 @@ impl Worker {
         let forwarded = std::mem::take(&mut self.forwarded);
         let (turn, packets) = (begun..Instant::now(), received.max(forwarded));
         let rest = self.gather.rest(turn.clone(), packets);
+        let looks_again = self.busy_poll.looks_again(turn, packets);
+        load::idled(self.busy_poll.take_idled());
         if self.again || matches!(self.phase, Phase::Stopping(_)) {
             return;
         }
         if !rest.is_zero() {
             std::thread::sleep(rest);
             load::slept(rest);
-        } else if self.busy_poll.goes_on(turn, packets) {
+        } else if looks_again {
             cx.waker().wake_by_ref();
             // Whoever else is to run here comes first.
             std::thread::yield_now();
         }
-        load::idled(self.busy_poll.take_idled());
     }
 
     /// How many packets may wait at any of the places where they come in.

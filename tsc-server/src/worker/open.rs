@@ -1,6 +1,11 @@
 //! From a configuration to a worker with open ports.
 
-use std::{net::SocketAddr, num::NonZero, sync::Arc, time::Instant};
+use std::{
+    net::SocketAddr,
+    num::NonZero,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use tokio::sync::{mpsc, watch};
 use tsc_csm::{
@@ -215,7 +220,7 @@ pub(crate) fn open(
         stop_deadline: config.system.stop_deadline,
         failure: None,
         failed,
-        timer: Box::pin(tokio::time::sleep(std::time::Duration::ZERO)),
+        timer: Box::pin(tokio::time::sleep(Duration::ZERO)),
         read_buffer: vec![0; RECV_BUFFER],
         receive: Some(RecvBatch::new(RECEIVE_SLOTS)),
         log: Log::new(
@@ -270,7 +275,12 @@ pub(crate) fn open(
         opened.tuns = Tun::open(config, common.workers)?;
         worker.tun = (!opened.tuns.is_empty()).then(|| opened.tuns.remove(0));
     }
-    worker.gather = Gather::new(Instant::now(), config.system.gather_time, worker.room());
+    // A packet may meet two workers.
+    let limit = match common.workers {
+        1 => config.system.gather_time,
+        _ => config.system.gather_time.min(Duration::from_millis(1)),
+    };
+    worker.gather = Gather::new(Instant::now(), limit, worker.room());
     // Nothing is made with them from here on; the capture's thread inherits what is left.
     if worker.tun.is_some() {
         give_up_capabilities()?;

@@ -49,6 +49,8 @@ pub(super) struct Stream {
     watched: Option<u64>,
     /// On the list of streams to be flushed.
     dirty: bool,
+    /// Bytes, when it had its turn.
+    last_read: u32,
     /// What waits in it, as counted in [`Streams::waiting`]: reading can change it too (alerts and key updates of TLS, a queue
     /// dropped with its connection).
     counted: usize,
@@ -111,6 +113,7 @@ impl Streams {
             token,
             watched: None,
             dirty: false,
+            last_read: 0,
             counted,
         });
     }
@@ -132,11 +135,21 @@ impl Streams {
         self.ready.take(worker, each);
     }
 
-    /// How much of a stream may wait in the system.
+    /// How much of a stream may wait in the system. One that has less is left alone.
     pub(super) fn limit_unread(&mut self, slot: usize, bytes: Option<u32>) {
-        if let Some(stream) = self.slots.get_mut(slot) {
+        if let Some(stream) = self.slots.get_mut(slot)
+            && (stream.transport.unread_limit().is_some()
+                || bytes.is_some_and(|bytes| stream.last_read > bytes))
+        {
             // What fails here is a connection that is gone, as the next read says.
             let _ = stream.transport.limit_unread(bytes);
+        }
+    }
+
+    /// So many bytes of a stream were read in this turn.
+    pub(super) fn was_read(&mut self, slot: usize, bytes: usize) {
+        if let Some(stream) = self.slots.get_mut(slot) {
+            stream.last_read = u32::try_from(bytes).unwrap_or(u32::MAX);
         }
     }
 
@@ -386,5 +399,30 @@ mod tests {
         assert_eq!(streams.waiting, 100);
         streams.close(other);
         assert_eq!(streams.waiting, 0);
+    }
+
+    /// Streams with little to read are left alone, as the system does not tune those any more that had a limit.
+    #[tokio::test]
+    async fn only_what_fills_its_buffer_gets_a_smaller_one() {
+        let mut streams = Streams::new();
+        let (busy, _far) = unread(&mut streams).await;
+        let (quiet, _other) = unread(&mut streams).await;
+        streams.was_read(busy, 200_000);
+        streams.was_read(quiet, 2_000);
+        let limits = |streams: &Streams| {
+            [busy, quiet].map(|slot| streams.get(slot).unwrap().transport.unread_limit())
+        };
+        for slot in [busy, quiet] {
+            streams.limit_unread(slot, Some(65_536));
+        }
+        assert_eq!(limits(&streams), [Some(65_536), None]);
+        // Then it has no more than that to read; with the limit it is wider, and gone.
+        streams.was_read(busy, 60_000);
+        for limit in [Some(131_072), None] {
+            for slot in [busy, quiet] {
+                streams.limit_unread(slot, limit);
+            }
+            assert_eq!(limits(&streams), [limit, None]);
+        }
     }
 }

@@ -7,8 +7,8 @@
 //!   receive queues of UDP ports ----------------------+--> a share of media is dropped by the system, before the queue
 //! ```
 //!
-//! Streams need nothing of the kind: what is not read waits at the client, whose own queue drops media and keeps
-//! control messages.
+//! What is not read of streams waits at the client, whose own queue drops media and keeps control messages, as far as it does not
+//! wait in the system's buffers here: see [`super::backlog`].
 
 mod rest;
 mod shed;
