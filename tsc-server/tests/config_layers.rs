@@ -221,7 +221,7 @@ fn the_commented_defaults_are_the_defaults() {
             format!("{}\n", if active { &line[1..] } else { line })
         })
         .collect();
-    assert_eq!(activated, 52, "keys with a commented default");
+    assert_eq!(activated, 53, "keys with a commented default");
     let commented = directory(DEFAULT_CONFIG);
     let active = directory(&text);
     let rename = |config: Config| {
