@@ -67,7 +67,7 @@ awk '
     # Handing a packet to the receiver is part of sending only on loopback.
     stack ~ /net_rx_action|__netif_receive_skb|process_backlog/ { share["loopback: reception up to the sockets"] += count; next }
     stack ~ /[Aa][Ee][Ss]|gcm|GCM|ghash|EVP_|sha512|chacha/ { share["cryptography"] += count; next }
-    stack ~ /epoll_wait|epoll_pwait|futex|schedule/ { share["waiting and wake-ups"] += count; next }
+    stack ~ /epoll_wait|epoll_pwait|futex|nanosleep|__schedule/ { share["waiting and wake-ups"] += count; next }
     stack ~ /copy_from_iter|copy_to_iter|_copy_from_user|_copy_to_user|copyin|copyout/ { share["copies in system calls"] += count; next }
     stack ~ /sys_sendm|sys_sendto|sys_write/ { share["sending, system"] += count; next }
     stack ~ /sys_recvm|sys_recvfrom|sys_read/ { share["receiving, system"] += count; next }
