@@ -88,7 +88,7 @@ if [ -n "$wants_measuring" ]; then
 fi
 case " ${options[*]-} " in
     *" --list "*) ;;
-    *) 
+    *)
         "$target/release/tsc-bench" document --results "$results" --into docs/performance
         cat docs/performance/results.md
         ;;

@@ -186,8 +186,8 @@ impl Future for Worker {
 }
 
 impl Worker {
-    /// Lets packets gather after a turn, see [`gather`], or looks for more, see [`busy_poll`]. The thread sleeps, as a timer of the runtime is not exact enough
-    /// and nothing else on this thread is in more of a hurry.
+    /// Lets packets gather after a turn, see [`gather`], or looks for more, see [`busy_poll`]. To gather, the thread sleeps, as a
+    /// timer of the runtime is not exact enough and nothing else on this thread is in more of a hurry.
     fn rest(&mut self, cx: &Context<'_>, begun: Instant) {
         let received = std::mem::take(&mut self.received);
         let forwarded = std::mem::take(&mut self.forwarded);

@@ -36,7 +36,8 @@ impl ReadyList {
         })
     }
 
-    /// Hands the ready streams to `each`, which must mark none and wake nobody, and arms `worker` for the next ones. Until [`Token::take`] they stay listed.
+    /// Hands the ready streams to `each`, which must mark none and wake nobody, and arms `worker` for the next ones. Until
+    /// [`Token::take`] they stay listed.
     ///
     /// A token may be stale (its stream is gone and another has the slot): polling a stream that is not ready is
     /// harmless.
