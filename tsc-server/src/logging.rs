@@ -1,5 +1,6 @@
 //! Log records on standard error: one line each, for people or for machines.
 
+use std::cell::RefCell;
 use std::io::{self, IsTerminal as _, Write};
 
 use tracing::Subscriber;
@@ -106,13 +107,72 @@ struct Quiet;
 
 impl Write for Quiet {
     fn write(&mut self, record: &[u8]) -> io::Result<usize> {
-        let _ = io::stderr().write_all(record);
+        HELD.with_borrow_mut(|held| held.put(record, &mut io::stderr()));
         Ok(record.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
         let _ = io::stderr().flush();
         Ok(())
+    }
+}
+
+thread_local! {
+    static HELD: RefCell<Held> = const { RefCell::new(Held::new()) };
+}
+
+/// Bytes of records that a thread keeps at most before it writes them.
+const HELD_MOST: usize = 64 << 10;
+
+/// Records of one thread, to be written by one system call.
+struct Held {
+    records: Vec<u8>,
+    holds: bool,
+}
+
+impl Held {
+    const fn new() -> Self {
+        Self {
+            records: Vec::new(),
+            holds: false,
+        }
+    }
+
+    fn put(&mut self, record: &[u8], to: &mut impl Write) {
+        if !self.holds {
+            let _ = to.write_all(record);
+            return;
+        }
+        self.records.extend_from_slice(record);
+        if self.records.len() > HELD_MOST {
+            self.write(to);
+        }
+    }
+
+    fn write(&mut self, to: &mut impl Write) {
+        if !self.records.is_empty() {
+            let _ = to.write_all(&self.records);
+            self.records.clear();
+        }
+    }
+}
+
+/// From now on the records of this thread are written together, when what is returned goes: a turn of a worker that sets up a
+/// hundred tunnels is one write. They keep their order, though records of other threads may come before them.
+pub(crate) fn hold() -> Holding {
+    HELD.with_borrow_mut(|held| held.holds = true);
+    Holding
+}
+
+/// See [`hold`].
+pub(crate) struct Holding;
+
+impl Drop for Holding {
+    fn drop(&mut self) {
+        HELD.with_borrow_mut(|held| {
+            held.holds = false;
+            held.write(&mut io::stderr());
+        });
     }
 }
 
@@ -188,6 +248,23 @@ mod tests {
         assert_eq!(records[0]["level"], "INFO");
         assert_eq!(records[0]["message"], "ready");
         assert!(is_utc_time(records[0]["timestamp"].as_str().unwrap()));
+    }
+
+    #[test]
+    fn records_are_held_until_they_are_asked_for_or_too_many() {
+        let mut held = Held::new();
+        let mut written = Vec::new();
+        held.put(b"one\n", &mut written);
+        assert_eq!(written, b"one\n", "nobody holds");
+        held.holds = true;
+        held.put(b"two\n", &mut written);
+        held.put(b"three\n", &mut written);
+        assert_eq!(written, b"one\n");
+        held.write(&mut written);
+        assert_eq!(written, b"one\ntwo\nthree\n");
+        held.put(&vec![b'x'; HELD_MOST + 1], &mut written);
+        assert_eq!(held.records, b"");
+        assert_eq!(written.len(), 14 + HELD_MOST + 1);
     }
 
     #[test]

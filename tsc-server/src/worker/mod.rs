@@ -71,6 +71,7 @@ pub(crate) use self::{
 };
 use crate::{
     egress::{router::Router, user_space::UserSpace},
+    logging,
     server::RunError,
 };
 
@@ -161,6 +162,7 @@ impl Future for Worker {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
+        let records = logging::hold();
         this.again = false;
         let now = Instant::now();
         this.take_orders(cx, now);
@@ -180,6 +182,7 @@ impl Future for Worker {
         if this.again {
             cx.waker().wake_by_ref();
         }
+        drop(records);
         this.rest(cx, now);
         Poll::Pending
     }

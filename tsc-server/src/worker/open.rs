@@ -19,7 +19,7 @@ use tsc_osaa::{
         DtlsBackendKind, DtlsEndpointLimits, DtlsOptions, DtlsServerConfig, DtlsServerEndpoint,
     },
     listener::{ListenerConfig, StreamListener},
-    random::OsRandom,
+    random::{BlockRandom, OsRandom},
     socket::{PortSharing, StreamOptions},
     stream::RECV_BUFFER,
     trace::{Capture, CaptureWriter, DEFAULT_FILE_LIMIT},
@@ -65,12 +65,13 @@ pub struct Bound {
     pub address: SocketAddr,
 }
 
-/// The operating system's generator, as the machines want it.
-struct SystemRandom;
+/// The operating system's generator, as the machines want it: several draws a set-up.
+#[derive(Default)]
+struct SystemRandom(BlockRandom);
 
 impl Random for SystemRandom {
     fn fill(&mut self, buf: &mut [u8]) {
-        OsRandom.fill(buf);
+        self.0.fill(buf);
     }
 }
 
@@ -129,7 +130,7 @@ impl Plan {
             .map_err(|error| StartError::Random(error.to_string()))?;
         let workers = config.system.workers.unwrap_or_else(processors);
         let now = Instant::now();
-        let random = || -> BoxedRandom { Box::new(SystemRandom) };
+        let random = || -> BoxedRandom { Box::new(SystemRandom::default()) };
         let randoms = (0..workers).map(|_| random()).collect();
         let mut dtls_cookies = [0; 32];
         OsRandom.fill(&mut dtls_cookies);
