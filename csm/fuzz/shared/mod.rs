@@ -451,6 +451,7 @@ pub fn client(data: &[u8]) {
                 Event::Open {
                     epoch: next,
                     target,
+                    ..
                 } => {
                     // No downgrade, whatever servers say.
                     assert!(target.transport.is_protected() || !transport.is_protected());

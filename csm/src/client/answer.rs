@@ -3,14 +3,16 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
+use bytes::Bytes;
 use tsc_tpl::{CmType, ControlMessage, Message, MessageError, ResponseCode, TlvType, Tsid};
 
 use super::config::{Endpoint, Target};
 use super::event::{
     AttemptFailure, CloseReason, DownReason, DropReason, Epoch, Event, Inbound, Refusal,
 };
+use super::race::{Seeker, Stage};
 use super::service::Services;
-use super::tunnel::{Link, Seeker, Tunnel};
+use super::tunnel::{Link, Tunnel, Upgrade};
 use super::{Client, State};
 use crate::assignment::{Alternate, Assignment, InnerAddress};
 use crate::prefix::is_assignable;
@@ -35,7 +37,7 @@ impl Client {
         let header = raw.header();
         let Some((target, waiting)) = self
             .attempt(epoch)
-            .map(|attempt| (attempt.target, &attempt.request))
+            .map(|attempt| (attempt.target(), &attempt.request))
         else {
             return self.drop_unit(DropReason::StaleEpoch);
         };
@@ -82,6 +84,7 @@ impl Client {
             }
             code => self.refused(
                 now,
+                epoch,
                 code.unwrap_or(ResponseCode::MALFORMED),
                 target,
                 &message,
@@ -102,10 +105,7 @@ impl Client {
         if code == Some(ResponseCode::COOKIE_REQUIRED) {
             return None;
         }
-        let attempt = self
-            .seeker_mut()
-            .and_then(Seeker::attempt_mut)
-            .filter(|attempt| attempt.epoch == epoch)?;
+        let attempt = self.attempt_mut(epoch)?;
         if attempt.cookies == 0 {
             return Some(self.drop_unit(DropReason::Unexpected));
         }
@@ -149,7 +149,7 @@ impl Client {
                 self.transmit(epoch, bytes);
             }
         }
-        self.attempt_failed(now, failure, true);
+        self.attempt_failed(now, epoch, failure, true);
     }
 
     fn configured(
@@ -169,7 +169,8 @@ impl Client {
         self.events
             .push_back(Event::Configured(Box::new(assignment.clone())));
         let link = Link::new(now, epoch, target, assignment.keepalive, &mut self.random);
-        self.state = State::Up(Box::new(Tunnel {
+        let upgrade = Upgrade::new(now, self.config.upgrade);
+        let up = State::Up(Box::new(Tunnel {
             assignment,
             resume_key,
             resume_counter: 0,
@@ -183,8 +184,12 @@ impl Client {
             seeker: None,
             // Never read before the first loss replaces it.
             cause: super::SuspendReason::KeepaliveFailure,
+            upgrade,
             release_until: None,
         }));
+        if let State::Connecting(seeker) = std::mem::replace(&mut self.state, up) {
+            self.close_others(Some(seeker), Some(epoch));
+        }
         // Ours: an unconfirmed tunnel is closed after 30 s, and the first packet may come later than that.
         self.send_keepalive(now);
         Ok(())
@@ -203,6 +208,7 @@ impl Client {
         if assignment.addresses != tunnel.assignment.addresses {
             return Err("a resume that changes inner addresses");
         }
+        let seeker = tunnel.seeker.take();
         if let Some(old) = tunnel.link.take() {
             self.events.push_back(Event::Close {
                 epoch: old.epoch,
@@ -210,7 +216,6 @@ impl Client {
             });
         }
         self.stats.resumes += 1;
-        tunnel.seeker = None;
         tunnel.last_keepalive = None;
         // The proof has shown the server that its first answer had arrived.
         tunnel.confirmed = true;
@@ -230,6 +235,7 @@ impl Client {
         self.plan.begin(None);
         self.add_alternates(&assignment.alternates, target, false);
         self.events.push_back(Event::Resumed(Box::new(assignment)));
+        self.close_others(seeker, Some(epoch));
         self.services_resumed();
         for bytes in repeats {
             self.stats.retransmissions += 1;
@@ -238,13 +244,20 @@ impl Client {
         Ok(())
     }
 
-    fn refused(&mut self, now: Instant, code: ResponseCode, target: Target, message: &Message<'_>) {
+    fn refused(
+        &mut self,
+        now: Instant,
+        epoch: Epoch,
+        code: ResponseCode,
+        target: Target,
+        message: &Message<'_>,
+    ) {
         match code {
             ResponseCode::COOKIE_REQUIRED if target.transport == Transport::Udp => {
-                return self.repeat_with_cookie(now, message);
+                return self.repeat_with_cookie(now, epoch, message);
             }
-            ResponseCode::REDIRECT => return self.redirected(now, target, message),
-            ResponseCode::RESUME_REJECTED => {
+            ResponseCode::REDIRECT => return self.redirected(now, epoch, target, message),
+            ResponseCode::RESUME_REJECTED if self.has_asked_last(epoch) => {
                 if let State::Up(tunnel) = &self.state {
                     let cause = tunnel.cause;
                     return self.down(DownReason::ResumeRejected { cause });
@@ -253,45 +266,66 @@ impl Client {
             _ => {}
         }
         let refusal = Refusal::read(code, message);
-        self.attempt_failed(now, AttemptFailure::Refused(refusal), true);
+        self.attempt_failed(now, epoch, AttemptFailure::Refused(refusal), true);
     }
 
-    fn repeat_with_cookie(&mut self, now: Instant, message: &Message<'_>) {
+    /// Whether no proof was sent after the one of this attempt: an earlier one is rejected where a later one was accepted.
+    fn has_asked_last(&self, epoch: Epoch) -> bool {
+        let State::Up(tunnel) = &self.state else {
+            return true;
+        };
+        let last = tunnel.resume_counter;
+        self.attempt(epoch)
+            .is_some_and(|attempt| attempt.counter == last)
+            || !self.seeker().is_some_and(Seeker::is_asking)
+    }
+
+    fn repeat_with_cookie(&mut self, now: Instant, epoch: Epoch, message: &Message<'_>) {
         let cookie = message.cookie().map(|cookie| cookie.expose());
-        let attempt = self.seeker_mut().and_then(Seeker::attempt_mut);
+        let attempt = self.attempt_mut(epoch);
         match (attempt, cookie) {
             (Some(attempt), Some(cookie)) if attempt.cookies < MAX_COOKIES => {
                 attempt.cookies += 1;
-                self.send_request(now, Some(cookie));
+                attempt.cookie = Some(Bytes::copy_from_slice(cookie));
+                attempt.request = None;
+                attempt.stage = Stage::Ready;
+                self.ask_next(now);
             }
-            _ => self.attempt_failed(now, AttemptFailure::Unusable("cookie after cookie"), true),
+            _ => {
+                let failure = AttemptFailure::Unusable("cookie after cookie");
+                self.attempt_failed(now, epoch, failure, true);
+            }
         }
     }
 
-    fn redirected(&mut self, now: Instant, target: Target, message: &Message<'_>) {
+    fn redirected(&mut self, now: Instant, epoch: Epoch, target: Target, message: &Message<'_>) {
         let alternates = self.permitted(wire::alternates(message), target.transport);
         let redirects = self
             .seeker()
             .map_or(MAX_REDIRECTS, |seeker| seeker.redirects);
         if redirects >= MAX_REDIRECTS {
-            return self.attempt_failed(now, AttemptFailure::TooManyRedirects, true);
+            return self.attempt_failed(now, epoch, AttemptFailure::TooManyRedirects, true);
         }
         if alternates.is_empty() {
-            return self.attempt_failed(now, AttemptFailure::ForbiddenRedirect, true);
+            return self.attempt_failed(now, epoch, AttemptFailure::ForbiddenRedirect, true);
         }
-        self.abandon_attempt(now, true);
+        // What else is under way leads to the one who sends us away.
+        let epochs = self.seeker().map(|seeker| seeker.attempts.iter());
+        let epochs: Vec<Epoch> = epochs
+            .into_iter()
+            .flatten()
+            .map(|attempt| attempt.epoch)
+            .collect();
+        for epoch in epochs {
+            self.abandon_attempt(epoch, true);
+        }
         if let Some(seeker) = self.seeker_mut() {
             seeker.redirects = redirects + 1;
+            seeker.hurry(now);
         }
-        // The one who sent us away is asked again after the others only.
-        self.plan.failed(
-            now,
-            target,
-            &AttemptFailure::ForbiddenRedirect,
-            &mut self.random,
-        );
+        self.plan.sent_away(now, target, &mut self.random);
         self.add_alternates(&alternates, target, true);
-        self.next_attempt(now);
+        self.look_further(now);
     }
 
     fn add_alternates(&mut self, alternates: &[Alternate], from: Target, first: bool) {

@@ -15,6 +15,9 @@ use crate::transport::Transport;
 /// Most targets an application may configure.
 pub const MAX_TARGETS: usize = 32;
 
+/// Default of [`ClientConfig::race_delay`]: a person waits, and an attempt costs the server little before it asks.
+pub const RACE_DELAY: Duration = Duration::from_millis(50);
+
 /// Where a transport leads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Endpoint {
@@ -95,6 +98,15 @@ pub struct ClientConfig {
     pub inner_mtu: Option<u16>,
     /// Sent as Supported_Services.
     pub supported_services: Vec<ServiceType>,
+    /// Tried first, with a [`HEAD_START`](super::HEAD_START) before all others: what worked last on this network.
+    pub first: Option<Target>,
+    /// The owner looks configured targets up when it is asked to by [`Event::Resolve`](super::Event::Resolve), so that their
+    /// addresses are tried beside each other. Else it is given targets to open, and looks for them itself.
+    pub lookup: bool,
+    /// Between the beginnings of two attempts of one search, as long as none has failed (RFC 8305, "Connection Attempt Delay").
+    pub race_delay: Duration,
+    /// Begin with any transport, and move from TCP or TLS to UDP or DTLS as soon as one of these targets proves to work.
+    pub upgrade: bool,
     /// One attempt, from `Open` to the answer, may take this long.
     pub attempt_timeout: Duration,
     /// The first configuration, with all attempts and waits, may take this long.
@@ -124,6 +136,10 @@ impl ClientConfig {
             addresses: Vec::new(),
             inner_mtu: None,
             supported_services: Vec::new(),
+            first: None,
+            lookup: false,
+            race_delay: RACE_DELAY,
+            upgrade: false,
             attempt_timeout: Duration::from_secs(20),
             connect_timeout: Duration::from_secs(60),
             resume_timeout: None,

@@ -5,6 +5,7 @@ use std::time::Instant;
 use tsc_tpl::{CmType, ControlMessage, Message, MessageError, ResponseCode, Tsid};
 
 use super::event::{CloseReason, DownReason, DropReason, Epoch, Inbound, SuspendReason};
+use super::race::Why;
 use super::tunnel::Asked;
 use super::{Client, State};
 use crate::server::MESSAGE_ERROR_LIMIT;
@@ -73,6 +74,13 @@ impl Client {
                     .requests
                     .retain(|request| request.what != Asked::Keepalive);
             }
+            // Unless the server has been asked to move it: then it may have moved.
+            if let Some(seeker) = &tunnel.seeker
+                && seeker.why == Why::Doubt
+                && !seeker.is_asking()
+            {
+                self.stop_looking_beside();
+            }
         }
     }
 
@@ -100,6 +108,11 @@ impl Client {
             .iter()
             .position(|request| request.matches(header.cm_type, header.sequence));
         let asked = place.map(|place| tunnel.requests.swap_remove(place).what);
+        if asked == Some(Asked::Keepalive)
+            && let Some(link) = &mut tunnel.link
+        {
+            link.note_round_trip(now);
+        }
         let keepalive = header.cm_type == CmType::KEEPALIVE_RESPONSE
             && tunnel.last_keepalive == Some(header.sequence);
         if asked.is_none() && !keepalive {

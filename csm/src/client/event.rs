@@ -1,6 +1,7 @@
 //! What a client tells its owner, and why things end.
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -22,12 +23,22 @@ pub struct RequestId(pub(crate) u32);
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Event {
-    /// Open a transport to `target` and report with `transport_opened` or `transport_failed`.
+    /// Find out where `target` is, and report with [`Client::resolved`](super::Client::resolved) or
+    /// [`Client::not_resolved`](super::Client::not_resolved). Only where
+    /// [`ClientConfig::lookup`](super::ClientConfig::lookup) asks for it.
+    Resolve {
+        /// A configured target.
+        target: Target,
+    },
+    /// Open a transport to `target` and report with `transport_opened` or `transport_failed`. Several may be under way at a
+    /// time, at most [`MAX_RACING`](super::MAX_RACING).
     Open {
         /// Name of the attempt.
         epoch: Epoch,
         /// Where to.
         target: Target,
+        /// At which address; `None` leaves it to the owner.
+        address: Option<SocketAddr>,
     },
     /// Send what `poll_transmit` still holds for this epoch, then close its transport, or stop opening it.
     /// No `transport_lost` is needed afterwards, and one does no harm.
@@ -57,8 +68,8 @@ pub enum Event {
     /// An attempt at a transport, or the request made over it, has failed: also one that the owner itself reported.
     /// Another follows when it is time, or [`Event::Down`]. Redirects that are followed are no failures.
     AttemptFailed {
-        /// Name of the attempt.
-        epoch: Epoch,
+        /// Name of the attempt; `None` when it could not be found out where the target is.
+        epoch: Option<Epoch>,
         /// Where it led.
         target: Target,
         /// Why it failed.
@@ -148,6 +159,8 @@ pub enum CloseReason {
     Superseded,
     /// The attempt took too long or was refused.
     AttemptFailed,
+    /// Another attempt was faster, or the transport that was in doubt works.
+    NotNeeded,
     /// The transport does not carry answers any more.
     KeepaliveFailure,
     /// The server does not know this outer address; the tunnel moves to a new transport.

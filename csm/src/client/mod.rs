@@ -12,29 +12,33 @@ mod config;
 mod control;
 mod event;
 mod plan;
+mod race;
 mod seek;
 mod service;
 mod tunnel;
 
 use std::collections::VecDeque;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
 use bytes::Bytes;
 use tsc_tpl::{CmType, FramingError, IpPacket, Sequence, Unit};
 
 pub use self::config::{
-    AddressWish, ClientConfig, ClientConfigError, Endpoint, MAX_TARGETS, RetryPolicy, Target,
+    AddressWish, ClientConfig, ClientConfigError, Endpoint, MAX_TARGETS, RACE_DELAY, RetryPolicy,
+    Target,
 };
 pub use self::event::{
     AttemptFailure, CloseReason, DownReason, DropReason, Epoch, Event, Inbound, Refusal,
     RequestError, RequestId, ServiceOutcome, Stats, SuspendReason, Transmit, TransportFailure,
     TransportLoss,
 };
-pub use self::plan::MAX_GIVEN_TARGETS;
 use self::plan::Plan;
+pub use self::plan::{MAX_ADDRESSES, MAX_GIVEN_TARGETS};
+pub use self::race::{ASK_PATIENCE, HEAD_START, MAX_RACING, URGENT};
+use self::race::{Attempt, Seeker, Why};
 pub use self::tunnel::PROBE_AFTER;
-use self::tunnel::{Asked, Link, Seeker, Tunnel};
+use self::tunnel::{Asked, Link, Tunnel};
 use crate::assignment::Assignment;
 use crate::random::{BoxedRandom, Random as _};
 use crate::transaction::{Request, Schedule, Step};
@@ -54,6 +58,8 @@ pub struct Client {
     state: State,
     plan: Plan,
     known_hosts: Vec<IpAddr>,
+    /// There is no network to try anything on.
+    paused: bool,
     next_epoch: u32,
     /// Of our requests; random start, kept across resume (spec 4).
     next_sequence: Sequence,
@@ -84,8 +90,9 @@ impl Client {
         let mut known_hosts = config.known_hosts.clone();
         known_hosts.truncate(MAX_KNOWN_HOSTS);
         Ok(Self {
-            plan: Plan::new(&config.targets, config.retry),
+            plan: Plan::new(&config.targets, config.retry, config.lookup),
             known_hosts,
+            paused: false,
             state: State::Idle,
             next_epoch: 0,
             next_sequence: Sequence(random.u32()),
@@ -102,14 +109,39 @@ impl Client {
     pub fn start(&mut self, now: Instant) {
         if matches!(self.state, State::Idle) {
             let deadline = now + self.config.connect_timeout;
-            self.state = State::Connecting(Seeker::new(now, deadline));
-            self.next_attempt(now);
+            let mut seeker = Seeker::new(Why::First, now, deadline);
+            if let Some(first) = self.config.first {
+                seeker.head_start = true;
+                self.plan.begin(Some(first));
+            }
+            self.state = State::Connecting(seeker);
+            self.look_further(now);
         }
     }
 
-    /// Reports that a configured server's name stands for these addresses. Redirects on clear transports are
-    /// followed to them only, unless the configuration says otherwise.
-    pub fn resolved(&mut self, addresses: &[IpAddr]) {
+    /// Reports where a configured target is, as [`Event::Resolve`] asks: at these addresses, in order of preference; the first
+    /// [`MAX_ADDRESSES`] are tried. Redirects on clear transports are followed to them only, unless the configuration says
+    /// otherwise. None at all is a failure.
+    pub fn resolved(&mut self, now: Instant, target: Target, addresses: &[SocketAddr]) {
+        let hosts: Vec<IpAddr> = addresses.iter().map(SocketAddr::ip).collect();
+        self.learn_hosts(&hosts);
+        let ways: Vec<_> = addresses.iter().copied().map(Some).collect();
+        self.target_found(now, target, &ways);
+    }
+
+    /// Reports that whoever opens transports to a target finds it by its name, as a proxy does: there is one way.
+    pub fn resolved_by_name(&mut self, now: Instant, target: Target) {
+        self.target_found(now, target, &[None]);
+    }
+
+    /// Reports that it could not be found out where a configured target is.
+    pub fn not_resolved(&mut self, now: Instant, target: Target, failure: TransportFailure) {
+        self.target_not_found(now, target, failure);
+    }
+
+    /// Reports that configured servers are at these addresses, where the owner looks for them itself. Redirects on clear
+    /// transports are followed to them only, unless the configuration says otherwise.
+    pub fn learn_hosts(&mut self, addresses: &[IpAddr]) {
         for address in addresses.iter().map(IpAddr::to_canonical) {
             if self.known_hosts.len() < MAX_KNOWN_HOSTS && !self.known_hosts.contains(&address) {
                 self.known_hosts.push(address);
@@ -119,25 +151,18 @@ impl Client {
 
     /// Reports that the transport asked for is open: its handshake is done, bytes can be sent.
     pub fn transport_opened(&mut self, now: Instant, epoch: Epoch) {
-        if self
-            .attempt(epoch)
-            .is_some_and(|attempt| attempt.request.is_none())
-        {
-            self.send_request(now, None);
-        }
+        self.attempt_opened(now, epoch);
     }
 
     /// Reports that the transport asked for could not be opened.
     pub fn transport_failed(&mut self, now: Instant, epoch: Epoch, failure: TransportFailure) {
-        if self.attempt(epoch).is_some() {
-            self.attempt_failed(now, AttemptFailure::Transport(failure), false);
-        }
+        self.attempt_failed(now, epoch, AttemptFailure::Transport(failure), false);
     }
 
     /// Reports that an open transport is gone.
     pub fn transport_lost(&mut self, now: Instant, epoch: Epoch, why: TransportLoss) {
         if self.attempt(epoch).is_some() {
-            self.attempt_failed(now, AttemptFailure::Lost, false);
+            self.attempt_failed(now, epoch, AttemptFailure::Lost, false);
         } else if self.link(epoch).is_some() {
             self.lose_link(now, SuspendReason::Lost(why), None);
         }
@@ -189,12 +214,32 @@ impl Client {
 
     /// Reports that the host's network changed: the binding is checked at once, and waits of our own end.
     pub fn network_changed(&mut self, now: Instant) {
+        self.paused = false;
         self.plan.end_backoff();
-        match &self.state {
-            State::Up(tunnel) if tunnel.seeker.is_none() => self.send_keepalive(now),
-            State::Up(_) | State::Connecting(_) => self.end_wait(now),
+        match &mut self.state {
+            State::Up(tunnel) => {
+                tunnel.upgrade.network_changed(now);
+                if tunnel.link.is_some() {
+                    self.send_keepalive(now);
+                }
+                self.end_wait(now);
+            }
+            State::Connecting(_) => self.end_wait(now),
             State::Idle | State::Down => {}
         }
+    }
+
+    /// Reports that new transports would go over another network than the tunnel's does: one is looked for, and takes the tunnel
+    /// over while the old one still works, if it does.
+    pub fn relocate(&mut self, now: Instant) {
+        self.network_changed(now);
+        self.stop_looking_beside();
+        self.look_beside(now, Why::Move);
+    }
+
+    /// Reports that the host has no network at all: nothing is tried until [`Self::network_changed`] or [`Self::relocate`].
+    pub fn network_gone(&mut self) {
+        self.paused = true;
     }
 
     /// Releases the tunnel. [`Event::Down`] follows when the server has answered, after the last transmission, or
@@ -247,9 +292,20 @@ impl Client {
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
         match &self.state {
-            State::Connecting(seeker) => Some(seeker.deadline()),
-            State::Up(tunnel) => tunnel.deadline(),
+            State::Connecting(seeker) => Some(self.seek_due(seeker)),
+            State::Up(tunnel) => {
+                let seek = tunnel.seeker.as_ref().map(|seeker| self.seek_due(seeker));
+                seek.into_iter().chain(tunnel.deadline()).min()
+            }
             State::Idle | State::Down => None,
+        }
+    }
+
+    fn seek_due(&self, seeker: &Seeker) -> Instant {
+        if self.paused {
+            seeker.due_of_attempts()
+        } else {
+            seeker.due()
         }
     }
 
@@ -272,6 +328,20 @@ impl Client {
         if due && tunnel.release_until.is_none() {
             self.send_keepalive(now);
         }
+        self.look_beside_if_due(now);
+    }
+
+    /// Looks for another transport where the one there is does not answer, or is a stream where datagrams are wanted.
+    fn look_beside_if_due(&mut self, now: Instant) {
+        let State::Up(tunnel) = &self.state else {
+            return;
+        };
+        let is_due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
+        if is_due(tunnel.doubtful_from()) {
+            self.look_beside(now, Why::Doubt);
+        } else if is_due(tunnel.upgrade_due()) {
+            self.look_beside(now, Why::Upgrade);
+        }
     }
 
     /// Counters.
@@ -289,8 +359,7 @@ impl Client {
         let attempted = tunnel
             .seeker
             .as_ref()
-            .and_then(Seeker::attempt)
-            .is_some_and(|attempt| attempt.epoch == epoch);
+            .is_some_and(|seeker| seeker.attempt(epoch).is_some());
         if !bound && !attempted {
             return self.drop_unit(DropReason::StaleEpoch);
         }
@@ -312,7 +381,7 @@ impl Client {
 
     /// Spec 6: a frame of a service that is not in force is an error of section 2.
     fn unexpected_frame<'a>(&mut self, now: Instant, epoch: Epoch) -> Inbound<'a> {
-        let attempt = self.attempt(epoch).map(|attempt| attempt.target);
+        let attempt = self.attempt(epoch).map(Attempt::target);
         let Some(target) = attempt.or_else(|| self.link(epoch).map(|link| link.target)) else {
             return self.drop_unit(DropReason::StaleEpoch);
         };
@@ -323,6 +392,7 @@ impl Client {
         if attempt.is_some() {
             self.attempt_failed(
                 now,
+                epoch,
                 AttemptFailure::Unusable("a data frame before the answer"),
                 true,
             );
@@ -338,7 +408,7 @@ impl Client {
 
     fn framing_error(&mut self, now: Instant, epoch: Epoch, error: FramingError) {
         if self.attempt(epoch).is_some() {
-            self.attempt_failed(now, AttemptFailure::Framing(error), true);
+            self.attempt_failed(now, epoch, AttemptFailure::Framing(error), true);
         } else {
             self.lose_link(
                 now,
@@ -452,6 +522,7 @@ impl Client {
         }
         link.silence = silence;
         link.heard = false;
+        link.asked_at = Some(now);
         let Some(bytes) = wire::keepalive(tunnel.assignment.tsid, sequence) else {
             return;
         };
@@ -496,11 +567,12 @@ impl Client {
             State::Idle => (None, None),
             State::Down => return,
         };
-        let attempt = seeker
-            .as_ref()
-            .and_then(Seeker::attempt)
-            .map(|attempt| attempt.epoch);
-        for epoch in [link.map(|link| link.epoch), attempt].into_iter().flatten() {
+        let attempts = seeker.iter().flat_map(|seeker| seeker.attempts.iter());
+        let link = link.map(|link| link.epoch);
+        for epoch in link
+            .into_iter()
+            .chain(attempts.map(|attempt| attempt.epoch))
+        {
             self.events.push_back(Event::Close {
                 epoch,
                 reason: CloseReason::TunnelDown,

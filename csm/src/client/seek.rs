@@ -1,35 +1,28 @@
 //! Looking for a transport: attempts, waits, and giving up.
 
-use std::time::Instant;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
 
 use tsc_tpl::CmType;
 
 use super::config::Target;
 use super::event::{
-    AttemptFailure, CloseReason, DownReason, Epoch, Event, SuspendReason, TransportLoss,
+    AttemptFailure, CloseReason, DownReason, Epoch, Event, SuspendReason, TransportFailure,
+    TransportLoss,
 };
-use super::plan::Pick;
-use super::tunnel::{Asked, Attempt, Phase, Seeker};
+use super::plan::{Pick, Trial, Way};
+use super::race::{Attempt, HEAD_START, Replace, Seeker, Stage, Why};
+use super::tunnel::Asked;
 use super::{Client, State};
 use crate::random::Random as _;
 use crate::transaction::{Request, Schedule, Step};
+use crate::transport::Transport;
 use crate::wire::{self, Claim};
 
 /// A lost tunnel of a server that keeps it for ever is given up after this long.
-const ENDLESS_RESUME: std::time::Duration = std::time::Duration::from_secs(3600);
+const ENDLESS_RESUME: Duration = Duration::from_secs(3600);
 /// After an orderly close by the server the first attempt waits up to this long (spec 5).
-const AFTER_CLOSE: std::time::Duration = std::time::Duration::from_secs(2);
-
-impl Seeker {
-    pub(super) const fn new(start: Instant, deadline: Instant) -> Self {
-        Self {
-            deadline,
-            phase: Phase::Waiting { until: start },
-            last: None,
-            redirects: 0,
-        }
-    }
-}
+const AFTER_CLOSE: Duration = Duration::from_secs(2);
 
 impl Client {
     pub(super) fn seeker(&self) -> Option<&Seeker> {
@@ -49,144 +42,331 @@ impl Client {
     }
 
     pub(super) fn attempt(&self, epoch: Epoch) -> Option<&Attempt> {
-        self.seeker()?
-            .attempt()
-            .filter(|attempt| attempt.epoch == epoch)
+        self.seeker()?.attempt(epoch)
     }
 
-    /// Tries the next target, or waits for one, or gives up.
-    pub(super) fn next_attempt(&mut self, now: Instant) {
-        let (resuming, protected_only) = match &self.state {
-            State::Up(tunnel) => (true, tunnel.protected),
-            State::Idle | State::Connecting(_) | State::Down => (false, false),
-        };
-        // A server that is down comes back for those who had a tunnel; a first tunnel hears at once that there is none.
-        let pick = if !resuming && self.plan.is_refused() {
-            Pick::Nothing
-        } else {
-            self.plan.pick(now, protected_only)
-        };
-        let attempt_timeout = self.config.attempt_timeout;
-        let epoch = Epoch(self.next_epoch);
-        let Some(seeker) = self.seeker_mut() else {
-            return;
-        };
-        match pick {
-            Pick::Now(target) if now < seeker.deadline => {
-                let until = now + attempt_timeout;
-                seeker.phase = Phase::Trying(Box::new(Attempt {
-                    epoch,
-                    target,
-                    until,
-                    cookies: 0,
-                    doubtful: None,
-                    request: None,
-                }));
-                self.next_epoch = self.next_epoch.wrapping_add(1);
-                self.stats.attempts += 1;
-                self.events.push_back(Event::Open { epoch, target });
+    pub(super) fn attempt_mut(&mut self, epoch: Epoch) -> Option<&mut Attempt> {
+        self.seeker_mut()?.attempt_mut(epoch)
+    }
+
+    /// Begins the attempts that are due, or gives up where nothing is left to try.
+    pub(super) fn look_further(&mut self, now: Instant) {
+        loop {
+            let (protected, bound) = match &self.state {
+                State::Up(tunnel) => (tunnel.protected, tunnel.link.is_some()),
+                State::Idle | State::Connecting(_) | State::Down => (false, false),
+            };
+            let Some(seeker) = self.seeker() else {
+                return;
+            };
+            if seeker.wake > now || self.paused {
+                return;
             }
-            Pick::At(until) if until < seeker.deadline => seeker.phase = Phase::Waiting { until },
-            // For a first tunnel, waiting beyond the end would only put off saying so; for a lost one, a change of
-            // the network may still come.
-            Pick::At(until) if resuming => seeker.phase = Phase::Waiting { until },
-            Pick::Now(_) | Pick::At(_) | Pick::Nothing => self.give_up(),
+            let (why, deadline) = (seeker.why, seeker.deadline);
+            let filter = seeker.filter(protected);
+            let ways = seeker.ways();
+            let silent = seeker.silent_way(now);
+            for target in self.plan.lookups(now, filter) {
+                self.events.push_back(Event::Resolve { target });
+            }
+            // A server that is down comes back for those who had a tunnel; a first tunnel hears at once that there is none.
+            let over = why == Why::First && ways.is_empty() && self.plan.is_refused();
+            let pick = if over {
+                Pick::Nothing
+            } else {
+                self.plan.pick(now, filter, &ways)
+            };
+            let wake = match (pick, silent) {
+                (Pick::Now(way), _) if now < deadline => {
+                    if !self.begin_attempt(now, way, true) {
+                        self.sleep_until(deadline);
+                    }
+                    continue;
+                }
+                (_, Some((due, way))) if due <= now && now < deadline => {
+                    if !self.begin_attempt(now, way, false) {
+                        self.sleep_until(deadline);
+                    }
+                    continue;
+                }
+                (Pick::At(until), Some((due, _))) => until.min(due),
+                (_, Some((due, _))) => due,
+                // For a first tunnel, waiting beyond the end would only put off saying so; for a lost one, a change of the
+                // network may still come.
+                (Pick::At(until), None)
+                    if until < deadline || why == Why::Lost || !ways.is_empty() =>
+                {
+                    if why == Why::Upgrade && ways.is_empty() {
+                        return self.give_up(now);
+                    }
+                    until
+                }
+                (Pick::Wait, None) => deadline,
+                (Pick::Now(_) | Pick::At(_) | Pick::Nothing, None) => {
+                    if !ways.is_empty() && now < deadline {
+                        deadline
+                    } else {
+                        debug_assert!(!bound || why != Why::First, "a tunnel was had");
+                        return self.give_up(now);
+                    }
+                }
+            };
+            return self.sleep_until(wake.min(deadline));
         }
     }
 
-    /// The network changed: a wait of our own is over.
+    fn sleep_until(&mut self, wake: Instant) {
+        if let Some(seeker) = self.seeker_mut() {
+            seeker.wake = wake;
+        }
+    }
+
+    /// Asks the owner for one more transport; false if there is no room for it. `fresh` is a way that is not under way yet.
+    fn begin_attempt(&mut self, now: Instant, way: Way, fresh: bool) -> bool {
+        let replaced = match self.seeker().map(Seeker::to_replace) {
+            Some(Replace::Nobody) => None,
+            Some(Replace::Attempt(epoch)) => Some(epoch),
+            Some(Replace::Impossible) | None => return false,
+        };
+        if let Some(epoch) = replaced {
+            self.abandon_attempt(epoch, true);
+        }
+        let (delay, until) = (self.config.race_delay, now + self.config.attempt_timeout);
+        let epoch = Epoch(self.next_epoch);
+        let Some(seeker) = self.seeker_mut() else {
+            return false;
+        };
+        let delay = if std::mem::take(&mut seeker.head_start) {
+            delay.max(HEAD_START)
+        } else {
+            delay
+        };
+        seeker.put_off(now + delay);
+        seeker.attempts.push(Attempt::new(epoch, way, now, until));
+        if fresh {
+            self.plan.begun(way);
+        } else {
+            self.plan.is_silent(now, way.target);
+        }
+        self.next_epoch = self.next_epoch.wrapping_add(1);
+        self.stats.attempts += 1;
+        let Way { target, address } = way;
+        self.events.push_back(Event::Open {
+            epoch,
+            target,
+            address,
+        });
+        true
+    }
+
+    /// Where a target is, which the owner was asked for.
+    pub(super) fn target_found(
+        &mut self,
+        now: Instant,
+        target: Target,
+        ways: &[Option<SocketAddr>],
+    ) {
+        if ways.is_empty() {
+            return self.target_not_found(now, target, TransportFailure::Resolve);
+        }
+        self.plan.found(target, ways);
+        self.wake_up(now);
+    }
+
+    pub(super) fn target_not_found(
+        &mut self,
+        now: Instant,
+        target: Target,
+        failure: TransportFailure,
+    ) {
+        // Where it was before is better than nothing.
+        if !self.plan.not_found(target) {
+            let failure = AttemptFailure::Transport(failure);
+            self.count_failure(now, None, target, failure);
+        }
+        self.wake_up(now);
+    }
+
+    /// There may be something to try that there was not.
+    fn wake_up(&mut self, now: Instant) {
+        if let Some(seeker) = self.seeker_mut() {
+            seeker.wake = seeker.wake.min(seeker.not_before.max(now));
+        }
+        self.look_further(now);
+    }
+
+    /// The network changed: waits of our own are over.
     pub(super) fn end_wait(&mut self, now: Instant) {
-        if let Some(Seeker {
-            phase: Phase::Waiting { .. },
-            ..
-        }) = self.seeker()
-        {
-            self.next_attempt(now);
+        if let Some(seeker) = self.seeker_mut() {
+            seeker.hurry(now);
+            seeker.began = now;
+            self.look_further(now);
         }
     }
 
     pub(super) fn seek_timeout(&mut self, now: Instant) {
+        let Some(seeker) = self.seeker() else {
+            return;
+        };
+        if seeker.deadline <= now {
+            return self.give_up(now);
+        }
+        let epochs: Vec<Epoch> = seeker
+            .attempts
+            .iter()
+            .map(|attempt| attempt.epoch)
+            .collect();
+        for epoch in epochs {
+            let Some(attempt) = self.attempt_mut(epoch) else {
+                continue;
+            };
+            let step = attempt
+                .request
+                .as_mut()
+                .map_or(Step::Wait, |request| request.poll(now));
+            if attempt.until <= now || step == Step::Failed {
+                let failure = attempt.doubtful.take();
+                self.attempt_failed(
+                    now,
+                    epoch,
+                    failure.unwrap_or(AttemptFailure::NoAnswer),
+                    true,
+                );
+            } else if let Step::Retransmit(bytes) = step {
+                self.stats.retransmissions += 1;
+                self.transmit(epoch, bytes);
+            }
+        }
+        self.ask_next(now);
+        self.look_further(now);
+    }
+
+    /// An attempt has failed; `close` asks the owner to close its transport.
+    pub(super) fn attempt_failed(
+        &mut self,
+        now: Instant,
+        epoch: Epoch,
+        failure: AttemptFailure,
+        close: bool,
+    ) {
+        let Some(attempt) = self.abandon_attempt(epoch, close) else {
+            return;
+        };
+        self.count_failure(now, Some(epoch), attempt.target(), failure);
+        if let Some(seeker) = self.seeker_mut() {
+            seeker.hurry(now);
+        }
+        self.ask_next(now);
+        self.look_further(now);
+    }
+
+    fn count_failure(
+        &mut self,
+        now: Instant,
+        epoch: Option<Epoch>,
+        target: Target,
+        failure: AttemptFailure,
+    ) {
+        tracing::debug!(?target, %failure, "attempt failed");
         let Some(seeker) = self.seeker_mut() else {
             return;
         };
-        let over = seeker.deadline <= now;
-        match &mut seeker.phase {
-            Phase::Waiting { .. } if over => self.give_up(),
-            Phase::Waiting { until } => {
-                if *until <= now {
-                    self.next_attempt(now);
-                }
-            }
-            Phase::Trying(attempt) => {
-                let epoch = attempt.epoch;
-                let step = attempt
-                    .request
-                    .as_mut()
-                    .map_or(Step::Wait, |request| request.poll(now));
-                let failed = over || attempt.until <= now || step == Step::Failed;
-                if failed {
-                    let failure = attempt.doubtful.take();
-                    let failure = failure.unwrap_or(AttemptFailure::NoAnswer);
-                    self.attempt_failed(now, failure, true);
-                } else if let Step::Retransmit(bytes) = step {
-                    self.stats.retransmissions += 1;
-                    self.transmit(epoch, bytes);
-                }
-            }
-        }
-    }
-
-    /// The attempt under way has failed; `close` asks the owner to close its transport.
-    pub(super) fn attempt_failed(&mut self, now: Instant, failure: AttemptFailure, close: bool) {
-        let Some((epoch, target)) = self.abandon_attempt(now, close) else {
-            return;
+        let trial = Trial {
+            others_under_way: seeker.is_trying(target),
+            longest: seeker.longest_wait(now, &failure),
         };
-        tracing::debug!(?target, %failure, "attempt failed");
-        self.plan.failed(now, target, &failure, &mut self.random);
+        seeker.note_failure(failure.clone());
+        self.plan
+            .failed(now, target, &failure, trial, &mut self.random);
         self.events.push_back(Event::AttemptFailed {
             epoch,
             target,
-            failure: failure.clone(),
+            failure,
         });
-        if let Some(seeker) = self.seeker_mut() {
-            seeker.last = Some(failure);
+        // Others at a host that asked for patience would only be told the same.
+        let forbidden: Vec<Epoch> = self
+            .seeker()
+            .map(|seeker| seeker.attempts.iter())
+            .into_iter()
+            .flatten()
+            .filter(|attempt| self.plan.is_told_to_wait(attempt.target()))
+            .map(|attempt| attempt.epoch)
+            .collect();
+        for epoch in forbidden {
+            self.abandon_attempt(epoch, true);
         }
-        self.next_attempt(now);
     }
 
-    /// Ends the attempt under way without a verdict on its target.
-    pub(super) fn abandon_attempt(&mut self, now: Instant, close: bool) -> Option<(Epoch, Target)> {
-        let seeker = self.seeker_mut()?;
-        let attempt = seeker.attempt()?;
-        let (epoch, target) = (attempt.epoch, attempt.target);
-        seeker.phase = Phase::Waiting { until: now };
+    /// Ends an attempt without a verdict on its target.
+    pub(super) fn abandon_attempt(&mut self, epoch: Epoch, close: bool) -> Option<Attempt> {
+        let attempt = self.seeker_mut()?.remove(epoch)?;
         if close {
             self.events.push_back(Event::Close {
                 epoch,
                 reason: CloseReason::AttemptFailed,
             });
         }
-        Some((epoch, target))
+        Some(attempt)
     }
 
-    /// Sends the request of the attempt under way: the first, or another with a cookie, which is a new transaction
-    /// with a new proof.
-    pub(super) fn send_request(&mut self, now: Instant, cookie: Option<&[u8]>) {
-        let sequence = self.next_sequence;
-        let Some((epoch, transport)) = self
-            .seeker()
-            .and_then(Seeker::attempt)
-            .map(|attempt| (attempt.epoch, attempt.target.transport))
+    /// Ends all attempts but the one that won.
+    pub(super) fn close_others(&mut self, seeker: Option<Seeker>, winner: Option<Epoch>) {
+        let attempts = seeker.map(|seeker| seeker.attempts).unwrap_or_default();
+        for attempt in attempts {
+            if Some(attempt.epoch) != winner {
+                self.events.push_back(Event::Close {
+                    epoch: attempt.epoch,
+                    reason: CloseReason::NotNeeded,
+                });
+            }
+        }
+    }
+
+    /// A transport is open: on plain UDP a cookie is asked for, else it is the attempt's turn, or will be.
+    pub(super) fn attempt_opened(&mut self, now: Instant, epoch: Epoch) {
+        let Some(attempt) = self
+            .attempt_mut(epoch)
+            .filter(|attempt| attempt.stage == Stage::Opening)
         else {
             return;
         };
+        if attempt.target().transport == Transport::Udp {
+            attempt.stage = Stage::Knocking;
+            self.send_request(now, epoch);
+        } else {
+            attempt.stage = Stage::Ready;
+            self.ask_next(now);
+        }
+    }
+
+    /// Lets the attempt ask whose turn it is.
+    pub(super) fn ask_next(&mut self, now: Instant) {
+        if let Some(epoch) = self.seeker().and_then(|seeker| seeker.next_to_ask(now)) {
+            if let Some(attempt) = self.attempt_mut(epoch) {
+                attempt.stage = Stage::Asking(now);
+            }
+            self.send_request(now, epoch);
+        }
+    }
+
+    /// Sends the request of an attempt: the first, or another with a cookie, which is a new transaction with a new proof.
+    fn send_request(&mut self, now: Instant, epoch: Epoch) {
+        let sequence = self.next_sequence;
+        let Some(attempt) = self.attempt(epoch) else {
+            return;
+        };
+        let transport = attempt.target().transport;
+        let cookie = attempt.cookie.clone();
+        let cookie = cookie.as_deref();
+        let mut counter = 0;
         let (bytes, answer) = match &mut self.state {
             State::Up(tunnel) => {
                 tunnel.resume_counter = tunnel.resume_counter.wrapping_add(1);
+                counter = tunnel.resume_counter;
                 let claim = Claim {
                     tsid: tunnel.assignment.tsid,
                     key: &tunnel.resume_key,
-                    counter: tunnel.resume_counter,
+                    counter,
                 };
                 let bytes = wire::resume_request(&self.config, transport, sequence, &claim, cookie);
                 (bytes, CmType::CONFIGURATION_RESUME_RESPONSE)
@@ -198,14 +378,12 @@ impl Client {
         };
         self.next_sequence = sequence.next();
         let Some(bytes) = bytes else {
-            return self.attempt_failed(
-                now,
-                AttemptFailure::Unusable("the request cannot be encoded"),
-                true,
-            );
+            let failure = AttemptFailure::Unusable("the request cannot be encoded");
+            return self.attempt_failed(now, epoch, failure, true);
         };
         let schedule = Schedule::request(transport.is_stream());
-        if let Some(attempt) = self.seeker_mut().and_then(Seeker::attempt_mut) {
+        if let Some(attempt) = self.attempt_mut(epoch) {
+            attempt.counter = counter;
             attempt.request = Some(Request::sent(
                 now,
                 (),
@@ -241,14 +419,14 @@ impl Client {
         if tunnel.release_until.is_some() {
             return self.down(DownReason::Released { confirmed: false });
         }
+        if !link.target.transport.is_stream() {
+            tunnel.upgrade.failed(now);
+        }
         tunnel.cause = cause;
         tunnel
             .requests
             .retain(|request| request.what != Asked::Keepalive);
         self.events.push_back(Event::Suspended(cause));
-        if tunnel.seeker.is_some() {
-            return;
-        }
         let persistence = tunnel.assignment.persistence;
         let kept = if persistence.is_zero() {
             ENDLESS_RESUME
@@ -256,23 +434,67 @@ impl Client {
             persistence
         };
         let time = resume_timeout.unwrap_or(kept);
-        let mut seeker = Seeker::new(now, now + time);
+        if let Some(seeker) = &mut tunnel.seeker {
+            // What is under way is what is needed now.
+            seeker.why = Why::Lost;
+            seeker.deadline = now + time;
+            seeker.hurry(now);
+            return self.look_further(now);
+        }
+        let mut seeker = Seeker::new(Why::Lost, now, now + time);
+        seeker.head_start = true;
         self.plan.begin(Some(link.target));
         if cause == SuspendReason::Lost(TransportLoss::ClosedByServer) {
-            seeker.phase = Phase::Waiting {
-                until: now + self.random.up_to(AFTER_CLOSE),
-            };
-            tunnel.seeker = Some(seeker);
-        } else {
-            tunnel.seeker = Some(seeker);
-            self.next_attempt(now);
+            seeker.put_off(now + self.random.up_to(AFTER_CLOSE));
+        }
+        tunnel.seeker = Some(seeker);
+        self.look_further(now);
+    }
+
+    /// Looks for another transport beside the one that the tunnel has.
+    pub(super) fn look_beside(&mut self, now: Instant, why: Why) {
+        let time = self.config.attempt_timeout;
+        let State::Up(tunnel) = &mut self.state else {
+            return;
+        };
+        let Some(link) = &tunnel.link else {
+            return;
+        };
+        if tunnel.seeker.is_some() || tunnel.release_until.is_some() {
+            return;
+        }
+        let first = (why != Why::Upgrade).then_some(link.target);
+        let mut seeker = Seeker::new(why, now, now + time);
+        seeker.head_start = first.is_some();
+        tunnel.seeker = Some(seeker);
+        self.plan.begin(first);
+        self.look_further(now);
+    }
+
+    /// The transport in doubt has been heard, or the search beside it is over: what is open beside it is closed.
+    pub(super) fn stop_looking_beside(&mut self) {
+        if let State::Up(tunnel) = &mut self.state
+            && tunnel.link.is_some()
+        {
+            let seeker = tunnel.seeker.take();
+            self.close_others(seeker, None);
         }
     }
 
-    fn give_up(&mut self) {
+    fn give_up(&mut self, now: Instant) {
         let reason = match &mut self.state {
             State::Connecting(seeker) => {
                 DownReason::CannotConnect(seeker.last.take().unwrap_or(AttemptFailure::NoAnswer))
+            }
+            State::Up(tunnel) if tunnel.link.is_some() => {
+                if tunnel
+                    .seeker
+                    .as_ref()
+                    .is_some_and(|seeker| seeker.why == Why::Upgrade)
+                {
+                    tunnel.upgrade.failed(now);
+                }
+                return self.stop_looking_beside();
             }
             State::Up(tunnel) => DownReason::Lost {
                 cause: tunnel.cause,

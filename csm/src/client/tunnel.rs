@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 use tsc_tpl::{Sequence, ServiceType};
 
 use super::config::Target;
-use super::event::{AttemptFailure, Epoch, RequestId, SuspendReason};
+use super::event::{Epoch, RequestId, SuspendReason};
+use super::race::Seeker;
 use super::service::Services;
 use crate::assignment::Assignment;
 use crate::random::Random;
@@ -15,6 +16,10 @@ use crate::transaction::{Inbox, MAX_OUTSTANDING, Request};
 
 /// Having sent and heard nothing for this long, the client asks (spec 5).
 pub const PROBE_AFTER: Duration = Duration::from_secs(5);
+
+/// A Keepalive that is not answered for this long, or for two round trips, puts the transport in doubt: others are opened beside
+/// it, so that a resume need not begin by that when the transport turns out to be lost.
+pub(super) const DOUBT_AFTER: Duration = Duration::from_millis(500);
 
 /// The client's side of a tunnel.
 #[derive(Debug)]
@@ -42,8 +47,50 @@ pub(super) struct Tunnel {
     pub(super) seeker: Option<Seeker>,
     /// Why there is no link; of the last loss.
     pub(super) cause: SuspendReason,
+    /// When to move from a stream to datagrams.
+    pub(super) upgrade: Upgrade,
     /// A release was asked for; until when its answer is awaited.
     pub(super) release_until: Option<Instant>,
+}
+
+/// When to try datagrams for a tunnel that has a stream.
+#[derive(Debug)]
+pub(super) struct Upgrade {
+    /// `None`: it is not wanted.
+    at: Option<Instant>,
+    wait: Duration,
+}
+
+/// The first wait between two tries to move to datagrams, and the longest: it doubles.
+const UPGRADE_WAITS: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(600));
+
+impl Upgrade {
+    pub(super) fn new(now: Instant, wanted: bool) -> Self {
+        Self {
+            at: wanted.then_some(now),
+            wait: UPGRADE_WAITS.0,
+        }
+    }
+
+    const fn due(&self) -> Option<Instant> {
+        self.at
+    }
+
+    /// Datagrams do not pass, or passed and then did not.
+    pub(super) fn failed(&mut self, now: Instant) {
+        if let Some(at) = &mut self.at {
+            *at = now + self.wait;
+            self.wait = (self.wait * 2).min(UPGRADE_WAITS.1);
+        }
+    }
+
+    /// What did not pass on one network may on another.
+    pub(super) fn network_changed(&mut self, now: Instant) {
+        if let Some(at) = &mut self.at {
+            *at = now;
+            self.wait = UPGRADE_WAITS.0;
+        }
+    }
 }
 
 /// What a request is for.
@@ -65,41 +112,13 @@ pub(super) struct Link {
     pub(super) unanswered_since: Option<Instant>,
     /// Something came since the last Keepalive was begun.
     pub(super) heard: bool,
+    /// When the last Keepalive was begun.
+    pub(super) asked_at: Option<Instant>,
+    /// How long answers to Keepalives take, smoothed.
+    pub(super) round_trip: Option<Duration>,
     /// How long to stay silent: half the interval, less a random tenth; `None` is for ever.
     pub(super) silence: Option<Duration>,
     pub(super) message_errors: u8,
-}
-
-/// A search for a transport.
-#[derive(Debug)]
-pub(super) struct Seeker {
-    /// When the search is given up.
-    pub(super) deadline: Instant,
-    pub(super) phase: Phase,
-    /// How the last attempt failed.
-    pub(super) last: Option<AttemptFailure>,
-    /// Redirects followed in a row.
-    pub(super) redirects: u8,
-}
-
-#[derive(Debug)]
-pub(super) enum Phase {
-    Waiting { until: Instant },
-    Trying(Box<Attempt>),
-}
-
-/// One attempt at a transport.
-#[derive(Debug)]
-pub(super) struct Attempt {
-    pub(super) epoch: Epoch,
-    pub(super) target: Target,
-    pub(super) until: Instant,
-    /// Cookies asked for so far.
-    pub(super) cookies: u8,
-    /// Plain UDP: an answer that may be anyone's. How the attempt has failed if no other comes.
-    pub(super) doubtful: Option<AttemptFailure>,
-    /// The request, once the transport is open.
-    pub(super) request: Option<Request<()>>,
 }
 
 impl Tunnel {
@@ -126,9 +145,28 @@ impl Tunnel {
         others + 1 < MAX_OUTSTANDING
     }
 
+    /// From when on the transport is in doubt, unless another is looked for already.
+    pub(super) fn doubtful_from(&self) -> Option<Instant> {
+        let link = self.link.as_ref().filter(|_| self.may_look_beside())?;
+        link.doubtful_from().filter(|_| self.has_keepalive())
+    }
+
+    /// When datagrams are to be tried in place of the stream.
+    pub(super) fn upgrade_due(&self) -> Option<Instant> {
+        let link = self.link.as_ref().filter(|_| self.may_look_beside())?;
+        link.target
+            .transport
+            .is_stream()
+            .then(|| self.upgrade.due())
+            .flatten()
+    }
+
+    fn may_look_beside(&self) -> bool {
+        self.seeker.is_none() && self.release_until.is_none()
+    }
+
     /// When something is due, if nothing happens before.
     pub(super) fn deadline(&self) -> Option<Instant> {
-        let seeker = self.seeker.as_ref().map(Seeker::due);
         // Requests wait with the link: they are repeated on the next one.
         let requests = self
             .link
@@ -140,9 +178,10 @@ impl Tunnel {
             .filter(|_| !self.has_keepalive() && self.release_until.is_none());
         let link = link.and_then(Link::keepalive_due);
         [
-            seeker,
             requests,
             link,
+            self.doubtful_from(),
+            self.upgrade_due(),
             self.release_until,
             self.inbox.next_expiry(),
         ]
@@ -166,6 +205,8 @@ impl Link {
             last_sent: now,
             unanswered_since: None,
             heard: false,
+            asked_at: None,
+            round_trip: None,
             silence: silence(interval, random),
             message_errors: 0,
         }
@@ -176,44 +217,32 @@ impl Link {
         self.unanswered_since.get_or_insert(now);
     }
 
+    /// Notes how long an answer took.
+    pub(super) fn note_round_trip(&mut self, now: Instant) {
+        let Some(asked_at) = self.asked_at else {
+            return;
+        };
+        let sample = now.saturating_duration_since(asked_at);
+        self.round_trip = Some(
+            self.round_trip
+                .map_or(sample, |smoothed| (smoothed * 7 + sample) / 8),
+        );
+    }
+
+    /// When a Keepalive that nothing has answered so far puts the transport in doubt.
+    pub(super) fn doubtful_from(&self) -> Option<Instant> {
+        let patience = self.round_trip.unwrap_or_default() * 2;
+        self.asked_at
+            .filter(|_| !self.heard)
+            .map(|asked_at| asked_at + patience.max(DOUBT_AFTER))
+    }
+
     /// When a keepalive is due: after half the interval without sending, or 5 s after something was sent and
     /// nothing heard.
     pub(super) fn keepalive_due(&self) -> Option<Instant> {
         let regular = self.silence.map(|silence| self.last_sent + silence);
         let probe = self.unanswered_since.map(|since| since + PROBE_AFTER);
         [regular, probe].into_iter().flatten().min()
-    }
-}
-
-impl Seeker {
-    /// When the search has to be looked at.
-    fn due(&self) -> Instant {
-        let phase = match &self.phase {
-            Phase::Waiting { until } => *until,
-            Phase::Trying(attempt) => attempt
-                .request
-                .as_ref()
-                .map_or(attempt.until, |request| request.due().min(attempt.until)),
-        };
-        phase.min(self.deadline)
-    }
-
-    pub(super) fn deadline(&self) -> Instant {
-        self.due()
-    }
-
-    pub(super) fn attempt(&self) -> Option<&Attempt> {
-        match &self.phase {
-            Phase::Waiting { .. } => None,
-            Phase::Trying(attempt) => Some(attempt),
-        }
-    }
-
-    pub(super) fn attempt_mut(&mut self) -> Option<&mut Attempt> {
-        match &mut self.phase {
-            Phase::Waiting { .. } => None,
-            Phase::Trying(attempt) => Some(attempt),
-        }
     }
 }
 

@@ -107,7 +107,7 @@ impl Driver {
                 Ok(transport) => {
                     // Where a redirect led is no host that the application named.
                     if configured {
-                        self.client.resolved(&[transport.peer_addr().ip()]);
+                        self.client.learn_hosts(&[transport.peer_addr().ip()]);
                     }
                     self.links.push(Link {
                         epoch,

@@ -303,7 +303,7 @@ impl Driver {
         while let Some(event) = self.client.poll_event() {
             progress = true;
             match event {
-                Event::Open { epoch, target } => self.open(now, epoch, target),
+                Event::Open { epoch, target, .. } => self.open(now, epoch, target),
                 Event::Close { epoch, reason } => {
                     tracing::debug!(?epoch, ?reason, "closing transport");
                     self.close(epoch);

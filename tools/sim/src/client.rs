@@ -16,7 +16,7 @@ use crate::conn::Item;
 use crate::packet;
 use crate::path::Path;
 use crate::rng::Rng;
-use crate::world::{ClientId, ConnId, Pending, World};
+use crate::world::{ClientId, ConnId, Pending, ServerId, World};
 
 /// A client machine and what it has seen.
 #[derive(Debug)]
@@ -24,6 +24,8 @@ pub(crate) struct ClientNode {
     pub(crate) core: Client,
     pub(crate) path: Path,
     pub(crate) conns: BTreeMap<Epoch, ConnId>,
+    /// What its name service says of a server; of those that are not in it the truth.
+    pub(crate) directory: BTreeMap<usize, Vec<SocketAddr>>,
     pub(crate) events: Vec<(Duration, Event)>,
     pub(crate) received: Vec<(Duration, Vec<u8>)>,
     pub(crate) routed: Vec<(Duration, IpAddr, Vec<u8>)>,
@@ -37,6 +39,7 @@ impl ClientNode {
             core,
             path,
             conns: BTreeMap::new(),
+            directory: BTreeMap::new(),
             events: Vec::new(),
             received: Vec::new(),
             routed: Vec::new(),
@@ -135,6 +138,30 @@ impl World {
         self.clients[client.0]
             .core
             .release(self.now, self.now + patience);
+        self.drain_client(client.0);
+    }
+
+    /// Sets what a client's name service says of a server from now on: nothing is an error. Addresses at which no server is lead
+    /// nowhere.
+    pub fn set_directory(
+        &mut self,
+        client: ClientId,
+        server: ServerId,
+        addresses: impl IntoIterator<Item = SocketAddr>,
+    ) {
+        let addresses = addresses.into_iter().collect();
+        self.clients[client.0].directory.insert(server.0, addresses);
+    }
+
+    /// Tells a client that another network is the better one now.
+    pub fn relocate(&mut self, client: ClientId) {
+        self.clients[client.0].core.relocate(self.now);
+        self.drain_client(client.0);
+    }
+
+    /// Tells a client that it has no network.
+    pub fn network_gone(&mut self, client: ClientId) {
+        self.clients[client.0].core.network_gone();
         self.drain_client(client.0);
     }
 
@@ -262,7 +289,12 @@ impl World {
             };
             self.note(|| format!("client {client}: {event:?}"));
             match &event {
-                Event::Open { epoch, target } => self.open_for(client, *epoch, *target),
+                Event::Resolve { target } => self.resolve_for(client, *target),
+                Event::Open {
+                    epoch,
+                    target,
+                    address,
+                } => self.open_for(client, *epoch, *target, *address),
                 Event::Close { epoch, .. } => self.close_for(client, *epoch),
                 _ => {}
             }
@@ -271,11 +303,36 @@ impl World {
         }
     }
 
-    fn open_for(&mut self, client: usize, epoch: Epoch, target: Target) {
+    /// Answers at once.
+    fn resolve_for(&mut self, client: usize, target: Target) {
+        let number = target.endpoint.origin();
+        let node = &mut self.clients[client];
+        let truth = self
+            .servers
+            .get(number)
+            .map(|server| (server.address, 5060));
+        let found = match node.directory.get(&number) {
+            Some(addresses) => addresses.clone(),
+            None => truth.map(SocketAddr::from).into_iter().collect(),
+        };
+        node.core.resolved(self.now, target, &found);
+    }
+
+    fn open_for(
+        &mut self,
+        client: usize,
+        epoch: Epoch,
+        target: Target,
+        address: Option<SocketAddr>,
+    ) {
         let server = match target.endpoint {
+            Endpoint::Configured(_) if address.is_some() => self
+                .servers
+                .iter()
+                .position(|server| Some(server.address) == address.map(|address| address.ip())),
             Endpoint::Configured(number) => {
                 let address = self.servers.get(number).map(|server| server.address);
-                self.clients[client].core.resolved(address.as_slice());
+                self.clients[client].core.learn_hosts(address.as_slice());
                 Some(number).filter(|number| *number < self.servers.len())
             }
             Endpoint::Address { address, .. } => self

@@ -236,13 +236,14 @@ fn behind_a_firewall_the_next_transport_is_tried() {
     config.attempt_timeout = Duration::from_secs(3);
     let client = world.add_client(config, path);
     world.start(client);
-    world.run(Duration::from_secs(7));
+    world.run(Duration::from_secs(1));
     let tried: Vec<Transport> = world
         .attempts(client)
         .iter()
         .map(|(_, target)| target.transport)
         .collect();
-    assert_eq!(tried, [Transport::Dtls, Transport::Udp, Transport::Tls]);
+    // What is silent may be so because it is datagrams: a stream comes next.
+    assert_eq!(tried, [Transport::Dtls, Transport::Tls, Transport::Udp]);
     assert_eq!(world.assignment(client).unwrap().transport, Transport::Tls);
 }
 

@@ -114,7 +114,7 @@ fn every_failed_attempt_is_told_of_before_the_end() {
     else {
         panic!("{events:?}")
     };
-    assert_eq!(*epoch, asking.epoch);
+    assert_eq!(*epoch, Some(asking.epoch));
     assert_eq!(target.transport, Transport::Tls);
     assert_eq!(refusal, last);
 }

@@ -171,11 +171,12 @@ fn a_nat_that_forgets_sooner_costs_a_resume_and_not_the_tunnel() {
         world.run(Duration::from_secs(300));
         assert_eq!(world.assignment(client).unwrap().tsid, tsid, "{transport}");
         assert!(world.server_stats(server).resumed >= 1, "{transport}");
-        let (_, reason) = suspended(&world, client).unwrap();
+        // Where nobody says so the tunnel moves as soon as it is in doubt, before it is lost.
         let expected = match transport {
-            Transport::Udp => SuspendReason::UnknownTunnel,
-            _ => SuspendReason::KeepaliveFailure,
+            Transport::Udp => Some(SuspendReason::UnknownTunnel),
+            _ => None,
         };
+        let reason = suspended(&world, client).map(|(_, reason)| reason);
         assert_eq!(reason, expected);
     }
 }

@@ -141,12 +141,15 @@ fn a_full_server_says_when_to_come_back_and_the_client_does() {
     world.start(second);
     world.run(Duration::from_secs(5));
     assert!(!world.is_bound(second));
-    assert_eq!(world.attempts(second).len(), 1);
+    // The second was begun beside the first, and closed when that one was told.
+    let begun = world.attempts(second).len();
+    assert!(begun <= 2, "{begun}");
+    assert_eq!(world.server_stats(server).refused, 1);
     world.release(first, Duration::from_secs(1));
     world.run(Duration::from_secs(9));
     assert!(world.is_bound(second), "{:?}", world.events(second));
     let attempts = world.attempts(second);
-    let waited = attempts[1].0 - attempts[0].0;
+    let waited = attempts[begun].0 - attempts[0].0;
     assert!(
         waited >= Duration::from_secs(8) && waited <= Duration::from_millis(12_200),
         "{waited:?}"
