@@ -22,6 +22,7 @@
 //! | [`datagram`] | UDP in batches |
 //! | [`dtls`] | DTLS without sockets, by interchangeable libraries |
 //! | [`socket`] | options, marks, addresses, source prefixes |
+//! | [`netwatch`] | changes of the host's network |
 //! | [`random`] | the operating system's generator |
 //! | `tun` | TUN devices on Linux (feature `tun`) |
 //! | [`trace`] | capture files for Wireshark |
@@ -32,12 +33,14 @@
 //! sparingly, and is never an error of the caller's.
 //!
 //! Cargo features choose the DTLS libraries: `dtls-openssl` (default), `dtls-dimpl` and `dtls-webrtc`. `tun` adds TUN devices.
+//! `netwatch` (default) watches the network on Linux.
 
 pub mod cert;
 pub mod client;
 pub mod datagram;
 pub mod dtls;
 pub mod listener;
+pub mod netwatch;
 pub mod random;
 pub mod socket;
 pub mod stream;
