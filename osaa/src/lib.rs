@@ -23,6 +23,7 @@
 //! | [`dtls`] | DTLS without sockets, by interchangeable libraries |
 //! | [`socket`] | options, marks, addresses, source prefixes |
 //! | [`netwatch`] | changes of the host's network |
+//! | [`resolve`] | names to addresses, by SRV records too |
 //! | [`random`] | the operating system's generator |
 //! | `tun` | TUN devices on Linux (feature `tun`) |
 //! | [`trace`] | capture files for Wireshark |
@@ -33,7 +34,8 @@
 //! sparingly, and is never an error of the caller's.
 //!
 //! Cargo features choose the DTLS libraries: `dtls-openssl` (default), `dtls-dimpl` and `dtls-webrtc`. `tun` adds TUN devices.
-//! `netwatch` (default) watches the network on Linux.
+//! `netwatch` (default) watches the network on Linux, `srv` (default)
+//! finds servers by DNS SRV records.
 
 pub mod cert;
 pub mod client;
@@ -42,6 +44,7 @@ pub mod dtls;
 pub mod listener;
 pub mod netwatch;
 pub mod random;
+pub mod resolve;
 pub mod socket;
 pub mod stream;
 pub mod tls;
