@@ -96,6 +96,8 @@ pub struct Drops {
     pub receive_full: u64,
     /// Packets dropped from the full transmit queue.
     pub transmit_full: u64,
+    /// Packets dropped from the transmit queue because they had waited too long there for a tunnel without a transport.
+    pub transmit_late: u64,
     /// Datagrams refused because fragments overlap, contradict each other or are too many, or
     /// because the first lacks headers (RFC 5722, RFC 7112).
     pub fragments_refused: u64,

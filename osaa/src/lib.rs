@@ -39,6 +39,7 @@
 
 pub mod cert;
 pub mod client;
+pub mod clock;
 pub mod datagram;
 pub mod dtls;
 pub mod listener;

@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     time::Duration,
 };
 
@@ -306,6 +306,20 @@ pub(crate) fn enlarge_receive_buffer(socket: &Socket, size: usize) -> io::Result
         }
     }
     socket.set_recv_buffer_size(size)
+}
+
+/// The address from which the host would send to `peer` now. Nothing is sent.
+///
+/// # Errors
+/// There is no route, or no address of that family.
+pub fn source_for(peer: SocketAddr) -> io::Result<IpAddr> {
+    let any: IpAddr = match peer {
+        SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    let socket = std::net::UdpSocket::bind((any, 0))?;
+    socket.connect(peer)?;
+    Ok(socket.local_addr()?.ip())
 }
 
 #[cfg(test)]

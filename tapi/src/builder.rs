@@ -5,16 +5,18 @@ use std::{path::PathBuf, time::Duration};
 use tokio::sync::broadcast;
 use tsc_csm::{
     Secret,
-    client::{AddressWish, ClientConfig, Endpoint, Target},
+    client::{AddressWish, ClientConfig},
 };
 use tsc_osaa::{
     cert::{Identity, Trust},
     dtls::DtlsBackendKind,
+    resolve::Families,
     socket::OuterDscp,
 };
 
 use crate::{
     error::ConnectError,
+    memory::PathMemory,
     notification::{NOTIFICATION_BACKLOG, Notification, Notifications},
     server::Server,
     tunnel::{self, Tunnel},
@@ -22,6 +24,9 @@ use crate::{
 
 /// Times that an application gives are cut to this: longer ones mean "for ever", and must not overflow a clock.
 pub(crate) const LONGEST_TIME: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// The longest [`TunnelBuilder::race_delay`]: with it ways are tried one after the other.
+pub const LONGEST_RACE_DELAY: Duration = Duration::from_secs(60);
 
 /// Parameters of a tunnel; made by [`Tunnel::builder`].
 ///
@@ -38,6 +43,9 @@ pub struct TunnelBuilder {
     pub(crate) dtls_backend: Option<DtlsBackendKind>,
     pub(crate) outer_dscp: OuterDscp,
     pub(crate) trace: Option<PathBuf>,
+    pub(crate) families: Families,
+    pub(crate) memory: PathMemory,
+    pub(crate) watch_network: bool,
     pub(crate) csm: ClientConfig,
     pub(crate) notifications: broadcast::Sender<Notification>,
 }
@@ -52,12 +60,19 @@ impl TunnelBuilder {
             dtls_backend: None,
             outer_dscp: OuterDscp::Off,
             trace: None,
-            csm: ClientConfig::new(Vec::new()),
+            families: Families::default(),
+            memory: PathMemory::process(),
+            watch_network: true,
+            csm: ClientConfig {
+                lookup: true,
+                ..ClientConfig::new(Vec::new())
+            },
             notifications: broadcast::Sender::new(NOTIFICATION_BACKLOG),
         }
     }
 
-    /// Adds another way to the server, or another server, tried after those before it. At most 32.
+    /// Adds another way to the server, or another server, at most 32 in all. Those before it are preferred; they are tried beside
+    /// each other, each begun [`Self::race_delay`] after the one before.
     pub fn server(mut self, server: Server) -> Self {
         self.servers.push(server);
         self
@@ -129,6 +144,41 @@ impl TunnelBuilder {
         self
     }
 
+    /// How long a way may be silent until another is tried beside it, at most [`LONGEST_RACE_DELAY`]; default 50 ms. The
+    /// order in which ways are tried is told in `docs/networks.md`.
+    pub fn race_delay(mut self, delay: Duration) -> Self {
+        self.csm.race_delay = delay.min(LONGEST_RACE_DELAY);
+        self
+    }
+
+    /// Which address families are used to reach the servers, and which is tried first. Default: both, IPv6 first.
+    pub const fn families(mut self, families: Families) -> Self {
+        self.families = families;
+        self
+    }
+
+    /// Begins with whatever works, and moves the tunnel from TCP or TLS to UDP or DTLS as soon as one of these proves to work: for
+    /// networks of which nothing is known. Nothing changes for the application but [`TunnelConfig::transport`].
+    ///
+    /// [`TunnelConfig::transport`]: crate::TunnelConfig::transport
+    pub const fn move_to_datagrams(mut self) -> Self {
+        self.csm.upgrade = true;
+        self
+    }
+
+    /// Where it is remembered which way worked on which network. Default: [`PathMemory::process`].
+    pub fn path_memory(mut self, memory: PathMemory) -> Self {
+        self.memory = memory;
+        self
+    }
+
+    /// Leaves it to the application to tell of changes of the network, by [`Tunnel::network_changed`] and
+    /// [`Tunnel::set_network_available`]. By default they are noticed, on Linux (feature `netwatch`).
+    pub const fn do_not_watch_network(mut self) -> Self {
+        self.watch_network = false;
+        self
+    }
+
     /// How long one attempt at one server may take, from name resolution to the assigned address. Default 20 s.
     pub const fn attempt_timeout(mut self, timeout: Duration) -> Self {
         self.csm.attempt_timeout = timeout;
@@ -177,7 +227,6 @@ impl TunnelBuilder {
     ///
     /// [`ConnectError`]: each variant says what the application can do.
     pub async fn connect(mut self) -> Result<Tunnel, ConnectError> {
-        self.csm.targets = targets(&self.servers);
         for time in [
             Some(&mut self.csm.attempt_timeout),
             Some(&mut self.csm.connect_timeout),
@@ -189,64 +238,5 @@ impl TunnelBuilder {
             *time = (*time).min(LONGEST_TIME);
         }
         tunnel::open(self).await
-    }
-}
-
-/// The servers as the control plane knows them. It lets a *host* rest that was busy, whatever the transport, so all
-/// ways to a host share an endpoint: the index of the first. A second way by the same transport stands for itself.
-fn targets(servers: &[Server]) -> Vec<Target> {
-    let mut targets: Vec<Target> = Vec::new();
-    for (index, server) in servers.iter().enumerate() {
-        let first = servers
-            .iter()
-            .position(|other| other.host() == server.host())
-            .unwrap_or(index);
-        let shared = Target {
-            transport: server.transport(),
-            endpoint: Endpoint::Configured(first),
-        };
-        targets.push(if targets.contains(&shared) {
-            Target {
-                endpoint: Endpoint::Configured(index),
-                ..shared
-            }
-        } else {
-            shared
-        });
-    }
-    targets
-}
-
-/// The server that a target of [`targets`] stands for.
-pub(crate) fn server_of(servers: &[Server], target: Target) -> Option<&Server> {
-    let index = targets(servers).iter().position(|known| *known == target)?;
-    servers.get(index)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn ways_to_one_host_share_an_endpoint_and_every_target_leads_back() {
-        let servers: Vec<Server> = [
-            "tls://a:1",
-            "udp://a:2",
-            "tls://b:1",
-            "tls://a:3",
-            "dtls://b:1",
-            "udp://a:4",
-        ]
-        .map(|url| url.parse().unwrap())
-        .into();
-        let targets = targets(&servers);
-        let endpoints: Vec<usize> = targets
-            .iter()
-            .map(|target| target.endpoint.origin())
-            .collect();
-        assert_eq!(endpoints, [0, 0, 2, 3, 2, 5]);
-        for (server, target) in servers.iter().zip(&targets) {
-            assert_eq!(server_of(&servers, *target), Some(server));
-        }
     }
 }

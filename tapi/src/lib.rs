@@ -42,8 +42,10 @@ mod config;
 mod driver;
 mod error;
 mod lookup;
+mod memory;
 mod notification;
 mod routed;
+mod routes;
 mod server;
 mod shared;
 mod tcp;
@@ -51,11 +53,12 @@ mod tunnel;
 mod udp;
 mod wakers;
 
-pub use builder::TunnelBuilder;
+pub use builder::{LONGEST_RACE_DELAY, TunnelBuilder};
 pub use code::{Coded, ErrorCode};
 pub use config::TunnelConfig;
 pub use error::{CloseError, ConnectError, LookupError, ServiceError, SocketError};
 pub use lookup::{LOOKUP_TIME, MAX_ADDRESSES};
+pub use memory::{MAX_NETWORKS, PathMemory};
 pub use notification::{NOTIFICATION_BACKLOG, Notification, Notifications};
 pub use routed::{MAX_BATCH, MAX_ROUTED_PACKETS, PacketBatch, PacketSocket, PacketStats};
 pub use server::{DEFAULT_PORT, ParseServerError, Server};
@@ -77,5 +80,5 @@ pub use tsc_osaa::{
     socket::{Dscp, OuterDscp},
 };
 pub use tsc_tpl::ResponseCode;
-pub use tunnel::Tunnel;
+pub use tunnel::{Activity, Tunnel};
 pub use udp::UdpSocket;

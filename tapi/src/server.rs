@@ -3,20 +3,19 @@
 use std::{fmt, str::FromStr};
 
 use tsc_csm::Transport;
+pub use tsc_osaa::resolve::DEFAULT_PORT;
 
 /// One way to reach a tunnel server: a host, a port and the outer transport.
 ///
 /// Written as a URL: `tls://sbc.example.com:443`, `udp://192.0.2.1:4567`, `dtls://[2001:db8::1]:4567`.
-/// The port may be left out when it is [`DEFAULT_PORT`].
+/// Where the port is left out the domain's SRV records are asked for host and port (`_tscf._tcp`, `_tscfs._tcp` for TLS,
+/// `_tscf._udp`, `_tscfs._udp` for DTLS; feature `srv`); without any it is [`DEFAULT_PORT`] of the host itself.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Server {
     transport: Transport,
     host: String,
-    port: u16,
+    port: Option<u16>,
 }
-
-/// Port used when a [`Server`] names none. Ours: no public source gives one.
-pub const DEFAULT_PORT: u16 = 4567;
 
 impl Server {
     /// A server by transport, host name or address literal (IPv6 without brackets), and port.
@@ -24,7 +23,16 @@ impl Server {
         Self {
             transport,
             host: host.into(),
-            port,
+            port: Some(port),
+        }
+    }
+
+    /// A server whose port is found by its domain's SRV records.
+    pub fn of_domain(transport: Transport, domain: impl Into<String>) -> Self {
+        Self {
+            transport,
+            host: domain.into(),
+            port: None,
         }
     }
 
@@ -41,9 +49,9 @@ impl Server {
         &self.host
     }
 
-    /// The port.
+    /// The port; `None` is left to SRV records.
     #[must_use]
-    pub const fn port(&self) -> u16 {
+    pub const fn port(&self) -> Option<u16> {
         self.port
     }
 }
@@ -52,10 +60,11 @@ impl fmt::Display for Server {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let scheme = self.transport;
         if self.host.contains(':') {
-            write!(f, "{scheme}://[{}]:{}", self.host, self.port)
+            write!(f, "{scheme}://[{}]", self.host)?;
         } else {
-            write!(f, "{scheme}://{}:{}", self.host, self.port)
+            write!(f, "{scheme}://{}", self.host)?;
         }
+        self.port.map_or(Ok(()), |port| write!(f, ":{port}"))
     }
 }
 
@@ -117,15 +126,15 @@ impl FromStr for Server {
         if host.is_empty() || !host.chars().all(is_host_char) {
             return Err(ParseServerError::Host(text.to_owned()));
         }
-        let port = match port {
-            None => DEFAULT_PORT,
-            Some(port) => port
-                .parse()
-                .ok()
-                .filter(|port| *port != 0)
-                .ok_or_else(|| ParseServerError::Port(text.to_owned()))?,
+        let parse = |port: &str| {
+            let port = port.parse().ok().filter(|port| *port != 0);
+            port.ok_or_else(|| ParseServerError::Port(text.to_owned()))
         };
-        Ok(Self::new(transport, host, port))
+        Ok(Self {
+            transport,
+            host: host.to_owned(),
+            port: port.map(parse).transpose()?,
+        })
     }
 }
 
@@ -140,16 +149,14 @@ mod tests {
             "tls://sbc.example.com:443",
             "udp://localhost:1",
             "dtls://[2001:db8::1]:65535",
+            "tls://example.com",
+            "udp://[::1]",
         ] {
             assert_eq!(url.parse::<Server>().unwrap().to_string(), url);
         }
         assert_eq!(
             "TLS://host/".parse::<Server>().unwrap(),
-            Server::new(Transport::Tls, "host", DEFAULT_PORT)
-        );
-        assert_eq!(
-            "udp://[::1]".parse::<Server>().unwrap(),
-            Server::new(Transport::Udp, "::1", DEFAULT_PORT)
+            Server::of_domain(Transport::Tls, "host")
         );
     }
 

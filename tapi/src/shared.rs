@@ -19,6 +19,7 @@ use crate::{
     notification::Notification,
     routed::Routed,
     tcp::Stream,
+    tunnel::Activity,
     wakers::{Waiters, Wakes},
 };
 
@@ -29,6 +30,10 @@ pub(crate) enum Command {
     Release(Duration),
     /// The network has changed: check the transport at once.
     NetworkChanged,
+    /// There is a network, or none.
+    NetworkAvailable(bool),
+    /// Whether anybody looks at the application.
+    Activity(Activity),
 }
 
 /// See the module.
@@ -175,13 +180,15 @@ impl Shared {
         self.down.send_replace(Some(reason));
     }
 
-    /// Gives the driver a command, unless one of its kind waits already.
+    /// Gives the driver a command. Of one kind the last counts; of releases the first.
     pub(crate) fn command(&self, command: Command) {
         self.with(|state| {
             let same =
                 |other: &Command| std::mem::discriminant(other) == std::mem::discriminant(&command);
-            if !state.commands.iter().any(same) {
-                state.commands.push(command);
+            match state.commands.iter_mut().find(|other| same(other)) {
+                Some(Command::Release(_)) => {}
+                Some(other) => *other = command,
+                None => state.commands.push(command),
             }
         });
     }

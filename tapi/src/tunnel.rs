@@ -32,6 +32,16 @@ use crate::{
 /// How long a dropped tunnel tries to tell the server.
 const RELEASE_ON_DROP: Duration = Duration::from_secs(2);
 
+/// Whether an application is in use; for [`Tunnel::set_activity`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Activity {
+    /// Somebody waits for what happens next.
+    #[default]
+    Foreground,
+    /// Nobody looks: battery and radio count.
+    Background,
+}
+
 /// A tunnel that is up, or is being resumed after it lost its transport.
 ///
 /// Only this type opens inner sockets, so "not connected yet" is no error one can meet. Dropping it releases
@@ -169,9 +179,20 @@ impl Tunnel {
         self.shared.closed().await
     }
 
-    /// Tells the tunnel that the network has changed, so that it checks its transport at once.
+    /// Tells the tunnel that the network has changed, so that it checks its transport at once, and moves to the new network while
+    /// the old one still works if it can. On Linux that is noticed without being told (feature `netwatch`).
     pub fn network_changed(&self) {
         self.shared.command(Command::NetworkChanged);
+    }
+
+    /// Tells the tunnel whether the host has a network, where the platform tells its applications: without one nothing is tried.
+    pub fn set_network_available(&self, available: bool) {
+        self.shared.command(Command::NetworkAvailable(available));
+    }
+
+    /// Tells the tunnel whether anybody uses the application. In the background it sends as little as the server allows.
+    pub fn set_activity(&self, activity: Activity) {
+        self.shared.command(Command::Activity(activity));
     }
 
     /// The address to bind for reaching `peer`: the tunnel's first of the same family.

@@ -13,14 +13,19 @@ use crate::{UsageError, secret::Secret};
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Tunnel")]
 pub struct TunnelArgs {
-    /// Tunnel server; port 4567 if none is given.
+    /// Tunnel server, or one way to it such as udp://HOST:PORT. May be given several times, the preferred one first: all are tried
+    /// beside each other. Without a port the domain's SRV records are asked; if there are none it is 4567.
     // An option, so that a program may have a flag that conflicts with it and stands in its place.
-    #[arg(short, long, value_name = "HOST[:PORT]", required = true)]
-    pub server: Option<String>,
+    #[arg(short, long, value_name = "[TRANSPORT://]HOST[:PORT]", required = true)]
+    pub server: Vec<String>,
 
-    /// Outer transport.
-    #[arg(short, long, value_name = "TRANSPORT", default_value = "tls", value_parser = ["tcp", "tls", "udp", "dtls"])]
-    pub transport: String,
+    /// Outer transports for servers that name none, the preferred one first.
+    #[arg(short, long, value_name = "TRANSPORT", default_value = "tls", value_delimiter = ',', value_parser = ["tcp", "tls", "udp", "dtls"])]
+    pub transport: Vec<String>,
+
+    /// Begin with whatever works first, and move to udp or dtls as soon as one of them proves to work.
+    #[arg(long)]
+    pub move_to_datagrams: bool,
 
     /// Certificate authorities (PEM) to trust instead of the system's.
     #[arg(long, value_name = "FILE")]
@@ -57,20 +62,51 @@ pub struct TunnelArgs {
 }
 
 impl TunnelArgs {
+    /// All ways to the servers, in order.
+    ///
+    /// # Errors
+    ///
+    /// One of them is no host with an optional transport and port.
+    pub fn servers(&self) -> Result<Vec<Server>, UsageError> {
+        let mut servers = Vec::new();
+        for server in &self.server {
+            let urls = if server.contains("://") {
+                vec![server.clone()]
+            } else {
+                let url = |transport: &String| format!("{transport}://{server}");
+                self.transport.iter().map(url).collect()
+            };
+            for url in urls {
+                let server: Server = url
+                    .parse()
+                    .map_err(|error| UsageError::value("--server", error))?;
+                servers.push(server);
+            }
+        }
+        Ok(servers)
+    }
+
     /// Turns the parameters into the SDK's builder. `client_info` tells the server's logs which program this is.
     ///
     /// # Errors
     ///
     /// A file cannot be used, or the server is no host with an optional port.
     pub fn builder(&self, client_info: &str) -> Result<TunnelBuilder, UsageError> {
-        let address = self.server.as_deref().unwrap_or_default();
-        let url = format!("{}://{address}", self.transport);
-        let server: Server = url
-            .parse()
-            .map_err(|error| UsageError::value("--server", error))?;
-        let mut builder = Tunnel::builder(server)
+        let servers = self.servers()?;
+        let is_clear = |server: &Server| !server.transport().is_protected();
+        let clear = servers.iter().find(|server| is_clear(server));
+        let clear = clear.map(|server| server.transport());
+        let mut servers = servers.into_iter();
+        let Some(first) = servers.next() else {
+            return Err(UsageError::value("--server", "none is given"));
+        };
+        let mut builder = servers.fold(Tunnel::builder(first), TunnelBuilder::server);
+        builder = builder
             .client_info(client_info)
             .connect_timeout(Duration::from_secs(self.connect_timeout));
+        if self.move_to_datagrams {
+            builder = builder.move_to_datagrams();
+        }
         if let Some(path) = &self.ca {
             let roots = Roots::from_pem(&PemSource::File(path.clone()))
                 .map_err(|error| UsageError::file("--ca", path, error))?;
@@ -86,12 +122,11 @@ impl TunnelArgs {
             builder = builder.server_name(name);
         }
         if let Some(path) = &self.token_file {
-            if !["tls", "dtls"].contains(&self.transport.as_str()) {
+            if let Some(clear) = clear {
                 return Err(UsageError::Value {
                     option: "--token-file",
                     error: format!(
-                        "{} would show the token to everybody on the way: use --transport tls or dtls",
-                        self.transport
+                        "{clear} would show the token to everybody on the way: use --transport tls or dtls"
                     ),
                 });
             }

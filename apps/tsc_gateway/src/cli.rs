@@ -161,11 +161,9 @@ impl Args {
     ///
     /// # Errors
     ///
-    /// It is no host with an optional port.
-    pub fn server(&self) -> Result<Server, UsageError> {
-        let address = self.tunnel.server.as_deref().unwrap_or_default();
-        let server = format!("{}://{address}", self.tunnel.transport).parse();
-        server.map_err(|error| UsageError::value("--server", error))
+    /// One of them is no host with an optional port.
+    pub fn servers(&self) -> Result<Vec<Server>, UsageError> {
+        self.tunnel.servers()
     }
 
     /// The core network that `address` is in, if it is in one.

@@ -14,8 +14,8 @@ use ipnet::IpNet;
 use tokio::net::lookup_host;
 use tsc_cli::{is_usage_error, stop::Signals};
 use tsc_tapi::{
-    Coded as _, ConnectError, Notification, Notifications, PacketSocket, Prefix, ResponseCode,
-    Server, ServiceError, Tunnel,
+    Coded as _, ConnectError, DEFAULT_PORT, Notification, Notifications, PacketSocket, Prefix,
+    ResponseCode, Server, ServiceError, Tunnel,
     tun::{DropError, drop_capabilities},
 };
 
@@ -284,12 +284,13 @@ async fn looped(args: &Args, mut news: Notifications) -> Failure {
     pending().await
 }
 
-/// Looks whether the server of the command line is routed into the tunnel.
+/// Looks whether a server of the command line is routed into the tunnel.
 async fn check_server(args: &Args) -> Result<(), Failure> {
-    match args.server() {
-        Ok(server) => check(args, &server).await,
-        Err(error) => Err(Failure::new(2, &error)),
+    let servers = args.servers().map_err(|error| Failure::new(2, &error))?;
+    for server in servers {
+        check(args, &server).await?;
     }
+    Ok(())
 }
 
 async fn check(args: &Args, server: &Server) -> Result<(), Failure> {
@@ -297,7 +298,7 @@ async fn check(args: &Args, server: &Server) -> Result<(), Failure> {
         return Ok(());
     }
     // Without an answer there is no connection either, whose error says more.
-    let found = lookup_host((server.host(), server.port())).await;
+    let found = lookup_host((server.host(), server.port().unwrap_or(DEFAULT_PORT))).await;
     outside(args, found.into_iter().flatten())
 }
 
@@ -308,26 +309,31 @@ async fn check(args: &Args, server: &Server) -> Result<(), Failure> {
 ///
 /// It is. Nothing is said of a name that nobody knows: connecting will.
 pub fn check_server_first(args: &Args) -> Result<(), Failure> {
-    let server = args.server().map_err(|error| Failure::new(2, &error))?;
+    let servers = args.servers().map_err(|error| Failure::new(2, &error))?;
     if args.core.is_empty() {
         return Ok(());
     }
-    let to = (server.host(), server.port());
-    if server.host().parse::<IpAddr>().is_ok() {
-        return outside(args, to.to_socket_addrs().into_iter().flatten());
-    }
-    // What comes from the network is read without capabilities, which are a thread's own; this one needs its for the device.
-    let found = thread::scope(|scope| {
-        let asking = scope.spawn(|| match drop_capabilities() {
-            Ok(()) | Err(DropError::OtherThreads { .. }) => to.to_socket_addrs().ok(),
-            Err(error) => {
-                tracing::warn!(%error, "the server's name is not looked up yet");
-                None
-            }
+    for server in servers {
+        let to = (server.host(), server.port().unwrap_or(DEFAULT_PORT));
+        if server.host().parse::<IpAddr>().is_ok() {
+            outside(args, to.to_socket_addrs().into_iter().flatten())?;
+            continue;
+        }
+        // What comes from the network is read without capabilities, which are a thread's own; this one needs its for the
+        // device.
+        let found = thread::scope(|scope| {
+            let asking = scope.spawn(|| match drop_capabilities() {
+                Ok(()) | Err(DropError::OtherThreads { .. }) => to.to_socket_addrs().ok(),
+                Err(error) => {
+                    tracing::warn!(%error, "the server's name is not looked up yet");
+                    None
+                }
+            });
+            asking.join().ok().flatten()
         });
-        asking.join().ok().flatten()
-    });
-    outside(args, found.into_iter().flatten())
+        outside(args, found.into_iter().flatten())?;
+    }
+    Ok(())
 }
 
 fn outside(args: &Args, addresses: impl Iterator<Item = SocketAddr>) -> Result<(), Failure> {

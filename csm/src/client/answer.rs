@@ -1,19 +1,20 @@
 //! Answers to the requests that make or move the tunnel.
 
 use std::net::{IpAddr, SocketAddr};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tsc_tpl::{CmType, ControlMessage, Message, MessageError, ResponseCode, TlvType, Tsid};
 
+use super::binding::BindingTime;
 use super::config::{Endpoint, Target};
 use super::event::{
     AttemptFailure, CloseReason, DownReason, DropReason, Epoch, Event, Inbound, Refusal,
 };
-use super::race::{Seeker, Stage};
+use super::race::{Seeker, Stage, Why};
 use super::service::Services;
 use super::tunnel::{Link, Tunnel, Upgrade};
-use super::{Client, State};
+use super::{Client, State, silence_on};
 use crate::assignment::{Alternate, Assignment, InnerAddress};
 use crate::prefix::is_assignable;
 use crate::secret::Key32;
@@ -25,6 +26,8 @@ use crate::wire;
 const MAX_COOKIES: u8 = 3;
 /// Most redirects followed in a row (spec 5).
 const MAX_REDIRECTS: u8 = 4;
+/// A transport that is replaced within this time was not lost by an outage.
+const QUICK: Duration = Duration::from_secs(2);
 
 impl Client {
     /// A message on the transport of the attempt under way.
@@ -168,7 +171,15 @@ impl Client {
         self.add_alternates(&assignment.alternates, target, false);
         self.events
             .push_back(Event::Configured(Box::new(assignment.clone())));
-        let link = Link::new(now, epoch, target, assignment.keepalive, &mut self.random);
+        let binding_time = BindingTime::default();
+        let silence = silence_on(
+            target.transport,
+            assignment.keepalive,
+            self.background,
+            &binding_time,
+            &mut self.random,
+        );
+        let link = Link::new(now, epoch, target, silence);
         let upgrade = Upgrade::new(now, self.config.upgrade);
         let up = State::Up(Box::new(Tunnel {
             assignment,
@@ -184,6 +195,8 @@ impl Client {
             seeker: None,
             // Never read before the first loss replaces it.
             cause: super::SuspendReason::KeepaliveFailure,
+            untold: None,
+            binding_time,
             upgrade,
             release_until: None,
         }));
@@ -209,7 +222,18 @@ impl Client {
             return Err("a resume that changes inner addresses");
         }
         let seeker = tunnel.seeker.take();
+        tunnel.untold = None;
         if let Some(old) = tunnel.link.take() {
+            // It fell silent, and a new one works at once: its binding is what was lost.
+            let is_doubted = seeker
+                .as_ref()
+                .is_some_and(|seeker| seeker.why == Why::Doubt);
+            let is_quick = seeker
+                .as_ref()
+                .is_some_and(|seeker| now < seeker.began + QUICK);
+            if is_doubted && is_quick && old.target.transport == target.transport {
+                tunnel.binding_time.broke(old.idle);
+            }
             self.events.push_back(Event::Close {
                 epoch: old.epoch,
                 reason: CloseReason::Superseded,
@@ -219,7 +243,14 @@ impl Client {
         tunnel.last_keepalive = None;
         // The proof has shown the server that its first answer had arrived.
         tunnel.confirmed = true;
-        let mut link = Link::new(now, epoch, target, assignment.keepalive, &mut self.random);
+        let silence = silence_on(
+            target.transport,
+            assignment.keepalive,
+            self.background,
+            &tunnel.binding_time,
+            &mut self.random,
+        );
+        let mut link = Link::new(now, epoch, target, silence);
         // Outstanding requests are repeated with their sequence (spec 5, "Epochs").
         let schedule = Schedule::request(target.transport.is_stream());
         let repeats: Vec<_> = tunnel

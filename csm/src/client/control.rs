@@ -1,6 +1,6 @@
 //! Control messages on the transport that carries the tunnel.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tsc_tpl::{CmType, ControlMessage, Message, MessageError, ResponseCode, Tsid};
 
@@ -39,7 +39,7 @@ impl Client {
         if header.cm_type.response().is_none() {
             return self.handle_response(now, transport, message);
         }
-        self.heard();
+        self.heard(now);
         match header.cm_type {
             CmType::KEEPALIVE | CmType::CONFIGURATION_RELEASE_REQUEST => {
                 self.idempotent(now, epoch, message)
@@ -63,11 +63,10 @@ impl Client {
     }
 
     /// An authentic unit came over the binding: whatever was asked of the transport is answered (spec 5).
-    pub(super) fn heard(&mut self) {
+    pub(super) fn heard(&mut self, now: Instant) {
         if let State::Up(tunnel) = &mut self.state {
             if let Some(link) = &mut tunnel.link {
-                link.unanswered_since = None;
-                link.heard = true;
+                link.note_heard(now);
             }
             if tunnel.confirmed && !tunnel.requests.is_empty() {
                 tunnel
@@ -116,13 +115,20 @@ impl Client {
         let keepalive = header.cm_type == CmType::KEEPALIVE_RESPONSE
             && tunnel.last_keepalive == Some(header.sequence);
         if asked.is_none() && !keepalive {
-            self.heard();
+            self.heard(now);
             return self.drop_unit(DropReason::Unmatched);
         }
         tunnel.confirmed = true;
         let parsed = raw.parse();
         let code = parsed.as_ref().ok().and_then(Message::response_code);
         if keepalive && code == Some(ResponseCode::UNKNOWN_TUNNEL) && transport == Transport::Udp {
+            if let State::Up(tunnel) = &mut self.state {
+                let idle = tunnel
+                    .link
+                    .as_ref()
+                    .map_or(Duration::ZERO, |link| link.idle);
+                tunnel.binding_time.broke(idle);
+            }
             self.lose_link(
                 now,
                 SuspendReason::UnknownTunnel,
@@ -130,7 +136,7 @@ impl Client {
             );
             return Inbound::Consumed;
         }
-        self.heard();
+        self.heard(now);
         match asked {
             Some(Asked::Service(request, service)) => {
                 self.service_over(request, service, Some(parsed.as_ref()));
@@ -142,7 +148,15 @@ impl Client {
                     .ok()
                     .and_then(|message| message.nat_info().next());
                 if let (State::Up(tunnel), Some(seen)) = (&mut self.state, seen) {
-                    tunnel.assignment.nat_view = Some(seen);
+                    let before = tunnel.assignment.nat_view.replace(seen);
+                    let idle = tunnel
+                        .link
+                        .as_ref()
+                        .map_or(Duration::ZERO, |link| link.idle);
+                    match before {
+                        Some(before) if before != seen => tunnel.binding_time.broke(idle),
+                        _ => tunnel.binding_time.survived(idle),
+                    }
                 }
             }
         }

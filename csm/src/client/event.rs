@@ -52,7 +52,7 @@ pub enum Event {
     Configured(Box<Assignment>),
     /// The tunnel has no transport; the machine is trying to resume it. Inner sockets stay.
     Suspended(SuspendReason),
-    /// The tunnel is bound again. Addresses are unchanged; the rest of the assignment may differ.
+    /// The tunnel is bound again, or has moved from one transport to another without a [`Self::Suspended`] between. Addresses are unchanged; the rest of the assignment may differ.
     Resumed(Box<Assignment>),
     /// A request made with [`Client::request_service`](super::Client::request_service) is over.
     Service {

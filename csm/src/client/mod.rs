@@ -8,6 +8,7 @@
 //! [`note_sent`](Client::note_sent) tells the machine that some went.
 
 mod answer;
+mod binding;
 mod config;
 mod control;
 mod event;
@@ -19,11 +20,12 @@ mod tunnel;
 
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tsc_tpl::{CmType, FramingError, IpPacket, Sequence, Unit};
 
+use self::binding::BindingTime;
 pub use self::config::{
     AddressWish, ClientConfig, ClientConfigError, Endpoint, MAX_TARGETS, RACE_DELAY, RetryPolicy,
     Target,
@@ -40,9 +42,10 @@ use self::race::{Attempt, Seeker, Why};
 pub use self::tunnel::PROBE_AFTER;
 use self::tunnel::{Asked, Link, Tunnel};
 use crate::assignment::Assignment;
-use crate::random::{BoxedRandom, Random as _};
+use crate::random::{BoxedRandom, Random};
 use crate::transaction::{Request, Schedule, Step};
 pub use crate::transport::BadUnit;
+use crate::transport::Transport;
 use crate::wire;
 
 /// Most messages that wait for [`Client::poll_transmit`]; further ones are dropped, as a network would drop
@@ -60,6 +63,7 @@ pub struct Client {
     known_hosts: Vec<IpAddr>,
     /// There is no network to try anything on.
     paused: bool,
+    background: bool,
     next_epoch: u32,
     /// Of our requests; random start, kept across resume (spec 4).
     next_sequence: Sequence,
@@ -93,6 +97,7 @@ impl Client {
             plan: Plan::new(&config.targets, config.retry, config.lookup),
             known_hosts,
             paused: false,
+            background: false,
             state: State::Idle,
             next_epoch: 0,
             next_sequence: Sequence(random.u32()),
@@ -171,7 +176,7 @@ impl Client {
     /// Feeds one unit that came over a transport.
     pub fn handle_unit<'a>(&mut self, now: Instant, epoch: Epoch, unit: Unit<'a>) -> Inbound<'a> {
         match unit {
-            Unit::Ip(packet) => self.handle_packet(epoch, packet),
+            Unit::Ip(packet) => self.handle_packet(now, epoch, packet),
             Unit::Control(message) => self.handle_control(now, epoch, &message),
             Unit::Redundancy(_) | Unit::Reserved(_) => self.unexpected_frame(now, epoch),
         }
@@ -219,6 +224,7 @@ impl Client {
         match &mut self.state {
             State::Up(tunnel) => {
                 tunnel.upgrade.network_changed(now);
+                tunnel.binding_time = BindingTime::default();
                 if tunnel.link.is_some() {
                     self.send_keepalive(now);
                 }
@@ -235,6 +241,28 @@ impl Client {
         self.network_changed(now);
         self.stop_looking_beside();
         self.look_beside(now, Why::Move);
+    }
+
+    /// Says whether anybody uses the application. In the background the client is as silent as the server and the NATs on the way
+    /// allow; on the way back the binding is checked at once.
+    pub fn set_background(&mut self, now: Instant, background: bool) {
+        if std::mem::replace(&mut self.background, background) == background {
+            return;
+        }
+        let State::Up(tunnel) = &mut self.state else {
+            return;
+        };
+        if background && let Some(link) = &mut tunnel.link {
+            link.silence = silence_on(
+                link.target.transport,
+                tunnel.assignment.keepalive,
+                background,
+                &tunnel.binding_time,
+                &mut self.random,
+            );
+        } else {
+            self.send_keepalive(now);
+        }
     }
 
     /// Reports that the host has no network at all: nothing is tried until [`Self::network_changed`] or [`Self::relocate`].
@@ -350,7 +378,12 @@ impl Client {
         self.stats
     }
 
-    fn handle_packet<'a>(&mut self, epoch: Epoch, packet: IpPacket<'a>) -> Inbound<'a> {
+    fn handle_packet<'a>(
+        &mut self,
+        now: Instant,
+        epoch: Epoch,
+        packet: IpPacket<'a>,
+    ) -> Inbound<'a> {
         // Inner packets may overtake the answer to a resume on the new transport (spec 5).
         let State::Up(tunnel) = &mut self.state else {
             return self.drop_unit(DropReason::StaleEpoch);
@@ -370,7 +403,7 @@ impl Client {
         }
         self.stats.delivered += 1;
         if bound {
-            self.heard();
+            self.heard(now);
         }
         if own {
             Inbound::Deliver(packet)
@@ -504,7 +537,6 @@ impl Client {
         let State::Up(tunnel) = &mut self.state else {
             return;
         };
-        let interval = tunnel.assignment.keepalive;
         let Some(link) = tunnel
             .link
             .as_mut()
@@ -512,7 +544,13 @@ impl Client {
         else {
             return;
         };
-        let silence = tunnel::silence(interval, &mut self.random);
+        let silence = silence_on(
+            link.target.transport,
+            tunnel.assignment.keepalive,
+            self.background,
+            &tunnel.binding_time,
+            &mut self.random,
+        );
         if tunnel
             .requests
             .iter()
@@ -523,6 +561,7 @@ impl Client {
         link.silence = silence;
         link.heard = false;
         link.asked_at = Some(now);
+        link.idle = link.idle(now);
         let Some(bytes) = wire::keepalive(tunnel.assignment.tsid, sequence) else {
             return;
         };
@@ -588,6 +627,18 @@ impl Client {
             State::Idle | State::Connecting(_) | State::Down => None,
         }
     }
+}
+
+/// See [`binding::silence`]: what NATs keep of streams is hours.
+fn silence_on(
+    transport: Transport,
+    interval: Duration,
+    background: bool,
+    binding: &BindingTime,
+    random: &mut dyn Random,
+) -> Option<Duration> {
+    let binding = (!transport.is_stream()).then_some(binding);
+    binding::silence(interval, background, binding, random)
 }
 
 impl std::fmt::Debug for Client {

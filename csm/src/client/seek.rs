@@ -252,6 +252,11 @@ impl Client {
         let Some(attempt) = self.abandon_attempt(epoch, close) else {
             return;
         };
+        if let State::Up(tunnel) = &mut self.state
+            && let Some(cause) = tunnel.untold.take()
+        {
+            self.events.push_back(Event::Suspended(cause));
+        }
         self.count_failure(now, Some(epoch), attempt.target(), failure);
         if let Some(seeker) = self.seeker_mut() {
             seeker.hurry(now);
@@ -426,7 +431,13 @@ impl Client {
         tunnel
             .requests
             .retain(|request| request.what != Asked::Keepalive);
-        self.events.push_back(Event::Suspended(cause));
+        // The server closes the old transport when it accepts another, and that may be heard before its answer.
+        let is_moving = tunnel.seeker.as_ref().is_some_and(Seeker::is_asking);
+        if is_moving && cause == SuspendReason::Lost(TransportLoss::ClosedByServer) {
+            tunnel.untold = Some(cause);
+        } else {
+            self.events.push_back(Event::Suspended(cause));
+        }
         let persistence = tunnel.assignment.persistence;
         let kept = if persistence.is_zero() {
             ENDLESS_RESUME

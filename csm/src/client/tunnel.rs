@@ -5,21 +5,28 @@ use std::time::{Duration, Instant};
 
 use tsc_tpl::{Sequence, ServiceType};
 
+use super::binding::BindingTime;
 use super::config::Target;
 use super::event::{Epoch, RequestId, SuspendReason};
 use super::race::Seeker;
 use super::service::Services;
 use crate::assignment::Assignment;
-use crate::random::Random;
 use crate::secret::Key32;
 use crate::transaction::{Inbox, MAX_OUTSTANDING, Request};
 
 /// Having sent and heard nothing for this long, the client asks (spec 5).
 pub const PROBE_AFTER: Duration = Duration::from_secs(5);
 
+/// Datagrams that came steadily and do not any more are asked for sooner: a NAT may have forgotten a call.
+pub(super) const LIVELY_PROBE_AFTER: Duration = Duration::from_millis(400);
+/// Units that come this often on average are a call.
+const LIVELY: Duration = Duration::from_millis(100);
+
 /// A Keepalive that is not answered for this long, or for two round trips, puts the transport in doubt: others are opened beside
 /// it, so that a resume need not begin by that when the transport turns out to be lost.
 pub(super) const DOUBT_AFTER: Duration = Duration::from_millis(500);
+/// The same for datagrams that came steadily.
+const LIVELY_DOUBT_AFTER: Duration = Duration::from_millis(250);
 
 /// The client's side of a tunnel.
 #[derive(Debug)]
@@ -47,6 +54,10 @@ pub(super) struct Tunnel {
     pub(super) seeker: Option<Seeker>,
     /// Why there is no link; of the last loss.
     pub(super) cause: SuspendReason,
+    /// The loss of a transport that may turn out to be a move.
+    pub(super) untold: Option<SuspendReason>,
+    /// Of the NATs on the way.
+    pub(super) binding_time: BindingTime,
     /// When to move from a stream to datagrams.
     pub(super) upgrade: Upgrade,
     /// A release was asked for; until when its answer is awaited.
@@ -108,6 +119,14 @@ pub(super) struct Link {
     pub(super) target: Target,
     /// The last thing sent, data or control.
     pub(super) last_sent: Instant,
+    /// The last thing that came.
+    last_heard: Instant,
+    /// Between two units that came, smoothed.
+    beat: Duration,
+    /// Units came steadily until the last one.
+    lively: bool,
+    /// How long nothing had passed in either direction when the last Keepalive was begun.
+    pub(super) idle: Duration,
     /// The first thing sent since the last thing heard.
     pub(super) unanswered_since: Option<Instant>,
     /// Something came since the last Keepalive was begun.
@@ -196,8 +215,7 @@ impl Link {
         now: Instant,
         epoch: Epoch,
         target: Target,
-        interval: Duration,
-        random: &mut dyn Random,
+        silence: Option<Duration>,
     ) -> Self {
         Self {
             epoch,
@@ -207,7 +225,11 @@ impl Link {
             heard: false,
             asked_at: None,
             round_trip: None,
-            silence: silence(interval, random),
+            last_heard: now,
+            beat: PROBE_AFTER,
+            lively: false,
+            idle: Duration::ZERO,
+            silence,
             message_errors: 0,
         }
     }
@@ -215,6 +237,21 @@ impl Link {
     pub(super) fn note_sent(&mut self, now: Instant) {
         self.last_sent = now;
         self.unanswered_since.get_or_insert(now);
+    }
+
+    /// Notes that something came.
+    pub(super) fn note_heard(&mut self, now: Instant) {
+        let pause = now.saturating_duration_since(self.last_heard);
+        self.beat = (self.beat * 15 + pause) / 16;
+        self.lively = self.beat < LIVELY && !self.target.transport.is_stream();
+        self.last_heard = now;
+        self.unanswered_since = None;
+        self.heard = true;
+    }
+
+    /// How long nothing has passed in either direction.
+    pub(super) fn idle(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.last_sent.max(self.last_heard))
     }
 
     /// Notes how long an answer took.
@@ -231,23 +268,27 @@ impl Link {
 
     /// When a Keepalive that nothing has answered so far puts the transport in doubt.
     pub(super) fn doubtful_from(&self) -> Option<Instant> {
-        let patience = self.round_trip.unwrap_or_default() * 2;
+        let least = if self.lively {
+            LIVELY_DOUBT_AFTER
+        } else {
+            DOUBT_AFTER
+        };
+        let patience = self.round_trip.unwrap_or(DOUBT_AFTER) * 2;
         self.asked_at
             .filter(|_| !self.heard)
-            .map(|asked_at| asked_at + patience.max(DOUBT_AFTER))
+            .map(|asked_at| asked_at + patience.max(least))
     }
 
     /// When a keepalive is due: after half the interval without sending, or 5 s after something was sent and
     /// nothing heard.
     pub(super) fn keepalive_due(&self) -> Option<Instant> {
         let regular = self.silence.map(|silence| self.last_sent + silence);
-        let probe = self.unanswered_since.map(|since| since + PROBE_AFTER);
+        let patience = if self.lively {
+            LIVELY_PROBE_AFTER
+        } else {
+            PROBE_AFTER
+        };
+        let probe = self.unanswered_since.map(|since| since + patience);
         [regular, probe].into_iter().flatten().min()
     }
-}
-
-/// Half the interval, less a random 0-10 % (spec 5); zero is none.
-pub(super) fn silence(interval: Duration, random: &mut dyn Random) -> Option<Duration> {
-    let half = interval / 2;
-    (!half.is_zero()).then(|| half - random.up_to(half / 10))
 }

@@ -63,7 +63,8 @@ pub(crate) struct Counters {
 pub(crate) struct Egress {
     mtu: u16,
     pool: Pool,
-    queue: VecDeque<Vec<u8>>,
+    /// Each with the time at which it was queued.
+    queue: VecDeque<(Instant, Vec<u8>)>,
     queue_limit: usize,
     /// Packets of the stack to itself. Each is taken out before control returns to the caller, and
     /// causes at most one other (an ICMP error about it), so this never holds more than one.
@@ -97,7 +98,21 @@ impl Egress {
     }
 
     pub(crate) fn poll_transmit(&mut self) -> Option<Vec<u8>> {
-        self.queue.pop_front()
+        self.queue.pop_front().map(|(_, packet)| packet)
+    }
+
+    /// Drops packets queued before `limit` that are `stale`.
+    pub(crate) fn discard(&mut self, limit: Instant, stale: impl Fn(&[u8]) -> bool) -> usize {
+        let before = self.queue.len();
+        let pool = &mut self.pool;
+        self.queue.retain_mut(|(queued, packet)| {
+            let keep = *queued >= limit || !stale(packet);
+            if !keep {
+                pool.put(std::mem::take(packet));
+            }
+            keep
+        });
+        before - self.queue.len()
     }
 
     pub(crate) fn poll_local(&mut self) -> Option<Vec<u8>> {
@@ -152,14 +167,14 @@ impl Egress {
         }
         if len <= room {
             let packet = self.whole(message, &head, len);
-            self.push(route, packet);
+            self.push(now, route, packet);
             Ok(())
         } else if message.dont_fragment {
             Err(TooLong {
                 max: room.saturating_sub(head_len),
             })
         } else {
-            self.fragments(message, &head, len, room);
+            self.fragments(now, message, &head, len, room);
             Ok(())
         }
     }
@@ -191,7 +206,14 @@ impl Egress {
 
     /// Cuts a message of `len` bytes into packets with `room` bytes after the IP header (RFC 791,
     /// section 3.2; RFC 8200, section 4.5).
-    fn fragments(&mut self, message: &Outgoing<'_>, head: &[u8], len: usize, room: usize) {
+    fn fragments(
+        &mut self,
+        now: Instant,
+        message: &Outgoing<'_>,
+        head: &[u8],
+        len: usize,
+        room: usize,
+    ) {
         let identification = self.identification.next(&message.pair);
         let room = match message.pair {
             Pair::V4 { .. } => room,
@@ -215,7 +237,7 @@ impl Egress {
             packet.extend_from_slice(head.get(start.min(split)..end.min(split)).unwrap_or(&[]));
             let body = start.saturating_sub(split)..end.saturating_sub(split);
             packet.extend_from_slice(message.body.get(body).unwrap_or(&[]));
-            self.push(Route::Tunnel, packet);
+            self.push(now, Route::Tunnel, packet);
             start = end;
         }
     }
@@ -252,7 +274,7 @@ impl Egress {
         self.pool.take(len.max(usize::from(self.mtu)))
     }
 
-    fn push(&mut self, route: Route, packet: Vec<u8>) {
+    fn push(&mut self, now: Instant, route: Route, packet: Vec<u8>) {
         match route {
             Route::Local => {
                 self.counters.local += 1;
@@ -260,13 +282,13 @@ impl Egress {
             }
             Route::Tunnel => {
                 if self.queue.len() >= self.queue_limit {
-                    if let Some(oldest) = self.queue.pop_front() {
+                    if let Some((_, oldest)) = self.queue.pop_front() {
                         self.pool.put(oldest);
                     }
                     self.counters.dropped += 1;
                 }
                 self.counters.packets += 1;
-                self.queue.push_back(packet);
+                self.queue.push_back((now, packet));
             }
         }
     }

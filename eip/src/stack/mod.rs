@@ -126,6 +126,15 @@ impl Stack {
         self.next_packet()
     }
 
+    /// Drops packets that have waited for [`poll_transmit`](Self::poll_transmit) since before `limit` and that are `stale`, for a
+    /// tunnel that had nowhere to send: late media is worthless. Counted in [`Stats::drops`]; the number is returned. What
+    /// connections send is not concerned.
+    pub fn discard_transmit(&mut self, limit: Instant, stale: impl Fn(&[u8]) -> bool) -> usize {
+        let dropped = self.egress.discard(limit, stale);
+        self.counted.drops.transmit_late += u64::try_from(dropped).unwrap_or(u64::MAX);
+        dropped
+    }
+
     /// Gives back a buffer from [`poll_transmit`](Self::poll_transmit). Any other buffer is welcome
     /// too.
     pub fn recycle(&mut self, buffer: Vec<u8>) {

@@ -20,6 +20,9 @@ use super::{
 /// one. Applies to TLS and DTLS.
 pub const ALPN: &[u8] = b"tscf";
 
+/// Most servers whose TLS sessions a client remembers.
+const SESSIONS: usize = 32;
+
 /// Certificate authorities that are trusted. Cheap to clone.
 #[derive(Clone)]
 pub struct Roots(Arc<RootCertStore>);
@@ -174,8 +177,9 @@ impl ClientSecurity {
             ))),
         };
         config.alpn_protocols = vec![ALPN.to_vec()];
-        // Each handshake verifies certificates afresh, and no TLS 0-RTT is possible (spec 2).
-        config.resumption = Resumption::disabled();
+        // A resume of a tunnel is a resumption of its TLS session: no certificates, and one round trip less with TLS 1.2. What was
+        // verified is remembered here only, for as long as this lives. No TLS 0-RTT (spec 2).
+        config.resumption = Resumption::in_memory_sessions(SESSIONS);
         config.enable_early_data = false;
         Ok(Self {
             inner: Arc::new(ClientInner {
@@ -275,10 +279,12 @@ impl ServerSecurity {
                 identity.certified(),
             ))));
         config.alpn_protocols = vec![ALPN.to_vec()];
-        // No session memory and no tickets: each handshake verifies certificates afresh, and TLS 0-RTT is
-        // impossible (spec 2).
+        // Sessions are remembered by the clients, in tickets under keys of this process that last for 12 hours at most, and
+        // with them who a client is. No TLS 0-RTT (spec 2).
         config.session_storage = Arc::new(NoServerSessionStorage {});
-        config.send_tls13_tickets = 0;
+        config.ticketer =
+            ring::Ticketer::new().map_err(|e| CredentialError::UnusableKey(e.to_string()))?;
+        config.send_tls13_tickets = 1;
         config.max_early_data_size = 0;
         Ok(Self {
             inner: Arc::new(ServerInner {

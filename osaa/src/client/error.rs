@@ -5,6 +5,7 @@ use std::{io, net::SocketAddr, time::Duration};
 use crate::{
     cert::CertificateError,
     dtls::{Alert, DtlsConfigError, DtlsError},
+    resolve::ResolveError,
     stream::StreamError,
     tls::TlsError,
 };
@@ -17,6 +18,9 @@ pub enum ConnectError {
     /// TLS or DTLS without security settings.
     #[error("{0} needs security settings")]
     NoSecurity(super::TransportKind),
+    /// Where the server is could not be found out.
+    #[error(transparent)]
+    Lookup(#[from] ResolveError),
     /// The name could not be resolved.
     #[error("cannot resolve {host}: {source}")]
     Resolve {
@@ -108,6 +112,7 @@ impl ConnectError {
             | Self::Dtls(_)
             | Self::Io { .. } => true,
             Self::NoSecurity(_)
+            | Self::Lookup(_)
             | Self::Resolve { .. }
             | Self::NoAddress { .. }
             | Self::Certificate(_)

@@ -4,7 +4,7 @@
 //! and sealed into the buffer that will be written, so a session that waits holds no buffers at all (a partial record
 //! is kept, as it must be). [`StreamTransport`](crate::stream::StreamTransport) joins it to a socket.
 //!
-//! Fixed by [`cert`](crate::cert): ALPN `tscf`, no session resumption, no 0-RTT.
+//! Fixed by [`cert`](crate::cert): ALPN `tscf`, session tickets, no 0-RTT.
 
 mod error;
 mod session;

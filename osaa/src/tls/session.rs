@@ -4,7 +4,7 @@ use std::{fmt, sync::Arc};
 
 use bytes::BytesMut;
 use rustls::{
-    CommonState, Error, ProtocolVersion,
+    CommonState, Error, HandshakeKind, ProtocolVersion,
     client::UnbufferedClientConnection,
     server::UnbufferedServerConnection,
     unbuffered::{
@@ -47,6 +47,8 @@ pub struct TlsInfo {
     pub version: &'static str,
     /// The cipher suite's name, for logs.
     pub cipher: &'static str,
+    /// An earlier session was resumed: nobody showed a certificate this time.
+    pub resumed: bool,
 }
 
 /// Which end this is.
@@ -154,6 +156,7 @@ impl TlsSession {
                 .negotiated_cipher_suite()
                 .and_then(|suite| suite.suite().as_str())
                 .unwrap_or("unknown"),
+            resumed: state.handshake_kind() == Some(HandshakeKind::Resumed),
         }
     }
 

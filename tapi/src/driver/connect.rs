@@ -8,6 +8,7 @@
 use std::{
     collections::VecDeque,
     future::Future,
+    net::SocketAddr,
     pin::Pin,
     task::{Context, Poll},
     time::Instant,
@@ -15,38 +16,48 @@ use std::{
 
 use tsc_csm::{
     Transport,
-    client::{AttemptFailure, Endpoint, Epoch, Target, TransportFailure},
+    client::{
+        AttemptFailure, Endpoint, Epoch, MAX_GIVEN_TARGETS, MAX_TARGETS, Target, TransportFailure,
+    },
 };
-use tsc_osaa::client::{self as transport, ClientTransport};
+use tsc_osaa::{
+    client::{self as transport, ClientTransport},
+    resolve::DEFAULT_PORT,
+};
 use tsc_tpl::StreamDecoder;
 
 use super::{Driver, links::Link};
-use crate::{builder::server_of, notification::Notification, server::Server};
+use crate::{notification::Notification, server::Server};
 
 type Opened = Result<ClientTransport, transport::ConnectError>;
 
 /// A transport that is being opened.
 pub(super) struct Opening {
     pub(super) epoch: Epoch,
+    pub(super) target: Target,
     pub(super) server: Server,
-    /// The application named this server, not another server.
-    configured: bool,
     pub(super) future: Pin<Box<dyn Future<Output = Opened> + Send>>,
 }
 
 impl Driver {
-    pub(super) fn open(&mut self, now: Instant, epoch: Epoch, target: Target) {
+    pub(super) fn open(
+        &mut self,
+        now: Instant,
+        epoch: Epoch,
+        target: Target,
+        address: Option<SocketAddr>,
+    ) {
         let Some(server) = self.server(target) else {
             return self
                 .client
                 .transport_failed(now, epoch, TransportFailure::Unsupported);
         };
         self.notify(Notification::Connecting(server.clone()));
-        let future = self.connect(&server, target.endpoint.origin());
+        let future = self.connect(&server, target, address);
         self.openings.push(Opening {
             epoch,
+            target,
             server,
-            configured: matches!(target.endpoint, Endpoint::Configured(_)),
             future,
         });
     }
@@ -54,7 +65,7 @@ impl Driver {
     /// Where a target is.
     pub(super) fn server(&self, target: Target) -> Option<Server> {
         match target.endpoint {
-            Endpoint::Configured(_) => server_of(&self.servers, target).cloned(),
+            Endpoint::Configured(_) => self.routes.of(target).map(|route| route.server.clone()),
             Endpoint::Address { address, .. } => Some(Server::new(
                 target.transport,
                 address.ip().to_string(),
@@ -63,21 +74,30 @@ impl Driver {
         }
     }
 
-    pub(super) fn connect(
+    fn connect(
         &self,
         server: &Server,
-        origin: usize,
+        target: Target,
+        address: Option<SocketAddr>,
     ) -> Pin<Box<dyn Future<Output = Opened> + Send>> {
         let kind = kind(server.transport());
-        let origin = self.servers.get(origin).unwrap_or(server);
+        let origin = self.routes.of(target);
+        let origin = origin.or_else(|| self.routes.origin(target.endpoint.origin()));
+        let origin = origin.map_or(server, |route| &route.server);
         let name = self.server_name.as_deref().unwrap_or_else(|| origin.host());
+        let host = match address {
+            Some(address) => Ok(address.ip().into()),
+            None => server.host().parse::<transport::Host>(),
+        };
+        let port = address.map_or_else(
+            || server.port().unwrap_or(DEFAULT_PORT),
+            |address| address.port(),
+        );
         // Names were checked when the driver was made; a redirect brings addresses.
-        let target = match (
-            server.host().parse::<transport::Host>(),
-            name.parse::<transport::Host>(),
-        ) {
-            (Ok(host), Ok(name)) => transport::Target::new(kind, host, server.port())
-                .with_server_name(name.server_name()),
+        let target = match (host, name.parse::<transport::Host>()) {
+            (Ok(host), Ok(name)) => {
+                transport::Target::new(kind, host, port).with_server_name(name.server_name())
+            }
             _ => {
                 let host = server.host().to_owned();
                 return Box::pin(async { Err(transport::ConnectError::NoAddress { host }) });
@@ -99,18 +119,15 @@ impl Driver {
             progress = true;
             let Opening {
                 epoch,
+                target,
                 server,
-                configured,
                 ..
             } = self.openings.swap_remove(index);
             match result {
                 Ok(transport) => {
-                    // Where a redirect led is no host that the application named.
-                    if configured {
-                        self.client.learn_hosts(&[transport.peer_addr().ip()]);
-                    }
                     self.links.push(Link {
                         epoch,
+                        target,
                         server,
                         transport,
                         decoder: StreamDecoder::new(self.limits),
@@ -137,8 +154,30 @@ impl Driver {
         error: transport::ConnectError,
     ) {
         tracing::debug!(%server, %error, "transport failed");
-        self.client.transport_failed(now, epoch, failure(&error));
-        self.last_failure = Some((server, error));
+        let failure = failure(&error);
+        self.keep_failure(server, error);
+        self.client.transport_failed(now, epoch, failure);
+    }
+
+    /// Keeps the details of a failure, one for each server.
+    pub(super) fn keep_failure(&mut self, server: Server, error: transport::ConnectError) {
+        self.failures.retain(|(at, _)| *at != server);
+        if self.failures.len() >= MAX_TARGETS + MAX_GIVEN_TARGETS {
+            self.failures.remove(0);
+        }
+        self.failures.push((server, error));
+    }
+
+    /// The details of the last failure of this kind.
+    pub(super) fn take_failure(
+        &mut self,
+        kind: TransportFailure,
+    ) -> Option<(Server, transport::ConnectError)> {
+        let place = self
+            .failures
+            .iter()
+            .rposition(|(_, error)| failure(error) == kind)?;
+        Some(self.failures.remove(place))
     }
 
     /// Tells of an attempt that failed, in as much detail as is known.
@@ -146,8 +185,9 @@ impl Driver {
         let Some(server) = self.server(target) else {
             return;
         };
-        let reason = match (failure, &self.last_failure) {
-            (AttemptFailure::Transport(_), Some((at, error))) if *at == server => error.to_string(),
+        let detail = self.failures.iter().find(|(at, _)| *at == server);
+        let reason = match (failure, detail) {
+            (AttemptFailure::Transport(_), Some((_, error))) => error.to_string(),
             _ => failure.to_string(),
         };
         self.notify(Notification::AttemptFailed { server, reason });
@@ -158,7 +198,9 @@ impl Driver {
 fn failure(error: &transport::ConnectError) -> TransportFailure {
     use transport::ConnectError;
     match error {
-        ConnectError::Resolve { .. } | ConnectError::NoAddress { .. } => TransportFailure::Resolve,
+        ConnectError::Lookup(_) | ConnectError::Resolve { .. } | ConnectError::NoAddress { .. } => {
+            TransportFailure::Resolve
+        }
         ConnectError::Certificate(_) => TransportFailure::Certificate,
         ConnectError::ClientCertificate(_) => TransportFailure::ClientCertificate,
         ConnectError::Refused { .. } => TransportFailure::Refused,
@@ -171,7 +213,7 @@ fn failure(error: &transport::ConnectError) -> TransportFailure {
     }
 }
 
-const fn kind(transport: Transport) -> transport::TransportKind {
+pub(super) const fn kind(transport: Transport) -> transport::TransportKind {
     match transport {
         Transport::Tcp => transport::TransportKind::Tcp,
         Transport::Tls => transport::TransportKind::Tls,

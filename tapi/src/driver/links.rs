@@ -8,7 +8,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use tsc_csm::client::{BadUnit, Client, Epoch, Inbound, TransportLoss};
+use tsc_csm::client::{BadUnit, Client, Epoch, Inbound, Target, TransportLoss};
 use tsc_osaa::{
     client::{self as transport, ClientTransport, Received, TransportError},
     stream::StreamError,
@@ -36,6 +36,7 @@ const CONTROL_BACKLOG: usize = 64;
 /// A transport that is open. There are two while a tunnel moves.
 pub(super) struct Link {
     pub(super) epoch: Epoch,
+    pub(super) target: Target,
     pub(super) server: Server,
     pub(super) transport: ClientTransport,
     pub(super) decoder: StreamDecoder,
@@ -252,7 +253,7 @@ impl Inbox<'_> {
         trace(self.capture, &unit, Direction::Inbound);
         match self.client.handle_unit(self.now, self.epoch, unit) {
             Inbound::Deliver(packet) => state.stack.handle_packet(self.now, packet.as_bytes()),
-            Inbound::Routed(packet) => state.routed.receive(packet.as_bytes()),
+            Inbound::Routed(packet) => state.routed.receive(self.now, packet.as_bytes()),
             Inbound::Consumed | Inbound::Dropped(_) => {}
         }
     }

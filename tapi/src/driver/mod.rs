@@ -16,6 +16,8 @@
 
 mod connect;
 mod links;
+mod lookup;
+mod network;
 mod services;
 
 use std::{
@@ -41,19 +43,23 @@ use tsc_osaa::{
     cert::ClientSecurity,
     client::{self as transport, ConnectOptions, RECV_BUFFER},
     random::OsRandom,
+    resolve::ResolveOptions,
     socket::{Dscp, OuterDscp},
     trace::{Capture, CaptureWriter, DEFAULT_FILE_LIMIT},
 };
 use tsc_tpl::Limits;
 
-use self::{connect::Opening, links::Link, services::Asking};
+use self::{connect::Opening, links::Link, lookup::Lookup, network::Network, services::Asking};
 use crate::{
     TunnelConfig,
     builder::{LONGEST_TIME, TunnelBuilder},
     error::ConnectError,
+    memory::PathMemory,
     notification::Notification,
+    routes::{Route, Routes},
     server::Server,
     shared::{Command, Shared},
+    tunnel::Activity,
 };
 
 /// Turns before other tasks of the runtime get theirs.
@@ -75,7 +81,11 @@ impl Random for SystemRandom {
 pub(crate) struct Driver {
     client: Client,
     shared: Arc<Shared>,
-    servers: Vec<Server>,
+    routes: Routes,
+    resolve: ResolveOptions,
+    memory: PathMemory,
+    network: Network,
+    lookups: Vec<Lookup>,
     server_name: Option<String>,
     security: Option<ClientSecurity>,
     options: ConnectOptions,
@@ -91,8 +101,10 @@ pub(crate) struct Driver {
     buffer: Vec<u8>,
     timer: Pin<Box<Sleep>>,
     capture: Option<(CaptureWriter, Capture)>,
-    /// Why the last attempt at a transport failed, in detail.
-    last_failure: Option<(Server, transport::ConnectError)>,
+    /// Why the last attempts at transports failed, in detail: one for each server.
+    failures: Vec<(Server, transport::ConnectError)>,
+    /// Since when the tunnel has been without a transport.
+    suspended: Option<Instant>,
     when_up: Option<WhenUp>,
     config: Option<watch::Sender<Arc<TunnelConfig>>>,
     down: Option<DownReason>,
@@ -119,8 +131,15 @@ impl Driver {
     ) -> Result<(Self, Arc<Shared>), ConnectError> {
         let mut random = SystemRandom;
         let seed = random.u64();
-        let client = Client::new(builder.csm, Box::new(random))?;
-        for server in &builder.servers {
+        let routes = Routes::new(builder.servers.into_iter().map(|server| Route { server }));
+        let mut csm = builder.csm;
+        csm.targets = routes.targets();
+        csm.first = builder
+            .memory
+            .recall()
+            .and_then(|(name, _)| routes.named(&name));
+        let client = Client::new(csm, Box::new(random))?;
+        for Route { server } in routes.iter() {
             let name = builder
                 .server_name
                 .as_deref()
@@ -129,10 +148,9 @@ impl Driver {
                 return Err(ConnectError::ServerName(name.to_owned()));
             }
         }
-        let protected = builder
-            .servers
+        let protected = routes
             .iter()
-            .any(|server| server.transport().is_protected());
+            .any(|route| route.server.transport().is_protected());
         let security = if protected {
             Some(ClientSecurity::new(builder.trust, builder.identity)?)
         } else {
@@ -150,12 +168,18 @@ impl Driver {
         options.dtls_backend = builder.dtls_backend;
         options.stream.dscp = builder.outer_dscp.of_socket();
         options.datagram.dscp = builder.outer_dscp.of_socket();
+        let mut resolve = ResolveOptions::default();
+        resolve.families = builder.families;
         let stack = Stack::new(StackConfig::default(), seed);
         let shared = Shared::new(stack, builder.notifications);
         let driver = Self {
             client,
             shared: Arc::clone(&shared),
-            servers: builder.servers,
+            routes,
+            resolve,
+            memory: builder.memory,
+            network: Network::new(builder.watch_network),
+            lookups: Vec::new(),
             server_name: builder.server_name,
             security,
             options,
@@ -169,7 +193,8 @@ impl Driver {
             buffer: vec![0; RECV_BUFFER],
             timer: Box::pin(tokio::time::sleep(Duration::ZERO)),
             capture,
-            last_failure: None,
+            failures: Vec::new(),
+            suspended: None,
             when_up: Some(when_up),
             config: None,
             down: None,
@@ -213,7 +238,7 @@ impl Driver {
     fn connect_error(&mut self, reason: &DownReason) -> ConnectError {
         match reason {
             DownReason::CannotConnect(AttemptFailure::Transport(failure)) => {
-                match self.last_failure.take() {
+                match self.take_failure(*failure) {
                     Some((server, source)) => ConnectError::Transport { server, source },
                     None => ConnectError::NotConfigured(AttemptFailure::Transport(*failure)),
                 }
@@ -233,7 +258,9 @@ impl Driver {
             self.shared.drive(|state| state.stack.handle_timeout(now));
             self.client.handle_timeout(now);
             self.run_jobs(now);
-            let mut progress = self.poll_openings(cx, now);
+            let mut progress = self.poll_network(cx, now);
+            progress |= self.poll_lookups(cx, now);
+            progress |= self.poll_openings(cx, now);
             progress |= self.receive(cx, now);
             progress |= self.take_events(now);
             progress |= self.send(cx, now);
@@ -262,7 +289,12 @@ impl Driver {
                     // Half of the time is the server's, for its answer.
                     self.deliver_until.get_or_insert(now + deadline / 2);
                 }
-                Command::NetworkChanged => self.client.network_changed(now),
+                Command::NetworkChanged => self.network_changed(now, None),
+                Command::NetworkAvailable(true) => self.network_changed(now, None),
+                Command::NetworkAvailable(false) => self.client.network_gone(),
+                Command::Activity(activity) => self
+                    .client
+                    .set_background(now, activity == Activity::Background),
             }
         }
     }
@@ -303,13 +335,22 @@ impl Driver {
         while let Some(event) = self.client.poll_event() {
             progress = true;
             match event {
-                Event::Open { epoch, target, .. } => self.open(now, epoch, target),
+                Event::Resolve { target } => self.look_up(now, target),
+                Event::Open {
+                    epoch,
+                    target,
+                    address,
+                } => self.open(now, epoch, target, address),
                 Event::Close { epoch, reason } => {
                     tracing::debug!(?epoch, ?reason, "closing transport");
                     self.close(epoch);
                 }
-                Event::Configured(assignment) => self.configured(*assignment),
+                Event::Configured(assignment) => {
+                    self.configured(*assignment);
+                    self.remember();
+                }
                 Event::Suspended(reason) => {
+                    self.suspended.get_or_insert(now);
                     tracing::info!(?reason, "tunnel suspended");
                     self.notify(Notification::Suspended(reason));
                 }
@@ -318,6 +359,10 @@ impl Driver {
                     tracing::info!(tunnel = config.tunnel_id, transport = %config.transport, "tunnel resumed");
                     if let Some(sender) = &self.config {
                         sender.send_replace(Arc::clone(&config));
+                    }
+                    self.remember();
+                    if let Some(since) = self.suspended.take() {
+                        self.drop_late_media(now, since);
                     }
                     self.notify(Notification::Resumed(config));
                 }
@@ -328,6 +373,7 @@ impl Driver {
                         self.close(epoch);
                     }
                     self.openings.clear();
+                    self.lookups.clear();
                     self.down = Some(reason);
                 }
                 Event::AttemptFailed {

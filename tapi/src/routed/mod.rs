@@ -9,7 +9,7 @@ mod batch;
 mod queue;
 mod socket;
 
-use std::{collections::VecDeque, net::IpAddr, sync::Arc};
+use std::{collections::VecDeque, net::IpAddr, sync::Arc, time::Instant};
 
 use tokio::sync::{Notify, oneshot};
 use tsc_csm::{MAX_ROUTED_PREFIXES, Prefix};
@@ -115,16 +115,16 @@ impl Routed {
     }
 
     /// A packet for a host behind this client has come.
-    pub(crate) fn receive(&mut self, packet: &[u8]) {
+    pub(crate) fn receive(&mut self, now: Instant, packet: &[u8]) {
         if !self.prefixes.is_empty() {
-            self.stats.dropped_inbound += u64::from(self.inbound.push(packet));
+            self.stats.dropped_inbound += u64::from(self.inbound.push(now, packet));
             self.stats.received += 1;
             self.news = true;
         }
     }
 
     /// Takes a packet of a host behind this client; whether it will be sent.
-    fn send(&mut self, packet: &[u8], limits: &Limits) -> bool {
+    fn send(&mut self, now: Instant, packet: &[u8], limits: &Limits) -> bool {
         let Ok(parsed) = IpPacket::decode(packet, limits) else {
             self.stats.malformed += 1;
             return false;
@@ -133,7 +133,7 @@ impl Routed {
             self.stats.wrong_source += 1;
             return false;
         }
-        self.stats.dropped_outbound += u64::from(self.outbound.push(packet));
+        self.stats.dropped_outbound += u64::from(self.outbound.push(now, packet));
         self.stats.sent += 1;
         true
     }
@@ -149,6 +149,12 @@ impl Routed {
     /// The next packet for the network.
     pub(crate) fn poll_transmit(&mut self) -> Option<Vec<u8>> {
         self.outbound.pop()
+    }
+
+    /// Drops packets that have waited for a transport since before `limit` and are `stale`.
+    pub(crate) fn discard(&mut self, limit: Instant, stale: impl Fn(&[u8]) -> bool) {
+        let dropped = self.outbound.discard(limit, stale);
+        self.stats.dropped_outbound += u64::try_from(dropped).unwrap_or(u64::MAX);
     }
 
     /// Takes back the buffer of a packet that was sent, if there is a use for it here.
@@ -220,7 +226,7 @@ mod tests {
     #[test]
     fn without_a_socket_nothing_is_kept() {
         let mut routed = Routed::default();
-        routed.receive(b"packet");
+        routed.receive(Instant::now(), b"packet");
         assert!(routed.inbound.is_empty());
         assert!(!routed.wants_transmit());
         assert!(routed.recycle(vec![0; 9]).is_some());

@@ -1,6 +1,6 @@
 //! The gateway's handle.
 
-use std::{io, pin::pin, sync::Arc};
+use std::{io, pin::pin, sync::Arc, time::Instant};
 
 use tokio::sync::{Notify, oneshot};
 use tsc_csm::Prefix;
@@ -150,6 +150,7 @@ impl PacketSocket {
     ///
     /// As [`PacketSocket::recv_batch`].
     pub fn send_batch<'p>(&self, packets: impl IntoIterator<Item = &'p [u8]>) -> io::Result<usize> {
+        let now = Instant::now();
         self.claim.0.with(|state| {
             state.check_up()?;
             if state.routed.ended {
@@ -158,7 +159,7 @@ impl PacketSocket {
             let limits = Limits::new(state.stack.mtu());
             Ok(packets
                 .into_iter()
-                .filter(|packet| state.routed.send(packet, &limits))
+                .filter(|packet| state.routed.send(now, packet, &limits))
                 .count())
         })
     }

@@ -322,7 +322,7 @@ async fn the_whole_server_has_no_more_half_open_connections_than_it_is_told() {
     let mut waiting = Vec::new();
     for side in [Side::Access, Side::Core, Side::Access] {
         let server = lab.server_for(side, Transport::Tcp, OPENSSL).unwrap();
-        let mut stream = TcpStream::connect((server.host(), server.port()))
+        let mut stream = TcpStream::connect((server.host(), server.port().unwrap()))
             .await
             .unwrap();
         stream.write_all(&keepalive[..1]).await.unwrap();
@@ -337,7 +337,7 @@ async fn the_whole_server_has_no_more_half_open_connections_than_it_is_told() {
     }
     // One more is closed, whatever its interface, and who has a tunnel does not notice.
     let server = lab.server_for(Side::Core, Transport::Tcp, OPENSSL).unwrap();
-    let mut stream = TcpStream::connect((server.host(), server.port()))
+    let mut stream = TcpStream::connect((server.host(), server.port().unwrap()))
         .await
         .unwrap();
     stream.write_all(&keepalive[..1]).await.unwrap();

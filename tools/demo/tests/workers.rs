@@ -208,7 +208,7 @@ async fn tunnels_are_resumed_at_whichever_worker_they_come_in() {
     let lab = lab(8);
     for (transport, backend) in legs() {
         let server = lab.server_for(Side::Access, transport, backend).unwrap();
-        let target = SocketAddr::new(server.host().parse().unwrap(), server.port());
+        let target = SocketAddr::new(server.host().parse().unwrap(), server.port().unwrap());
         let relay = Relay::start(transport, target).await;
         let ip = relay.address.ip().to_string();
         let builder = Tunnel::builder(Server::new(transport, ip, relay.address.port()))
@@ -284,7 +284,7 @@ async fn workers_without_tunnels_stay_until_the_last_has_answered() {
     let server = lab
         .server_for(Side::Access, Transport::Udp, DtlsBackendKind::OpenSsl)
         .unwrap();
-    let target = SocketAddr::new(server.host().parse().unwrap(), server.port());
+    let target = SocketAddr::new(server.host().parse().unwrap(), server.port().unwrap());
     let mut relays = JoinSet::new();
     let mut ends = Vec::new();
     for _ in 0..4 {

@@ -98,9 +98,18 @@ impl Lab {
     ///
     /// When something does not start.
     #[must_use]
-    #[allow(clippy::panic, reason = "a test has no better way to fail")]
     pub fn with(egress: Egress, interface: &str, objects: &str) -> Self {
-        let network = Network::new();
+        Self::on(Network::new(), egress, interface, objects)
+    }
+
+    /// A lab on a network that is there.
+    ///
+    /// # Panics
+    ///
+    /// When something does not start.
+    #[must_use]
+    #[allow(clippy::panic, reason = "a test has no better way to fail")]
+    pub fn on(network: Network, egress: Egress, interface: &str, objects: &str) -> Self {
         let directory = match tempfile::tempdir_in("/run") {
             Ok(directory) => directory,
             Err(error) => panic!("no directory: {error}"),
@@ -110,15 +119,21 @@ impl Lab {
         }
         let path = directory.path().join("tsc-server.toml");
         write(&path, &configuration(egress, interface, objects));
-        let mut command = Namespace::Edge.command(program("tsc-server"));
-        command.arg("--config").arg(&path);
-        let server = Process::start("tsc-server", command);
-        let _ = server.wait_for("event=\"ready\"");
+        let server = start(&path);
         Self {
             server,
             network,
             directory,
         }
+    }
+
+    /// Ends the server without a word, and starts another, which knows of no tunnel.
+    pub fn restart_server(&mut self) {
+        self.server.signal("KILL");
+        while self.server.is_running() {
+            std::thread::yield_now();
+        }
+        self.server = start(&self.path("tsc-server.toml"));
     }
 
     /// A file or directory of this run.
@@ -165,6 +180,14 @@ impl Lab {
     pub fn authority(&self) -> PathBuf {
         self.path("ca.pem")
     }
+}
+
+fn start(configuration: &Path) -> Process {
+    let mut command = Namespace::Edge.command(program("tsc-server"));
+    command.arg("--config").arg(configuration);
+    let server = Process::start("tsc-server", command);
+    let _ = server.wait_for("event=\"ready\"");
+    server
 }
 
 fn certificates(directory: &Path) -> Result<(), Box<dyn std::error::Error>> {

@@ -27,6 +27,7 @@ mod network;
 mod process;
 mod programs;
 mod sipp;
+mod wire;
 
 pub use foreign::{BARESIP, baresip, kamailio, wait_for_port};
 pub use http::{CORE, Download, curl, nginx};
@@ -36,3 +37,4 @@ pub use network::{Namespace, Network, address};
 pub use process::{Outcome, Process};
 pub use programs::{program, version};
 pub use sipp::Statistics;
+pub use wire::{Wire, WireOptions};

@@ -6,6 +6,8 @@ use std::{
     process::{Command, Stdio},
 };
 
+use crate::wire::{Wire, WireOptions};
+
 /// The lab's addresses, from those set aside for documentation.
 pub mod address {
     use super::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -42,6 +44,11 @@ impl Namespace {
             Self::Edge => Some("edge"),
             Self::Core => Some("core"),
         }
+    }
+
+    /// Where the kernel shows it; `None` is where we are.
+    pub(crate) fn path(self) -> Option<String> {
+        self.name().map(|name| format!("/run/netns/{name}"))
     }
 
     /// A command that runs in here.
@@ -108,11 +115,33 @@ impl Network {
     /// When a step fails.
     #[must_use]
     pub fn new() -> Self {
-        use Namespace::{Access, Core, Edge};
+        Self::namespaces();
+        Namespace::Access.run("ip link add outer type veth peer name outer netns edge");
+        Self::connect();
+        Self
+    }
+
+    /// The same with a wire in place of the cable between clients and the edge.
+    ///
+    /// # Panics
+    ///
+    /// When a step fails.
+    #[must_use]
+    pub fn with_wire(options: WireOptions) -> (Self, Wire) {
+        Self::namespaces();
+        let wire = Wire::new("outer", options);
+        Self::connect();
+        (Self, wire)
+    }
+
+    fn namespaces() {
         for name in ["edge", "core"] {
-            Access.run(&format!("ip netns add {name}"));
+            Namespace::Access.run(&format!("ip netns add {name}"));
         }
-        Access.run("ip link add outer type veth peer name outer netns edge");
+    }
+
+    fn connect() {
+        use Namespace::{Access, Core, Edge};
         Edge.run("ip link add inner type veth peer name inner netns core");
         for (namespace, device, addresses) in [
             (Access, "outer", ["192.0.2.2/24", "2001:db8:1::2/64"]),
@@ -140,7 +169,6 @@ impl Network {
         Edge.sysctl("ipv6/conf/all/forwarding", "1");
         Core.run("ip route add 10.64.0.0/16 via 198.51.100.1");
         Core.run("ip route add fd64::/64 via 2001:db8:2::1");
-        Self
     }
 
     /// Takes the core away from the network, or gives it back. Nobody is told: it is as if its cable were pulled, but

@@ -31,7 +31,7 @@ fn through(lab: &Lab, transport: Transport, more: &str) -> serde_json::Value {
     };
     report(&format!(
         "run --server {host}:{} --transport {transport} --ca {} {MODEST} {more}",
-        server.port(),
+        server.port().unwrap(),
         authority.display()
     ))
 }

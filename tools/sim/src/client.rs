@@ -159,6 +159,14 @@ impl World {
         self.drain_client(client.0);
     }
 
+    /// Tells a client whether anybody uses its application.
+    pub fn set_background(&mut self, client: ClientId, background: bool) {
+        self.clients[client.0]
+            .core
+            .set_background(self.now, background);
+        self.drain_client(client.0);
+    }
+
     /// Tells a client that it has no network.
     pub fn network_gone(&mut self, client: ClientId) {
         self.clients[client.0].core.network_gone();

@@ -37,6 +37,12 @@ enum Act {
     Service(u8),
     Prefixes(u8, u8, bool),
     NetworkChange(u8),
+    /// Another network, with another address, while the old one still works or not.
+    Roam(u8, bool),
+    NetworkGone(u8),
+    Background(u8, bool),
+    /// What the client's name service says: the truth behind so many addresses of nobody, or nothing.
+    Directory(u8, u8),
     Release(u8),
     ReleaseByServer(u8),
     Garbage(u8, u64),
@@ -57,6 +63,10 @@ fn act() -> impl Strategy<Value = Act> {
         1 => any::<u8>().prop_map(Act::Service),
         3 => any::<(u8, u8, bool)>().prop_map(|(client, which, ask)| Act::Prefixes(client, which, ask)),
         1 => any::<u8>().prop_map(Act::NetworkChange),
+        2 => any::<(u8, bool)>().prop_map(|(client, works)| Act::Roam(client, works)),
+        1 => any::<u8>().prop_map(Act::NetworkGone),
+        1 => any::<(u8, bool)>().prop_map(|(client, background)| Act::Background(client, background)),
+        1 => any::<(u8, u8)>().prop_map(|(client, which)| Act::Directory(client, which)),
         1 => any::<u8>().prop_map(Act::Release),
         1 => any::<u8>().prop_map(Act::ReleaseByServer),
         1 => any::<(u8, u64)>().prop_map(|(client, seed)| Act::Garbage(client, seed)),
@@ -137,6 +147,9 @@ impl Run {
         config.attempt_timeout = Duration::from_secs(1 + rng.below(20));
         config.auth_token = Some(Secret::new(if rng.chance(0.5) { b"one" } else { b"two" }));
         config.token_in_clear = true;
+        config.lookup = rng.chance(0.7);
+        config.upgrade = rng.chance(0.3);
+        config.race_delay = Duration::from_millis(rng.below(400));
         let nat = rng.chance(0.5).then_some(self.nat);
         let client = self.world.add_client(
             config,
@@ -204,6 +217,30 @@ impl Run {
                 };
             }),
             Act::NetworkChange(n) => self.with(n, |world, client| world.network_changed(client)),
+            Act::Roam(n, works) => {
+                let nat = self.nat;
+                self.with(n, |world, client| {
+                    let path = world.path(client);
+                    path.nat = if path.nat.is_some() { None } else { Some(nat) };
+                    if !works {
+                        world.break_transport(client);
+                    }
+                    world.relocate(client);
+                });
+            }
+            Act::NetworkGone(n) => self.with(n, |world, client| world.network_gone(client)),
+            Act::Background(n, background) => {
+                self.with(n, |world, client| world.set_background(client, background));
+            }
+            Act::Directory(n, which) => {
+                let server = self.server;
+                self.with(n, |world, client| {
+                    let nobody =
+                        (0..which % 4).map(|host| ([203, 0, 113, 200 + host], 5060).into());
+                    let truth = (which % 5 != 0).then(|| ([203, 0, 113, 1], 5060).into());
+                    world.set_directory(client, server, nobody.chain(truth));
+                });
+            }
             Act::Release(n) => self.with(n, |world, client| {
                 world.release(client, Duration::from_secs(5))
             }),
@@ -238,6 +275,9 @@ impl Run {
             let path = self.world.path(client);
             path.set(LinkConfig::CLEAN);
             path.firewall = Firewall::OPEN;
+            let truth = ([203, 0, 113, 1], 5060).into();
+            self.world.set_directory(client, self.server, [truth]);
+            self.world.network_changed(client);
         }
         self.world.run(Duration::from_secs(400));
         let mut alive = 0;
@@ -306,6 +346,59 @@ impl Run {
             "seed {seed}: leaked addresses"
         );
     }
+}
+
+/// Something that happens, by chance.
+fn chance(rng: &mut Rng) -> Act {
+    let byte = |rng: &mut Rng| u8::try_from(rng.below(256)).unwrap();
+    let client = byte(rng);
+    match rng.below(20) {
+        0..4 => Act::Wait(u16::try_from(rng.below(4_000)).unwrap()),
+        4 => Act::Wait(u16::try_from(4_000 + rng.below(50_000)).unwrap()),
+        5 | 6 => Act::Start,
+        7 => Act::Break(client),
+        8 => Act::Block(client, rng.chance(0.6)),
+        9 => Act::Link(client, byte(rng), byte(rng), byte(rng)),
+        10 => Act::Firewall(client, rng.chance(0.7), rng.chance(0.5)),
+        11 => Act::ForgetNat,
+        12 | 13 => Act::Send(client, byte(rng)),
+        14 => Act::NetworkChange(client),
+        15 | 16 => Act::Roam(client, rng.chance(0.6)),
+        17 => Act::NetworkGone(client),
+        18 => Act::Background(client, rng.chance(0.5)),
+        _ => Act::Directory(client, byte(rng)),
+    }
+}
+
+/// 10,000 worlds of NATs, firewalls, roaming and outages. `TSC_SIM_SEED=n` runs one.
+#[test]
+fn ten_thousand_worlds_of_bad_networks() {
+    let one = std::env::var("TSC_SIM_SEED").ok();
+    let seeds = match one.and_then(|seed| seed.parse().ok()) {
+        Some(seed) => seed..seed + 1,
+        None => 0..10_000u64,
+    };
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let next = std::sync::atomic::AtomicU64::new(seeds.start);
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                    if !seeds.contains(&seed) {
+                        return;
+                    }
+                    let mut rng = Rng::new(seed);
+                    let mut run = Run::new(seed);
+                    run.start(seed);
+                    for _ in 0..5 + rng.below(40) {
+                        run.act(chance(&mut rng));
+                    }
+                    run.settle_and_check();
+                }
+            });
+        }
+    });
 }
 
 /// Bytes that often begin as a unit does.
