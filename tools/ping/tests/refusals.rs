@@ -1,0 +1,262 @@
+//! Everything that can be in the way, each told apart.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic
+)]
+
+mod support;
+
+use std::{
+    io::{self, Read as _, Write as _},
+    net::{TcpListener, TcpStream, UdpSocket},
+    thread,
+};
+
+use serde_json::Value;
+use support::{Pki, Server, diagnosis, examine, ping, step};
+use tsc_demo::lab::LabOptions;
+use tsc_tapi::Transport;
+
+/// Examines one URL that must fail at this step in this way.
+fn fails(arguments: &[&str], name: &str, kind: &str) -> Value {
+    let (code, targets) = examine(arguments);
+    let target = targets[0].clone();
+    assert_eq!(code, 1, "{target:#}");
+    let step = step(&target, name);
+    assert_eq!(step["ok"], false, "{target:#}");
+    assert_eq!(step["problem"]["kind"], kind, "{target:#}");
+    target
+}
+
+/// Does this with every connection, until the test program ends.
+fn serve(each: impl Fn(TcpStream) + Send + Sync + Clone + 'static) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let each = each.clone();
+            thread::spawn(move || each(stream.unwrap()));
+        }
+    });
+    address
+}
+
+/// Reads up to an empty line.
+fn head(stream: &mut TcpStream) -> String {
+    let mut head = Vec::new();
+    let mut byte = [0];
+    while !head.ends_with(b"\r\n\r\n") && stream.read(&mut byte).is_ok_and(|len| len == 1) {
+        head.push(byte[0]);
+    }
+    String::from_utf8_lossy(&head).into_owned()
+}
+
+#[test]
+fn nobody_listens() {
+    // The other loopback address keeps the port from being given to others.
+    let taken = UdpSocket::bind("127.0.0.2:0").unwrap();
+    let port = taken.local_addr().unwrap().port();
+    let ca = Pki::new();
+    for (scheme, name) in [("udp", "configure"), ("dtls", "dtls")] {
+        let url = format!("{scheme}://127.0.0.1:{port}");
+        fails(&["--ca", &ca.ca(), &url], name, "refused");
+    }
+    let taken = TcpListener::bind("127.0.0.2:0").unwrap();
+    let port = taken.local_addr().unwrap().port();
+    let url = format!("tcp://127.0.0.1:{port}");
+    let target = fails(&["--only", &url], "tcp", "refused");
+    assert!(diagnosis(&target).contains("is the server running"));
+}
+
+#[test]
+fn a_black_hole() {
+    let ca = Pki::new();
+    let silent = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let address = silent.local_addr().unwrap();
+    for (scheme, name) in [("udp", "configure"), ("dtls", "dtls")] {
+        let url = format!("{scheme}://{address}");
+        let target = fails(&["-w", "0.4", "--ca", &ca.ca(), &url], name, "timeout");
+        assert!(diagnosis(&target).contains("blocks UDP"));
+    }
+    // The system accepts, the program never does.
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = silent.local_addr().unwrap();
+    for (scheme, name) in [("tcp", "configure"), ("tls", "tls")] {
+        let url = format!("{scheme}://{address}");
+        let arguments = ["-w", "0.4", "--only", "--ca", &ca.ca(), &url];
+        let target = fails(&arguments, name, "timeout");
+        assert_eq!(step(&target, "tcp")["ok"], true);
+    }
+}
+
+#[test]
+fn certificates_that_are_not_accepted_are_shown_all_the_same() {
+    let (pki, other) = (Pki::new(), Pki::named("Other authority"));
+    let (ca, wrong_ca) = (pki.ca(), other.ca());
+    for (identity, ca, kind, advice) in [
+        (pki.server(), &wrong_ca, "certificate-issuer", "--ca"),
+        (pki.stranger(), &ca, "certificate-name", "--server-name"),
+        (pki.expired(), &ca, "certificate-expired", "renew it"),
+    ] {
+        let server = Server::start(&identity, &LabOptions::default());
+        for (transport, name) in [(Transport::Tls, "tls"), (Transport::Dtls, "dtls")] {
+            let url = server.url(transport);
+            let target = fails(&["--only", "--ca", ca, &url], name, kind);
+            let certificate = &step(&target, name)["certificate"];
+            assert!(
+                certificate["issuer"]
+                    .as_str()
+                    .unwrap()
+                    .contains("Test authority")
+            );
+            assert!(diagnosis(&target).contains(advice), "{target:#}");
+        }
+    }
+    // The name that the certificate has is the way out.
+    let server = Server::start(&pki.stranger(), &LabOptions::default());
+    let url = server.url(Transport::Tls);
+    let named = [
+        "--only",
+        "--ca",
+        &ca,
+        "--server-name",
+        "other.example",
+        &url,
+    ];
+    assert_eq!(examine(&named).0, 0);
+}
+
+#[test]
+fn an_http_server_or_a_captive_portal() {
+    let address = serve(|mut stream| {
+        head(&mut stream);
+        let answer = "HTTP/1.1 302 Found\r\nLocation: http://portal.example/\r\n\r\n";
+        drop(stream.write_all(answer.as_bytes()));
+    });
+    let ca = Pki::new();
+    for (scheme, name) in [("tcp", "configure"), ("tls", "tls")] {
+        let url = format!("{scheme}://{address}");
+        let arguments = ["-w", "1", "--only", "--ca", &ca.ca(), &url];
+        let target = fails(&arguments, name, "http");
+        let text = step(&target, name)["text"].as_str().unwrap();
+        assert!(text.contains("http://portal.example/"), "{text}");
+        assert!(diagnosis(&target).contains("captive portal"));
+    }
+    // One that answers at once what it does not understand.
+    let address = serve(|mut stream| {
+        let mut first = [0; 16];
+        if stream.read(&mut first).is_ok() {
+            drop(stream.write_all(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n"));
+        }
+    });
+    for (scheme, name) in [("tcp", "configure"), ("tls", "tls")] {
+        let url = format!("{scheme}://{address}");
+        fails(&["--only", "--ca", &ca.ca(), &url], name, "http");
+    }
+}
+
+#[test]
+fn a_port_for_tls_only() {
+    let pki = Pki::new();
+    let options = LabOptions {
+        clear: false,
+        ..LabOptions::default()
+    };
+    let server = Server::start(&pki.server(), &options);
+    let url = server.url(Transport::Tls).replace("tls:", "tcp:");
+    let target = fails(&["--only", &url], "configure", "speaks-tls");
+    assert!(diagnosis(&target).contains("use tls://"));
+}
+
+#[test]
+fn a_server_that_sends_us_elsewhere() {
+    let pki = Pki::new();
+    let mut options = LabOptions::default();
+    options.interface += "\nredirect = true\nalternate-servers = [\"tls://192.0.2.1:5061\"]";
+    let server = Server::start(&pki.server(), &options);
+    let url = server.url(Transport::Tls);
+    let target = fails(
+        &["--only", "--ca", &pki.ca(), &url],
+        "configure",
+        "redirect",
+    );
+    let alternates = &step(&target, "configure")["alternates"];
+    assert!(alternates[0].as_str().unwrap().contains("192.0.2.1:5061"));
+}
+
+#[test]
+fn a_proxy_on_the_way() {
+    let pki = Pki::new();
+    let server = Server::start(&pki.server(), &LabOptions::default());
+    let url = server.url(Transport::Tls);
+    let proxy = serve(|mut stream| {
+        let request = head(&mut stream);
+        let to = request.split(' ').nth(1).unwrap();
+        let mut server = TcpStream::connect(to).unwrap();
+        stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").unwrap();
+        let mut back = (server.try_clone().unwrap(), stream.try_clone().unwrap());
+        thread::spawn(move || drop(io::copy(&mut back.0, &mut back.1)));
+        drop(io::copy(&mut stream, &mut server));
+    });
+    let ca = pki.ca();
+    let arguments = [
+        "--only", "--count", "1", "--ca", &ca, "--proxy", &proxy, &url,
+    ];
+    let (code, targets) = examine(&arguments);
+    assert_eq!(code, 0, "{targets:#}");
+    assert_eq!(step(&targets[0], "proxy")["ok"], true);
+    let asking = serve(|mut stream| {
+        head(&mut stream);
+        drop(stream.write_all(b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n"));
+    });
+    let arguments = ["--only", "--ca", &ca, "--proxy", &asking, &url];
+    fails(&arguments, "proxy", "proxy-authentication");
+}
+
+#[test]
+fn some_of_several() {
+    let pki = Pki::new();
+    let server = Server::start(&pki.server(), &LabOptions::default());
+    let taken = TcpListener::bind("127.0.0.2:0").unwrap();
+    let port = taken.local_addr().unwrap().port();
+    let (good, bad) = (
+        server.url(Transport::Udp),
+        format!("tcp://127.0.0.1:{port}"),
+    );
+    let (code, targets) = examine(&["--only", "--count", "0", "--mtu", "0", &good, &bad]);
+    assert_eq!(code, 3);
+    assert_eq!(
+        (&targets[0]["possible"], &targets[1]["possible"]),
+        (&true.into(), &false.into())
+    );
+}
+
+#[test]
+fn wrong_use() {
+    for (arguments, part) in [
+        (
+            &["sbc.example.com"][..],
+            "tcp://, tls://, udp:// or dtls://",
+        ),
+        (&[], "URL"),
+        (
+            &["--ca", "/nonexistent/ca.pem", "tls://127.0.0.1:1"],
+            "/nonexistent/ca.pem",
+        ),
+        (&["-4", "-6", "tls://127.0.0.1:1"], "cannot be used with"),
+        (&["--timeout", "0", "tcp://127.0.0.1:1"], "0.05"),
+    ] {
+        let said = ping(arguments);
+        assert_eq!(said.code, 2, "{arguments:?}");
+        assert!(said.err.contains(part), "{}", said.err);
+    }
+}
+
+#[test]
+fn a_name_that_leads_nowhere() {
+    // An address of the wrong family needs no name server.
+    let target = fails(&["-6", "tcp://127.0.0.1:1"], "resolve", "no-address");
+    assert!(diagnosis(&target).contains("leave out -4 or -6"));
+}
