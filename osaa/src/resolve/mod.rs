@@ -10,7 +10,8 @@
 //!
 //! The SRV names are `_tscf._tcp` and `_tscf._udp` for clear transports, `_tscfs._tcp` and `_tscfs._udp` for TLS and DTLS. They
 //! are asked for as they are, without search lists. What they say is not authenticated, so it leads elsewhere but proves
-//! nothing: certificates are checked for the name that the application knows, never for an SRV target.
+//! nothing: certificates are checked for the name that the application knows, never for an SRV target. On Android they are
+//! asked for only where name servers are given.
 //!
 //! Nothing is remembered: who tries again asks again, and servers that moved are found. Bounds: [`MAX_ADDRESSES`] of each
 //! name, [`MAX_TARGETS`], [`MAX_CANDIDATES`], and [`ResolveOptions::timeout`] for all of it. The system's resolver cannot be
@@ -182,7 +183,9 @@ async fn by_srv(
 
     // RFC 6761, section 6.3: never asked for.
     let is_localhost = name.eq_ignore_ascii_case("localhost");
-    if !options.srv || is_localhost || name.parse::<IpAddr>().is_ok() {
+    // The name servers of Android are known to its virtual machine only, which a library may not have.
+    let nobody_to_ask = cfg!(target_os = "android") && options.name_servers.is_empty();
+    if !options.srv || is_localhost || nobody_to_ask {
         return Ok(None);
     }
     let half = Instant::now() + options.timeout / 2;

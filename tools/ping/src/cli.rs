@@ -14,7 +14,7 @@ use crate::{proxy::Proxy, target::Target};
 #[derive(Debug, Parser)]
 #[command(version, after_long_help = TEACHING)]
 pub(crate) struct Arguments {
-    /// Tunnel servers: tcp://HOST[:PORT], tls://, udp:// or dtls://. Without a port the DNS is asked for SRV records,
+    /// Tunnel servers: tcp://HOST:PORT, tls://, udp:// or dtls://. Without :PORT the DNS is asked for SRV records,
     /// then 4567 is taken
     #[arg(value_name = "URL", required = true)]
     pub(crate) targets: Vec<Target>,

@@ -11,9 +11,11 @@ mod support;
 use std::{
     io::{self, Read as _, Write as _},
     net::{TcpListener, TcpStream, UdpSocket},
+    sync::Arc,
     thread,
 };
 
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
 use serde_json::Value;
 use support::{Pki, Server, diagnosis, examine, ping, step};
 use tsc_demo::lab::LabOptions;
@@ -168,6 +170,48 @@ fn a_port_for_tls_only() {
     let url = server.url(Transport::Tls).replace("tls:", "tcp:");
     let target = fails(&["--only", &url], "configure", "speaks-tls");
     assert!(diagnosis(&target).contains("use tls://"));
+}
+
+#[test]
+fn a_tls_server_for_something_else() {
+    let pki = Pki::new();
+    let identity = pki.server();
+    let chain = CertificateDer::from_pem_slice(identity.certificate.as_bytes()).unwrap();
+    let key = PrivateKeyDer::from_pem_slice(identity.key.as_bytes()).unwrap();
+    let mut config = rustls::ServerConfig::builder_with_provider(Arc::new(
+        rustls::crypto::ring::default_provider(),
+    ))
+    .with_safe_default_protocol_versions()
+    .unwrap()
+    .with_no_client_auth()
+    .with_single_cert(vec![chain], key)
+    .unwrap();
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    let config = Arc::new(config);
+    let address = serve(move |mut stream| {
+        let mut connection = rustls::ServerConnection::new(Arc::clone(&config)).unwrap();
+        drop(connection.complete_io(&mut stream));
+    });
+    let url = format!("tls://{address}");
+    let target = fails(&["--only", "--ca", &pki.ca(), &url], "tls", "alpn");
+    assert!(diagnosis(&target).contains("web server"));
+}
+
+#[test]
+fn a_server_that_wants_a_certificate_of_ours() {
+    let pki = Pki::new();
+    let options = LabOptions {
+        clear: false,
+        interface: "authentication = \"mtls\"".to_owned(),
+        ..LabOptions::default()
+    };
+    let server = Server::start(&pki.server(), &options);
+    for (transport, name) in [(Transport::Tls, "configure"), (Transport::Dtls, "dtls")] {
+        let url = server.url(transport);
+        let arguments = ["--only", "--ca", &pki.ca(), &url];
+        let target = fails(&arguments, name, "client-certificate");
+        assert!(diagnosis(&target).contains("--cert and --key"));
+    }
 }
 
 #[test]

@@ -8,7 +8,11 @@
 
 mod support;
 
-use std::fs;
+use std::{
+    fs,
+    io::{BufRead as _, BufReader},
+    process::{Command, Stdio},
+};
 
 use support::{Pki, Server, diagnosis, examine, ping, step};
 use tsc_demo::lab::LabOptions;
@@ -178,6 +182,33 @@ fn a_token_is_shown_to_the_server() {
         assert_eq!(configure["problem"]["kind"], "not-authorized", "{target:#}");
         assert!(diagnosis(target).contains("--token-file"));
     }
+}
+
+#[test]
+fn whoever_interrupts_it_has_the_tunnel_given_back() {
+    let pki = Pki::new();
+    let server = Server::start(&pki.server(), &LabOptions::default());
+    let (url, other) = (server.url(Transport::Udp), server.url(Transport::Tcp));
+    let mut child = Command::new(env!("CARGO_BIN_EXE_tsc-ping"))
+        .args(["--count", "1000", &url, &other])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let mut wait_for = |part: &str| {
+        lines
+            .by_ref()
+            .map(Result::unwrap)
+            .find(|line| line.contains(part))
+            .unwrap_or_else(|| panic!("no {part:?}"))
+    };
+    wait_for("configure");
+    let id = child.id().to_string();
+    let status = Command::new("kill").args(["-INT", &id]).status();
+    assert!(status.unwrap().success());
+    assert!(wait_for("release").contains("the server says success"));
+    assert!(lines.map(Result::unwrap).all(|line| !line.contains(&other)));
+    assert_eq!(child.wait().unwrap().code(), Some(130));
 }
 
 #[test]
