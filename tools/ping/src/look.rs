@@ -37,8 +37,7 @@ pub(crate) async fn at_stream(
         problem.kind,
         Kind::NotTls | Kind::NotTscf | Kind::Closed | Kind::Timeout | Kind::Tls
     );
-    // Through a proxy the second look would not see the same server.
-    if !is_mute || settings.proxy.is_some() {
+    if !is_mute {
         return problem;
     }
     let limit = settings.timeout.min(MOST);

@@ -1,6 +1,6 @@
 //! The step between TCP and TLS: asking an HTTP proxy to connect (RFC 9110, section 9.3.6), without authentication.
 
-use std::{fmt, io, net::SocketAddr, str::FromStr, time::Instant};
+use std::{fmt, io, str::FromStr, time::Instant};
 
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -53,7 +53,7 @@ impl fmt::Display for Proxy {
 /// Asks the proxy to connect to the server; afterwards the connection is the server's.
 pub(crate) async fn connect(
     stream: &mut TcpStream,
-    server: SocketAddr,
+    server: &str,
     until: Instant,
 ) -> Result<String, Problem> {
     let request = format!("CONNECT {server} HTTP/1.1\r\nHost: {server}\r\n\r\n");

@@ -10,7 +10,7 @@ use tokio::{net::TcpStream, time::timeout};
 use tsc_cli::stop::Stop;
 use tsc_osaa::{
     client::{ClientTransport, Host, TransportKind, connect},
-    resolve::{Candidate, Source, resolve},
+    resolve::{Candidate, DEFAULT_PORT, Source, resolve},
     socket::StreamOptions,
     stream::StreamTransport,
 };
@@ -33,10 +33,23 @@ const CLOSE: Duration = Duration::from_secs(1);
 /// Where a way leads.
 struct Way<'a> {
     host: &'a Host,
-    address: SocketAddr,
+    port: u16,
+    /// `None` where a proxy looks the name up.
+    address: Option<SocketAddr>,
     kind: TransportKind,
     /// Whether what the tunnel can do is measured, too.
     thorough: bool,
+}
+
+impl Way<'_> {
+    /// The address, or what the proxy is asked for.
+    fn subject(&self) -> String {
+        match (self.address, self.host) {
+            (Some(address), _) => address.to_string(),
+            (None, Host::Address(ip)) => SocketAddr::new(*ip, self.port).to_string(),
+            (None, Host::Name(name)) => format!("{}:{}", name.as_ref(), self.port),
+        }
+    }
 }
 
 /// Takes all steps for one URL.
@@ -46,58 +59,121 @@ pub(crate) async fn walk(
     stop: &Stop,
     report: &mut Report,
 ) -> io::Result<()> {
-    let start = Instant::now();
     let kind = target.transport;
-    let found = resolve(&target.host, target.port, kind, &settings.resolve).await;
-    let candidates = match found {
-        Ok(candidates) => candidates,
-        Err(error) => {
-            return report.step(StepName::Resolve, &target.host, start, Err(error.into()));
+    let first = if settings.proxy.is_some() && kind.is_stream() {
+        through_proxy(target, settings, stop, report).await?;
+        None
+    } else {
+        let candidates = look_up(target, kind, settings, report).await?;
+        each(target, &candidates, settings, stop, report).await?
+    };
+    let besides = match kind {
+        TransportKind::Tcp => TransportKind::Udp,
+        TransportKind::Tls => TransportKind::Dtls,
+        TransportKind::Udp | TransportKind::Dtls => return Ok(()),
+    };
+    let has_proxy = settings.proxy.is_some();
+    if settings.only || (first.is_none() && !has_proxy) || is_stopped(stop).await {
+        return Ok(());
+    }
+    report.besides(besides)?;
+    // Proxies are for streams only.
+    let first = match first {
+        Some(address) => Some(address),
+        None => {
+            let candidates = look_up(target, besides, settings, report).await?;
+            candidates.first().map(|candidate| candidate.address)
         }
     };
-    let good = describe(&candidates, target.port.is_some());
-    report.step(StepName::Resolve, &target.host, start, Ok(good))?;
-    let has_proxy = settings.proxy.is_some() && kind.is_stream();
+    if let Some(address) = first {
+        let way = Way {
+            host: &target.host,
+            port: address.port(),
+            address: Some(address),
+            kind: besides,
+            thorough: false,
+        };
+        visit(&way, settings, stop, report).await?;
+    }
+    Ok(())
+}
+
+/// The addresses, if there are any.
+async fn look_up(
+    target: &Target,
+    kind: TransportKind,
+    settings: &Settings,
+    report: &mut Report,
+) -> io::Result<Vec<Candidate>> {
+    let start = Instant::now();
+    let found = resolve(&target.host, target.port, kind, &settings.resolve).await;
+    let (candidates, told) = match found {
+        Ok(candidates) => {
+            let good = describe(&candidates, target.port.is_some());
+            (candidates, Ok(good))
+        }
+        Err(error) => (Vec::new(), Err(error.into())),
+    };
+    report.step(StepName::Resolve, &target.host, start, told)?;
+    Ok(candidates)
+}
+
+/// The whole way to the first address that leads to a tunnel; on streams the others are only connected to. Returns the address
+/// that worked, or else the first.
+async fn each(
+    target: &Target,
+    candidates: &[Candidate],
+    settings: &Settings,
+    stop: &Stop,
+    report: &mut Report,
+) -> io::Result<Option<SocketAddr>> {
     let mut worked = None;
-    for candidate in &candidates {
+    for candidate in candidates {
         if is_stopped(stop).await {
-            return Ok(());
+            break;
         }
         let address = candidate.address;
         if worked.is_none() {
             let way = Way {
                 host: &target.host,
-                address,
-                kind,
+                port: address.port(),
+                address: Some(address),
+                kind: target.transport,
                 thorough: true,
             };
             if visit(&way, settings, stop, report).await? {
                 report.set_possible();
                 worked = Some(address);
             }
-        } else if kind.is_stream() && !has_proxy {
-            // Whether it could be reached, too.
+        } else if target.transport.is_stream() {
             drop(tcp(address, settings, report).await?);
         }
     }
-    let besides = match kind {
-        TransportKind::Tcp => TransportKind::Udp,
-        TransportKind::Tls => TransportKind::Dtls,
-        TransportKind::Udp | TransportKind::Dtls => return Ok(()),
-    };
     let first = candidates.first().map(|candidate| candidate.address);
-    if !settings.only
-        && !is_stopped(stop).await
-        && let Some(address) = worked.or(first)
-    {
-        report.besides(besides)?;
-        let way = Way {
-            host: &target.host,
-            address,
-            kind: besides,
-            thorough: false,
-        };
-        visit(&way, settings, stop, report).await?;
+    Ok(worked.or(first))
+}
+
+/// The proxy looks the name up: where there are proxies, the DNS often knows the inside only.
+async fn through_proxy(
+    target: &Target,
+    settings: &Settings,
+    stop: &Stop,
+    report: &mut Report,
+) -> io::Result<()> {
+    report.skip(
+        StepName::Resolve,
+        &target.host,
+        "left to the proxy, without SRV records",
+    )?;
+    let way = Way {
+        host: &target.host,
+        port: target.port.unwrap_or(DEFAULT_PORT),
+        address: None,
+        kind: target.transport,
+        thorough: true,
+    };
+    if visit(&way, settings, stop, report).await? {
+        report.set_possible();
     }
     Ok(())
 }
@@ -149,7 +225,7 @@ async fn visit(
     let start = Instant::now();
     let tunnel = match tunnel::configure(&mut link, settings).await {
         Ok((tunnel, good)) => {
-            report.step(StepName::Configure, way.address, start, Ok(good))?;
+            report.step(StepName::Configure, way.subject(), start, Ok(good))?;
             tunnel
         }
         Err(mut problem) => {
@@ -160,9 +236,9 @@ async fn visit(
                     ..problem
                 };
             } else if way.kind == TransportKind::Tcp {
-                problem = look::at_stream(problem, way.host, way.address, way.kind, settings).await;
+                problem = second_look(problem, way, settings).await;
             }
-            report.step(StepName::Configure, way.address, start, Err(problem))?;
+            report.step(StepName::Configure, way.subject(), start, Err(problem))?;
             link.close(settings.timeout.min(CLOSE)).await;
             return Ok(false);
         }
@@ -176,7 +252,7 @@ async fn visit(
     let released = tunnel::release(&mut link, &tunnel, settings).await;
     link.close(settings.timeout.min(CLOSE)).await;
     told?;
-    report.step(StepName::Release, way.address, start, released)?;
+    report.step(StepName::Release, way.subject(), start, released)?;
     Ok(true)
 }
 
@@ -198,22 +274,22 @@ async fn examine(
     };
     let alive = result.is_ok();
     if settings.count > 0 {
-        report.step(StepName::Keepalive, way.address, start, result)?;
+        report.step(StepName::Keepalive, way.subject(), start, result)?;
     } else {
-        report.skip(StepName::Keepalive, way.address, "not asked for")?;
+        report.skip(StepName::Keepalive, way.subject(), "not asked for")?;
     }
     if way.kind.is_stream() {
-        return report.skip(StepName::Mtu, way.address, "on streams TCP sees to that");
+        return report.skip(StepName::Mtu, way.subject(), "on streams TCP sees to that");
     }
     if settings.mtu == 0 {
-        return report.skip(StepName::Mtu, way.address, "not asked for");
+        return report.skip(StepName::Mtu, way.subject(), "not asked for");
     }
     if !alive {
-        return report.skip(StepName::Mtu, way.address, "nothing gets through");
+        return report.skip(StepName::Mtu, way.subject(), "nothing gets through");
     }
     let start = Instant::now();
     let result = measure::mtu(link, tunnel, &trips, settings).await;
-    report.step(StepName::Mtu, way.address, start, result)
+    report.step(StepName::Mtu, way.subject(), start, result)
 }
 
 async fn tcp(
@@ -240,8 +316,12 @@ async fn connected(
     settings: &Settings,
     report: &mut Report,
 ) -> io::Result<Option<TcpStream>> {
-    let Some(through) = &settings.proxy else {
-        return tcp(way.address, settings, report).await;
+    let (through, address) = (settings.proxy.as_ref(), way.address);
+    let Some(through) = through.filter(|_| address.is_none()) else {
+        return match address {
+            Some(address) => tcp(address, settings, report).await,
+            None => Ok(None),
+        };
     };
     let start = Instant::now();
     let port = Some(through.port);
@@ -259,9 +339,9 @@ async fn connected(
         };
         let start = Instant::now();
         let until = settings.deadline();
-        let result = proxy::connect(&mut stream, way.address, until).await;
+        let result = proxy::connect(&mut stream, &way.subject(), until).await;
         let is_ok = result.is_ok();
-        let told = result.map(|line| Good::new(format!("connects to {} ({line})", way.address)));
+        let told = result.map(|line| Good::new(format!("connects to {} ({line})", way.subject())));
         report.step(StepName::Proxy, through, start, told)?;
         return Ok(is_ok.then_some(stream));
     }
@@ -283,7 +363,7 @@ async fn stream(
             Ok(stream) => Ok(Some(ClientTransport::Stream(stream))),
             Err(error) => {
                 let told = Err(error.into());
-                report.step(StepName::Configure, way.address, Instant::now(), told)?;
+                report.step(StepName::Configure, way.subject(), Instant::now(), told)?;
                 Ok(None)
             }
         };
@@ -298,9 +378,9 @@ async fn stream(
     let stream = match result {
         Ok(stream) => stream,
         Err(problem) => {
-            let problem = look::at_stream(problem, way.host, way.address, way.kind, settings).await;
+            let problem = second_look(problem, way, settings).await;
             let problem = with_certificate(problem, way, settings).await;
-            report.step(StepName::Tls, way.address, start, Err(problem))?;
+            report.step(StepName::Tls, way.subject(), start, Err(problem))?;
             return Ok(None);
         }
     };
@@ -317,11 +397,19 @@ async fn stream(
             good.lines.append(&mut certificate.lines);
         }
     }
-    report.step(StepName::Tls, way.address, start, Ok(good))?;
+    report.step(StepName::Tls, way.subject(), start, Ok(good))?;
     Ok(Some(ClientTransport::Stream(stream)))
 }
 
-/// Shows the certificate that was refused. Through a proxy another server might be asked.
+/// Only of a server that was reached directly: through a proxy another one might be asked.
+async fn second_look(problem: Problem, way: &Way<'_>, settings: &Settings) -> Problem {
+    match way.address {
+        Some(address) => look::at_stream(problem, way.host, address, way.kind, settings).await,
+        None => problem,
+    }
+}
+
+/// Shows the certificate that was refused.
 async fn with_certificate(problem: Problem, way: &Way<'_>, settings: &Settings) -> Problem {
     let is_about_it = matches!(
         problem.kind,
@@ -331,10 +419,10 @@ async fn with_certificate(problem: Problem, way: &Way<'_>, settings: &Settings) 
             | Kind::CertificateIssuer
             | Kind::Certificate
     );
-    if !is_about_it || settings.proxy.is_some() {
+    let Some(address) = way.address.filter(|_| is_about_it) else {
         return problem;
-    }
-    let peer = look::certificate(way.host, way.address, way.kind, settings).await;
+    };
+    let peer = look::certificate(way.host, address, way.kind, settings).await;
     match peer.map(|peer| certificate::describe(&peer)) {
         Some(shown) => Problem {
             more: shown.more,
@@ -350,8 +438,11 @@ async fn datagram(
     settings: &Settings,
     report: &mut Report,
 ) -> io::Result<Option<ClientTransport>> {
+    let Some(address) = way.address else {
+        return Ok(None);
+    };
     let start = Instant::now();
-    let mut target = settings.dtls_target(way.host, way.address);
+    let mut target = settings.dtls_target(way.host, address);
     target.transport = way.kind;
     let result = connect(&target, settings.security.as_ref(), &settings.connect).await;
     let transport = match result {
@@ -363,7 +454,7 @@ async fn datagram(
             } else {
                 StepName::Configure
             };
-            report.step(step, way.address, start, Err(problem))?;
+            report.step(step, way.subject(), start, Err(problem))?;
             return Ok(None);
         }
     };
@@ -380,7 +471,7 @@ async fn datagram(
             good.more.append(&mut certificate.more);
             good.lines.append(&mut certificate.lines);
         }
-        report.step(StepName::Dtls, way.address, start, Ok(good))?;
+        report.step(StepName::Dtls, way.subject(), start, Ok(good))?;
     }
     Ok(Some(transport))
 }

@@ -237,7 +237,12 @@ fn a_proxy_on_the_way() {
     let url = server.url(Transport::Tls);
     let proxy = serve(|mut stream| {
         let request = head(&mut stream);
-        let to = request.split(' ').nth(1).unwrap();
+        // The name is left to the proxy: this one knows it.
+        let to = request
+            .split(' ')
+            .nth(1)
+            .unwrap()
+            .replace("inside.example", "127.0.0.1");
         let mut server = TcpStream::connect(to).unwrap();
         stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").unwrap();
         let mut back = (server.try_clone().unwrap(), stream.try_clone().unwrap());
@@ -251,6 +256,22 @@ fn a_proxy_on_the_way() {
     let (code, targets) = examine(&arguments);
     assert_eq!(code, 0, "{targets:#}");
     assert_eq!(step(&targets[0], "proxy")["ok"], true);
+    let named = url.replace("127.0.0.1", "inside.example");
+    let arguments = [
+        "--only",
+        "--count",
+        "1",
+        "--ca",
+        &ca,
+        "--server-name",
+        "localhost",
+        "--proxy",
+        &proxy,
+        &named,
+    ];
+    let (code, targets) = examine(&arguments);
+    assert_eq!(code, 0, "{targets:#}");
+    assert!(step(&targets[0], "resolve")["ok"].is_null());
     let asking = serve(|mut stream| {
         head(&mut stream);
         drop(stream.write_all(b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n"));
