@@ -17,6 +17,7 @@
 //! | --- | --- |
 //! | [`cert`] | certificates and keys from PEM, trust, the one verification path, who the peer is |
 //! | [`client`] | connecting to a target over TCP, TLS, UDP or DTLS; one shape for all four |
+//! | [`proxy`] | the way through an HTTP proxy, for TCP and TLS |
 //! | [`stream`], [`tls`] | TCP connections, plain or under TLS, at either end |
 //! | [`listener`] | one TCP port for plain and TLS connections, safe against strangers |
 //! | [`datagram`] | UDP in batches |
@@ -33,9 +34,9 @@
 //! Each buffer and table states its bound where it is declared. What strangers cause is counted and logged
 //! sparingly, and is never an error of the caller's.
 //!
-//! Cargo features choose the DTLS libraries: `dtls-openssl` (default), `dtls-dimpl` and `dtls-webrtc`. `tun` adds TUN devices.
-//! `netwatch` (default) watches the network on Linux, `srv` (default)
-//! finds servers by DNS SRV records.
+//! Cargo features choose the DTLS libraries: `dtls-openssl` (default), `dtls-dimpl` and `dtls-webrtc`. `tun` adds TUN devices,
+//! `proxy-negotiate` NTLM and Kerberos at proxies. `netwatch` (default) watches the network on Linux, `srv` (default) finds
+//! servers by DNS SRV records.
 
 pub mod cert;
 pub mod client;
@@ -44,6 +45,7 @@ pub mod datagram;
 pub mod dtls;
 pub mod listener;
 pub mod netwatch;
+pub mod proxy;
 pub mod random;
 pub mod resolve;
 pub mod socket;

@@ -17,7 +17,7 @@ impl StreamTransport {
     /// Takes the connection from its runtime, so that a task of another may have it.
     ///
     /// # Errors
-    /// The runtime does not let go of the socket; then the connection is closed.
+    /// The runtime does not let go of the socket, or it is a TLS connection to a proxy; then the connection is closed.
     pub fn detach(self) -> io::Result<DetachedStream> {
         let Self { socket, state } = self;
         let socket = socket.into_std()?;
@@ -36,7 +36,10 @@ impl DetachedStream {
     pub fn attach(self) -> io::Result<StreamTransport> {
         let Self { socket, state } = self;
         let socket = TcpStream::from_std(socket)?;
-        Ok(StreamTransport { socket, state })
+        Ok(StreamTransport {
+            socket: socket.into(),
+            state,
+        })
     }
 }
 

@@ -5,11 +5,10 @@ use std::{io, time::Duration};
 use bytes::BytesMut;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
     time::timeout,
 };
 
-use super::StreamError;
+use super::{Socket, StreamError};
 use crate::tls::{Role, TlsError, TlsSession};
 
 /// Input is read in pieces of this size; a handshake rarely has more than one.
@@ -24,7 +23,7 @@ const LINGER_BYTES: usize = 256 * 1024;
 
 /// Runs the handshake to its end.
 pub(super) async fn handshake(
-    socket: &mut TcpStream,
+    socket: &mut Socket,
     role: &Role<'_>,
 ) -> Result<TlsSession, StreamError> {
     let mut session = TlsSession::new(role)?;
@@ -34,7 +33,11 @@ pub(super) async fn handshake(
     loop {
         let progress = session.handshake(chunk.get(..input).unwrap_or_default(), &mut wire);
         // On failure this is the alert that tells the peer why.
-        let sent = socket.write_all_buf(&mut wire).await;
+        let sent = async {
+            socket.write_all_buf(&mut wire).await?;
+            socket.flush().await
+        }
+        .await;
         match (progress, sent) {
             (Err(error), sent) => {
                 if sent.is_ok() {
@@ -58,7 +61,7 @@ pub(super) async fn handshake(
 }
 
 /// A peer that refuses us sends an alert and closes; our write then fails before we have read why.
-fn refusal(socket: &TcpStream, session: &mut TlsSession, chunk: &mut [u8]) -> Option<StreamError> {
+fn refusal(socket: &Socket, session: &mut TlsSession, chunk: &mut [u8]) -> Option<StreamError> {
     let mut unsent = BytesMut::new();
     while let Ok(len @ 1..) = socket.try_read(chunk) {
         if let Err(error) = session.handshake(chunk.get(..len)?, &mut unsent) {
@@ -69,7 +72,7 @@ fn refusal(socket: &TcpStream, session: &mut TlsSession, chunk: &mut [u8]) -> Op
 }
 
 /// Ends our direction and reads the peer's until it ends too, for [`LINGER`] and [`LINGER_BYTES`] at most.
-pub(super) async fn linger(socket: &mut TcpStream) {
+pub(super) async fn linger(socket: &mut Socket) {
     let drain = async {
         socket.shutdown().await?;
         let mut chunk = vec![0; CHUNK];

@@ -25,10 +25,12 @@ mod detached;
 mod error;
 mod handshake;
 mod queue;
+mod socket;
 mod transport;
 
 pub use class::UnitClass;
 pub use detached::DetachedStream;
 pub use error::{QueueError, StreamError};
 pub use queue::QueueDrops;
+pub use socket::Socket;
 pub use transport::{MIN_RECV_BUFFER, RECV_BUFFER, StreamTransport};

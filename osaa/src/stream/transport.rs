@@ -17,12 +17,11 @@ use rustls_pki_types::ServerName;
 use socket2::SockRef;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
     time::timeout,
 };
 
 use super::{
-    QueueDrops, QueueError, StreamError, UnitClass, handshake,
+    QueueDrops, QueueError, Socket, StreamError, UnitClass, handshake,
     queue::{QueueLimits, SendQueue},
 };
 use crate::{
@@ -55,7 +54,7 @@ const MAX_ANSWERS: usize = 128 * 1024;
 /// Dropping it closes the connection at once; data not yet acknowledged may be lost. [`Self::poll_shutdown`] or
 /// [`Self::close`] end it in order.
 pub struct StreamTransport {
-    pub(super) socket: TcpStream,
+    pub(super) socket: Socket,
     pub(super) state: State,
 }
 
@@ -111,8 +110,9 @@ impl StreamTransport {
     ///
     /// # Errors
     /// The socket's options cannot be set, which includes a connection that is already gone.
-    pub fn plain(socket: TcpStream, options: &StreamOptions) -> io::Result<Self> {
-        options.apply(&socket)?;
+    pub fn plain(socket: impl Into<Socket>, options: &StreamOptions) -> io::Result<Self> {
+        let socket = socket.into();
+        options.apply(socket.tcp())?;
         Ok(Self {
             state: State {
                 local: socket.local_addr()?,
@@ -142,7 +142,7 @@ impl StreamTransport {
     /// # Errors
     /// The connection or the handshake failed.
     pub async fn tls_client(
-        socket: TcpStream,
+        socket: impl Into<Socket>,
         security: &ClientSecurity,
         name: ServerName<'static>,
         options: &StreamOptions,
@@ -156,7 +156,7 @@ impl StreamTransport {
     /// # Errors
     /// The connection or the handshake failed. The peer has then been told by an alert.
     pub async fn tls_server(
-        socket: TcpStream,
+        socket: impl Into<Socket>,
         security: &ServerSecurity,
         options: &StreamOptions,
     ) -> Result<Self, StreamError> {
@@ -164,7 +164,7 @@ impl StreamTransport {
     }
 
     async fn tls(
-        socket: TcpStream,
+        socket: impl Into<Socket>,
         role: &Role<'_>,
         options: &StreamOptions,
     ) -> Result<Self, StreamError> {
@@ -183,10 +183,16 @@ impl StreamTransport {
         self.state.local
     }
 
-    /// The peer's address.
+    /// The peer's address; the proxy's, if there is one.
     #[must_use]
     pub fn peer_addr(&self) -> SocketAddr {
         self.state.peer
+    }
+
+    /// Whether the connection leads through a proxy.
+    #[must_use]
+    pub const fn is_proxied(&self) -> bool {
+        self.socket.is_proxied()
     }
 
     /// What the TLS handshake agreed on; `None` for a plain connection.
@@ -206,7 +212,7 @@ impl StreamTransport {
     /// # Errors
     /// The operating system does not allow it.
     pub fn set_dscp(&self, dscp: Dscp) -> io::Result<()> {
-        set_dscp(&SockRef::from(&self.socket), self.state.local, dscp)
+        set_dscp(&SockRef::from(self.socket.tcp()), self.state.local, dscp)
     }
 
     /// Lets some `bytes` at most wait in the system to be read here, so that the peer holds back what is beyond. `None`: as many
@@ -221,7 +227,7 @@ impl StreamTransport {
     /// The operating system does not allow it.
     pub fn limit_unread(&mut self, bytes: Option<u32>) -> io::Result<()> {
         if self.state.unread != bytes {
-            let socket = SockRef::from(&self.socket);
+            let socket = SockRef::from(self.socket.tcp());
             match bytes {
                 Some(bytes) => socket.set_recv_buffer_size(bytes as usize)?,
                 None => enlarge_receive_buffer(&socket, LIFTED)?,
@@ -401,11 +407,14 @@ impl StreamTransport {
         Ok(taken)
     }
 
-    /// Bytes taken and not yet handed to the operating system.
+    /// Bytes taken and not yet handed to the operating system; those that wait in the TLS leg to a proxy count as one.
     #[must_use]
     pub fn unsent(&self) -> usize {
         let queued = self.state.queue.as_ref().map_or(0, |queue| queue.len());
-        queued.saturating_add(self.state.wire.len())
+        let inside = usize::from(self.socket.waits());
+        queued
+            .saturating_add(self.state.wire.len())
+            .saturating_add(inside)
     }
 
     /// Units that were taken, and dropped since the last call.
@@ -460,7 +469,7 @@ impl StreamTransport {
             }
             ready!(poll_write_all(socket, cx, &mut state.wire))?;
         }
-        Poll::Ready(Ok(()))
+        Pin::new(socket).poll_flush(cx).map_err(Into::into)
     }
 
     /// Ends our direction in order: sends what waits, close_notify under TLS, then FIN. Receiving goes on until the peer
@@ -581,11 +590,7 @@ impl fmt::Debug for StreamTransport {
     }
 }
 
-fn poll_read(
-    socket: &mut TcpStream,
-    cx: &mut Context<'_>,
-    buf: &mut [u8],
-) -> Poll<io::Result<usize>> {
+fn poll_read(socket: &mut Socket, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
     let mut read = ReadBuf::new(buf);
     ready!(Pin::new(socket).poll_read(cx, &mut read))?;
     Poll::Ready(Ok(read.filled().len()))
@@ -593,7 +598,7 @@ fn poll_read(
 
 /// Writes until `bytes` is empty, then gives its memory back.
 fn poll_write_all(
-    socket: &mut TcpStream,
+    socket: &mut Socket,
     cx: &mut Context<'_>,
     bytes: &mut BytesMut,
 ) -> Poll<io::Result<()>> {
@@ -616,7 +621,7 @@ fn only<'a>(slices: &'a [IoSlice<'_>]) -> Option<&'a [u8]> {
 }
 
 fn poll_write_slices(
-    socket: &mut TcpStream,
+    socket: &mut Socket,
     cx: &mut Context<'_>,
     slices: &[IoSlice<'_>],
 ) -> Poll<io::Result<usize>> {
@@ -628,7 +633,7 @@ fn poll_write_slices(
 
 /// Makes one record of `slices` and writes it; what the socket does not take goes to `wire`, which was empty.
 fn seal_and_write(
-    socket: &mut TcpStream,
+    socket: &mut Socket,
     cx: &mut Context<'_>,
     session: &mut TlsSession,
     slices: &[IoSlice<'_>],

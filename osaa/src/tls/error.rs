@@ -47,7 +47,7 @@ pub enum TlsError {
 impl TlsError {
     /// `role` is the peer's: "server" or "client".
     #[allow(clippy::wildcard_enum_match_arm, reason = "a foreign enum that grows")]
-    pub(super) fn from_rustls(error: Error, role: &'static str) -> Self {
+    pub(crate) fn from_rustls(error: Error, role: &'static str) -> Self {
         match error {
             Error::InvalidCertificate(error) => {
                 Self::Certificate(CertificateError::from_certificate(error, role))
