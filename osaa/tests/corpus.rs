@@ -28,3 +28,8 @@ fn datagrams_of_strangers() {
 fn certificates_of_peers() {
     replay("certificate", shared::certificate);
 }
+
+#[test]
+fn answers_of_proxies() {
+    replay("proxy", shared::proxy);
+}

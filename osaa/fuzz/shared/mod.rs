@@ -13,6 +13,7 @@ use tsc_osaa::{
     dtls::{
         DtlsBackendKind, DtlsEndpointLimits, DtlsOptions, DtlsServerConfig, DtlsServerEndpoint,
     },
+    proxy::{Body, Chunks, MAX_CHALLENGES, MAX_HEAD, parse_head},
 };
 
 /// Half-open handshakes that the endpoint under test allows.
@@ -92,5 +93,50 @@ pub(crate) fn certificate(data: &[u8]) {
         assert!(peer.names().len() <= tsc_osaa::cert::MAX_NAMES);
         assert!(!peer.identity().is_empty());
         assert_eq!(peer.chain().len(), 1);
+    }
+}
+
+/// Input: an answer, with its body. Texts for people are short and clean, challenges are bounded; a head is found at its last
+/// byte and not before, and a chunked body ends at the same place whether it comes at once or byte by byte.
+pub(crate) fn proxy(data: &[u8]) {
+    let Ok(Some((head, length))) = parse_head(data) else {
+        return;
+    };
+    assert!(length <= data.len() && length <= MAX_HEAD);
+    let (before, body) = data.split_at(length);
+    assert_eq!(parse_head(before), Ok(Some((head.clone(), length))));
+    if let Some((_, shorter)) = before.split_last() {
+        assert!(
+            !matches!(parse_head(shorter), Ok(Some(_))),
+            "a head without its end"
+        );
+    }
+    for text in [Some(&head.reason), head.location.as_ref()]
+        .into_iter()
+        .flatten()
+    {
+        assert!(text.len() <= 128 && text.bytes().all(|byte| (0x20..0x7F).contains(&byte)));
+    }
+    assert!(head.challenges.len() <= MAX_CHALLENGES);
+    assert!(!(head.keeps && head.body == Body::UntilClose));
+    if head.body == Body::Chunked {
+        let mut at_once = Chunks::default();
+        let taken = at_once.take(body);
+        let mut bytewise = Chunks::default();
+        let mut count = 0;
+        let mut failed = false;
+        for byte in body {
+            match bytewise.take(std::slice::from_ref(byte)) {
+                Ok(1) => count += 1,
+                Ok(_) => break,
+                Err(_) => {
+                    failed = true;
+                    break;
+                }
+            }
+        }
+        assert_eq!(taken.is_err(), failed);
+        assert!(failed || taken == Ok(count));
+        assert_eq!(at_once.is_done(), bytewise.is_done());
     }
 }

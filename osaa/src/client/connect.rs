@@ -15,12 +15,13 @@ use tracing::debug;
 
 use super::{
     ClientTransport, ConnectError, DatagramTransport, Host, Target, TransportKind,
-    datagram::HandshakeError,
+    datagram::HandshakeError, proxied,
 };
 use crate::{
     cert::ClientSecurity,
     datagram::{DatagramOptions, DatagramSocket},
     dtls::{DtlsBackendKind, DtlsClientConfig, DtlsConfigError, DtlsOptions},
+    proxy::ProxySettings,
     socket::{PortSharing, StreamOptions, bound},
     stream::StreamTransport,
 };
@@ -38,6 +39,9 @@ pub struct ConnectOptions {
     pub attempt_timeout: Duration,
     /// Local address to connect from; only server addresses of its family are tried. Port 0 lets the system choose.
     pub bind: Option<SocketAddr>,
+    /// The way to targets over TCP and TLS leads through a proxy; UDP and DTLS are refused where one applies. Default:
+    /// none.
+    pub proxy: ProxySettings,
     /// For TCP and TLS.
     pub stream: StreamOptions,
     /// For UDP and DTLS.
@@ -54,6 +58,7 @@ impl Default for ConnectOptions {
             timeout: Duration::from_secs(15),
             attempt_timeout: Duration::from_secs(5),
             bind: None,
+            proxy: ProxySettings::direct(),
             stream: StreamOptions::client(),
             datagram: DatagramOptions::client(),
             dtls_backend: None,
@@ -75,6 +80,9 @@ pub async fn connect(
     let kind = target.transport;
     if kind.is_protected() && security.is_none() {
         return Err(ConnectError::NoSecurity(kind));
+    }
+    if let Some(proxy) = options.proxy.for_target(&target.host, target.port) {
+        return proxied::connect(proxy, target, security, options).await;
     }
     let start = Instant::now();
     let left = || options.timeout.saturating_sub(start.elapsed());

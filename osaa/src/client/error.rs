@@ -6,6 +6,7 @@ use crate::{
     cert::CertificateError,
     dtls::{Alert, DtlsConfigError, DtlsError},
     resolve::ResolveError,
+    proxy::ProxyError,
     stream::StreamError,
     tls::TlsError,
 };
@@ -86,6 +87,13 @@ pub enum ConnectError {
     /// The DTLS handshake failed otherwise.
     #[error("DTLS handshake failed: {0}")]
     Dtls(#[source] DtlsError),
+    /// The proxy on the way.
+    #[error(transparent)]
+    Proxy(ProxyError),
+    /// A proxy is set for this target, and it cannot carry datagrams. Nothing goes around it: take TCP or TLS, or except the
+    /// server from the proxy ([`NoProxy`](crate::proxy::NoProxy)).
+    #[error("a proxy is set for this server, and no proxy carries {0}")]
+    ProxyNeedsStream(super::TransportKind),
     /// Anything else the operating system reports.
     #[error("cannot connect to {address}: {source}")]
     Io {
@@ -116,7 +124,9 @@ impl ConnectError {
             | Self::Resolve { .. }
             | Self::NoAddress { .. }
             | Self::Certificate(_)
-            | Self::DtlsConfig(_) => false,
+            | Self::DtlsConfig(_)
+            | Self::Proxy(_)
+            | Self::ProxyNeedsStream(_) => false,
         }
     }
 

@@ -7,6 +7,7 @@
 mod connect;
 mod datagram;
 mod error;
+mod proxied;
 mod target;
 mod transport;
 

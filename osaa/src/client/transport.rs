@@ -26,6 +26,7 @@ pub const RECV_BUFFER: usize = stream::RECV_BUFFER;
 /// with [`poll_send_batch`](Self::poll_send_batch) followed by [`poll_flush`](Self::poll_flush).
 #[derive(Debug)]
 #[non_exhaustive]
+#[allow(clippy::large_enum_variant, reason = "a client has one or two of them")]
 pub enum ClientTransport {
     /// TCP or TLS.
     Stream(StreamTransport),
@@ -77,7 +78,16 @@ impl ClientTransport {
         }
     }
 
-    /// The server's outer address.
+    /// Whether it leads through a proxy, so that [`Self::peer_addr`] is not the server's.
+    #[must_use]
+    pub const fn is_proxied(&self) -> bool {
+        match self {
+            Self::Stream(stream) => stream.is_proxied(),
+            Self::Datagram(_) => false,
+        }
+    }
+
+    /// The server's outer address; the proxy's, if there is one.
     #[must_use]
     pub fn peer_addr(&self) -> SocketAddr {
         match self {
