@@ -10,6 +10,7 @@ use tsc_csm::{
 use tsc_osaa::{
     cert::{Identity, Trust},
     dtls::DtlsBackendKind,
+    proxy::{ParseProxyError, ProxySettings},
     resolve::Families,
     socket::OuterDscp,
 };
@@ -31,8 +32,8 @@ pub const LONGEST_RACE_DELAY: Duration = Duration::from_secs(60);
 /// Parameters of a tunnel; made by [`Tunnel::builder`].
 ///
 /// Defaults: the system's certificate authorities are trusted, the certificate must carry the server's host name,
-/// no client certificate and no token are sent, the preferred DTLS back end is used, and a minute may pass until the
-/// tunnel is up.
+/// no client certificate and no token are sent, the preferred DTLS back end is used, there is no proxy (the environment is not
+/// asked), and a minute may pass until the tunnel is up.
 #[derive(Debug)]
 #[must_use = "a builder does nothing until `connect`"]
 pub struct TunnelBuilder {
@@ -41,6 +42,8 @@ pub struct TunnelBuilder {
     pub(crate) trust: Trust,
     pub(crate) identity: Option<Identity>,
     pub(crate) dtls_backend: Option<DtlsBackendKind>,
+    pub(crate) proxy: ProxySettings,
+    pub(crate) direct: bool,
     pub(crate) outer_dscp: OuterDscp,
     pub(crate) trace: Option<PathBuf>,
     pub(crate) families: Families,
@@ -58,6 +61,8 @@ impl TunnelBuilder {
             trust: Trust::System,
             identity: None,
             dtls_backend: None,
+            proxy: ProxySettings::direct(),
+            direct: false,
             outer_dscp: OuterDscp::Off,
             trace: None,
             families: Families::default(),
@@ -113,6 +118,32 @@ impl TunnelBuilder {
     pub const fn dtls_backend(mut self, backend: DtlsBackendKind) -> Self {
         self.dtls_backend = Some(backend);
         self
+    }
+
+    /// Reaches the servers through an HTTP proxy: a [`Proxy`](crate::proxy::Proxy) for all, or [`ProxySettings`] with
+    /// exceptions. Proxies carry TCP and TLS; servers over UDP and DTLS that are no exceptions are passed over. Wrong
+    /// credentials end the attempts at once; see [`ProxyError::is_final`](crate::proxy::ProxyError::is_final).
+    pub fn proxy(mut self, proxy: impl Into<ProxySettings>) -> Self {
+        self.proxy = proxy.into();
+        self
+    }
+
+    /// Tries the servers without the proxy as well, and those over UDP and DTLS without it only: for networks that may have a way
+    /// around their proxy. Who is on the way then sees which servers are asked for.
+    pub const fn also_without_proxy(mut self) -> Self {
+        self.direct = true;
+        self
+    }
+
+    /// Reaches the servers as the environment variables `HTTPS_PROXY`, `ALL_PROXY` and `NO_PROXY` (or in small letters) say,
+    /// which may mean without a proxy. See [`ProxySettings::from_environment`].
+    ///
+    /// # Errors
+    ///
+    /// What stands there is no HTTP proxy.
+    pub fn proxy_from_environment(self) -> Result<Self, ParseProxyError> {
+        let settings = ProxySettings::from_environment(|name| std::env::var(name).ok())?;
+        Ok(self.proxy(settings))
     }
 
     /// How outer packets to the server are marked: by default as the server asks for

@@ -30,6 +30,7 @@
 //! - [`Tunnel::lookup_host`]: names, by the DNS servers inside.
 //! - [`PacketSocket`]: packets of a network behind this client, for gateways, which put them on a TUN device (`tun`,
 //!   feature `tun`, Linux).
+//! - [`proxy`]: HTTP proxies on the way, with their credentials (feature `proxy-negotiate` for NTLM and Kerberos).
 //! - [`Notification`]: what happens to a tunnel, as a stream of typed events.
 //! - [`ErrorCode`] and [`Coded`]: the SDK guide's error codes 0-12 for each typed error.
 //!
@@ -71,6 +72,8 @@ pub use tsc_csm::{
     client::{AddressWish, AttemptFailure, ClientConfigError, DownReason, Refusal, SuspendReason},
     server::pool::Family,
 };
+/// HTTP proxies on the way to a server: what [`TunnelBuilder::proxy`] takes.
+pub use tsc_osaa::proxy;
 #[cfg(all(feature = "tun", target_os = "linux"))]
 pub use tsc_osaa::tun;
 pub use tsc_osaa::{

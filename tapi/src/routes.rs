@@ -1,6 +1,11 @@
 //! The ways that an application names, and what the control plane calls them.
 
-use tsc_csm::client::{Endpoint, Target};
+use tsc_csm::{
+    Transport,
+    client::{Endpoint, Target},
+};
+
+use tsc_osaa::{client::Host, proxy::ProxySettings, resolve::DEFAULT_PORT};
 
 use crate::server::Server;
 
@@ -8,13 +13,42 @@ use crate::server::Server;
 #[derive(Clone, Debug)]
 pub(crate) struct Route {
     pub(crate) server: Server,
+    /// Through the proxy that is set for it.
+    pub(crate) proxied: bool,
 }
 
 impl Route {
     /// By which it is remembered.
     pub(crate) fn name(&self) -> String {
-        self.server.to_string()
+        let way = if self.proxied { " through a proxy" } else { "" };
+        format!("{}{way}", self.server)
     }
+}
+
+/// The ways to the servers, in order: where a proxy is set for one, through that; and directly too if `direct` says so.
+pub(crate) fn ways(servers: Vec<Server>, proxy: &ProxySettings, direct: bool) -> Vec<Route> {
+    let mut routes = Vec::new();
+    for server in servers {
+        let port = server.port().unwrap_or(DEFAULT_PORT);
+        let host = server.host().parse::<Host>();
+        let proxied = host.is_ok_and(|host| proxy.for_target(&host, port).is_some());
+        let carries = matches!(server.transport(), Transport::Tcp | Transport::Tls);
+        if !proxied || direct {
+            let server = server.clone();
+            routes.push(Route {
+                server,
+                proxied: false,
+            });
+        }
+        // A proxy that does not carry it says so, if nobody else may.
+        if proxied && (carries || !direct) {
+            routes.push(Route {
+                server,
+                proxied: true,
+            });
+        }
+    }
+    routes
 }
 
 /// All of them, in order of preference.
@@ -90,7 +124,7 @@ mod tests {
         ]
         .map(|url| url.parse().unwrap())
         .into();
-        let routes = Routes::new(servers.iter().cloned().map(|server| Route { server }));
+        let routes = Routes::new(ways(servers.clone(), &ProxySettings::direct(), false));
         let targets = routes.targets();
         let endpoints: Vec<usize> = targets
             .iter()
@@ -102,5 +136,35 @@ mod tests {
             assert_eq!(&route.server, server);
             assert_eq!(routes.named(&route.name()), Some(*target));
         }
+    }
+
+    #[test]
+    fn a_proxy_is_another_way_for_streams_or_the_only_one() {
+        let servers = ["tls://a:1", "udp://a:2", "tcp://inside:3"];
+        let servers: Vec<Server> = servers.map(|url| url.parse().unwrap()).into();
+        let proxy: tsc_osaa::proxy::Proxy = "http://proxy:3128".parse().unwrap();
+        let settings =
+            ProxySettings::from(proxy).with_exceptions(tsc_osaa::proxy::NoProxy::new("inside"));
+        let names = |direct| -> Vec<String> {
+            let routes = ways(servers.clone(), &settings, direct);
+            routes.iter().map(Route::name).collect()
+        };
+        assert_eq!(
+            names(false),
+            [
+                "tls://a:1 through a proxy",
+                "udp://a:2 through a proxy",
+                "tcp://inside:3"
+            ]
+        );
+        assert_eq!(
+            names(true),
+            [
+                "tls://a:1",
+                "tls://a:1 through a proxy",
+                "udp://a:2",
+                "tcp://inside:3"
+            ]
+        );
     }
 }

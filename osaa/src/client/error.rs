@@ -5,8 +5,8 @@ use std::{io, net::SocketAddr, time::Duration};
 use crate::{
     cert::CertificateError,
     dtls::{Alert, DtlsConfigError, DtlsError},
-    resolve::ResolveError,
     proxy::ProxyError,
+    resolve::ResolveError,
     stream::StreamError,
     tls::TlsError,
 };

@@ -22,6 +22,7 @@ use tsc_csm::{
 };
 use tsc_osaa::{
     client::{self as transport, ClientTransport},
+    proxy::ProxySettings,
     resolve::DEFAULT_PORT,
 };
 use tsc_tpl::StreamDecoder;
@@ -81,9 +82,10 @@ impl Driver {
         address: Option<SocketAddr>,
     ) -> Pin<Box<dyn Future<Output = Opened> + Send>> {
         let kind = kind(server.transport());
-        let origin = self.routes.of(target);
-        let origin = origin.or_else(|| self.routes.origin(target.endpoint.origin()));
-        let origin = origin.map_or(server, |route| &route.server);
+        // Where a redirect leads is reached as the one who sent us there.
+        let route = self.routes.of(target);
+        let route = route.or_else(|| self.routes.origin(target.endpoint.origin()));
+        let origin = route.map_or(server, |route| &route.server);
         let name = self.server_name.as_deref().unwrap_or_else(|| origin.host());
         let host = match address {
             Some(address) => Ok(address.ip().into()),
@@ -104,7 +106,10 @@ impl Driver {
             }
         };
         let security = self.security.clone();
-        let options = self.options.clone();
+        let mut options = self.options.clone();
+        if !route.is_some_and(|route| route.proxied) {
+            options.proxy = ProxySettings::direct();
+        }
         Box::pin(async move { transport::connect(&target, security.as_ref(), &options).await })
     }
 
@@ -205,6 +210,8 @@ fn failure(error: &transport::ConnectError) -> TransportFailure {
         ConnectError::ClientCertificate(_) => TransportFailure::ClientCertificate,
         ConnectError::Refused { .. } => TransportFailure::Refused,
         ConnectError::NoSecurity(_) | ConnectError::DtlsConfig(_) => TransportFailure::Unsupported,
+        ConnectError::Proxy(error) if error.is_final() => TransportFailure::Proxy,
+        ConnectError::ProxyNeedsStream(_) => TransportFailure::Proxy,
         ConnectError::Alert(_)
         | ConnectError::Alpn
         | ConnectError::Tls(_)

@@ -32,6 +32,9 @@ impl Driver {
                 .client
                 .not_resolved(now, target, TransportFailure::Unsupported);
         };
+        if route.proxied {
+            return self.client.resolved_by_name(now, target);
+        }
         // Names were checked when the driver was made.
         let Ok(host) = route.server.host().parse::<Host>() else {
             return self

@@ -56,7 +56,7 @@ use crate::{
     error::ConnectError,
     memory::PathMemory,
     notification::Notification,
-    routes::{Route, Routes},
+    routes::{Route, Routes, ways},
     server::Server,
     shared::{Command, Shared},
     tunnel::Activity,
@@ -131,7 +131,7 @@ impl Driver {
     ) -> Result<(Self, Arc<Shared>), ConnectError> {
         let mut random = SystemRandom;
         let seed = random.u64();
-        let routes = Routes::new(builder.servers.into_iter().map(|server| Route { server }));
+        let routes = Routes::new(ways(builder.servers, &builder.proxy, builder.direct));
         let mut csm = builder.csm;
         csm.targets = routes.targets();
         csm.first = builder
@@ -139,7 +139,7 @@ impl Driver {
             .recall()
             .and_then(|(name, _)| routes.named(&name));
         let client = Client::new(csm, Box::new(random))?;
-        for Route { server } in routes.iter() {
+        for Route { server, .. } in routes.iter() {
             let name = builder
                 .server_name
                 .as_deref()
@@ -166,6 +166,7 @@ impl Driver {
         };
         let mut options = ConnectOptions::default();
         options.dtls_backend = builder.dtls_backend;
+        options.proxy = builder.proxy.clone();
         options.stream.dscp = builder.outer_dscp.of_socket();
         options.datagram.dscp = builder.outer_dscp.of_socket();
         let mut resolve = ResolveOptions::default();
