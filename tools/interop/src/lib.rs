@@ -1,4 +1,4 @@
-//! Labs in which OpenTSC's programs talk with foreign ones: SIPp, Kamailio, baresip, nginx, curl.
+//! Labs in which OpenTSC's programs talk with foreign ones: SIPp, Kamailio, baresip, nginx, curl, Squid.
 //!
 //! A test runs in namespaces of its own ([`isolated`]): processes, mounts and networks that are gone with it, however it
 //! ends. In there a [`Lab`] stands for a provider's edge:
@@ -28,6 +28,7 @@ mod process;
 mod programs;
 mod sipp;
 mod wire;
+mod squid;
 
 pub use foreign::{BARESIP, baresip, kamailio, wait_for_port};
 pub use http::{CORE, Download, curl, nginx};
@@ -38,3 +39,4 @@ pub use process::{Outcome, Process};
 pub use programs::{program, version};
 pub use sipp::Statistics;
 pub use wire::{Wire, WireOptions};
+pub use squid::{Authentication, DOMAIN, PASSWORD, PROXY, PROXY_TLS, REALM, Squid, USER};
