@@ -8,7 +8,7 @@ use tsc_csm::{
     client::{AddressWish, ClientConfig},
 };
 use tsc_osaa::{
-    cert::{Identity, Trust},
+    cert::{HelloOptions, Identity, Trust},
     dtls::DtlsBackendKind,
     proxy::{ParseProxyError, ProxySettings},
     resolve::Families,
@@ -41,6 +41,7 @@ pub struct TunnelBuilder {
     pub(crate) server_name: Option<String>,
     pub(crate) trust: Trust,
     pub(crate) identity: Option<Identity>,
+    pub(crate) hello: HelloOptions,
     pub(crate) dtls_backend: Option<DtlsBackendKind>,
     pub(crate) proxy: ProxySettings,
     pub(crate) direct: bool,
@@ -48,6 +49,7 @@ pub struct TunnelBuilder {
     pub(crate) trace: Option<PathBuf>,
     pub(crate) families: Families,
     pub(crate) memory: PathMemory,
+    pub(crate) linger: Duration,
     pub(crate) watch_network: bool,
     pub(crate) csm: ClientConfig,
     pub(crate) notifications: broadcast::Sender<Notification>,
@@ -60,6 +62,7 @@ impl TunnelBuilder {
             server_name: None,
             trust: Trust::System,
             identity: None,
+            hello: HelloOptions::default(),
             dtls_backend: None,
             proxy: ProxySettings::direct(),
             direct: false,
@@ -67,6 +70,7 @@ impl TunnelBuilder {
             trace: None,
             families: Families::default(),
             memory: PathMemory::process(),
+            linger: Duration::ZERO,
             watch_network: true,
             csm: ClientConfig {
                 lookup: true,
@@ -99,6 +103,12 @@ impl TunnelBuilder {
     /// The client's own certificate and key, for servers that ask for one (mutual TLS).
     pub fn identity(mut self, identity: Identity) -> Self {
         self.identity = Some(identity);
+        self
+    }
+
+    /// What TLS and DTLS handshakes show in clear: the application protocol and the server's name. Default: both.
+    pub const fn hello(mut self, hello: HelloOptions) -> Self {
+        self.hello = hello;
         self
     }
 
@@ -232,6 +242,16 @@ impl TunnelBuilder {
     /// Follows redirects that came over TCP or UDP, **with which anyone on the path can lead the client away**.
     pub const fn dangerous_follow_clear_redirects(mut self) -> Self {
         self.csm.follow_clear_redirects = true;
+        self
+    }
+
+    /// After the application drops the [`Tunnel`] it stays for this long, and the next request of this process with the same
+    /// parameters gets it at once, with its inner addresses; [`Tunnel::close`] ends it all the same. Default: zero.
+    ///
+    /// Only a tunnel whose sockets are all closed lingers, at most [`MAX_LINGERING`](crate::MAX_LINGERING) of a process, on the
+    /// runtime that opened it. ("Client-side persistence".)
+    pub const fn linger(mut self, time: Duration) -> Self {
+        self.linger = time;
         self
     }
 

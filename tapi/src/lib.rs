@@ -42,6 +42,7 @@ mod code;
 mod config;
 mod driver;
 mod error;
+mod linger;
 mod lookup;
 mod memory;
 mod notification;
@@ -58,6 +59,7 @@ pub use builder::{LONGEST_RACE_DELAY, TunnelBuilder};
 pub use code::{Coded, ErrorCode};
 pub use config::TunnelConfig;
 pub use error::{CloseError, ConnectError, LookupError, ServiceError, SocketError};
+pub use linger::MAX_LINGERING;
 pub use lookup::{LOOKUP_TIME, MAX_ADDRESSES};
 pub use memory::{MAX_NETWORKS, PathMemory};
 pub use notification::{NOTIFICATION_BACKLOG, Notification, Notifications};
@@ -77,7 +79,7 @@ pub use tsc_osaa::proxy;
 #[cfg(all(feature = "tun", target_os = "linux"))]
 pub use tsc_osaa::tun;
 pub use tsc_osaa::{
-    cert::{CertificateError, CredentialError, Identity, PemSource, Roots, Trust},
+    cert::{CertificateError, CredentialError, HelloOptions, Identity, PemSource, Roots, Trust},
     client::ConnectError as TransportConnectError,
     dtls::DtlsBackendKind,
     socket::{Dscp, OuterDscp},

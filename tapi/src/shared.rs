@@ -32,6 +32,8 @@ pub(crate) enum Command {
     NetworkChanged,
     /// There is a network, or none.
     NetworkAvailable(bool),
+    /// Nobody has a handle any more: release the tunnel in a while, if nobody has by then.
+    Linger(Duration),
     /// Whether anybody looks at the application.
     Activity(Activity),
 }
@@ -155,6 +157,23 @@ impl Shared {
             Some(notifications) => notifications.subscribe(),
             None => broadcast::channel(1).1,
         }
+    }
+
+    /// Tells others from now on.
+    pub(crate) fn hand_over(&self, notifications: broadcast::Sender<Notification>) {
+        let mut state = self.lock();
+        if state.notifications.is_some() {
+            state.notifications = Some(notifications);
+        }
+    }
+
+    /// Whether no socket of the tunnel is open.
+    pub(crate) fn is_unused(&self) -> bool {
+        let state = self.lock();
+        state.readers.is_empty()
+            && state.streams.is_empty()
+            && state.listeners.is_empty()
+            && !state.routed.is_claimed()
     }
 
     /// Ends the tunnel for its sockets.

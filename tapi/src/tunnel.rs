@@ -20,8 +20,9 @@ use crate::{
     builder::TunnelBuilder,
     driver::Driver,
     error::{CloseError, ConnectError, LookupError, ServiceError, SocketError},
+    linger::{self, Key, Lingering},
     lookup,
-    notification::Notifications,
+    notification::{Notification, Notifications},
     routed::{self, PacketSocket},
     server::Server,
     shared::{Command, Shared},
@@ -50,20 +51,60 @@ pub enum Activity {
 pub struct Tunnel {
     shared: Arc<Shared>,
     config: watch::Receiver<Arc<TunnelConfig>>,
-    _release: ReleaseOnDrop,
+    end: EndOnDrop,
 }
 
-/// Releases the tunnel when its handle is dropped, or the future that was opening it.
+/// Releases the tunnel when its handle is dropped, or the future that was opening it; or lets it linger.
 #[derive(Debug)]
-struct ReleaseOnDrop(Arc<Shared>);
+struct EndOnDrop {
+    shared: Arc<Shared>,
+    linger: Option<(Duration, Lingering)>,
+}
 
-impl Drop for ReleaseOnDrop {
+impl Drop for EndOnDrop {
     fn drop(&mut self) {
-        self.0.command(Command::Release(RELEASE_ON_DROP));
+        if let Some((time, lingering)) = self.linger.take()
+            && self.shared.is_unused()
+            && linger::keep(lingering).is_ok()
+        {
+            self.shared.command(Command::Linger(time));
+        } else {
+            self.shared.command(Command::Release(RELEASE_ON_DROP));
+        }
+    }
+}
+
+impl EndOnDrop {
+    const fn new(shared: Arc<Shared>) -> Self {
+        Self {
+            shared,
+            linger: None,
+        }
     }
 }
 
 impl Tunnel {
+    fn new(
+        config: watch::Receiver<Arc<TunnelConfig>>,
+        mut end: EndOnDrop,
+        lingers: Option<(Duration, Key)>,
+    ) -> Self {
+        let shared = Arc::clone(&end.shared);
+        end.linger = lingers.map(|(time, key)| {
+            let lingering = Lingering {
+                key,
+                shared: Arc::clone(&shared),
+                config: config.clone(),
+            };
+            (time, lingering)
+        });
+        Self {
+            shared,
+            config,
+            end,
+        }
+    }
+
     /// Starts describing a tunnel to `server`.
     pub fn builder(server: Server) -> TunnelBuilder {
         TunnelBuilder::new(server)
@@ -217,7 +258,8 @@ impl Tunnel {
     /// # Errors
     ///
     /// The server did not confirm in time, or the tunnel was over already. It is closed in any case.
-    pub async fn close(self, deadline: Duration) -> Result<(), CloseError> {
+    pub async fn close(mut self, deadline: Duration) -> Result<(), CloseError> {
+        self.end.linger = None;
         if let Some(reason) = self.down_reason() {
             return Err(CloseError::AlreadyDown(reason));
         }
@@ -232,16 +274,18 @@ impl Tunnel {
 
 /// Opens the tunnel that `builder` describes.
 pub(crate) async fn open(builder: TunnelBuilder) -> Result<Tunnel, ConnectError> {
+    let lingers = (!builder.linger.is_zero()).then(|| (builder.linger, Key::of(&builder)));
+    if let Some((_, key)) = lingers
+        && let Some(Lingering { shared, config, .. }) = linger::take(key)
+    {
+        shared.hand_over(builder.notifications);
+        shared.notify(Notification::Up(Arc::clone(&config.borrow())));
+        return Ok(Tunnel::new(config, EndOnDrop::new(shared), lingers));
+    }
     let (up, is_up) = oneshot::channel();
     let (driver, shared) = Driver::new(builder, up)?;
-    let release = ReleaseOnDrop(Arc::clone(&shared));
+    let end = EndOnDrop::new(shared);
     tokio::spawn(driver.run());
-    match is_up.await {
-        Ok(result) => Ok(Tunnel {
-            shared,
-            config: result?,
-            _release: release,
-        }),
-        Err(_) => Err(ConnectError::RuntimeGone),
-    }
+    let config = is_up.await.map_err(|_| ConnectError::RuntimeGone)??;
+    Ok(Tunnel::new(config, end, lingers))
 }

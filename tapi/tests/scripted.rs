@@ -402,3 +402,59 @@ fn a_runtime_that_ends_ends_its_tunnels() {
         while told(&mut notifications).await.is_some() {}
     });
 }
+
+#[tokio::test]
+async fn a_tunnel_that_lingers_is_handed_to_the_next_request_like_it() {
+    let listener = listen().await;
+    let builder = || Tunnel::builder(server(&listener)).linger(Duration::from_secs(60));
+    let serve = Peer::serve(&listener, CmType::CONFIGURATION_REQUEST);
+    let (tunnel, mut peer) = soon(async { tokio::join!(builder().connect(), serve) }).await;
+    let tunnel = tunnel.unwrap();
+    drop(tunnel);
+    // At once, with nobody at the server.
+    let again = builder();
+    let mut notifications = again.notifications();
+    let tunnel = soon(again.connect()).await.unwrap();
+    assert_eq!(tunnel.config().tunnel_id, TSID.0);
+    assert!(matches!(
+        told(&mut notifications).await,
+        Some(Notification::Up(_))
+    ));
+    let socket = bind(&tunnel);
+    socket.send_to(b"still here", other()).await.unwrap();
+    assert!(peer.packet().await.ends_with(b"still here"));
+    // Another request gets a tunnel of its own, which does not linger.
+    let serve = Peer::serve(&listener, CmType::CONFIGURATION_REQUEST);
+    let another = Tunnel::builder(server(&listener)).client_info("another");
+    let (another, mut its_peer) = soon(async { tokio::join!(another.connect(), serve) }).await;
+    drop(another.unwrap());
+    its_peer.expect(CmType::CONFIGURATION_RELEASE_REQUEST).await;
+    // One whose sockets are open does not linger.
+    drop(tunnel);
+    let request = peer.expect(CmType::CONFIGURATION_RELEASE_REQUEST).await;
+    peer.answer(&request, ResponseCode::SUCCESS).await;
+    drop(socket);
+}
+
+#[tokio::test]
+async fn a_tunnel_lingers_no_longer_than_it_may_and_close_ends_it() {
+    let listener = listen().await;
+    for time in [Duration::from_millis(50), Duration::from_secs(60)] {
+        let builder = Tunnel::builder(server(&listener)).linger(time);
+        let serve = Peer::serve(&listener, CmType::CONFIGURATION_REQUEST);
+        let (tunnel, mut peer) = soon(async { tokio::join!(builder.connect(), serve) }).await;
+        let tunnel = tunnel.unwrap();
+        let release = async {
+            let request = peer.expect(CmType::CONFIGURATION_RELEASE_REQUEST).await;
+            peer.answer(&request, ResponseCode::SUCCESS).await;
+        };
+        if time < Duration::from_secs(1) {
+            drop(tunnel);
+            soon(release).await;
+        } else {
+            let close = tunnel.close(Duration::from_secs(5));
+            let (closed, ()) = soon(async { tokio::join!(close, release) }).await;
+            closed.unwrap();
+        }
+    }
+}

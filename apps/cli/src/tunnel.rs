@@ -4,7 +4,9 @@ use std::{path::PathBuf, time::Duration};
 
 use clap::Args;
 use tsc_tapi::{
-    ConnectError, DtlsBackendKind, Identity, PemSource, Roots, Server, Trust, Tunnel, TunnelBuilder,
+    ConnectError, DtlsBackendKind, Identity, PemSource, Roots, Server, Trust, Tunnel,
+    TunnelBuilder,
+    proxy::{CredentialSource, Proxy, ProxySettings},
 };
 
 use crate::{UsageError, secret::Secret};
@@ -26,6 +28,19 @@ pub struct TunnelArgs {
     /// Begin with whatever works first, and move to udp or dtls as soon as one of them proves to work.
     #[arg(long)]
     pub move_to_datagrams: bool,
+
+    /// HTTP proxy that leads to the server (method CONNECT, for tcp and tls): http://HOST:PORT or https://HOST:PORT; "env" takes
+    /// what HTTPS_PROXY and NO_PROXY say.
+    #[arg(long, value_name = "URL")]
+    pub proxy: Option<String>,
+
+    /// File whose first line is USER:PASSWORD for the proxy. Others must not be able to read it.
+    #[arg(long, value_name = "FILE", requires = "proxy")]
+    pub proxy_auth: Option<PathBuf>,
+
+    /// Try without the proxy as well.
+    #[arg(long, requires = "proxy")]
+    pub also_without_proxy: bool,
 
     /// Certificate authorities (PEM) to trust instead of the system's.
     #[arg(long, value_name = "FILE")]
@@ -62,6 +77,22 @@ pub struct TunnelArgs {
 }
 
 impl TunnelArgs {
+    fn proxy_settings(&self, proxy: &str) -> Result<ProxySettings, UsageError> {
+        let settings = if proxy == "env" {
+            ProxySettings::from_environment(|name| std::env::var(name).ok())
+        } else {
+            proxy.parse::<Proxy>().map(ProxySettings::from)
+        };
+        let settings = settings.map_err(|error| UsageError::value("--proxy", error))?;
+        Ok(match &self.proxy_auth {
+            None => settings,
+            Some(path) => {
+                let source = CredentialSource::file(path);
+                settings.with_proxy(|proxy| proxy.with_credentials(source))
+            }
+        })
+    }
+
     /// All ways to the servers, in order.
     ///
     /// # Errors
@@ -104,6 +135,12 @@ impl TunnelArgs {
         builder = builder
             .client_info(client_info)
             .connect_timeout(Duration::from_secs(self.connect_timeout));
+        if let Some(proxy) = &self.proxy {
+            builder = builder.proxy(self.proxy_settings(proxy)?);
+        }
+        if self.also_without_proxy {
+            builder = builder.also_without_proxy();
+        }
         if self.move_to_datagrams {
             builder = builder.move_to_datagrams();
         }

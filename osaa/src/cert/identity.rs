@@ -3,6 +3,7 @@
 use std::{fmt, fs::File, io::Read, path::PathBuf, sync::Arc};
 
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem, pem::PemObject};
+use sha2::{Digest as _, Sha256};
 use zeroize::{Zeroize, Zeroizing};
 
 use super::CredentialError;
@@ -169,6 +170,17 @@ impl Drop for Key {
 }
 
 impl Identity {
+    /// Tells one identity from another: a hash of its chain.
+    #[must_use]
+    pub fn digest(&self) -> [u8; 32] {
+        let each = self.inner.chain.iter().map(Sha256::digest);
+        each.fold(Sha256::new(), |hash, certificate| {
+            hash.chain_update(certificate)
+        })
+        .finalize()
+        .into()
+    }
+
     /// Loads a chain and a key; both may be in one source.
     ///
     /// # Errors

@@ -23,4 +23,4 @@ pub use error::{CertificateError, CredentialError};
 pub use identity::{Identity, MAX_CHAIN, MAX_PEM_LEN, PemSource};
 pub use peer::{MAX_NAMES, PeerIdentity, SubjectName};
 pub use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-pub use security::{ALPN, ClientAuth, ClientSecurity, Roots, ServerSecurity, Trust};
+pub use security::{ALPN, ClientAuth, ClientSecurity, HelloOptions, Roots, ServerSecurity, Trust};

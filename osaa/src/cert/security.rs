@@ -10,6 +10,7 @@ use rustls::{
     sign::SingleCertAndKey,
 };
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+use sha2::{Digest, Sha256};
 use tracing::warn;
 
 use super::{
@@ -93,6 +94,28 @@ impl Roots {
         self.0.is_empty()
     }
 
+    /// Tells one set of roots from another: a hash of their names, keys and constraints.
+    #[must_use]
+    pub fn digest(&self) -> [u8; 32] {
+        let mut each: Vec<[u8; 32]> = self
+            .0
+            .roots
+            .iter()
+            .map(|root| {
+                let mut hash = Sha256::new();
+                hash.update(Sha256::digest(&root.subject));
+                hash.update(Sha256::digest(&root.subject_public_key_info));
+                hash.update(root.name_constraints.as_deref().unwrap_or_default());
+                hash.finalize().into()
+            })
+            .collect();
+        each.sort_unstable();
+        each.iter()
+            .fold(Sha256::new(), |hash, root| hash.chain_update(root))
+            .finalize()
+            .into()
+    }
+
     /// The distinguished names of the roots in DER, as a server lists them in its certificate request.
     #[must_use]
     pub fn subjects(&self) -> Vec<Vec<u8>> {
@@ -135,6 +158,26 @@ pub enum ClientAuth {
     Required(Roots),
 }
 
+/// What a client's handshake shows in clear, to servers and to whoever is on the way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HelloOptions {
+    /// Offer the application protocol `tscf` (ALPN). Spec 8.4 wants it; where a box on the way refuses what it does not know, a
+    /// server accepts its absence. The `dimpl` and `webrtc` libraries for DTLS never offer it.
+    pub alpn: bool,
+    /// Send the server's name (SNI). A server with several certificates needs it. `dimpl` never sends it, `webrtc` always.
+    pub sni: bool,
+}
+
+impl Default for HelloOptions {
+    /// Both.
+    fn default() -> Self {
+        Self {
+            alpn: true,
+            sni: true,
+        }
+    }
+}
+
 /// A client's side of TLS and DTLS: whom it trusts and what it presents. Cheap to clone.
 #[derive(Clone)]
 pub struct ClientSecurity {
@@ -146,6 +189,7 @@ struct ClientInner {
     identity: Option<Identity>,
     verifier: Arc<dyn ServerCertVerifier>,
     config: Arc<rustls::ClientConfig>,
+    hello: HelloOptions,
 }
 
 impl ClientSecurity {
@@ -187,6 +231,7 @@ impl ClientSecurity {
                 identity,
                 verifier,
                 config: Arc::new(config),
+                hello: HelloOptions::default(),
             }),
         })
     }
@@ -201,6 +246,35 @@ impl ClientSecurity {
     #[must_use]
     pub fn identity(&self) -> Option<&Identity> {
         self.inner.identity.as_ref()
+    }
+
+    /// Shows no more of itself in the clear part of handshakes than this. What TLS sessions were remembered is forgotten.
+    #[must_use]
+    pub fn with_hello(self, hello: HelloOptions) -> Self {
+        let inner = &self.inner;
+        let mut config = rustls::ClientConfig::clone(&inner.config);
+        config.resumption = Resumption::in_memory_sessions(SESSIONS);
+        config.enable_sni = hello.sni;
+        config.alpn_protocols = if hello.alpn {
+            vec![ALPN.to_vec()]
+        } else {
+            Vec::new()
+        };
+        Self {
+            inner: Arc::new(ClientInner {
+                trust: inner.trust.clone(),
+                identity: inner.identity.clone(),
+                verifier: Arc::clone(&inner.verifier),
+                config: Arc::new(config),
+                hello,
+            }),
+        }
+    }
+
+    /// What handshakes show in clear.
+    #[must_use]
+    pub fn hello(&self) -> HelloOptions {
+        self.inner.hello
     }
 
     /// The verifier that TLS uses, for record layers that take one.

@@ -40,7 +40,7 @@ use tsc_csm::{
 };
 use tsc_eip::{Stack, StackConfig};
 use tsc_osaa::{
-    cert::ClientSecurity,
+    cert::{ClientSecurity, HelloOptions},
     client::{self as transport, ConnectOptions, RECV_BUFFER},
     random::OsRandom,
     resolve::ResolveOptions,
@@ -54,6 +54,7 @@ use crate::{
     TunnelConfig,
     builder::{LONGEST_TIME, TunnelBuilder},
     error::ConnectError,
+    linger,
     memory::PathMemory,
     notification::Notification,
     routes::{Route, Routes, ways},
@@ -64,6 +65,9 @@ use crate::{
 
 /// Turns before other tasks of the runtime get theirs.
 const TURNS_PER_POLL: usize = 16;
+
+/// How long the release of a tunnel that lingered may take.
+const LINGERED: Duration = Duration::from_secs(2);
 
 /// Who waits for the tunnel to come up.
 type WhenUp = oneshot::Sender<Result<watch::Receiver<Arc<TunnelConfig>>, ConnectError>>;
@@ -112,6 +116,8 @@ pub(crate) struct Driver {
     release_by: Option<Instant>,
     /// Until when a release waits for connections that still deliver.
     deliver_until: Option<Instant>,
+    /// Nobody has a handle of the tunnel; it is released then, unless somebody has taken it.
+    linger_until: Option<Instant>,
     /// The request to the server that is under way for a packet socket.
     asking: Option<Asking>,
 }
@@ -152,7 +158,12 @@ impl Driver {
             .iter()
             .any(|route| route.server.transport().is_protected());
         let security = if protected {
-            Some(ClientSecurity::new(builder.trust, builder.identity)?)
+            let security = ClientSecurity::new(builder.trust, builder.identity)?;
+            Some(if builder.hello == HelloOptions::default() {
+                security
+            } else {
+                security.with_hello(builder.hello)
+            })
         } else {
             None
         };
@@ -201,6 +212,7 @@ impl Driver {
             down: None,
             release_by: None,
             deliver_until: None,
+            linger_until: None,
             asking: None,
         };
         Ok((driver, shared))
@@ -210,6 +222,7 @@ impl Driver {
     pub(crate) async fn run(mut self) {
         self.client.start(Instant::now());
         let reason = poll_fn(|cx| self.poll(cx)).await;
+        linger::remove(&self.shared);
         self.shared.end_sockets(&reason);
         // Whoever waits for the end may end the process: first say goodbye properly.
         self.close_all().await;
@@ -256,6 +269,7 @@ impl Driver {
         for _ in 0..TURNS_PER_POLL {
             let now = Instant::now();
             self.take_commands(now);
+            self.end_lingering(now);
             self.shared.drive(|state| state.stack.handle_timeout(now));
             self.client.handle_timeout(now);
             self.run_jobs(now);
@@ -291,11 +305,22 @@ impl Driver {
                     self.deliver_until.get_or_insert(now + deadline / 2);
                 }
                 Command::NetworkChanged => self.network_changed(now, None),
+                Command::Linger(time) => self.linger_until = Some(now + time.min(LONGEST_TIME)),
                 Command::NetworkAvailable(true) => self.network_changed(now, None),
                 Command::NetworkAvailable(false) => self.client.network_gone(),
                 Command::Activity(activity) => self
                     .client
                     .set_background(now, activity == Activity::Background),
+            }
+        }
+    }
+
+    /// Releases a tunnel that nobody wanted any more.
+    fn end_lingering(&mut self, now: Instant) {
+        if self.linger_until.is_some_and(|until| until <= now) {
+            self.linger_until = None;
+            if linger::remove(&self.shared) {
+                self.client.release(now, now + LINGERED);
             }
         }
     }
@@ -317,11 +342,13 @@ impl Driver {
     /// Arms the timer; true if something is due already.
     fn arm(&mut self, cx: &mut Context<'_>) -> bool {
         let stack = self.shared.lock().stack.poll_timeout();
-        let Some(due) = [self.client.poll_timeout(), stack, self.deliver_until]
-            .into_iter()
-            .flatten()
-            .min()
-        else {
+        let timers = [
+            self.client.poll_timeout(),
+            stack,
+            self.deliver_until,
+            self.linger_until,
+        ];
+        let Some(due) = timers.into_iter().flatten().min() else {
             return false;
         };
         let due = tokio::time::Instant::from_std(due);

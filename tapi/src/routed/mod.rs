@@ -142,6 +142,10 @@ impl Routed {
         self.prefixes.iter().any(|prefix| prefix.has_host(address))
     }
 
+    pub(crate) const fn is_claimed(&self) -> bool {
+        self.claimed
+    }
+
     pub(crate) fn wants_transmit(&self) -> bool {
         !self.outbound.is_empty()
     }

@@ -27,8 +27,8 @@ mod network;
 mod process;
 mod programs;
 mod sipp;
-mod wire;
 mod squid;
+mod wire;
 
 pub use foreign::{BARESIP, baresip, kamailio, wait_for_port};
 pub use http::{CORE, Download, curl, nginx};
@@ -38,5 +38,5 @@ pub use network::{Namespace, Network, address};
 pub use process::{Outcome, Process};
 pub use programs::{program, version};
 pub use sipp::Statistics;
-pub use wire::{Wire, WireOptions};
 pub use squid::{Authentication, DOMAIN, PASSWORD, PROXY, PROXY_TLS, REALM, Squid, USER};
+pub use wire::{Wire, WireOptions};

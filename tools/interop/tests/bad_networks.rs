@@ -24,12 +24,13 @@ use tokio::{
     time::{interval, timeout},
 };
 use tsc_interop::{
-    Egress, Lab, Namespace, Network, Wire, WireOptions, address, isolated, isolated_cases,
-    isolated_within,
+    Authentication, DOMAIN, Egress, Lab, Namespace, Network, PASSWORD, PROXY, REALM, Squid, USER,
+    Wire, WireOptions, address, isolated, isolated_cases, isolated_within,
 };
 use tsc_tapi::{
     DownReason, Notification, PathMemory, PemSource, Roots, Server, TcpStream, Trust, Tunnel,
     TunnelBuilder,
+    proxy::{Credentials, Proxy},
 };
 
 const LIMIT: Duration = Duration::from_secs(90);
@@ -372,6 +373,123 @@ fn a_tunnel_comes_up_wherever_there_is_a_way() {
             ("DNS and 443", || matrix(Firewall::Dns443, &[1, 3])),
         ],
     );
+}
+
+/// Nothing but the proxy reaches the edge.
+fn only_the_proxy() {
+    let rules = "table inet only {\nchain output {
+        type filter hook output priority 0; policy accept
+        meta skuid != proxy ip daddr 192.0.2.1 drop
+        meta skuid != proxy ip6 daddr 2001:db8:1::1 drop\n}\n}\n";
+    fs::write("/run/only.nft", rules).unwrap();
+    Namespace::Access.run("nft -f /run/only.nft");
+}
+
+fn through_a_proxy(offered: Authentication, user: &str) {
+    let (lab, _wire) = lab(ROUND_TRIP);
+    let _squid = Squid::new(&[offered]);
+    only_the_proxy();
+    let proxy: Proxy = format!("http://localhost:{}", PROXY.port())
+        .parse()
+        .unwrap();
+    let mut proxy = proxy
+        .allow_basic_in_clear(true)
+        .with_credentials(Credentials::new(user, PASSWORD));
+    if offered == Authentication::Kerberos {
+        proxy = proxy.with_kdc("127.0.0.1");
+    }
+    block_on(async {
+        for ip in [address::EDGE_V4, address::EDGE_V6] {
+            let only = url("tls", ip, 443);
+            let mut best = Duration::MAX;
+            for _ in 0..3 {
+                let builder = builder(&lab, std::slice::from_ref(&only)).proxy(proxy.clone());
+                let (time, tunnel) = time_to(builder).await;
+                best = best.min(time);
+                close(tunnel).await;
+            }
+            let mut times = Vec::new();
+            for _ in 0..5 {
+                let builder = builder(&lab, &[url("udp", ip, 4567), only.clone()]);
+                let builder = builder.proxy(proxy.clone()).also_without_proxy();
+                let (time, tunnel) = time_to(builder).await;
+                times.push(time);
+                close(tunnel).await;
+            }
+            times.sort();
+            let median = times[times.len() / 2];
+            eprintln!(
+                "only a proxy, {offered:?}, {ip}: best single way {best:?}, race p50 {median:?}"
+            );
+            assert!(
+                median < best * 2 + Duration::from_millis(100),
+                "{median:?} {best:?}"
+            );
+        }
+        // A wrong password is told at once, and is not tried again and again.
+        if offered != Authentication::None {
+            let wrong = proxy.with_credentials(Credentials::new(user, "Hakuna Matata"));
+            let builder = builder(&lab, &[url("tls", address::EDGE_V4, 443)]).proxy(wrong);
+            let mut notifications = builder.notifications();
+            let begun = Instant::now();
+            let error = soon(builder.connect()).await.expect_err("refused");
+            assert!(
+                begun.elapsed() < Duration::from_secs(10),
+                "{:?}",
+                begun.elapsed()
+            );
+            let text = error.to_string();
+            assert!(text.contains("refused the credentials"), "{text}");
+            let mut attempts = 0;
+            while let Some(notification) = notifications.try_recv() {
+                attempts += u32::from(matches!(notification, Notification::Connecting(_)));
+            }
+            assert_eq!(attempts, 1);
+        }
+    });
+}
+
+#[test]
+fn a_tunnel_comes_up_where_only_a_proxy_leads_out() {
+    isolated_cases(
+        "a_tunnel_comes_up_where_only_a_proxy_leads_out",
+        &[
+            ("open", || through_a_proxy(Authentication::None, USER)),
+            ("basic", || through_a_proxy(Authentication::Basic, USER)),
+            ("digest", || through_a_proxy(Authentication::Digest, USER)),
+            ("ntlm", || {
+                through_a_proxy(Authentication::Ntlm, &format!("{DOMAIN}\\{USER}"));
+            }),
+            ("kerberos", || {
+                through_a_proxy(Authentication::Kerberos, &format!("{USER}@{REALM}"));
+            }),
+        ],
+    );
+}
+
+#[test]
+fn a_call_survives_a_proxy_that_is_restarted() {
+    isolated("a_call_survives_a_proxy_that_is_restarted", || {
+        let (lab, _wire) = lab(ROUND_TRIP);
+        let squid = Squid::new(&[Authentication::None]);
+        only_the_proxy();
+        let proxy: Proxy = format!("http://localhost:{}", PROXY.port())
+            .parse()
+            .unwrap();
+        block_on(async {
+            let ((echo, _echo), (source, _source)) = (echo(), source());
+            let builder = builder(&lab, &[url("tls", address::EDGE_V4, 443)]).proxy(proxy);
+            let tunnel = soon(builder.connect()).await.unwrap();
+            let call = Call::begin(tunnel, echo, source).await;
+            drop(squid);
+            let _squid = Squid::new(&[Authentication::None]);
+            let good = Instant::now();
+            let back = call.heard_since(good + ROUND_TRIP).await;
+            eprintln!("through a proxy: heard {:?} after it was back", back - good);
+            assert!(back - good < Duration::from_secs(3), "{:?}", back - good);
+            call.end().await;
+        });
+    });
 }
 
 #[test]

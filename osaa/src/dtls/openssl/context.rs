@@ -62,7 +62,9 @@ impl Client {
     ) -> Result<Self, DtlsConfigError> {
         let mut ctx = context().map_err(backend)?;
         ctx.set_verify(SslVerifyMode::PEER);
-        ctx.set_alpn_protos(ALPN_LIST).map_err(backend)?;
+        if security.hello().alpn {
+            ctx.set_alpn_protos(ALPN_LIST).map_err(backend)?;
+        }
         if let Some(identity) = security.identity() {
             present(&mut ctx, identity)?;
         }
@@ -84,7 +86,9 @@ impl Client {
             SessionData::new(role, &self.options, &[]),
         )?;
         // SNI carries names only, RFC 6066 section 3.
-        if let ServerName::DnsName(name) = name {
+        if let ServerName::DnsName(name) = name
+            && self.security.hello().sni
+        {
             ssl.set_hostname(name.as_ref())?;
         }
         ssl.set_connect_state();
