@@ -61,10 +61,26 @@ pub(super) async fn ask(request: &NetworkRequest) -> io::Result<Vec<u8>> {
         .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }
 
-/// Whether an answer says that the password is wrong (KDC_ERR_PREAUTH_FAILED) or to be changed (KDC_ERR_KEY_EXPIRED): the
-/// library tells that only in words.
-pub(super) fn refuses(answer: &[u8]) -> bool {
-    error_code(answer.get(4..).unwrap_or_default()).is_some_and(|code| matches!(code, 23 | 24))
+/// What a key server says of a user. The library tells it only in words, or not at all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// The name is unknown (KDC_ERR_C_PRINCIPAL_UNKNOWN).
+    Unknown,
+    /// The password is wrong (KDC_ERR_PREAUTH_FAILED) or has to be changed (KDC_ERR_KEY_EXPIRED).
+    Refused,
+    /// Anything else, a ticket among it.
+    Other,
+}
+
+impl Verdict {
+    /// Reads an answer, with its length in front.
+    pub(super) fn new(answer: &[u8]) -> Self {
+        match error_code(answer.get(4..).unwrap_or_default()) {
+            Some(6) => Self::Unknown,
+            Some(23 | 24) => Self::Refused,
+            Some(_) | None => Self::Other,
+        }
+    }
 }
 
 /// The code of a KRB-ERROR (RFC 4120, 5.9.1).
@@ -121,15 +137,22 @@ mod tests {
                 2, 1, code,
             ]
         };
-        assert!(refuses(&error(24)) && refuses(&error(23)));
-        assert!(!refuses(&error(25)) && !refuses(&error(7)));
-        assert!(!refuses(&[]));
+        for (code, verdict) in [
+            (6, Verdict::Unknown),
+            (23, Verdict::Refused),
+            (24, Verdict::Refused),
+            (25, Verdict::Other),
+            (7, Verdict::Other),
+        ] {
+            assert_eq!(Verdict::new(&error(code)), verdict, "{code}");
+        }
+        assert_eq!(Verdict::new(&[]), Verdict::Other);
     }
 
     proptest! {
         #[test]
         fn any_bytes_are_an_answer(answer in prop::collection::vec(any::<u8>(), 0..100)) {
-            let _ = refuses(&answer);
+            let _ = Verdict::new(&answer);
         }
     }
 }

@@ -220,6 +220,11 @@ fn negotiate_with_a_key_server_is_kerberos() {
         let _squid = Squid::new(&[Authentication::Kerberos, Authentication::Digest]);
         run(async {
             let user = format!("{USER}@{REALM}");
+            let only = by_name()
+                .with_kdc("127.0.0.1")
+                .with_schemes([AuthScheme::Negotiate]);
+            let only = only.with_credentials(Credentials::new(user.as_str(), PASSWORD));
+            echo_through(&only).await.unwrap();
             check(
                 by_name().with_kdc("127.0.0.1"),
                 &user,
