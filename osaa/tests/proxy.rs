@@ -550,3 +550,105 @@ async fn transports_go_through_the_proxy_and_datagrams_do_not_go_around_it() {
         .unwrap();
     assert!(!direct.is_proxied());
 }
+
+#[cfg(feature = "proxy-negotiate")]
+mod ntlm {
+    use super::*;
+
+    /// What winbindd asked in a real exchange.
+    const ASKS: &str = "TlRMTVNTUAACAAAABQAFADgAAAAGgooCJeQwgtxqVh8AAAAAAAAAADgAOAA9AAAABgEAAAAAAA9QUk9YWQIACgBQ\
+                        AFIATwBYAFkAAQAKAFAAUgBPAFgAWQAEAAAAAwAEAHYAbQAHAAgACtzuezx63QEAAAAA";
+
+    fn denied(first: &str, more: &str) -> String {
+        format!(
+            "HTTP/1.1 407 Who\r\nProxy-Authenticate: {first}\r\nProxy-Authenticate: Digest realm=a, nonce=b\r\n\
+             Content-Length: 0\r\n{more}\r\n"
+        )
+    }
+
+    fn kind(request: &str) -> Option<u8> {
+        let token = authorization(request)?.strip_prefix("NTLM ")?;
+        STANDARD.decode(token).unwrap().get(8).copied()
+    }
+
+    #[tokio::test]
+    async fn stays_on_its_connection() {
+        let asks = say(denied(&format!("NTLM {ASKS}"), ""));
+        let proxy = Scripted::new([say(denied("NTLM", "")), asks, say(OK)])
+            .await
+            .with_password("secret");
+        check(proxy.connect().await.unwrap()).await;
+        let kinds: Vec<_> = proxy
+            .requests()
+            .iter()
+            .map(|request| kind(request))
+            .collect();
+        assert_eq!(kinds, [None, Some(1), Some(3)]);
+        assert_eq!(proxy.connections(), 1);
+        // The first refusal may cost the connection, as nothing has begun.
+        let asks = say(denied(&format!("NTLM {ASKS}"), ""));
+        let close = Act::Last(denied("NTLM", "Connection: close\r\n"));
+        let proxy = Scripted::new([close, asks, say(OK)])
+            .await
+            .with_password("secret");
+        check(proxy.connect().await.unwrap()).await;
+        assert_eq!(proxy.connections(), 2);
+    }
+
+    #[tokio::test]
+    async fn gives_way_where_connections_are_not_kept() {
+        let asks = Act::Last(denied(&format!("NTLM {ASKS}"), "Connection: close\r\n"));
+        let proxy = Scripted::new([say(denied("NTLM", "")), asks, say(OK)])
+            .await
+            .with_password("secret");
+        check(proxy.connect().await.unwrap()).await;
+        let requests = proxy.requests();
+        assert!(authorization(&requests[2]).unwrap().starts_with("Digest "));
+    }
+
+    #[tokio::test]
+    async fn gives_way_to_a_challenge_that_is_none() {
+        for bad in ["NTLM !!!!", "NTLM AAAA", "NTLM TlRMTVNTUAACAAAA", "NTLM"] {
+            let answers = [say(denied("NTLM", "")), say(denied(bad, "")), say(OK)];
+            let proxy = Scripted::new(answers).await.with_password("secret");
+            check(proxy.connect().await.unwrap()).await;
+            let requests = proxy.requests();
+            assert!(
+                authorization(&requests[2]).unwrap().starts_with("Digest "),
+                "{bad}"
+            );
+        }
+    }
+
+    #[tokio::test]
+    async fn proofs_are_given_once() {
+        let asks = || say(denied(&format!("NTLM {ASKS}"), ""));
+        let proxy = Scripted::new([
+            say(denied("NTLM", "")),
+            asks(),
+            say(denied("NTLM", "")),
+            asks(),
+            asks(),
+        ])
+        .await;
+        let proxy = proxy.with_password("wrong");
+        let error = proxy.connect().await.unwrap_err();
+        assert!(
+            matches!(
+                error,
+                ProxyError::CredentialsRefused {
+                    scheme: AuthScheme::Ntlm
+                }
+            ),
+            "{error:?}"
+        );
+        assert_eq!(proxy.requests().len(), 3);
+        // A proxy that cuts instead of refusing gets no second one either.
+        let proxy =
+            Scripted::new([say(denied("NTLM", "")), asks(), Act::Cut, asks(), asks()]).await;
+        let proxy = proxy.with_password("wrong");
+        let error = proxy.connect().await.unwrap_err();
+        assert!(matches!(error, ProxyError::Cut), "{error:?}");
+        assert_eq!(proxy.requests().len(), 3);
+    }
+}

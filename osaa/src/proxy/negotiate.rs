@@ -199,9 +199,7 @@ async fn step<C: Sspi + SspiImpl>(
                     let what = format!("key server {}: {error}", request.url);
                     sspi::Error::new(ErrorKind::NoAuthenticatingAuthority, what)
                 });
-                verdict = answer
-                    .as_deref()
-                    .map_or(Verdict::Other, |answer| Verdict::new(answer));
+                verdict = answer.as_deref().map_or(Verdict::Other, Verdict::new);
                 state = generator.resume(answer);
             }
         }

@@ -9,6 +9,7 @@
 use std::{
     fs,
     future::Future,
+    io,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -49,6 +50,58 @@ fn by_name() -> Proxy {
     format!("http://localhost:{}", PROXY.port())
         .parse()
         .unwrap()
+}
+
+/// All that is logged, in greatest detail.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().extend(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Log {
+    fn new() -> Self {
+        let log = Self::default();
+        let writer = log.clone();
+        tracing_subscriber::fmt()
+            .with_max_level(tracing_subscriber::filter::LevelFilter::TRACE)
+            .with_ansi(false)
+            .with_writer(move || writer.clone())
+            .init();
+        log
+    }
+
+    /// The password is not in there, neither as text nor as the bytes of its UTF-8 or UTF-16 in any usual notation.
+    fn check(&self) {
+        let bytes = self.0.lock().unwrap();
+        let text = String::from_utf8_lossy(&bytes).to_lowercase();
+        assert!(text.contains("proxy"), "something is logged");
+        let utf8 = PASSWORD.as_bytes().to_vec();
+        let utf16: Vec<u8> = PASSWORD.encode_utf16().flat_map(u16::to_le_bytes).collect();
+        let units: Vec<String> = PASSWORD
+            .encode_utf16()
+            .map(|unit| unit.to_string())
+            .collect();
+        let mut forms = vec![PASSWORD.to_lowercase(), units.join(", ")];
+        for bytes in [&utf8, &utf16] {
+            let list: Vec<String> = bytes.iter().map(u8::to_string).collect();
+            forms.push(list.join(", "));
+            let hex: Vec<String> = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+            forms.push(hex.concat());
+            forms.push(hex.join(" "));
+        }
+        for form in forms {
+            assert!(!text.contains(&form), "the password is logged as {form}");
+        }
+    }
 }
 
 /// Opens a tunnel to a server that echoes, and sends something through it.
@@ -200,8 +253,10 @@ fn digests_come_before_passwords() {
 fn ntlm_is_version_2() {
     isolated("ntlm_is_version_2", || {
         let _squid = Squid::new(&[Authentication::Ntlm, Authentication::Digest]);
+        let log = Log::new();
         let user = format!("{DOMAIN}\\{USER}");
         run(check(by_address(), &user, AuthScheme::Ntlm));
+        log.check();
     });
 }
 
@@ -209,8 +264,10 @@ fn ntlm_is_version_2() {
 fn negotiate_without_a_key_server_is_ntlm() {
     isolated("negotiate_without_a_key_server_is_ntlm", || {
         let _squid = Squid::new(&[Authentication::Spnego, Authentication::Digest]);
+        let log = Log::new();
         let user = format!("{DOMAIN}\\{USER}");
         run(check(by_address(), &user, AuthScheme::Negotiate));
+        log.check();
     });
 }
 
@@ -218,6 +275,7 @@ fn negotiate_without_a_key_server_is_ntlm() {
 fn negotiate_with_a_key_server_is_kerberos() {
     isolated("negotiate_with_a_key_server_is_kerberos", || {
         let _squid = Squid::new(&[Authentication::Kerberos, Authentication::Digest]);
+        let log = Log::new();
         run(async {
             let user = format!("{USER}@{REALM}");
             let only = by_name()
@@ -251,6 +309,7 @@ fn negotiate_with_a_key_server_is_kerberos() {
                 Some((AuthScheme::Digest, SchemeFailure::SwitchedOff))
             ));
         });
+        log.check();
     });
 }
 
