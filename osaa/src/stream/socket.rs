@@ -126,7 +126,13 @@ impl AsyncRead for Socket {
                 if stream.get_ref().1.wants_write() {
                     let _flushed = Pin::new(&mut *stream).poll_flush(cx)?;
                 }
-                Pin::new(stream).poll_read(cx, buf)
+                match ready!(Pin::new(stream).poll_read(cx, buf)) {
+                    // Many proxies end without close_notify. What is inside knows by itself whether it was complete.
+                    Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                        Poll::Ready(Ok(()))
+                    }
+                    result => Poll::Ready(result),
+                }
             }
         }
     }
