@@ -108,7 +108,11 @@ impl Coded for ConnectError {
                 ErrorCode::Error
             }
             Self::Credentials(_) => ErrorCode::Authenticate,
-            Self::Transport { .. } if self.is_certificate() || self.is_client_certificate() => {
+            Self::Transport { .. }
+                if self.is_certificate()
+                    || self.is_client_certificate()
+                    || self.is_proxy_authentication() =>
+            {
                 ErrorCode::Authenticate
             }
             Self::Transport { .. } => ErrorCode::CannotConnect,

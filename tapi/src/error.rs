@@ -46,6 +46,18 @@ pub enum ConnectError {
 }
 
 impl ConnectError {
+    /// Whether a proxy on the way wants other credentials, or any.
+    #[must_use]
+    pub const fn is_proxy_authentication(&self) -> bool {
+        matches!(
+            self,
+            Self::Transport {
+                source: tsc_osaa::client::ConnectError::Proxy(error),
+                ..
+            } if error.is_authentication()
+        )
+    }
+
     /// Whether the server's certificate was rejected. Trying again is pointless.
     #[must_use]
     pub const fn is_certificate(&self) -> bool {

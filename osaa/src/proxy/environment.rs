@@ -23,7 +23,8 @@ impl ProxySettings {
 
     /// What the environment says, by a function such as `|name| std::env::var(name).ok()`: the first of `https_proxy`,
     /// `HTTPS_PROXY`, `all_proxy` and `ALL_PROXY` that is set and not empty, with the exceptions of `no_proxy` or `NO_PROXY`.
-    /// `HTTP_PROXY` is not looked at: a tunnel is no plain HTTP.
+    /// `HTTP_PROXY` is not looked at: a tunnel is no plain HTTP. A password in the URL of a proxy in clear is not sent by Basic
+    /// unless [`Self::with_proxy`] allows it.
     ///
     /// # Errors
     /// The text is no proxy.

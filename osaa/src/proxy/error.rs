@@ -62,7 +62,7 @@ pub enum ProxyError {
     #[error("no credentials for the proxy: {0}")]
     Credentials(#[source] CredentialsError),
     /// The proxy offers nothing that can be used. The reasons are by scheme.
-    #[error("nothing that the proxy offers can be used: {reasons}")]
+    #[error("nothing that the proxy offers ({offered}) can be used: {reasons}")]
     NoUsableScheme {
         /// What it offers.
         offered: String,
@@ -115,6 +115,18 @@ pub enum ProxyError {
 }
 
 impl ProxyError {
+    /// Whether it is about who this is: credentials that are missing, refused, or of no use to what the proxy offers.
+    #[must_use]
+    pub const fn is_authentication(&self) -> bool {
+        matches!(
+            self,
+            Self::AuthenticationRequired { .. }
+                | Self::CredentialsRefused { .. }
+                | Self::Credentials(_)
+                | Self::NoUsableScheme { .. }
+        )
+    }
+
     /// Whether trying again by itself is pointless, or harmful (accounts are locked after wrong passwords): somebody has to
     /// change something. All else may pass: an overloaded proxy, a server that is down, a network that wants a login.
     #[must_use]
