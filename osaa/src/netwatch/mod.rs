@@ -52,10 +52,13 @@ pub const MAX_LINKS: usize = 1024;
 pub struct NetWatch(imp::Watch);
 
 impl NetWatch {
-    /// Starts watching: changes from now on are told. Needs no privilege; to be called within a tokio runtime.
+    /// Starts watching: changes from now on are told. Needs no privilege.
     ///
     /// # Errors
     /// The system gives no netlink socket.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime with I/O and time.
     pub fn open() -> io::Result<Self> {
         imp::Watch::open().map(Self)
     }

@@ -1,6 +1,9 @@
 //! The command line.
 
-use std::path::PathBuf;
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+};
 
 use clap::Parser;
 use tsc_cli::OutputArgs;
@@ -30,6 +33,10 @@ pub(crate) struct Arguments {
     /// Use IPv6 addresses only
     #[arg(short = '6', long)]
     pub(crate) ipv6: bool,
+
+    /// Ask this name server instead of the system, for SRV records and addresses; may be given several times
+    #[arg(long = "dns", value_name = "IP[:PORT]", value_parser = name_server)]
+    pub(crate) name_servers: Vec<SocketAddr>,
 
     /// Keepalives whose round trip is measured
     #[arg(short, long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u16).range(0..=1000))]
@@ -87,6 +94,13 @@ fn seconds(text: &str) -> Result<f64, String> {
     }
 }
 
+fn name_server(text: &str) -> Result<SocketAddr, String> {
+    let address = text
+        .parse()
+        .or_else(|_| text.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, 53)));
+    address.map_err(|_| "an IP address, perhaps with a port, is needed".to_owned())
+}
+
 fn mtu(text: &str) -> Result<u16, String> {
     match text.parse() {
         Ok(mtu) if mtu == 0 || (576..=9000).contains(&mtu) => Ok(mtu),
@@ -104,6 +118,8 @@ Examples:
       tsc-ping --ca ca.pem --token-file token tls://192.0.2.1:4567 --server-name sbc.example.com
   How steady is the path? A hundred keepalives, nothing else:
       tsc-ping -c 100 --mtu 0 --only udp://sbc.example.com:4567
+  Does another name server know better?
+      tsc-ping --dns 192.0.2.53 tls://example.com
   For a monitoring system:
       tsc-ping --json --only tls://sbc.example.com | jq '.targets[0].steps[] | {step, ok, seconds}'
 
@@ -156,5 +172,14 @@ mod tests {
             assert!(mtu(bad).is_err(), "{bad}");
         }
         assert_eq!(mtu("0"), Ok(0));
+        assert_eq!(
+            name_server("::1"),
+            Ok(([0, 0, 0, 0, 0, 0, 0, 1], 53).into())
+        );
+        assert_eq!(
+            name_server("192.0.2.1:5353"),
+            Ok(([192, 0, 2, 1], 5353).into())
+        );
+        assert!(name_server("ns.example").is_err());
     }
 }

@@ -37,6 +37,7 @@ impl Settings {
         let timeout = Duration::from_secs_f64(arguments.timeout);
         let mut resolve = ResolveOptions::default();
         resolve.timeout = timeout;
+        resolve.name_servers.clone_from(&arguments.name_servers);
         if arguments.ipv4 {
             resolve.families = Families::Ipv4Only;
         } else if arguments.ipv6 {

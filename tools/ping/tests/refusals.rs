@@ -63,7 +63,9 @@ fn nobody_listens() {
     let ca = Pki::new();
     for (scheme, name) in [("udp", "configure"), ("dtls", "dtls")] {
         let url = format!("{scheme}://127.0.0.1:{port}");
-        fails(&["--ca", &ca.ca(), &url], name, "refused");
+        // The kernel may hold back some of its answers; the program asks again.
+        let arguments = ["-w", "30", "--ca", &ca.ca(), &url];
+        fails(&arguments, name, "refused");
     }
     let taken = TcpListener::bind("127.0.0.2:0").unwrap();
     let port = taken.local_addr().unwrap().port();
