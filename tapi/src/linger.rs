@@ -47,9 +47,10 @@ impl Key {
         let token = builder.csm.auth_token.as_ref();
         let token = token.map_or_else(Default::default, |token| Sha256::digest(token.expose()));
         hash.update(token);
-        match &builder.trust {
-            Trust::Roots(roots) => hash.update(roots.digest()),
-            other => hash.update(format!("{other:?}")),
+        if let Trust::Roots(roots) = &builder.trust {
+            hash.update(roots.digest());
+        } else {
+            hash.update(format!("{:?}", builder.trust));
         }
         if let Some(identity) = &builder.identity {
             hash.update(identity.digest());

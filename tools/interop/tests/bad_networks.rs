@@ -282,7 +282,8 @@ impl Firewall {
             Self::NoUdp => "meta l4proto udp drop",
             Self::Only443 => "tcp dport 443 accept; meta l4proto { tcp, udp } drop",
             Self::OnlyTls => {
-                "meta l4proto udp drop; ct original packets < 6 @ih,0,8 != 0x16 meta length > 100 drop"
+                // The first byte of a record; what is longer than a packet goes on with any byte.
+                "meta l4proto udp drop; ct original packets < 5 @ih,0,8 < 0x14 drop; ct original packets < 5 @ih,0,8 > 0x17 drop"
             }
             Self::Dns443 => {
                 "tcp dport 443 accept; udp dport 53 accept; meta l4proto { tcp, udp } drop"
