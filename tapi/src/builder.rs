@@ -185,7 +185,7 @@ impl TunnelBuilder {
         self
     }
 
-    /// How long a way may be silent until another is tried beside it, at most [`LONGEST_RACE_DELAY`]; default 50 ms. The
+    /// How long a way may be silent until another is tried beside it, at most [`LONGEST_RACE_DELAY`]; default 25 ms. The
     /// order in which ways are tried is told in `docs/networks.md`.
     pub fn race_delay(mut self, delay: Duration) -> Self {
         self.csm.race_delay = delay.min(LONGEST_RACE_DELAY);

@@ -16,7 +16,7 @@ use crate::transport::Transport;
 pub const MAX_TARGETS: usize = 32;
 
 /// Default of [`ClientConfig::race_delay`]: a person waits, and an attempt costs the server little before it asks.
-pub const RACE_DELAY: Duration = Duration::from_millis(50);
+pub const RACE_DELAY: Duration = Duration::from_millis(25);
 
 /// Where a transport leads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

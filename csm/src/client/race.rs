@@ -8,7 +8,7 @@
 //! ```
 //!
 //! Only one attempt asks at a time: a request makes a tunnel at the server, or moves one. Another that is ready asks when that one
-//! has failed, or has had no answer for [`ASK_PATIENCE`].
+//! has failed, or has had no answer for one and a half times the time that it took to open, within [`ASK_PATIENCE`].
 
 use std::time::{Duration, Instant};
 
@@ -21,8 +21,9 @@ use crate::transaction::Request;
 
 /// Most attempts that are under way at a time.
 pub const MAX_RACING: usize = 8;
-/// How long an attempt that asks is waited for while another is ready to ask.
-pub const ASK_PATIENCE: Duration = Duration::from_millis(500);
+/// How long an attempt that asks is waited for while another is ready to ask, at least and at most.
+pub const ASK_PATIENCE: std::ops::RangeInclusive<Duration> =
+    Duration::from_millis(50)..=Duration::from_millis(500);
 /// How far ahead of all others the target that worked last begins.
 pub const HEAD_START: Duration = Duration::from_millis(250);
 /// For so long after a loss what is silent is tried again every second: whoever comes out of a tunnel wants to go on talking.
@@ -222,12 +223,16 @@ impl Seeker {
     /// When the attempt that is ready need not wait any more for the one that asks.
     fn ask_due(&self) -> Option<Instant> {
         self.ready()?;
-        let since = |attempt: &Attempt| match attempt.stage {
-            Stage::Asking(since) => Some(since),
+        let until = |attempt: &Attempt| match attempt.stage {
+            // A round trip or two, and half as much again for the server.
+            Stage::Asking(since) => {
+                let opened_in = since.saturating_duration_since(attempt.began);
+                Some(since + (opened_in * 3 / 2).clamp(*ASK_PATIENCE.start(), *ASK_PATIENCE.end()))
+            }
             Stage::Opening | Stage::Knocking | Stage::Ready => None,
         };
-        let last = self.attempts.iter().filter_map(since).max();
-        Some(last.map_or(self.began, |since| since + ASK_PATIENCE))
+        let last = self.attempts.iter().filter_map(until).max();
+        Some(last.unwrap_or(self.began))
     }
 
     /// A way that has been silent for long and may be tried once more beside itself, as the first packet of an attempt may be
