@@ -9,7 +9,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use tsc_csm::client::{Client, ClientConfig, Endpoint, Epoch, Event, Target};
+use tsc_csm::client::{Client, ClientConfig, Endpoint, Epoch, Event, Target, TransportFailure};
 use tsc_csm::server::pool::{AddressRange, PoolConfig, PoolRange};
 use tsc_csm::server::{
     self, AuthPolicy, BadUnit, BindingId, BindingInfo, Destination, Identity, InterfaceConfig,
@@ -387,17 +387,25 @@ pub fn client(data: &[u8]) {
     let mut now = Instant::now();
     let (first, data) = data.split_first().unwrap_or((&0, &[]));
     let transport = Transport::ALL[usize::from(*first % 4)];
-    let target = Target {
+    // The other one of the same protection, too.
+    let other = Transport::ALL
+        .into_iter()
+        .find(|other| *other != transport && other.is_protected() == transport.is_protected());
+    let target = |transport| Target {
         transport,
         endpoint: Endpoint::Configured(0),
     };
     let config = ClientConfig {
         follow_clear_redirects: true,
-        ..ClientConfig::new(vec![target])
+        lookup: first & 4 != 0,
+        upgrade: first & 8 != 0,
+        ..ClientConfig::new([transport].into_iter().chain(other).map(target).collect())
     };
     let mut client = Client::new(config, Box::new(Counter(2))).expect("a valid configuration");
     client.start(now);
     let mut epoch = Epoch(0);
+    // The last ones, of which the fuzzer picks.
+    let mut epochs = vec![epoch];
     let mut sequence = Sequence(0);
     let mut down = false;
     for (op, bytes) in operations(data) {
@@ -411,13 +419,31 @@ pub fn client(data: &[u8]) {
         {
             field.copy_from_slice(&sequence.0.to_be_bytes());
         }
-        match op % 6 {
+        if let [pick, ..] = bytes {
+            epoch = epochs[usize::from(*pick) % epochs.len()];
+        }
+        match op % 11 {
             0 => now += Duration::from_millis(u64::from(bytes.first().copied().unwrap_or(1)) * 100),
             1 => client.transport_opened(now, epoch),
             2 => client.transport_lost(now, epoch, tsc_csm::client::TransportLoss::Failed),
             3 if op < 128 => client.note_sent(now),
             3 => {
-                let _ = client.request_service(now, ServiceType(27 + u16::from(op / 6 % 2)));
+                let _ = client.request_service(now, ServiceType(27 + u16::from(op / 11 % 2)));
+            }
+            4 => client.transport_failed(now, epoch, TransportFailure::Unreachable),
+            5 if op < 128 => client.relocate(now),
+            5 => client.network_changed(now),
+            6 if op < 128 => client.network_gone(),
+            6 => client.set_background(now, bytes.len() % 2 == 0),
+            7 => {
+                let target = target(if op < 128 {
+                    transport
+                } else {
+                    other.unwrap_or(transport)
+                });
+                let address = |last: &u8| ([192, 0, 2, *last], 4567).into();
+                let addresses: Vec<_> = bytes.iter().take(12).map(address).collect();
+                client.resolved(now, target, &addresses);
             }
             _ => match Unit::decode_datagram(&message, &Limits::WIDEST) {
                 Ok(unit) => {
@@ -455,7 +481,10 @@ pub fn client(data: &[u8]) {
                 } => {
                     // No downgrade, whatever servers say.
                     assert!(target.transport.is_protected() || !transport.is_protected());
-                    epoch = next;
+                    epochs.push(next);
+                    if epochs.len() > tsc_csm::client::MAX_RACING {
+                        epochs.remove(0);
+                    }
                 }
                 Event::Down(_) => down = true,
                 _ => {}
