@@ -248,7 +248,7 @@ impl TunnelBuilder {
     /// After the application drops the [`Tunnel`] it stays for this long, and the next request of this process with the same
     /// parameters gets it at once, with its inner addresses; [`Tunnel::close`] ends it all the same. Default: zero.
     ///
-    /// Only a tunnel whose sockets are all closed lingers, at most [`MAX_LINGERING`](crate::MAX_LINGERING) of a process, on the
+    /// Only a tunnel whose sockets are all closed and that needs no proxy lingers, at most [`MAX_LINGERING`](crate::MAX_LINGERING) of a process, on the
     /// runtime that opened it. ("Client-side persistence".)
     pub const fn linger(mut self, time: Duration) -> Self {
         self.linger = time;

@@ -61,7 +61,7 @@ pub use config::TunnelConfig;
 pub use error::{CloseError, ConnectError, LookupError, ServiceError, SocketError};
 pub use linger::MAX_LINGERING;
 pub use lookup::{LOOKUP_TIME, MAX_ADDRESSES};
-pub use memory::{MAX_NETWORKS, PathMemory};
+pub use memory::{MAX_REMEMBERED, PathMemory};
 pub use notification::{NOTIFICATION_BACKLOG, Notification, Notifications};
 pub use routed::{MAX_BATCH, MAX_ROUTED_PACKETS, PacketBatch, PacketSocket, PacketStats};
 pub use server::{DEFAULT_PORT, ParseServerError, Server};

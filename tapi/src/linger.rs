@@ -34,7 +34,6 @@ impl Key {
                 &builder.servers,
                 &builder.server_name,
                 &builder.dtls_backend,
-                &builder.proxy,
                 builder.direct,
                 builder.outer_dscp,
                 &builder.trace,
@@ -62,6 +61,7 @@ impl Key {
 /// Keeps a tunnel; gives it back if there are too many.
 pub(crate) fn keep(tunnel: Lingering) -> Result<(), Lingering> {
     let mut all = lock();
+    all.retain(|tunnel| tunnel.shared.down.borrow().is_none());
     if all.len() >= MAX_LINGERING {
         return Err(tunnel);
     }
@@ -72,9 +72,10 @@ pub(crate) fn keep(tunnel: Lingering) -> Result<(), Lingering> {
 /// A tunnel that lives, for a request like the one it was made for.
 pub(crate) fn take(key: Key) -> Option<Lingering> {
     let mut all = lock();
+    all.retain(|tunnel| tunnel.shared.down.borrow().is_none());
     let place = all
         .iter()
-        .position(|tunnel| tunnel.key == key && tunnel.shared.down.borrow().is_none())?;
+        .position(|tunnel| tunnel.key == key && tunnel.shared.is_bound())?;
     Some(all.swap_remove(place))
 }
 

@@ -7,8 +7,8 @@ use std::{
 
 use tsc_osaa::netwatch::{NetworkId, network_id};
 
-/// Networks that are remembered; the one used longest ago is forgotten.
-pub const MAX_NETWORKS: usize = 64;
+/// Ways that are remembered, each on one network; the one used longest ago is forgotten.
+pub const MAX_REMEMBERED: usize = 256;
 
 /// Remembers for each network that the host was on which way to the server worked there last, so that it is tried first. A
 /// handle: clones share what they know. Tunnels share [`PathMemory::process`] unless they are given another.
@@ -48,14 +48,14 @@ impl PathMemory {
         self.remember_on(network_id(), way, address);
     }
 
-    /// What worked on the network of now.
-    pub(crate) fn recall(&self) -> Option<(String, SocketAddr)> {
-        self.recall_on(network_id())
+    /// What worked last on the network of now, of the ways that count.
+    pub(crate) fn recall(&self, counts: impl Fn(&str) -> bool) -> Option<(String, SocketAddr)> {
+        self.recall_on(network_id(), counts)
     }
 
     fn remember_on(&self, network: Option<NetworkId>, way: String, address: SocketAddr) {
         let mut entries = self.lock();
-        entries.retain(|entry| entry.network != network);
+        entries.retain(|entry| entry.network != network || entry.way != way);
         entries.insert(
             0,
             Entry {
@@ -64,12 +64,18 @@ impl PathMemory {
                 address,
             },
         );
-        entries.truncate(MAX_NETWORKS);
+        entries.truncate(MAX_REMEMBERED);
     }
 
-    fn recall_on(&self, network: Option<NetworkId>) -> Option<(String, SocketAddr)> {
+    fn recall_on(
+        &self,
+        network: Option<NetworkId>,
+        counts: impl Fn(&str) -> bool,
+    ) -> Option<(String, SocketAddr)> {
         let entries = self.lock();
-        let entry = entries.iter().find(|entry| entry.network == network)?;
+        let entry = entries
+            .iter()
+            .find(|entry| entry.network == network && counts(&entry.way))?;
         Some((entry.way.clone(), entry.address))
     }
 
@@ -83,25 +89,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_network_has_its_way_and_the_oldest_is_forgotten() {
+    fn each_network_has_its_ways_and_the_oldest_is_forgotten() {
         let memory = PathMemory::new();
         let network = |number: u8| Some(NetworkId::from_bytes([number; 16]));
         let address: SocketAddr = "192.0.2.1:443".parse().unwrap();
-        for number in 0..=u8::try_from(MAX_NETWORKS).unwrap() {
-            memory.remember_on(network(number), format!("tls://{number}"), address);
+        let any = |_: &str| true;
+        for number in 0..=MAX_REMEMBERED {
+            let of = network(u8::from(number == 0));
+            memory.remember_on(of, format!("tls://{number}"), address);
         }
-        assert_eq!(memory.recall_on(network(0)), None);
+        assert_eq!(memory.recall_on(network(1), any), None, "the oldest");
+        let last = Some((format!("tls://{MAX_REMEMBERED}"), address));
+        assert_eq!(memory.recall_on(network(0), any), last);
+        // Another tunnel's ways are its own.
+        let mine = |name: &str| name == "tls://7";
         assert_eq!(
-            memory.recall_on(network(1)),
-            Some(("tls://1".to_owned(), address))
+            memory.recall_on(network(0), mine),
+            Some(("tls://7".to_owned(), address))
         );
-        memory.remember_on(network(1), "udp://1".to_owned(), address);
-        assert_eq!(
-            memory.recall_on(network(1)),
-            Some(("udp://1".to_owned(), address))
-        );
-        assert_eq!(memory.recall_on(None), None);
         memory.clear();
-        assert_eq!(memory.recall_on(network(1)), None);
+        assert_eq!(memory.recall_on(network(0), any), None);
     }
 }

@@ -63,6 +63,8 @@ pub(crate) struct State {
     marked: bool,
     /// The transport takes nothing, so that packets are no news to the driver: it looks after them when it does.
     pub(crate) blocked: bool,
+    /// There is a transport.
+    pub(crate) bound: bool,
     /// Present exactly while the driver sleeps.
     driver: Option<Waker>,
     /// To the readers of notifications; gone with the tunnel, so that they see the end.
@@ -84,6 +86,7 @@ impl Shared {
                 commands: Vec::new(),
                 marked: false,
                 blocked: false,
+                bound: false,
                 driver: None,
                 notifications: Some(notifications),
                 down: None,
@@ -165,6 +168,11 @@ impl Shared {
         if state.notifications.is_some() {
             state.notifications = Some(notifications);
         }
+    }
+
+    /// Whether the tunnel has a transport.
+    pub(crate) fn is_bound(&self) -> bool {
+        self.lock().bound
     }
 
     /// Whether no socket of the tunnel is open.

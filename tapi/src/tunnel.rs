@@ -274,11 +274,15 @@ impl Tunnel {
 
 /// Opens the tunnel that `builder` describes.
 pub(crate) async fn open(builder: TunnelBuilder) -> Result<Tunnel, ConnectError> {
-    let lingers = (!builder.linger.is_zero()).then(|| (builder.linger, Key::of(&builder)));
+    // Who may use a proxy is for the proxy to say, each time.
+    let lingers = !builder.linger.is_zero() && builder.proxy.is_direct();
+    let lingers = lingers.then(|| (builder.linger, Key::of(&builder)));
     if let Some((_, key)) = lingers
         && let Some(Lingering { shared, config, .. }) = linger::take(key)
     {
         shared.hand_over(builder.notifications);
+        shared.command(Command::NetworkAvailable(true));
+        shared.command(Command::Activity(Activity::Foreground));
         shared.notify(Notification::Up(Arc::clone(&config.borrow())));
         return Ok(Tunnel::new(config, EndOnDrop::new(shared), lingers));
     }

@@ -431,7 +431,7 @@ pub fn client(data: &[u8]) {
                 let _ = client.request_service(now, ServiceType(27 + u16::from(op / 11 % 2)));
             }
             4 => client.transport_failed(now, epoch, TransportFailure::Unreachable),
-            5 if op < 128 => client.relocate(now),
+            5 if op < 128 => client.relocate(now, None),
             5 => client.network_changed(now),
             6 if op < 128 => client.network_gone(),
             6 => client.set_background(now, bytes.len() % 2 == 0),

@@ -11,7 +11,8 @@ use super::config::{Endpoint, Target};
 use super::event::{
     AttemptFailure, CloseReason, DownReason, DropReason, Epoch, Event, Inbound, Refusal,
 };
-use super::race::{Seeker, Stage, Why};
+use super::plan::same_host;
+use super::race::{Stage, Why};
 use super::service::Services;
 use super::tunnel::{Link, Tunnel, Upgrade};
 use super::{Client, State, silence_on};
@@ -266,7 +267,7 @@ impl Client {
         self.plan.begin(None);
         self.add_alternates(&assignment.alternates, target, false);
         self.events.push_back(Event::Resumed(Box::new(assignment)));
-        self.close_others(seeker, Some(epoch));
+        self.keep_later(now, seeker, epoch);
         self.services_resumed();
         for bytes in repeats {
             self.stats.retransmissions += 1;
@@ -308,7 +309,6 @@ impl Client {
         let last = tunnel.resume_counter;
         self.attempt(epoch)
             .is_some_and(|attempt| attempt.counter == last)
-            || !self.seeker().is_some_and(Seeker::is_asking)
     }
 
     fn repeat_with_cookie(&mut self, now: Instant, epoch: Epoch, message: &Message<'_>) {
@@ -340,15 +340,17 @@ impl Client {
         if alternates.is_empty() {
             return self.attempt_failed(now, epoch, AttemptFailure::ForbiddenRedirect, true);
         }
-        // What else is under way leads to the one who sends us away.
-        let epochs = self.seeker().map(|seeker| seeker.attempts.iter());
-        let epochs: Vec<Epoch> = epochs
+        // What else leads to the one who sends us away is not needed.
+        let attempts = self.seeker().map(|seeker| seeker.attempts.iter());
+        let epochs: Vec<Epoch> = attempts
             .into_iter()
             .flatten()
+            .filter(|attempt| same_host(attempt.target().endpoint, target.endpoint))
             .map(|attempt| attempt.epoch)
             .collect();
+        self.tell_loss();
         for epoch in epochs {
-            self.abandon_attempt(epoch, true);
+            self.abandon_attempt(epoch);
         }
         if let Some(seeker) = self.seeker_mut() {
             seeker.redirects = redirects + 1;

@@ -9,14 +9,21 @@ const LEAST: Duration = Duration::from_secs(5);
 /// The binding time is known well enough when it is known to this.
 const PRECISION: Duration = Duration::from_secs(2);
 
+/// Silences that were survived after which it is asked anew whether a longer one would be.
+const ASK_AGAIN: u16 = 120;
+
 /// What is known of the binding time of the NATs on the way, found by how it went: RFC 4787 demands two minutes for UDP, and half of
 /// the NATs in the field keep less, down to some ten seconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct BindingTime {
     /// The longest silence that was survived.
     good: Duration,
-    /// The shortest that was not.
+    /// The shortest that was not, twice: once may have been an outage.
     bad: Option<Duration>,
+    /// The shortest that was not, once.
+    suspect: Option<Duration>,
+    /// How often one was survived since.
+    survived: u16,
 }
 
 impl Default for BindingTime {
@@ -24,6 +31,8 @@ impl Default for BindingTime {
         Self {
             good: LEAST,
             bad: None,
+            suspect: None,
+            survived: 0,
         }
     }
 }
@@ -32,9 +41,14 @@ impl BindingTime {
     /// The binding was as before after so long without a packet of ours or of the server's.
     pub(super) fn survived(&mut self, silence: Duration) {
         self.good = self.good.max(silence);
-        // NATs change their mind under load, and networks change: what failed once may have been something else.
-        if self.bad.is_some_and(|bad| bad <= self.good) {
-            self.bad = None;
+        if self.suspect.is_some_and(|suspect| suspect <= self.good) {
+            self.suspect = None;
+        }
+        self.survived = self.survived.saturating_add(1);
+        // NATs change their mind under load.
+        if self.survived >= ASK_AGAIN {
+            self.survived = 0;
+            self.bad = self.bad.map(|bad| bad * 3 / 2);
         }
     }
 
@@ -43,8 +57,15 @@ impl BindingTime {
         if silence <= LEAST {
             return;
         }
-        self.bad = Some(self.bad.map_or(silence, |bad| bad.min(silence)));
-        if self.good >= silence {
+        self.survived = 0;
+        let Some(suspect) = self.suspect.filter(|suspect| silence >= *suspect / 2) else {
+            self.suspect = Some(silence);
+            return;
+        };
+        self.suspect = None;
+        let broke = suspect.min(silence);
+        self.bad = Some(self.bad.map_or(broke, |bad| bad.min(broke)));
+        if self.good >= broke {
             self.good = LEAST;
         }
     }
@@ -110,7 +131,7 @@ mod tests {
             let silence = binding.silence(most);
             assert!(silence < nat, "{nat:?}: {silence:?}");
             assert!(silence >= (nat * 6 / 10).min(most), "{nat:?}: {silence:?}");
-            assert!(losses <= 6, "{nat:?}: {losses} losses");
+            assert!(losses <= 14, "{nat:?}: {losses} losses");
         }
     }
 
@@ -119,6 +140,17 @@ mod tests {
         let mut binding = BindingTime::default();
         binding.broke(SECOND);
         assert_eq!(binding, BindingTime::default());
+    }
+
+    #[test]
+    fn an_outage_is_not_taken_for_a_nat() {
+        let mut binding = BindingTime::default();
+        let most = 25 * SECOND;
+        for _ in 0..10 {
+            binding.broke(24 * SECOND);
+            assert_eq!(binding.silence(most), most);
+            binding.survived(24 * SECOND);
+        }
     }
 
     #[test]

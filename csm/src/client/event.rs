@@ -192,14 +192,17 @@ pub enum TransportFailure {
     /// The handshake of TLS or DTLS failed, other than by a certificate.
     #[error("the secure handshake failed")]
     Handshake,
-    /// The server's certificate was rejected. This target is not tried again.
+    /// The server's certificate was rejected. This target is not tried again on this network.
     #[error("the server's certificate was rejected")]
     Certificate,
     /// The server does not accept this client's certificate, or wants one and got none. This target is not tried
-    /// again.
+    /// again on this network.
     #[error("the server refused this client's certificate")]
     ClientCertificate,
-    /// A proxy on the way refused. This target is not tried again.
+    /// A proxy on the way could not reach the server, or is in trouble itself.
+    #[error("a proxy on the way could not connect")]
+    ProxyTrouble,
+    /// A proxy on the way refused. This target is not tried again on this network.
     #[error("a proxy refused the connection")]
     Proxy,
     /// The transport does not exist in this build or on this system. This target is not tried again.

@@ -220,7 +220,8 @@ impl Client {
     /// Reports that the host's network changed: the binding is checked at once, and waits of our own end.
     pub fn network_changed(&mut self, now: Instant) {
         self.paused = false;
-        self.plan.end_backoff();
+        let under_way = self.seeker().map(Seeker::ways).unwrap_or_default();
+        self.plan.end_backoff(&under_way);
         match &mut self.state {
             State::Up(tunnel) => {
                 tunnel.upgrade.network_changed(now);
@@ -237,10 +238,16 @@ impl Client {
 
     /// Reports that new transports would go over another network than the tunnel's does: one is looked for, and takes the tunnel
     /// over while the old one still works, if it does.
-    pub fn relocate(&mut self, now: Instant) {
+    ///
+    /// `first` is what worked last on that network.
+    pub fn relocate(&mut self, now: Instant, first: Option<Target>) {
         self.network_changed(now);
+        // Whoever has been asked to move the tunnel may have done it.
+        if self.seeker().is_some_and(Seeker::is_asking) {
+            return;
+        }
         self.stop_looking_beside();
-        self.look_beside(now, Why::Move);
+        self.look_beside(now, Why::Move, first);
     }
 
     /// Says whether anybody uses the application. In the background the client is as silent as the server and the NATs on the way
@@ -366,9 +373,9 @@ impl Client {
         };
         let is_due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
         if is_due(tunnel.doubtful_from()) {
-            self.look_beside(now, Why::Doubt);
+            self.look_beside(now, Why::Doubt, None);
         } else if is_due(tunnel.upgrade_due()) {
-            self.look_beside(now, Why::Upgrade);
+            self.look_beside(now, Why::Upgrade, None);
         }
     }
 

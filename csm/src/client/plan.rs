@@ -31,6 +31,8 @@ pub(super) struct Plan {
 #[derive(Debug)]
 struct Entry {
     target: Target,
+    /// Its place in the application's list; behind it what servers named.
+    order: usize,
     /// Named by a server rather than by the application.
     given: bool,
     failures: u32,
@@ -60,6 +62,8 @@ enum Rest {
     Backoff(Instant),
     /// The server's wish.
     Told(Instant),
+    /// Trying again is pointless on this network.
+    Barred,
     /// Trying again is pointless.
     Out,
 }
@@ -104,11 +108,13 @@ pub(super) enum Pick {
     At(Instant),
     /// All that may be tried now is under way, or being looked up.
     Wait,
+    /// There is something on another network only.
+    Barred,
     Nothing,
 }
 
 impl Entry {
-    fn new(target: Target, given: bool, lookup: bool) -> Self {
+    fn new(target: Target, order: usize, given: bool, lookup: bool) -> Self {
         let (lookup, ways) = match target.endpoint {
             Endpoint::Configured(_) if lookup => (Lookup::Wanted, Vec::new()),
             Endpoint::Configured(_) => (Lookup::Done, vec![None]),
@@ -116,6 +122,7 @@ impl Entry {
         };
         Self {
             target,
+            order,
             given,
             failures: 0,
             rest: Rest::None,
@@ -141,7 +148,7 @@ impl Entry {
         match self.rest {
             Rest::None => Some(now),
             Rest::Backoff(until) | Rest::Told(until) => Some(until),
-            Rest::Out => None,
+            Rest::Barred | Rest::Out => None,
         }
     }
 
@@ -155,9 +162,9 @@ impl Entry {
 
 impl Plan {
     pub(super) fn new(targets: &[Target], retry: RetryPolicy, lookup: bool) -> Self {
-        let entry = |target: &Target| Entry::new(*target, false, lookup);
+        let entry = |(order, target): (usize, &Target)| Entry::new(*target, order, false, lookup);
         Self {
-            entries: targets.iter().map(entry).collect(),
+            entries: targets.iter().enumerate().map(entry).collect(),
             retry,
             lookup,
         }
@@ -203,9 +210,26 @@ impl Plan {
     /// A target could not be looked up: true if it is known from before where it is.
     pub(super) fn not_found(&mut self, target: Target) -> bool {
         self.entry(target).is_some_and(|entry| {
-            entry.lookup = Lookup::Done;
+            entry.lookup = if entry.ways.is_empty() {
+                Lookup::Wanted
+            } else {
+                Lookup::Done
+            };
             !entry.ways.is_empty()
         })
+    }
+
+    /// Whether it is being found out where something is.
+    pub(super) fn is_looking_up(&self) -> bool {
+        self.entries
+            .iter()
+            .any(|entry| entry.lookup == Lookup::Asked && entry.ways.is_empty())
+    }
+
+    /// The place of a target in the application's list.
+    pub(super) fn order(&self, target: Target) -> usize {
+        let entry = self.entries.iter().find(|entry| entry.target == target);
+        entry.map_or(usize::MAX, |entry| entry.order)
     }
 
     /// Of the targets that may be tried now those with the fewest failures, so that all are tried before one is tried again; of
@@ -214,13 +238,14 @@ impl Plan {
     pub(super) fn pick(&self, now: Instant, filter: Filter, under_way: &[Way]) -> Pick {
         let mut best: Option<((u32, u8), Way)> = None;
         let mut earliest: Option<Instant> = None;
-        let mut waits = false;
+        let (mut waits, mut barred) = (false, false);
         for entry in self
             .entries
             .iter()
             .filter(|entry| filter.admits(entry.target))
         {
             let Some(until) = entry.until(now) else {
+                barred |= entry.rest == Rest::Barred;
                 continue;
             };
             if until > now {
@@ -239,8 +264,9 @@ impl Plan {
         }
         match (best, earliest) {
             (Some((_, way)), _) => Pick::Now(way),
-            (None, _) if waits => Pick::Wait,
             (None, Some(until)) => Pick::At(until),
+            (None, None) if waits => Pick::Wait,
+            (None, None) if barred => Pick::Barred,
             (None, None) => Pick::Nothing,
         }
     }
@@ -252,6 +278,13 @@ impl Plan {
                 entry.refused = None;
             }
             entry.begun += 1;
+        }
+    }
+
+    /// The last attempt at a target was given up without a verdict: its ways are to be tried again.
+    pub(super) fn abandoned(&mut self, target: Target) {
+        if let Some(entry) = self.entry(target) {
+            entry.begun = 0;
         }
     }
 
@@ -268,15 +301,16 @@ impl Plan {
     /// Whether nobody listens at any target that may be tried again.
     pub(super) fn is_refused(&self) -> bool {
         self.entries.iter().all(|entry| {
-            (entry.refused == Some(true) && entry.begun == 0) || entry.rest == Rest::Out
+            (entry.refused == Some(true) && entry.begun == 0)
+                || matches!(entry.rest, Rest::Barred | Rest::Out)
         })
     }
 
     /// Whether a server asked to leave this target alone, or it is not to be tried again.
     pub(super) fn is_told_to_wait(&self, target: Target) -> bool {
-        self.entries
-            .iter()
-            .any(|entry| entry.target == target && matches!(entry.rest, Rest::Told(_) | Rest::Out))
+        self.entries.iter().any(|entry| {
+            entry.target == target && matches!(entry.rest, Rest::Told(_) | Rest::Barred | Rest::Out)
+        })
     }
 
     /// Begins a new search: what rested by our own choice is rested, and the target that worked last comes first.
@@ -289,10 +323,13 @@ impl Plan {
         }
     }
 
-    /// Waits of our own are over: the network is another.
-    pub(super) fn end_backoff(&mut self) {
+    /// Waits of our own are over, and what the old network said counts no more: the network is another. `under_way` is left alone.
+    pub(super) fn end_backoff(&mut self, under_way: &[Way]) {
         for entry in &mut self.entries {
-            if let Rest::Backoff(_) = entry.rest {
+            if entry.rest == Rest::Barred {
+                entry.rest = Rest::None;
+            }
+            if !under_way.iter().any(|way| way.target == entry.target) {
                 entry.renew();
             }
         }
@@ -313,7 +350,10 @@ impl Plan {
             entry.refused = Some(is_refusal && entry.refused.unwrap_or(true));
         }
         match failure {
-            AttemptFailure::Transport(failure) if failure.is_final() => self.set(target, Rest::Out),
+            AttemptFailure::Transport(TransportFailure::Unsupported) => self.set(target, Rest::Out),
+            AttemptFailure::Transport(failure) if failure.is_final() => {
+                self.set(target, Rest::Barred);
+            }
             // Zero is no wait that could be doubled: it must not make a busy server busier.
             AttemptFailure::Refused(refusal) => match (
                 refusal.code,
@@ -324,7 +364,7 @@ impl Plan {
                     let until = now + time + random.up_to(time / 2);
                     for entry in &mut self.entries {
                         if same_host(entry.target.endpoint, target.endpoint)
-                            && entry.rest != Rest::Out
+                            && !matches!(entry.rest, Rest::Barred | Rest::Out)
                         {
                             entry.rest = Rest::Told(until);
                             entry.begun = 0;
@@ -384,7 +424,7 @@ impl Plan {
                     entry
                 }
                 Some(_) => continue,
-                None => Entry::new(*target, true, self.lookup),
+                None => Entry::new(*target, usize::MAX, true, self.lookup),
             };
             self.make_room(first);
             if first {
@@ -427,10 +467,21 @@ impl Plan {
         if let Some(entry) = self.entry(target) {
             let factor = 1u32.checked_shl(entry.failures).unwrap_or(u32::MAX);
             let limit = first.saturating_mul(factor).min(most);
+            // What fails at once must not be tried again at once while it is urgent.
+            let least = if longest.is_some() {
+                limit / 2
+            } else {
+                Duration::ZERO
+            };
             entry.failures = (entry.failures + 1).min(31);
-            entry.rest = Rest::Backoff(now + random.up_to(limit));
+            entry.rest = Rest::Backoff(now + least + random.up_to(limit - least));
             entry.begun = 0;
-            if lookup && matches!(target.endpoint, Endpoint::Configured(_)) {
+            let is_old = entry.looked_up.is_none_or(|at| at + LOOK_AGAIN <= now);
+            let is_unknown = entry.ways.is_empty();
+            if lookup
+                && (is_old || is_unknown)
+                && matches!(target.endpoint, Endpoint::Configured(_))
+            {
                 entry.lookup = Lookup::Wanted;
             }
         }
@@ -456,7 +507,7 @@ pub(super) struct Trial {
     pub(super) longest: Option<Duration>,
 }
 
-fn same_host(one: Endpoint, other: Endpoint) -> bool {
+pub(super) fn same_host(one: Endpoint, other: Endpoint) -> bool {
     let ip = |endpoint: Endpoint| -> Option<IpAddr> {
         match endpoint {
             Endpoint::Configured(_) => None,
@@ -546,7 +597,7 @@ mod tests {
         };
         assert!(at > now && at < now + Duration::from_secs(1));
         assert!(matches!(plan.pick(at, ANY, &[]), Pick::Now(_)));
-        plan.end_backoff();
+        plan.end_backoff(&[]);
         assert_eq!(plan.pick(now, ANY, &[]), try_now(TLS));
     }
 
@@ -580,7 +631,7 @@ mod tests {
         fail(&mut plan, now, TLS, &AttemptFailure::Lost, random);
         assert!(!plan.is_refused(), "one is back");
         fail(&mut plan, now, TLS, &refused, random);
-        plan.end_backoff();
+        plan.end_backoff(&[]);
         assert!(!plan.is_refused(), "the network is another");
     }
 
@@ -599,10 +650,10 @@ mod tests {
             &mut plan,
             now,
             OTHER,
-            &AttemptFailure::Transport(TransportFailure::Certificate),
+            &AttemptFailure::Transport(TransportFailure::Unsupported),
             random,
         );
-        plan.end_backoff();
+        plan.end_backoff(&[]);
         let Pick::At(at) = plan.pick(now, ANY, &[]) else {
             panic!("the host is busy, the other is out")
         };

@@ -24,6 +24,12 @@ pub const MAX_RACING: usize = 8;
 /// How long an attempt that asks is waited for while another is ready to ask, at least and at most.
 pub const ASK_PATIENCE: std::ops::RangeInclusive<Duration> =
     Duration::from_millis(50)..=Duration::from_millis(500);
+/// The same while a tunnel is moved: two that have asked cross each other.
+const RESUME_PATIENCE: Duration = Duration::from_millis(250);
+/// How long a clear way that works waits for protected ones that the application prefers.
+const PROTECTED_PATIENCE: Duration = Duration::from_secs(1);
+/// Attempts that may fail at once on this host, in a row, before the search slows down.
+const LOCAL_FAILURES: u8 = 8;
 /// How far ahead of all others the target that worked last begins.
 pub const HEAD_START: Duration = Duration::from_millis(250);
 /// For so long after a loss what is silent is tried again every second: whoever comes out of a tunnel wants to go on talking.
@@ -65,6 +71,8 @@ pub(super) struct Seeker {
     pub(super) last: Option<AttemptFailure>,
     /// Redirects followed in a row.
     pub(super) redirects: u8,
+    /// Attempts in a row that failed at once on this host.
+    pub(super) local_failures: u8,
 }
 
 /// One attempt at a transport.
@@ -75,6 +83,8 @@ pub(super) struct Attempt {
     pub(super) began: Instant,
     pub(super) until: Instant,
     pub(super) stage: Stage,
+    /// The target's place in the application's list.
+    pub(super) order: usize,
     /// Cookies asked for so far.
     pub(super) cookies: u8,
     /// The cookie to ask with.
@@ -101,10 +111,11 @@ pub(super) enum Stage {
 }
 
 impl Attempt {
-    pub(super) fn new(epoch: Epoch, way: Way, now: Instant, until: Instant) -> Self {
+    pub(super) fn new(epoch: Epoch, way: Way, order: usize, now: Instant, until: Instant) -> Self {
         Self {
             epoch,
             way,
+            order,
             began: now,
             until,
             stage: Stage::Opening,
@@ -118,6 +129,10 @@ impl Attempt {
 
     pub(super) const fn target(&self) -> Target {
         self.way.target
+    }
+
+    const fn is_protected(&self) -> bool {
+        self.way.target.transport.is_protected()
     }
 
     /// Whether nothing was heard on this way.
@@ -144,6 +159,7 @@ impl Seeker {
             head_start: false,
             last: None,
             redirects: 0,
+            local_failures: 0,
         }
     }
 
@@ -214,25 +230,54 @@ impl Seeker {
         self.ready().map(|attempt| attempt.epoch)
     }
 
+    /// The first that is ready; a protected one if there is one.
     fn ready(&self) -> Option<&Attempt> {
-        self.attempts
-            .iter()
-            .find(|attempt| attempt.stage == Stage::Ready)
+        let ready = || {
+            self.attempts
+                .iter()
+                .filter(|attempt| attempt.stage == Stage::Ready)
+        };
+        ready()
+            .find(|attempt| attempt.is_protected())
+            .or_else(|| ready().next())
+    }
+
+    /// Until when a clear attempt that is ready leaves it to protected ones that the application would rather have: whoever is on
+    /// the way could make it the first by delaying the others.
+    fn protected_until(&self, ready: &Attempt) -> Option<Instant> {
+        if ready.is_protected() {
+            return None;
+        }
+        let preferred = self.attempts.iter().filter(|attempt| {
+            attempt.is_protected() && attempt.stage == Stage::Opening && attempt.order < ready.order
+        });
+        preferred
+            .map(|attempt| attempt.began + PROTECTED_PATIENCE)
+            .max()
     }
 
     /// When the attempt that is ready need not wait any more for the one that asks.
     fn ask_due(&self) -> Option<Instant> {
-        self.ready()?;
+        let ready = self.ready()?;
+        let least = if self.why == Why::First {
+            *ASK_PATIENCE.start()
+        } else {
+            RESUME_PATIENCE
+        };
         let until = |attempt: &Attempt| match attempt.stage {
             // A round trip or two, and half as much again for the server.
             Stage::Asking(since) => {
                 let opened_in = since.saturating_duration_since(attempt.began);
-                Some(since + (opened_in * 3 / 2).clamp(*ASK_PATIENCE.start(), *ASK_PATIENCE.end()))
+                Some(since + (opened_in * 3 / 2).clamp(least, *ASK_PATIENCE.end()))
             }
             Stage::Opening | Stage::Knocking | Stage::Ready => None,
         };
         let last = self.attempts.iter().filter_map(until).max();
-        Some(last.unwrap_or(self.began))
+        let due = last.unwrap_or(self.began);
+        Some(
+            self.protected_until(ready)
+                .map_or(due, |until| until.max(due)),
+        )
     }
 
     /// A way that has been silent for long and may be tried once more beside itself, as the first packet of an attempt may be
@@ -275,17 +320,36 @@ impl Seeker {
         (local && urgent).then_some(*AGAIN.start())
     }
 
-    /// Of those under way that are silent the one that has been so for longest, if there is no room for another.
-    pub(super) fn to_replace(&self) -> Replace {
+    /// Of those under way that are silent the one that has been so for longest, if there is no room for another. Each has its time.
+    pub(super) fn to_replace(&self, now: Instant) -> Replace {
         if self.attempts.len() < MAX_RACING {
             return Replace::Nobody;
         }
         let silent = self.attempts.iter().filter(|attempt| attempt.is_silent());
-        silent
-            .min_by_key(|attempt| attempt.began)
-            .map_or(Replace::Impossible, |attempt| {
-                Replace::Attempt(attempt.epoch)
-            })
+        let Some(oldest) = silent.min_by_key(|attempt| attempt.began) else {
+            return Replace::NotBefore(self.deadline);
+        };
+        let due = oldest.began + *AGAIN.start();
+        if due <= now {
+            Replace::Attempt(oldest.epoch)
+        } else {
+            Replace::NotBefore(due)
+        }
+    }
+
+    /// An attempt has failed: another may follow at once, unless all that follow fail as soon as they begin.
+    pub(super) fn go_on(&mut self, now: Instant, failure: &AttemptFailure) {
+        let local = AttemptFailure::Transport(TransportFailure::Unreachable);
+        if *failure == local {
+            self.local_failures = self.local_failures.saturating_add(1);
+        } else {
+            self.local_failures = 0;
+        }
+        if self.local_failures > LOCAL_FAILURES {
+            self.put_off(now + *AGAIN.start());
+        } else {
+            self.hurry(now);
+        }
     }
 
     /// Keeps the failure that tells an application most.
@@ -312,7 +376,8 @@ impl Seeker {
 pub(super) enum Replace {
     Nobody,
     Attempt(Epoch),
-    Impossible,
+    /// There will be somebody then.
+    NotBefore(Instant),
 }
 
 /// What a server or a proxy says tells more than silence.
@@ -327,7 +392,7 @@ const fn weight(failure: &AttemptFailure) -> u8 {
         | AttemptFailure::Framing(_)
         | AttemptFailure::TooManyRedirects
         | AttemptFailure::ForbiddenRedirect
-        | AttemptFailure::Transport(TransportFailure::Proxy) => 3,
+        | AttemptFailure::Transport(TransportFailure::Proxy | TransportFailure::ProxyTrouble) => 3,
         AttemptFailure::Transport(
             TransportFailure::Certificate | TransportFailure::ClientCertificate,
         ) => 4,

@@ -23,6 +23,8 @@ use crate::wire::{self, Claim};
 const ENDLESS_RESUME: Duration = Duration::from_secs(3600);
 /// After an orderly close by the server the first attempt waits up to this long (spec 5).
 const AFTER_CLOSE: Duration = Duration::from_secs(2);
+/// How long a resume that was asked for beside the one that was answered first is waited for.
+const LATER: Duration = Duration::from_secs(5);
 
 impl Client {
     pub(super) fn seeker(&self) -> Option<&Seeker> {
@@ -78,14 +80,14 @@ impl Client {
             };
             let wake = match (pick, silent) {
                 (Pick::Now(way), _) if now < deadline => {
-                    if !self.begin_attempt(now, way, true) {
-                        self.sleep_until(deadline);
+                    if let Err(due) = self.begin_attempt(now, way, true) {
+                        return self.sleep_until(due.min(deadline));
                     }
                     continue;
                 }
                 (_, Some((due, way))) if due <= now && now < deadline => {
-                    if !self.begin_attempt(now, way, false) {
-                        self.sleep_until(deadline);
+                    if let Err(due) = self.begin_attempt(now, way, false) {
+                        return self.sleep_until(due.min(deadline));
                     }
                     continue;
                 }
@@ -94,7 +96,10 @@ impl Client {
                 // For a first tunnel, waiting beyond the end would only put off saying so; for a lost one, a change of the
                 // network may still come.
                 (Pick::At(until), None)
-                    if until < deadline || why == Why::Lost || !ways.is_empty() =>
+                    if until < deadline
+                        || why == Why::Lost
+                        || !ways.is_empty()
+                        || self.plan.is_looking_up() =>
                 {
                     if why == Why::Upgrade && ways.is_empty() {
                         return self.give_up(now);
@@ -102,7 +107,9 @@ impl Client {
                     until
                 }
                 (Pick::Wait, None) => deadline,
-                (Pick::Now(_) | Pick::At(_) | Pick::Nothing, None) => {
+                // Another network may come, and the server keeps the tunnel.
+                (Pick::Barred, None) if why == Why::Lost => deadline,
+                (Pick::Now(_) | Pick::At(_) | Pick::Barred | Pick::Nothing, None) => {
                     if !ways.is_empty() && now < deadline {
                         deadline
                     } else {
@@ -121,20 +128,22 @@ impl Client {
         }
     }
 
-    /// Asks the owner for one more transport; false if there is no room for it. `fresh` is a way that is not under way yet.
-    fn begin_attempt(&mut self, now: Instant, way: Way, fresh: bool) -> bool {
-        let replaced = match self.seeker().map(Seeker::to_replace) {
+    /// Asks the owner for one more transport, or says when there will be room for it. `fresh` is a way that is not under way yet.
+    fn begin_attempt(&mut self, now: Instant, way: Way, fresh: bool) -> Result<(), Instant> {
+        let replaced = match self.seeker().map(|seeker| seeker.to_replace(now)) {
             Some(Replace::Nobody) => None,
             Some(Replace::Attempt(epoch)) => Some(epoch),
-            Some(Replace::Impossible) | None => return false,
+            Some(Replace::NotBefore(due)) => return Err(due),
+            None => return Ok(()),
         };
+        let order = self.plan.order(way.target);
         if let Some(epoch) = replaced {
-            self.abandon_attempt(epoch, true);
+            self.abandon_attempt(epoch);
         }
         let (delay, until) = (self.config.race_delay, now + self.config.attempt_timeout);
         let epoch = Epoch(self.next_epoch);
         let Some(seeker) = self.seeker_mut() else {
-            return false;
+            return Ok(());
         };
         let delay = if std::mem::take(&mut seeker.head_start) {
             delay.max(HEAD_START)
@@ -142,7 +151,9 @@ impl Client {
             delay
         };
         seeker.put_off(now + delay);
-        seeker.attempts.push(Attempt::new(epoch, way, now, until));
+        seeker
+            .attempts
+            .push(Attempt::new(epoch, way, order, now, until));
         if fresh {
             self.plan.begun(way);
         } else {
@@ -156,7 +167,7 @@ impl Client {
             target,
             address,
         });
-        true
+        Ok(())
     }
 
     /// Where a target is, which the owner was asked for.
@@ -249,17 +260,13 @@ impl Client {
         failure: AttemptFailure,
         close: bool,
     ) {
-        let Some(attempt) = self.abandon_attempt(epoch, close) else {
+        let Some(attempt) = self.take_attempt(epoch, close) else {
             return;
         };
-        if let State::Up(tunnel) = &mut self.state
-            && let Some(cause) = tunnel.untold.take()
-        {
-            self.events.push_back(Event::Suspended(cause));
-        }
-        self.count_failure(now, Some(epoch), attempt.target(), failure);
+        self.tell_loss();
+        self.count_failure(now, Some(epoch), attempt.target(), failure.clone());
         if let Some(seeker) = self.seeker_mut() {
-            seeker.hurry(now);
+            seeker.go_on(now, &failure);
         }
         self.ask_next(now);
         self.look_further(now);
@@ -298,12 +305,34 @@ impl Client {
             .map(|attempt| attempt.epoch)
             .collect();
         for epoch in forbidden {
-            self.abandon_attempt(epoch, true);
+            self.abandon_attempt(epoch);
+        }
+    }
+
+    /// The transport that was closed was not closed for another.
+    pub(super) fn tell_loss(&mut self) {
+        if let State::Up(tunnel) = &mut self.state
+            && let Some(cause) = tunnel.untold.take()
+        {
+            self.events.push_back(Event::Suspended(cause));
         }
     }
 
     /// Ends an attempt without a verdict on its target.
-    pub(super) fn abandon_attempt(&mut self, epoch: Epoch, close: bool) -> Option<Attempt> {
+    pub(super) fn abandon_attempt(&mut self, epoch: Epoch) {
+        let Some(attempt) = self.take_attempt(epoch, true) else {
+            return;
+        };
+        let target = attempt.target();
+        if self
+            .seeker()
+            .is_some_and(|seeker| !seeker.is_trying(target))
+        {
+            self.plan.abandoned(target);
+        }
+    }
+
+    fn take_attempt(&mut self, epoch: Epoch, close: bool) -> Option<Attempt> {
         let attempt = self.seeker_mut()?.remove(epoch)?;
         if close {
             self.events.push_back(Event::Close {
@@ -312,6 +341,30 @@ impl Client {
             });
         }
         Some(attempt)
+    }
+
+    /// After a resume: all other attempts end, but those that have asked later. The server may take them too, and the last counts.
+    pub(super) fn keep_later(&mut self, now: Instant, seeker: Option<Seeker>, winner: Epoch) {
+        let Some(mut seeker) = seeker else {
+            return;
+        };
+        let counter = seeker.attempt(winner).map(|attempt| attempt.counter);
+        let is_later = |attempt: &Attempt| {
+            matches!(attempt.stage, Stage::Asking(_)) && Some(attempt.counter) > counter
+        };
+        let (later, others): (Vec<_>, Vec<_>) = std::mem::take(&mut seeker.attempts)
+            .into_iter()
+            .partition(is_later);
+        seeker.attempts = others;
+        self.close_others(Some(seeker), Some(winner));
+        if let State::Up(tunnel) = &mut self.state
+            && !later.is_empty()
+        {
+            let mut seeker = Seeker::new(Why::Move, now, now + LATER);
+            seeker.put_off(now + LATER);
+            seeker.attempts = later;
+            tunnel.seeker = Some(seeker);
+        }
     }
 
     /// Ends all attempts but the one that won.
@@ -463,18 +516,35 @@ impl Client {
     }
 
     /// Looks for another transport beside the one that the tunnel has.
-    pub(super) fn look_beside(&mut self, now: Instant, why: Why) {
+    pub(super) fn look_beside(&mut self, now: Instant, why: Why, first: Option<Target>) {
         let time = self.config.attempt_timeout;
         let State::Up(tunnel) = &mut self.state else {
             return;
         };
+        if tunnel.link.is_none() || tunnel.release_until.is_some() {
+            return;
+        }
+        match &tunnel.seeker {
+            // Whether the transport works is more urgent.
+            Some(seeker)
+                if seeker.why == Why::Upgrade && why == Why::Doubt && !seeker.is_asking() =>
+            {
+                let upgrade = tunnel.seeker.take();
+                self.close_others(upgrade, None);
+                return self.look_beside(now, why, first);
+            }
+            Some(_) => return,
+            None => {}
+        }
+        if why == Why::Doubt
+            && let Some(link) = &mut tunnel.link
+        {
+            link.doubted = link.asked_at;
+        }
         let Some(link) = &tunnel.link else {
             return;
         };
-        if tunnel.seeker.is_some() || tunnel.release_until.is_some() {
-            return;
-        }
-        let first = (why != Why::Upgrade).then_some(link.target);
+        let first = first.or_else(|| (why != Why::Upgrade).then_some(link.target));
         let mut seeker = Seeker::new(why, now, now + time);
         seeker.head_start = first.is_some();
         tunnel.seeker = Some(seeker);

@@ -8,7 +8,7 @@ use tsc_tpl::{Sequence, ServiceType};
 use super::binding::BindingTime;
 use super::config::Target;
 use super::event::{Epoch, RequestId, SuspendReason};
-use super::race::Seeker;
+use super::race::{Seeker, Why};
 use super::service::Services;
 use crate::assignment::Assignment;
 use crate::secret::Key32;
@@ -133,6 +133,8 @@ pub(super) struct Link {
     pub(super) heard: bool,
     /// When the last Keepalive was begun.
     pub(super) asked_at: Option<Instant>,
+    /// The Keepalive whose want of an answer was followed up.
+    pub(super) doubted: Option<Instant>,
     /// How long answers to Keepalives take, smoothed.
     pub(super) round_trip: Option<Duration>,
     /// How long to stay silent: half the interval, less a random tenth; `None` is for ever.
@@ -166,7 +168,11 @@ impl Tunnel {
 
     /// From when on the transport is in doubt, unless another is looked for already.
     pub(super) fn doubtful_from(&self) -> Option<Instant> {
-        let link = self.link.as_ref().filter(|_| self.may_look_beside())?;
+        let may = match &self.seeker {
+            None => self.release_until.is_none(),
+            Some(seeker) => seeker.why == Why::Upgrade && !seeker.is_asking(),
+        };
+        let link = self.link.as_ref().filter(|_| may)?;
         link.doubtful_from().filter(|_| self.has_keepalive())
     }
 
@@ -224,6 +230,7 @@ impl Link {
             unanswered_since: None,
             heard: false,
             asked_at: None,
+            doubted: None,
             round_trip: None,
             last_heard: now,
             beat: PROBE_AFTER,
@@ -275,7 +282,7 @@ impl Link {
         };
         let patience = self.round_trip.unwrap_or(DOUBT_AFTER) * 2;
         self.asked_at
-            .filter(|_| !self.heard)
+            .filter(|_| !self.heard && self.doubted != self.asked_at)
             .map(|asked_at| asked_at + patience.max(least))
     }
 

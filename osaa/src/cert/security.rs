@@ -353,12 +353,17 @@ impl ServerSecurity {
                 identity.certified(),
             ))));
         config.alpn_protocols = vec![ALPN.to_vec()];
-        // Sessions are remembered by the clients, in tickets under keys of this process that last for 12 hours at most, and
-        // with them who a client is. No TLS 0-RTT (spec 2).
+        // Sessions are remembered by the clients, in tickets under keys of this process that last for 12 hours at most. No TLS
+        // 0-RTT (spec 2).
         config.session_storage = Arc::new(NoServerSessionStorage {});
-        config.ticketer =
-            ring::Ticketer::new().map_err(|e| CredentialError::UnusableKey(e.to_string()))?;
-        config.send_tls13_tickets = 1;
+        if matches!(client_auth, ClientAuth::None) {
+            config.ticketer =
+                ring::Ticketer::new().map_err(|e| CredentialError::UnusableKey(e.to_string()))?;
+            config.send_tls13_tickets = 1;
+        } else {
+            // A ticket would go on proving who a client is when its certificate has expired.
+            config.send_tls13_tickets = 0;
+        }
         config.max_early_data_size = 0;
         Ok(Self {
             inner: Arc::new(ServerInner {

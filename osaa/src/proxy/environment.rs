@@ -44,6 +44,12 @@ impl ProxySettings {
         Ok(Self::from(proxy).with_exceptions(NoProxy::new(&exceptions)))
     }
 
+    /// Whether there is no proxy at all.
+    #[must_use]
+    pub const fn is_direct(&self) -> bool {
+        self.0.is_none()
+    }
+
     /// Reaches these hosts without the proxy.
     #[must_use]
     pub fn with_exceptions(self, exceptions: NoProxy) -> Self {

@@ -211,6 +211,7 @@ fn failure(error: &transport::ConnectError) -> TransportFailure {
         ConnectError::Refused { .. } => TransportFailure::Refused,
         ConnectError::NoSecurity(_) | ConnectError::DtlsConfig(_) => TransportFailure::Unsupported,
         ConnectError::Proxy(error) if error.is_final() => TransportFailure::Proxy,
+        ConnectError::Proxy(_) => TransportFailure::ProxyTrouble,
         ConnectError::ProxyNeedsStream(_) => TransportFailure::Proxy,
         ConnectError::Alert(_)
         | ConnectError::Alpn

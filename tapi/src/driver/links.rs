@@ -167,7 +167,10 @@ impl Driver {
                 }
             }
         }
-        self.shared.lock().blocked = blocked;
+        let mut state = self.shared.lock();
+        state.blocked = blocked;
+        state.bound = packets_to.is_some();
+        drop(state);
         progress
     }
 

@@ -66,6 +66,9 @@ use crate::{
 /// Turns before other tasks of the runtime get theirs.
 const TURNS_PER_POLL: usize = 16;
 
+/// How often media that is too late is dropped while there is no transport: sooner than it fills a queue.
+const LATE_MEDIA_EVERY: Duration = Duration::from_secs(1);
+
 /// How long the release of a tunnel that lingered may take.
 const LINGERED: Duration = Duration::from_secs(2);
 
@@ -109,6 +112,8 @@ pub(crate) struct Driver {
     failures: Vec<(Server, transport::ConnectError)>,
     /// Since when the tunnel has been without a transport.
     suspended: Option<Instant>,
+    /// When to look for late media while there is none.
+    drop_media_at: Option<Instant>,
     when_up: Option<WhenUp>,
     config: Option<watch::Sender<Arc<TunnelConfig>>>,
     down: Option<DownReason>,
@@ -125,6 +130,7 @@ pub(crate) struct Driver {
 /// However the task ends, also by a runtime that shuts down or a panic: nobody waits for it for ever.
 impl Drop for Driver {
     fn drop(&mut self) {
+        linger::remove(&self.shared);
         self.shared.end(DownReason::Released { confirmed: false });
     }
 }
@@ -142,7 +148,7 @@ impl Driver {
         csm.targets = routes.targets();
         csm.first = builder
             .memory
-            .recall()
+            .recall(|name| routes.named(name).is_some())
             .and_then(|(name, _)| routes.named(&name));
         let client = Client::new(csm, Box::new(random))?;
         for Route { server, .. } in routes.iter() {
@@ -207,6 +213,7 @@ impl Driver {
             capture,
             failures: Vec::new(),
             suspended: None,
+            drop_media_at: None,
             when_up: Some(when_up),
             config: None,
             down: None,
@@ -270,6 +277,7 @@ impl Driver {
             let now = Instant::now();
             self.take_commands(now);
             self.end_lingering(now);
+            self.keep_signalling(now);
             self.shared.drive(|state| state.stack.handle_timeout(now));
             self.client.handle_timeout(now);
             self.run_jobs(now);
@@ -315,6 +323,16 @@ impl Driver {
         }
     }
 
+    /// Without a transport media would push signalling out of the queues.
+    fn keep_signalling(&mut self, now: Instant) {
+        if let (Some(at), Some(since)) = (self.drop_media_at, self.suspended)
+            && at <= now
+        {
+            self.drop_late_media(now, since);
+            self.drop_media_at = Some(now + LATE_MEDIA_EVERY);
+        }
+    }
+
     /// Releases a tunnel that nobody wanted any more.
     fn end_lingering(&mut self, now: Instant) {
         if self.linger_until.is_some_and(|until| until <= now) {
@@ -347,6 +365,7 @@ impl Driver {
             stack,
             self.deliver_until,
             self.linger_until,
+            self.drop_media_at,
         ];
         let Some(due) = timers.into_iter().flatten().min() else {
             return false;
@@ -379,6 +398,7 @@ impl Driver {
                 }
                 Event::Suspended(reason) => {
                     self.suspended.get_or_insert(now);
+                    self.drop_media_at = Some(now + LATE_MEDIA_EVERY);
                     tracing::info!(?reason, "tunnel suspended");
                     self.notify(Notification::Suspended(reason));
                 }
@@ -389,6 +409,7 @@ impl Driver {
                         sender.send_replace(Arc::clone(&config));
                     }
                     self.remember();
+                    self.drop_media_at = None;
                     if let Some(since) = self.suspended.take() {
                         self.drop_late_media(now, since);
                     }

@@ -103,7 +103,7 @@ impl Driver {
         }
         let is_gone = change.is_some_and(|change| change.lost(local));
         match source {
-            Some(_) if !is_gone => self.client.relocate(now),
+            Some(_) if !is_gone => self.client.relocate(now, self.remembered()),
             Some(_) => {
                 self.client.network_changed(now);
                 self.drop_link(now, epoch);
@@ -111,7 +111,7 @@ impl Driver {
             None => {
                 if change.is_none_or(Change::is_online) {
                     // Another family may do.
-                    self.client.relocate(now);
+                    self.client.relocate(now, self.remembered());
                 } else {
                     self.client.network_gone();
                 }
@@ -127,6 +127,13 @@ impl Driver {
         self.client
             .transport_lost(now, epoch, TransportLoss::Failed);
         self.close(epoch);
+    }
+
+    /// What worked last on the network of now.
+    fn remembered(&self) -> Option<Target> {
+        self.memory
+            .recall(|name| self.routes.named(name).is_some())
+            .and_then(|(name, _)| self.routes.named(&name))
     }
 
     /// What carries the tunnel now is remembered for this network.
@@ -148,8 +155,8 @@ impl Driver {
         let Some(route) = self.routes.of(target) else {
             return;
         };
-        if let Some((name, address)) = self.memory.recall()
-            && name == route.name()
+        let own = route.name();
+        if let Some((_, address)) = self.memory.recall(|name| name == own)
             && let Some(place) = addresses.iter().position(|other| *other == address)
             && let Some(before) = addresses.get_mut(..=place)
         {

@@ -155,7 +155,7 @@ impl World {
 
     /// Tells a client that another network is the better one now.
     pub fn relocate(&mut self, client: ClientId) {
-        self.clients[client.0].core.relocate(self.now);
+        self.clients[client.0].core.relocate(self.now, None);
         self.drain_client(client.0);
     }
 

@@ -319,3 +319,139 @@ fn a_tunnel_begins_on_a_stream_and_moves_to_datagrams_when_they_pass() {
     assert_eq!(world.server_stats(server).resumed, 2);
     assert_eq!(world.server_stats(server).sessions, 1);
 }
+
+#[test]
+fn many_ways_on_a_slow_network_are_all_given_their_time() {
+    for delay in [60, 150, 300] {
+        let path = PathConfig {
+            firewall: Firewall::STREAMS_ONLY,
+            ..PathConfig::both(LinkConfig {
+                delay: delay * MS,
+                ..LinkConfig::CLEAN
+            })
+        };
+        let config = looked_up(&[Transport::Udp, Transport::Dtls, Transport::Tls]);
+        let (mut world, server, client) = world(config, path);
+        let nobody = [200, 201, 202].map(at);
+        world.set_directory(client, server, nobody.into_iter().chain([at(1)]));
+        world.start(client);
+        world.run(30 * SECOND);
+        assert!(
+            world.is_bound(client),
+            "{delay} ms: {:?}",
+            world.events(client)
+        );
+    }
+}
+
+#[test]
+fn a_backup_whose_name_was_unknown_is_looked_up_when_it_is_needed() {
+    let mut config = looked_up(&[Transport::Tls]);
+    let mut backup = config.targets[0];
+    backup.endpoint = tsc_csm::client::Endpoint::Configured(1);
+    config.targets.push(backup);
+    let mut world = World::new(7);
+    let first = world.add_server(server_config(9));
+    let second = world.add_server(server_config(9));
+    let client = world.add_client(config, PathConfig::CLEAN);
+    world.set_directory(client, second, []);
+    world.start(client);
+    world.run(SECOND);
+    assert!(world.is_bound(client));
+    world.set_directory(client, second, [at(2)]);
+    world.set_server_up(first, false);
+    world.break_transport(client);
+    world.run(20 * SECOND);
+    // Nobody there knows the tunnel: that is said, not waited for.
+    assert!(world.down_reason(client).is_some());
+    assert_eq!(world.server_stats(second).resume_rejected, 1);
+}
+
+#[test]
+fn a_clear_way_does_not_overtake_a_protected_one_that_is_preferred() {
+    for delay in [5, 40, 150] {
+        let path = PathConfig::both(LinkConfig {
+            delay: delay * MS,
+            ..LinkConfig::CLEAN
+        });
+        let config = looked_up(&[Transport::Tls, Transport::Tcp]);
+        let (mut world, _, client) = world(config, path);
+        world.start(client);
+        world.run(10 * SECOND);
+        let transport = world.assignment(client).unwrap().transport;
+        assert_eq!(transport, Transport::Tls, "{delay} ms");
+    }
+    // Where the protected one is silent it is not waited for for ever.
+    let config = looked_up(&[Transport::Dtls, Transport::Tcp]);
+    let path = PathConfig {
+        firewall: Firewall::STREAMS_ONLY,
+        ..PathConfig::CLEAN
+    };
+    let (mut world, _, client) = world(config, path);
+    world.start(client);
+    world.run(2 * SECOND);
+    assert_eq!(world.assignment(client).unwrap().transport, Transport::Tcp);
+}
+
+#[test]
+fn changes_in_a_row_break_no_move() {
+    for transport in Transport::ALL {
+        for pause in (10..200).step_by(10) {
+            let (mut world, server, client) = up_over(&[transport]);
+            world.relocate(client);
+            world.run(pause * MS);
+            world.relocate(client);
+            world.run(5 * SECOND);
+            assert!(world.is_bound(client), "{transport} {pause}");
+            let suspended = world
+                .events(client)
+                .iter()
+                .any(|(_, event)| matches!(event, Event::Suspended(_)));
+            assert!(
+                !suspended,
+                "{transport} {pause}: {:?}",
+                world.events(client)
+            );
+            assert_eq!(world.server_stats(server).sessions, 1);
+        }
+    }
+}
+
+#[test]
+fn moves_that_cross_each_other_end_at_the_last() {
+    let mut suspended = 0;
+    for seed in 0..300 {
+        let mut world = World::new(seed);
+        let server = world.add_server(server_config(9));
+        let client = world.add_client(looked_up(&Transport::ALL), PathConfig::CLEAN);
+        world.start(client);
+        world.run(2 * SECOND);
+        world.path(client).set(LinkConfig {
+            jitter: 250 * MS,
+            ..LinkConfig::CLEAN
+        });
+        world.relocate(client);
+        world.run(10 * SECOND);
+        assert!(world.is_bound(client), "seed {seed}");
+        assert_eq!(world.server_stats(server).sessions, 1, "seed {seed}");
+        suspended += u32::from(
+            world
+                .events(client)
+                .iter()
+                .any(|(_, event)| matches!(event, Event::Suspended(_))),
+        );
+    }
+    assert_eq!(suspended, 0);
+}
+
+#[test]
+fn doubt_that_leads_nowhere_does_not_spin() {
+    let (mut world, _, client) = up_over(&[Transport::Tls]);
+    // The server says so of itself: nothing else may be tried for a minute.
+    world.path(client).block(true);
+    world.network_changed(client);
+    let before = world.client_stats(client).attempts;
+    world.run(14 * SECOND);
+    let attempts = world.client_stats(client).attempts - before;
+    assert!(attempts < 40, "{attempts}");
+}
