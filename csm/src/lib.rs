@@ -122,6 +122,9 @@
 //!   another grant is left out. With nothing left the answer is `no_address`, with nothing configured
 //!   `not_authorized`. An identity's own older tunnel is another grant, too, until it ends. The IPv4 broadcast address
 //!   of a prefix shorter than 31 bits is nobody's. A client has one request about prefixes outstanding.
+//! - **Server keepalive**: the client still sends a Keepalive for a reason (another network, nothing heard 5 s after something
+//!   was sent), and keeps a NAT awake that is known to forget between two of the server's. The server asks after half
+//!   the interval whatever packets it has forwarded meanwhile. An interval of 0 is granted, and nobody sends.
 //! - **Limits by source prefix** count a tunnel where it was configured, for all its life: resuming from elsewhere
 //!   would otherwise move it out of the count.
 //! - **`unsupported_tlv` and `unsupported_message`** do not count towards the eight message errors: a newer peer

@@ -1,6 +1,7 @@
 //! What a service in force gives to a tunnel, as both ends tell it to their owners.
 
 use std::fmt;
+use std::time::Duration;
 
 use tsc_tpl::ServiceType;
 
@@ -12,6 +13,8 @@ use crate::prefix::Prefix;
 pub enum ServiceGrant {
     /// STG: these prefixes are behind the client.
     RoutedPrefixes(Vec<Prefix>),
+    /// Server keepalive: the server sends the Keepalives, for this interval; 0 is none at all.
+    ServerKeepalive(Duration),
     /// A service of which this version only knows that it was granted.
     Other(ServiceType),
 }
@@ -22,6 +25,7 @@ impl ServiceGrant {
     pub const fn service(&self) -> ServiceType {
         match self {
             Self::RoutedPrefixes(_) => ServiceType::ENABLE_STG,
+            Self::ServerKeepalive(_) => ServiceType::ENABLE_SERVER_KEEPALIVE,
             Self::Other(service) => service.enable(),
         }
     }
@@ -35,6 +39,9 @@ impl fmt::Display for ServiceGrant {
                 prefixes
                     .iter()
                     .try_for_each(|prefix| write!(f, " {prefix}"))
+            }
+            Self::ServerKeepalive(interval) => {
+                write!(f, "keepalives by the server, {} s", interval.as_secs())
             }
             Self::Other(service) => service.fmt(f),
         }

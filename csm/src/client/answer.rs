@@ -172,17 +172,8 @@ impl Client {
         self.add_alternates(&assignment.alternates, target, false);
         self.events
             .push_back(Event::Configured(Box::new(assignment.clone())));
-        let binding_time = BindingTime::default();
-        let silence = silence_on(
-            target.transport,
-            assignment.keepalive,
-            self.background,
-            &binding_time,
-            &mut self.random,
-        );
-        let link = Link::new(now, epoch, target, silence);
         let upgrade = Upgrade::new(now, self.config.upgrade);
-        let up = State::Up(Box::new(Tunnel {
+        let mut tunnel = Box::new(Tunnel {
             assignment,
             resume_key,
             resume_counter: 0,
@@ -192,20 +183,26 @@ impl Client {
             requests: Vec::new(),
             last_keepalive: None,
             confirmed: false,
-            link: Some(link),
+            link: None,
             seeker: None,
             // Never read before the first loss replaces it.
             cause: super::SuspendReason::KeepaliveFailure,
             untold: None,
-            binding_time,
+            binding_time: BindingTime::default(),
             upgrade,
             release_until: None,
-        }));
+        });
+        let silence = silence_on(target.transport, &tunnel, self.background, &mut self.random);
+        tunnel.link = Some(Link::new(now, epoch, target, silence));
+        let up = State::Up(tunnel);
         if let State::Connecting(seeker) = std::mem::replace(&mut self.state, up) {
             self.close_others(Some(seeker), Some(epoch));
         }
         // Ours: an unconfirmed tunnel is closed after 30 s, and the first packet may come later than that.
         self.send_keepalive(now);
+        if self.background {
+            self.want_server_keepalive(now, true);
+        }
         Ok(())
     }
 
@@ -224,14 +221,17 @@ impl Client {
         }
         let seeker = tunnel.seeker.take();
         tunnel.untold = None;
+        let is_quick = seeker
+            .as_ref()
+            .is_some_and(|seeker| now < seeker.began + QUICK);
+        if is_quick && let Some(silence) = tunnel.forgotten_after(target.transport) {
+            tunnel.binding_time.broke(silence);
+        }
         if let Some(old) = tunnel.link.take() {
             // It fell silent, and a new one works at once: its binding is what was lost.
             let is_doubted = seeker
                 .as_ref()
                 .is_some_and(|seeker| seeker.why == Why::Doubt);
-            let is_quick = seeker
-                .as_ref()
-                .is_some_and(|seeker| now < seeker.began + QUICK);
             if is_doubted && is_quick && old.target.transport == target.transport {
                 tunnel.binding_time.broke(old.idle);
             }
@@ -244,13 +244,8 @@ impl Client {
         tunnel.last_keepalive = None;
         // The proof has shown the server that its first answer had arrived.
         tunnel.confirmed = true;
-        let silence = silence_on(
-            target.transport,
-            assignment.keepalive,
-            self.background,
-            &tunnel.binding_time,
-            &mut self.random,
-        );
+        tunnel.assignment = assignment.clone();
+        let silence = silence_on(target.transport, tunnel, self.background, &mut self.random);
         let mut link = Link::new(now, epoch, target, silence);
         // Outstanding requests are repeated with their sequence (spec 5, "Epochs").
         let schedule = Schedule::request(target.transport.is_stream());
@@ -263,12 +258,11 @@ impl Client {
             link.note_sent(now);
         }
         tunnel.link = Some(link);
-        tunnel.assignment = assignment.clone();
         self.plan.begin(None);
         self.add_alternates(&assignment.alternates, target, false);
         self.events.push_back(Event::Resumed(Box::new(assignment)));
         self.keep_later(now, seeker, epoch);
-        self.services_resumed();
+        self.services_resumed(now);
         for bytes in repeats {
             self.stats.retransmissions += 1;
             self.transmit(epoch, bytes);

@@ -139,7 +139,7 @@ impl Client {
         self.heard(now);
         match asked {
             Some(Asked::Service(request, service)) => {
-                self.service_over(request, service, Some(parsed.as_ref()));
+                self.service_over(now, request, service, Some(parsed.as_ref()));
             }
             Some(Asked::Release) => self.down(DownReason::Released { confirmed: true }),
             Some(Asked::Keepalive) | None => {

@@ -251,23 +251,14 @@ impl Client {
     }
 
     /// Says whether anybody uses the application. In the background the client is as silent as the server and the NATs on the way
-    /// allow; on the way back the binding is checked at once.
+    /// allow: it has the server send the Keepalives where that offers the service, and is told so by [`Event::Service`]. On the way
+    /// back the binding is checked at once.
     pub fn set_background(&mut self, now: Instant, background: bool) {
         if std::mem::replace(&mut self.background, background) == background {
             return;
         }
-        let State::Up(tunnel) = &mut self.state else {
-            return;
-        };
-        if background && let Some(link) = &mut tunnel.link {
-            link.silence = silence_on(
-                link.target.transport,
-                tunnel.assignment.keepalive,
-                background,
-                &tunnel.binding_time,
-                &mut self.random,
-            );
-        } else {
+        self.want_server_keepalive(now, background);
+        if !background {
             self.send_keepalive(now);
         }
     }
@@ -363,6 +354,7 @@ impl Client {
         if due && tunnel.release_until.is_none() {
             self.send_keepalive(now);
         }
+        self.silence_timeout(now);
         self.look_beside_if_due(now);
     }
 
@@ -533,7 +525,7 @@ impl Client {
                     self.lose_link(now, SuspendReason::KeepaliveFailure, close);
                 }
                 Asked::Release => self.down(DownReason::Released { confirmed: false }),
-                Asked::Service(request, service) => self.service_over(request, service, None),
+                Asked::Service(request, service) => self.service_over(now, request, service, None),
             }
         }
     }
@@ -544,27 +536,20 @@ impl Client {
         let State::Up(tunnel) = &mut self.state else {
             return;
         };
-        let Some(link) = tunnel
+        let link = tunnel
             .link
-            .as_mut()
-            .filter(|_| tunnel.release_until.is_none())
-        else {
+            .as_ref()
+            .filter(|_| tunnel.release_until.is_none());
+        let Some(transport) = link.map(|link| link.target.transport) else {
             return;
         };
-        let silence = silence_on(
-            link.target.transport,
-            tunnel.assignment.keepalive,
-            self.background,
-            &tunnel.binding_time,
-            &mut self.random,
-        );
-        if tunnel
-            .requests
-            .iter()
-            .any(|request| request.what == Asked::Keepalive)
-        {
+        let silence = silence_on(transport, tunnel, self.background, &mut self.random);
+        if tunnel.has_keepalive() {
             return;
         }
+        let Some(link) = &mut tunnel.link else {
+            return;
+        };
         link.silence = silence;
         link.heard = false;
         link.asked_at = Some(now);
@@ -636,16 +621,21 @@ impl Client {
     }
 }
 
-/// See [`binding::silence`]: what NATs keep of streams is hours.
+/// See [`binding::silence`]: what NATs keep of streams is hours. While the server sends the Keepalives silence is for ever, but for
+/// a NAT that forgets between two of them.
 fn silence_on(
     transport: Transport,
-    interval: Duration,
+    tunnel: &Tunnel,
     background: bool,
-    binding: &BindingTime,
     random: &mut dyn Random,
 ) -> Option<Duration> {
-    let binding = (!transport.is_stream()).then_some(binding);
-    binding::silence(interval, background, binding, random)
+    let binding = (!transport.is_stream()).then_some(&tunnel.binding_time);
+    if let Some(interval) = tunnel.server_keepalive() {
+        let between = interval / 2;
+        let silence = binding?.silence(between);
+        return (silence < between).then_some(silence);
+    }
+    binding::silence(tunnel.assignment.keepalive, background, binding, random)
 }
 
 impl std::fmt::Debug for Client {

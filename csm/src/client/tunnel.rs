@@ -137,7 +137,8 @@ pub(super) struct Link {
     pub(super) doubted: Option<Instant>,
     /// How long answers to Keepalives take, smoothed.
     pub(super) round_trip: Option<Duration>,
-    /// How long to stay silent: half the interval, less a random tenth; `None` is for ever.
+    /// How long to stay silent: half the interval, less a random tenth; `None` is for ever, as while the server sends the
+    /// Keepalives.
     pub(super) silence: Option<Duration>,
     pub(super) message_errors: u8,
 }
@@ -207,6 +208,7 @@ impl Tunnel {
             link,
             self.doubtful_from(),
             self.upgrade_due(),
+            self.silent_from(),
             self.release_until,
             self.inbox.next_expiry(),
         ]
@@ -254,6 +256,10 @@ impl Link {
         self.last_heard = now;
         self.unanswered_since = None;
         self.heard = true;
+    }
+
+    pub(super) const fn last_heard(&self) -> Instant {
+        self.last_heard
     }
 
     /// How long nothing has passed in either direction.

@@ -384,6 +384,7 @@ impl Server {
         session.binding = Some(id);
         session.timers = timers.into();
         session.last_activity = now;
+        self.restart_keepalive(now, key);
         Some(id)
     }
 

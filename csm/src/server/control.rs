@@ -216,7 +216,7 @@ impl Server {
         Verdict::Close(CloseReason::SessionDown(DownReason::WrongTsid))
     }
 
-    /// An answer to one of our own requests; the only one so far is the release.
+    /// An answer to one of our own requests: releases, and Keepalives where the server sends them.
     fn response(&mut self, now: Instant, key: Key, header: &Header) -> Verdict {
         let answered = self
             .sessions
@@ -229,6 +229,9 @@ impl Server {
             let reason = DownReason::ReleasedByServer { confirmed: true };
             self.close_session(now, key, reason);
             return Verdict::Close(CloseReason::SessionDown(reason));
+        }
+        if self.answers_keepalive(key, header.cm_type, header.sequence) {
+            return Verdict::Consumed;
         }
         self.drop_unit(if header.cm_type.is_response() {
             DropReason::Unmatched

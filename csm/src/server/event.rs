@@ -248,6 +248,8 @@ pub enum CloseReason {
     UnexpectedFrame,
     /// Eight message errors on one transport (spec 2).
     MessageErrors,
+    /// Nothing came after all Keepalives, where the server sends them (spec 7, "server keepalive").
+    KeepaliveFailure,
     /// No tunnel within 10 s (spec 8.3).
     ConfigurationTimeout,
     /// The tunnel is over.
@@ -411,6 +413,8 @@ pub struct Stats {
     pub overloaded: usize,
     /// All other drops.
     pub other_drops: u64,
+    /// Keepalives sent, without repetitions (spec 7, "server keepalive").
+    pub keepalives: u64,
     /// Retransmissions of the server's own requests.
     pub retransmissions: u64,
     /// Answers that were dropped because the owner did not drain the queue.
@@ -441,6 +445,7 @@ impl AddAssign for Stats {
             overloads,
             overloaded,
             other_drops,
+            keepalives,
             retransmissions,
             transmit_overflow,
         } = other;
@@ -464,6 +469,7 @@ impl AddAssign for Stats {
         self.overloads += overloads;
         self.overloaded += overloaded;
         self.other_drops += other_drops;
+        self.keepalives += keepalives;
         self.retransmissions += retransmissions;
         self.transmit_overflow += transmit_overflow;
     }

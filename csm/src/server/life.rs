@@ -166,6 +166,12 @@ impl Server {
         };
         session.armed = None;
         session.inbox.expire(now);
+        if session.services.is_some() && !self.keepalive_timeout(now, key) {
+            return self.arm_session(key);
+        }
+        let Some(session) = self.sessions.get_mut(key) else {
+            return;
+        };
         match session.due(now) {
             Due::Nothing => {}
             Due::Idle => self.make_persistent(now, key),
@@ -262,7 +268,7 @@ impl Server {
         }
         tracing::debug!(tsid = %session.tsid, ?reason, "tunnel closed");
         if let Some(services) = session.services.take() {
-            self.end_services(session.id, *services);
+            self.end_services(session.id, session.timers(), *services);
         }
         self.events.push_back(Event::SessionDown {
             session: session.id,

@@ -3,6 +3,8 @@
 
 use std::net::IpAddr;
 
+use tsc_tpl::ServiceType;
+
 use super::Server;
 use super::arena::Key;
 use super::binding::Attachment;
@@ -123,6 +125,15 @@ impl Server {
             None if found.owns(source) => self.pool_of(session),
             None => None,
         }
+    }
+
+    /// Whether a service is in force for a tunnel; by either of its values.
+    #[must_use]
+    pub fn has_service(&self, session: SessionId, service: ServiceType) -> bool {
+        let services = self
+            .session(session)
+            .and_then(|found| found.services.as_ref());
+        services.is_some_and(|services| services.active().contains(&service.enable()))
     }
 
     /// Prefixes that are granted to a tunnel now (spec 7, "STG").

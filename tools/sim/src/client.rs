@@ -159,6 +159,12 @@ impl World {
         self.drain_client(client.0);
     }
 
+    /// For which interval the server sends a client's Keepalives, as the client knows it.
+    #[must_use]
+    pub fn server_keepalive(&self, client: ClientId) -> Option<Duration> {
+        self.clients[client.0].core.server_keepalive()
+    }
+
     /// Tells a client whether anybody uses its application.
     pub fn set_background(&mut self, client: ClientId, background: bool) {
         self.clients[client.0]

@@ -113,7 +113,10 @@ impl Run {
         // Every client is one of two gateways, which contend for their prefixes.
         config.interfaces[0].auth = AuthPolicy::Token(Arc::new(Gateways));
         config.interfaces[0].token_in_clear = true;
-        config.interfaces[0].services = vec![ServiceType::ENABLE_STG];
+        config.interfaces[0].services = vec![
+            ServiceType::ENABLE_STG,
+            ServiceType::ENABLE_SERVER_KEEPALIVE,
+        ];
         for (name, prefixes) in [("one", &PREFIXES[..3]), ("two", &PREFIXES[1..])] {
             let prefixes = prefixes.iter().map(|text| prefix(text)).collect();
             config.interfaces[0]
@@ -322,6 +325,12 @@ impl Run {
                     "seed {seed}: {prefix}"
                 );
             }
+            // A client that relies on the server's Keepalives gets them.
+            let relies = self.world.server_keepalive(client).is_some();
+            let sends = session.is_some_and(|session| {
+                server.has_service(session, ServiceType::ENABLE_SERVER_KEEPALIVE)
+            });
+            assert!(sends || !relies, "seed {seed}: nobody asks {client:?}");
             // A packet to itself goes all the way round.
             let before = self.world.received(client).len();
             assert!(self.world.send(client, address, b"echo"), "seed {seed}");

@@ -352,6 +352,8 @@ pub struct AssignedServices {
     pub nagle: bool,
     /// `STG`: gateways are granted routed prefixes.
     pub stg: bool,
+    /// `server-keepalive`: the server sends the Keepalives of clients that ask for it.
+    pub server_keepalive: bool,
     /// `inter-client-block`: no packet passes from one tunnel of the interface to another tunnel.
     pub inter_client_block: bool,
 }

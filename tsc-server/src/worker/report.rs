@@ -198,6 +198,7 @@ fn log_sessions(sessions: &Stats) {
         overloads = sessions.overloads,
         overloaded = sessions.overloaded,
         other_drops = sessions.other_drops,
+        keepalives = sessions.keepalives,
         retransmissions = sessions.retransmissions,
         transmit_overflow = sessions.transmit_overflow
     );

@@ -3,6 +3,7 @@
 //! A module adds its verbs, its part of [`Services`], and its values to [`Client::service_granted`]; what a resume
 //! leaves of it is said in [`Client::services_resumed`].
 
+mod keepalive;
 mod stg;
 
 use std::net::IpAddr;
@@ -10,6 +11,7 @@ use std::time::Instant;
 
 use tsc_tpl::{CmType, ControlMessage, Message, MessageError, ResponseCode, ServiceType, Tlv};
 
+use self::keepalive::ServerKeepalive;
 use self::stg::Stg;
 use super::event::{
     DropReason, Epoch, Event, Inbound, Refusal, RequestError, RequestId, ServiceOutcome,
@@ -24,6 +26,7 @@ use crate::wire;
 #[derive(Debug, Default)]
 pub(super) struct Services {
     stg: Stg,
+    keepalive: ServerKeepalive,
 }
 
 impl Services {
@@ -58,6 +61,9 @@ impl Client {
         match service {
             ServiceType::ENABLE_STG => self.request_routed_prefixes(now, &[]),
             ServiceType::DISABLE_STG => self.release_routed_prefixes(now, &[]),
+            ServiceType::ENABLE_SERVER_KEEPALIVE | ServiceType::DISABLE_SERVER_KEEPALIVE => {
+                self.request_server_keepalive(now, service)
+            }
             _ => self.ask_service(now, service, []),
         }
     }
@@ -100,6 +106,7 @@ impl Client {
     /// A request of ours is over: with the server's answer, or without any.
     pub(super) fn service_over(
         &mut self,
+        now: Instant,
         request: RequestId,
         service: ServiceType,
         answer: Option<Result<&Message<'_>, &MessageError>>,
@@ -120,11 +127,19 @@ impl Client {
                 )),
             },
         };
+        if service.enable() == ServiceType::ENABLE_SERVER_KEEPALIVE
+            && let State::Up(tunnel) = &mut self.state
+        {
+            tunnel.services.keepalive.asked(service, &outcome);
+            self.renew_silence();
+        }
         self.events.push_back(Event::Service {
             request,
             service,
             outcome,
         });
+        // There may be room now.
+        self.settle_keepalive(now);
     }
 
     fn service_granted(&mut self, service: ServiceType, answer: &Message<'_>) -> ServiceOutcome {
@@ -133,12 +148,13 @@ impl Client {
         };
         match service {
             ServiceType::ENABLE_STG => tunnel.services.stg.granted(answer),
+            ServiceType::ENABLE_SERVER_KEEPALIVE => tunnel.services.keepalive.granted(answer),
             _ => ServiceOutcome::Granted(ServiceGrant::Other(service)),
         }
     }
 
     /// After a resume only what the server lists is in force (spec 5, "Resume").
-    pub(super) fn services_resumed(&mut self) {
+    pub(super) fn services_resumed(&mut self, now: Instant) {
         let State::Up(tunnel) = &mut self.state else {
             return;
         };
@@ -148,6 +164,7 @@ impl Client {
         {
             self.events.push_back(Event::ServiceEnded(grant));
         }
+        self.keepalive_resumed(now);
     }
 
     /// A request of the server for a service: executed once, and answered to every repeat (spec 4). None of them is

@@ -3,6 +3,7 @@
 //! A module adds its two values to [`Server::serve`] and its state to [`Services`], and says there what is in force
 //! after a resume and what ends with the tunnel.
 
+mod keepalive;
 mod stg;
 
 use std::net::IpAddr;
@@ -10,8 +11,10 @@ use std::time::Instant;
 
 use tsc_tpl::{ControlMessage, Message, ResponseCode, ServiceType, Tlv};
 
+use self::keepalive::ServerKeepalive;
 use super::Server;
 use super::arena::Key;
+use super::config::TunnelTimers;
 use super::event::{BindingId, DropReason, Event, SessionId, Verdict};
 use crate::prefix::Prefix;
 use crate::service::ServiceGrant;
@@ -23,6 +26,7 @@ use crate::wire;
 pub(super) struct Services {
     /// STG; at most [`MAX_ROUTED_PREFIXES`](crate::MAX_ROUTED_PREFIXES), as no more are configured.
     routed: Vec<Prefix>,
+    keepalive: Option<ServerKeepalive>,
 }
 
 /// What a service answers: the TLVs of its success, or why not.
@@ -30,14 +34,16 @@ type Served = Result<Vec<Tlv<'static>>, ResponseCode>;
 
 impl Services {
     const fn is_empty(&self) -> bool {
-        let Self { routed } = self;
-        routed.is_empty()
+        let Self { routed, keepalive } = self;
+        routed.is_empty() && keepalive.is_none()
     }
 
     /// For Active_Services: what stays in force over a resume.
     pub(super) fn active(&self) -> Vec<ServiceType> {
         let stg = (!self.routed.is_empty()).then_some(ServiceType::ENABLE_STG);
-        stg.into_iter().collect()
+        let keepalive = self.keepalive.as_ref();
+        let keepalive = keepalive.map(|_| ServiceType::ENABLE_SERVER_KEEPALIVE);
+        stg.into_iter().chain(keepalive).collect()
     }
 
     pub(super) fn routed(&self) -> &[Prefix] {
@@ -50,10 +56,18 @@ impl Services {
         self.routed.iter().any(|prefix| prefix.has_host(source))
     }
 
-    /// What there is to be told of when all of it ends.
-    fn grants(self) -> impl Iterator<Item = ServiceGrant> {
+    /// When a service has something to do, if the tunnel has a transport.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.keepalive.as_ref().and_then(ServerKeepalive::deadline)
+    }
+
+    /// What there is to be told of when all of it ends with a tunnel of these timers.
+    fn grants(self, timers: TunnelTimers) -> impl Iterator<Item = ServiceGrant> {
         let routed = (!self.routed.is_empty()).then_some(ServiceGrant::RoutedPrefixes(self.routed));
-        routed.into_iter()
+        let keepalive = self
+            .keepalive
+            .map(|_| ServerKeepalive::grant(timers.keepalive));
+        routed.into_iter().chain(keepalive)
     }
 }
 
@@ -83,7 +97,7 @@ impl Server {
         }
         let parsed = message.parse();
         let bytes = match &parsed {
-            Ok(request) => match self.serve(key, request) {
+            Ok(request) => match self.serve(now, key, request) {
                 Ok(granted) => wire::service_success(request, granted),
                 Err(code) => {
                     let busy = matches!(code, ResponseCode::BUSY | ResponseCode::NO_RESOURCES);
@@ -104,7 +118,7 @@ impl Server {
         }
     }
 
-    fn serve(&mut self, key: Key, request: &Message<'_>) -> Served {
+    fn serve(&mut self, now: Instant, key: Key, request: &Message<'_>) -> Served {
         let service = request.service_type().ok_or(ResponseCode::MALFORMED)?;
         if !service.is_known() {
             return Err(ResponseCode::UNSUPPORTED_SERVICE);
@@ -120,17 +134,27 @@ impl Server {
         match service {
             ServiceType::ENABLE_STG => self.enable_stg(key, request),
             ServiceType::DISABLE_STG => Ok(self.disable_stg(key, request)),
+            ServiceType::ENABLE_SERVER_KEEPALIVE => self.enable_keepalive(now, key),
+            ServiceType::DISABLE_SERVER_KEEPALIVE => {
+                self.disable_keepalive(key);
+                Ok(Vec::new())
+            }
             // Assigned, but not described yet (spec 3.5) or not built.
             _ => Err(ResponseCode::SERVICE_UNAVAILABLE),
         }
     }
 
     /// The tunnel is over, and all that its services gave it.
-    pub(super) fn end_services(&mut self, session: SessionId, services: Services) {
+    pub(super) fn end_services(
+        &mut self,
+        session: SessionId,
+        timers: TunnelTimers,
+        services: Services,
+    ) {
         if !services.routed.is_empty() {
             self.common.take_back(&services.routed, session);
         }
-        for grant in services.grants() {
+        for grant in services.grants(timers) {
             self.events
                 .push_back(Event::ServiceEnded { session, grant });
         }
