@@ -7,8 +7,9 @@ use std::{
 
 use clap::Parser;
 use tsc_cli::OutputArgs;
+use tsc_osaa::proxy::Proxy;
 
-use crate::{proxy::Proxy, target::Target};
+use crate::target::Target;
 
 /// A doctor for tunnels: walks the way to a tunnel server step by step, tells what it finds, and says at the end what
 /// works, what does not, why that may be, and what to do about it.
@@ -50,9 +51,22 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "BYTES", default_value_t = 1500, value_parser = mtu)]
     pub(crate) mtu: u16,
 
-    /// Reach TCP and TLS servers through this HTTP proxy: http://HOST:PORT (method CONNECT, without authentication)
-    #[arg(long, value_name = "URL")]
+    /// Reach TCP and TLS servers through this HTTP proxy (method CONNECT): http://HOST:PORT, or https:// for TLS as far as the
+    /// proxy. Without :PORT 80 or 443
+    #[arg(long, value_name = "URL", help_heading = "Proxy")]
     pub(crate) proxy: Option<Proxy>,
+
+    /// File whose first line is user:password for the proxy; DOMAIN\\user for NTLM, user@REALM for Kerberos
+    #[arg(long, value_name = "FILE", requires = "proxy", help_heading = "Proxy")]
+    pub(crate) proxy_auth: Option<PathBuf>,
+
+    /// Send the password to an http:// proxy that knows the scheme Basic only, where anyone on the way can read it
+    #[arg(long, requires = "proxy_auth", help_heading = "Proxy")]
+    pub(crate) proxy_basic_in_clear: bool,
+
+    /// Certificate authorities (PEM) to trust for an https:// proxy instead of the system's
+    #[arg(long, value_name = "FILE", requires = "proxy", help_heading = "Proxy")]
+    pub(crate) proxy_ca: Option<PathBuf>,
 
     /// Certificate authorities (PEM) to trust instead of the system's
     #[arg(long, value_name = "FILE", help_heading = "Security")]
@@ -126,7 +140,7 @@ Examples:
 Steps:
   resolve     host to addresses, all of them
   tcp         connects to each address (tcp, tls)
-  proxy       asks the proxy to connect (with --proxy)
+  proxy       connects to the proxy, shows it who we are, asks it to connect to the server (with --proxy)
   tls, dtls   handshake: version, cipher suite, ALPN, the certificate and whether it is accepted
   configure   asks for a tunnel: cookie round trip (udp), addresses, times, the address the server sees (NAT)
   keepalive   round trips through the server: least, average, most, loss

@@ -129,7 +129,9 @@ fn worries(step: &Step, steps: &[Step]) -> Vec<String> {
         .get("nat")
         .and_then(|nat| nat.get("translated"))
         .and_then(Value::as_bool);
-    let is_datagram = !steps.iter().any(|step| step.step == StepName::Tcp);
+    let is_datagram = !steps
+        .iter()
+        .any(|step| matches!(step.step, StepName::Tcp | StepName::Proxy));
     if step.step == StepName::Configure && translated == Some(true) && is_datagram {
         let interval = number("keepalive_interval").unwrap_or_default();
         if interval == 0 || interval > NAT_INTERVAL {
@@ -212,22 +214,46 @@ fn advice(step: StepName, kind: Kind) -> &'static str {
                  tls on the same server."
             }
             StepName::Mtu => "Padded keepalives get lost: something on the way drops long packets.",
-            StepName::Resolve
-            | StepName::Proxy
-            | StepName::Configure
-            | StepName::Keepalive
-            | StepName::Release => {
+            StepName::Proxy => {
+                "The proxy does not answer, or waits for a server that does not: compare with another server and port."
+            }
+            StepName::Resolve | StepName::Configure | StepName::Keepalive | StepName::Release => {
                 "The server does not answer the request: over udp a firewall blocks UDP, nobody listens or the host is down; over \
                  tcp and tls what listens is no tunnel server, or it hangs."
             }
         },
-        Kind::Proxy => "The proxy does not do its work: is it an HTTP proxy, and the port right?",
+        Kind::Proxy => {
+            "The proxy does not do its work: is it an HTTP proxy, is the port right, and does it want https:// instead of \
+             http://, or the other way round?"
+        }
         Kind::ProxyAuthentication => {
-            "The proxy asks for a user name and a password, which this program cannot give yet."
+            "The proxy wants to know who asks: give user and password by --proxy-auth."
         }
         Kind::ProxyRefused => {
             "The proxy does not connect to that server: many allow port 443 only. Ask its operator, or let the server listen \
              on 443."
+        }
+        Kind::ProxyUnreachable => {
+            "There is no way to the proxy itself: is its name or address right, its port, and is it running?"
+        }
+        Kind::ProxyCertificate => {
+            "The proxy's certificate is not accepted: name its authority by --proxy-ca, and the proxy by a name that the \
+             certificate carries."
+        }
+        Kind::ProxyCredentials => {
+            "The proxy knows no such user, or the password is wrong or has run out; for NTLM and Kerberos the domain belongs to the \
+             name. Beware of trying often: directories lock accounts."
+        }
+        Kind::ProxySchemes => {
+            "The proxy asks who we are in no way that can be used here; the reasons are by scheme. Basic without TLS takes \
+             --proxy-basic-in-clear, Negotiate and NTLM a build with the feature proxy-negotiate."
+        }
+        Kind::ProxyGateway => {
+            "The proxy would, and gets no connection to that server: the server is down, the proxy cannot resolve its name, or a \
+             firewall behind the proxy stops it."
+        }
+        Kind::ProxyPortal => {
+            "A web page came instead of a tunnel: sign in to this network by a web browser, or that is a web server and no proxy."
         }
         Kind::CertificateName => {
             "The server's certificate is for other names: use one of them in the URL or by --server-name, or have a certificate \

@@ -5,9 +5,10 @@
 //! fields.
 //!
 //! ```text
-//!   target -> walk: resolve -> tcp -> proxy -> tls  \
-//!                          \-> (udp) --------> dtls -+-> configure -> keepalive -> mtu -> release
-//!               | each step                                  (tunnel)
+//!   target -> walk: resolve -> tcp -> tls  \
+//!                   proxy ----------> tls ---+-> configure -> keepalive -> mtu -> release
+//!                   resolve -> (udp) -> dtls /
+//!               | each step                  (tunnel)
 //!               v
 //!            report -> text as it goes, or JSON -> diagnosis
 //! ```

@@ -28,6 +28,12 @@ pub(crate) enum Kind {
     Proxy,
     ProxyAuthentication,
     ProxyRefused,
+    ProxyUnreachable,
+    ProxyCertificate,
+    ProxyCredentials,
+    ProxySchemes,
+    ProxyGateway,
+    ProxyPortal,
     CertificateName,
     CertificateExpired,
     CertificateNotYetValid,
@@ -69,6 +75,12 @@ impl Problem {
             more: Map::new(),
             lines: Vec::new(),
         }
+    }
+
+    /// With a finding for programs.
+    pub(crate) fn with(mut self, name: &str, value: impl Into<Value>) -> Self {
+        self.more.insert(name.to_owned(), value.into());
+        self
     }
 
     pub(crate) fn timeout(limit: std::time::Duration) -> Self {

@@ -11,10 +11,11 @@ use tsc_osaa::{
     cert::{ClientSecurity, Identity, PemSource, Roots, Trust},
     client::{ConnectOptions, Host},
     dtls::DtlsBackendKind,
+    proxy::Proxy,
     resolve::{Families, ResolveOptions},
 };
 
-use crate::{cli::Arguments, proxy::Proxy};
+use crate::{cli::Arguments, proxy};
 
 /// How the way is walked.
 pub(crate) struct Settings {
@@ -84,7 +85,7 @@ impl Settings {
             count: arguments.count,
             mtu: arguments.mtu,
             only: arguments.only,
-            proxy: arguments.proxy.clone(),
+            proxy: proxy::configured(arguments)?,
         })
     }
 

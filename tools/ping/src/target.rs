@@ -45,7 +45,7 @@ impl FromStr for Target {
 }
 
 /// `HOST` or `HOST:PORT`, IPv6 addresses in brackets.
-pub(crate) fn host_port(text: &str) -> Result<(Host, Option<u16>), ParseTargetError> {
+fn host_port(text: &str) -> Result<(Host, Option<u16>), ParseTargetError> {
     let (host, port) = match text.rsplit_once(':') {
         Some((host, port)) if !port.contains(']') => (host, Some(port)),
         Some(_) | None => (text, None),

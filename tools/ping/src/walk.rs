@@ -10,9 +10,10 @@ use tokio::{net::TcpStream, time::timeout};
 use tsc_cli::stop::Stop;
 use tsc_osaa::{
     client::{ClientTransport, Host, TransportKind, connect},
+    proxy,
     resolve::{Candidate, DEFAULT_PORT, Source, resolve},
     socket::StreamOptions,
-    stream::StreamTransport,
+    stream::{Socket, StreamTransport},
 };
 
 use crate::{
@@ -20,7 +21,6 @@ use crate::{
     link::Link,
     look, measure,
     problem::{Kind, Problem},
-    proxy,
     report::{Good, Report, StepName},
     settings::Settings,
     target::Target,
@@ -310,42 +310,30 @@ async fn tcp(
     Ok(stream)
 }
 
-/// To the server, or to the first address of the proxy that takes us, and from there to the server.
+/// To the server, or through the proxy.
 async fn connected(
     way: &Way<'_>,
     settings: &Settings,
     report: &mut Report,
-) -> io::Result<Option<TcpStream>> {
-    let (through, address) = (settings.proxy.as_ref(), way.address);
-    let Some(through) = through.filter(|_| address.is_none()) else {
-        return match address {
-            Some(address) => tcp(address, settings, report).await,
-            None => Ok(None),
-        };
+) -> io::Result<Option<Socket>> {
+    if let Some(address) = way.address {
+        let connected = tcp(address, settings, report).await?;
+        return Ok(connected.map(Socket::from));
+    }
+    let Some(proxy) = &settings.proxy else {
+        return Ok(None);
     };
     let start = Instant::now();
-    let port = Some(through.port);
-    let found = resolve(&through.host, port, TransportKind::Tcp, &settings.resolve).await;
-    let candidates = match found {
-        Ok(candidates) => candidates,
-        Err(error) => {
-            report.step(StepName::Proxy, through, start, Err(error.into()))?;
-            return Ok(None);
+    let opened = proxy::connect(proxy, way.host, way.port, None, settings.timeout).await;
+    let (socket, told) = match opened {
+        Ok(socket) => {
+            let good = Good::new(format!("connects to {}", way.subject()));
+            (Some(socket), Ok(good))
         }
+        Err(error) => (None, Err(Problem::from(error))),
     };
-    for candidate in candidates {
-        let Some(mut stream) = tcp(candidate.address, settings, report).await? else {
-            continue;
-        };
-        let start = Instant::now();
-        let until = settings.deadline();
-        let result = proxy::connect(&mut stream, &way.subject(), until).await;
-        let is_ok = result.is_ok();
-        let told = result.map(|line| Good::new(format!("connects to {} ({line})", way.subject())));
-        report.step(StepName::Proxy, through, start, told)?;
-        return Ok(is_ok.then_some(stream));
-    }
-    Ok(None)
+    report.step(StepName::Proxy, proxy, start, told)?;
+    Ok(socket)
 }
 
 async fn stream(

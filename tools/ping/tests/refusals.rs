@@ -9,8 +9,11 @@
 mod support;
 
 use std::{
+    fs::{self, Permissions},
     io::{self, Read as _, Write as _},
     net::{TcpListener, TcpStream, UdpSocket},
+    os::unix::fs::PermissionsExt as _,
+    path::Path,
     sync::Arc,
     thread,
 };
@@ -245,11 +248,7 @@ fn a_proxy_on_the_way() {
             .nth(1)
             .unwrap()
             .replace("inside.example", "127.0.0.1");
-        let mut server = TcpStream::connect(to).unwrap();
-        stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").unwrap();
-        let mut back = (server.try_clone().unwrap(), stream.try_clone().unwrap());
-        thread::spawn(move || drop(io::copy(&mut back.0, &mut back.1)));
-        drop(io::copy(&mut stream, &mut server));
+        pass(stream, TcpStream::connect(to).unwrap());
     });
     let ca = pki.ca();
     let arguments = [
@@ -274,12 +273,129 @@ fn a_proxy_on_the_way() {
     let (code, targets) = examine(&arguments);
     assert_eq!(code, 0, "{targets:#}");
     assert!(step(&targets[0], "resolve")["ok"].is_null());
-    let asking = serve(|mut stream| {
+}
+
+/// A proxy that says this to every request, and ends the connection.
+fn saying(answer: &'static str) -> String {
+    serve(move |mut stream| {
         head(&mut stream);
-        drop(stream.write_all(b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n"));
+        drop(stream.write_all(answer.as_bytes()));
+    })
+}
+
+/// What the step through the proxy fails by, and its findings.
+fn refused_by(proxy: &str, more: &[&str], kind: &str) -> Value {
+    let mut arguments = vec!["--only", "--proxy", proxy];
+    arguments.extend(more);
+    arguments.push("tcp://sbc.example:443");
+    let target = fails(&arguments, "proxy", kind);
+    assert!(!diagnosis(&target).is_empty());
+    step(&target, "proxy").clone()
+}
+
+#[test]
+fn a_proxy_that_refuses() {
+    for (answer, kind, status) in [
+        ("403 Forbidden", "proxy-refused", 403),
+        ("405 Method Not Allowed", "proxy-refused", 405),
+        ("502 Bad Gateway", "proxy-gateway", 502),
+        ("504 Gateway Timeout", "proxy-gateway", 504),
+    ] {
+        let answer = format!("HTTP/1.1 {answer}\r\nContent-Length: 0\r\n\r\n").leak();
+        let step = refused_by(&saying(answer), &[], kind);
+        assert_eq!(step["status"], status);
+    }
+    let portal =
+        "HTTP/1.1 302 Found\r\nLocation: http://login.example/\r\nContent-Length: 0\r\n\r\n";
+    let step = refused_by(&saying(portal), &[], "proxy-portal");
+    assert_eq!(step["location"], "http://login.example/");
+    refused_by(&saying("220 mail.example ESMTP\r\n\r\n"), &[], "proxy");
+    refused_by(&saying(""), &[], "proxy");
+    refused_by("http://127.0.0.2:1", &[], "proxy-unreachable");
+    let silent = serve(|mut stream| {
+        head(&mut stream);
+        head(&mut stream);
     });
-    let arguments = ["--only", "--ca", &ca, "--proxy", &asking, &url];
-    fails(&arguments, "proxy", "proxy-authentication");
+    refused_by(&silent, &["-w", "0.3"], "timeout");
+}
+
+/// Who asks: a file with `user:password`.
+fn who(directory: &Path) -> String {
+    let path = directory.join("proxy-auth");
+    fs::write(&path, "alice:secret\n").unwrap();
+    fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
+    path.display().to_string()
+}
+
+#[test]
+fn a_proxy_that_asks_who_we_are() {
+    let pki = Pki::new();
+    let directory = pki.file("");
+    let file = who(&directory);
+    let basic = "HTTP/1.1 407 Proxy Authentication Required\r\nProxy-Authenticate: Basic realm=\"x\"\r\n\
+                 Content-Length: 0\r\n\r\n";
+    let asking = saying(basic);
+    let step = refused_by(&asking, &[], "proxy-authentication");
+    assert_eq!(step["offered"], "Basic");
+    let step = refused_by(&asking, &["--proxy-auth", &file], "proxy-schemes");
+    let text = step["problem"]["text"].as_str().unwrap();
+    assert!(text.contains("clear"), "{text}");
+    let more = ["--proxy-auth", &file, "--proxy-basic-in-clear"];
+    let step = refused_by(&asking, &more, "proxy-credentials");
+    assert_eq!(step["scheme"], "Basic");
+    let said = ping(&[
+        "--proxy",
+        &asking,
+        "--proxy-auth",
+        "/nowhere",
+        "tcp://sbc.example:443",
+    ]);
+    assert_eq!(said.code, 2);
+    assert!(said.err.contains("--proxy-auth"), "{}", said.err);
+}
+
+#[test]
+fn a_proxy_that_lets_us_through_with_a_password() {
+    let pki = Pki::new();
+    let server = Server::start(&pki.server(), &LabOptions::default());
+    let file = who(&pki.file(""));
+    // alice:secret
+    let proxy = serve(|mut stream| {
+        let request = head(&mut stream);
+        if !request.contains("Proxy-Authorization: Basic YWxpY2U6c2VjcmV0") {
+            let asks = b"HTTP/1.1 407 Who\r\nProxy-Authenticate: Basic realm=\"x\"\r\nContent-Length: 0\r\n\r\n";
+            drop(stream.write_all(asks));
+            return;
+        }
+        let to = request.split(' ').nth(1).unwrap();
+        pass(stream, TcpStream::connect(to).unwrap());
+    });
+    let url = server.url(Transport::Tls);
+    let ca = pki.ca();
+    let arguments = [
+        "--only",
+        "--count",
+        "1",
+        "--ca",
+        &ca,
+        "--proxy",
+        &proxy,
+        "--proxy-auth",
+        &file,
+        "--proxy-basic-in-clear",
+        &url,
+    ];
+    let (code, targets) = examine(&arguments);
+    assert_eq!(code, 0, "{targets:#}");
+    assert_eq!(step(&targets[0], "proxy")["ok"], true);
+}
+
+/// Says that the tunnel is open, and copies both ways until it ends.
+fn pass(mut stream: TcpStream, mut server: TcpStream) {
+    stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").unwrap();
+    let mut back = (server.try_clone().unwrap(), stream.try_clone().unwrap());
+    thread::spawn(move || drop(io::copy(&mut back.0, &mut back.1)));
+    drop(io::copy(&mut stream, &mut server));
 }
 
 #[test]
