@@ -75,6 +75,7 @@ async fn serve(config: &Config) -> Exit {
         return Exit::Failure;
     }
     tracing::info!(event = "ready", ports = server.ports().len());
+    let mut draining = false;
     loop {
         let asked = tokio::select! {
             asked = signals.next() => asked,
@@ -94,6 +95,10 @@ async fn serve(config: &Config) -> Exit {
                     report.log();
                 }
             }
+            Asked::Drain => {
+                draining = !draining;
+                drain(&server, draining).await;
+            }
             Asked::Reload => refuse_reload(),
         }
     }
@@ -106,8 +111,8 @@ async fn serve(config: &Config) -> Exit {
                     tracing::warn!(event = "stopped", "ended without waiting for the clients");
                     std::process::exit(Exit::Ok.code().into());
                 }
-                // All figures follow in a moment.
-                Asked::Report => {}
+                // All figures follow in a moment, and nobody is taken any more.
+                Asked::Report | Asked::Drain => {}
                 Asked::Reload => refuse_reload(),
             },
         }
@@ -130,6 +135,21 @@ async fn serve(config: &Config) -> Exit {
     Exit::Ok
 }
 
+async fn drain(server: &Server, draining: bool) {
+    if !server.set_draining(draining).await {
+        // The loop learns of it, too.
+        return;
+    }
+    if draining {
+        tracing::info!(
+            event = "draining",
+            "new tunnels are refused, those that exist go on; SIGUSR2 ends that"
+        );
+    } else {
+        tracing::info!(event = "draining-over", "new tunnels are accepted again");
+    }
+}
+
 fn refuse_reload() {
     tracing::warn!(
         event = "reload-refused",
@@ -141,6 +161,7 @@ fn refuse_reload() {
 enum Asked {
     Stop,
     Report,
+    Drain,
     Reload,
 }
 
@@ -150,6 +171,7 @@ struct Signals {
     interrupt: Signal,
     quit: Signal,
     user: Signal,
+    other_user: Signal,
     hangup: Signal,
 }
 
@@ -160,6 +182,7 @@ impl Signals {
             interrupt: signal(SignalKind::interrupt())?,
             quit: signal(SignalKind::quit())?,
             user: signal(SignalKind::user_defined1())?,
+            other_user: signal(SignalKind::user_defined2())?,
             hangup: signal(SignalKind::hangup())?,
         })
     }
@@ -171,6 +194,7 @@ impl Signals {
             _ = self.interrupt.recv() => Asked::Stop,
             _ = self.quit.recv() => Asked::Stop,
             _ = self.user.recv() => Asked::Report,
+            _ = self.other_user.recv() => Asked::Drain,
             _ = self.hangup.recv() => Asked::Reload,
         }
     }

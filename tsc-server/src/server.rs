@@ -245,6 +245,18 @@ impl Server {
         sum
     }
 
+    /// Begins or ends draining: newcomers are sent to the alternate servers of their interface, or are told `busy` where it has
+    /// none; tunnels that exist go on, and are resumed and released as ever. Whether all workers have been told: one that has
+    /// ended cannot be.
+    pub async fn set_draining(&self, draining: bool) -> bool {
+        for worker in &self.workers {
+            if worker.orders.send(Order::Drain(draining)).await.is_err() {
+                return false;
+            }
+        }
+        true
+    }
+
     /// Releases every tunnel and waits until the clients have answered, at most for the configured
     /// `graceful-stop-deadline`. Returns the last figures, `None` if a worker had failed by a defect.
     #[must_use]

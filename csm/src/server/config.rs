@@ -196,7 +196,7 @@ pub enum RedirectPolicy {
     Never,
     /// Instead of `no_resources` and `no_address`.
     WhenFull,
-    /// Every new tunnel, for example while this server is being drained.
+    /// Every new tunnel. A running server does the same while it is [drained](super::Server::set_draining).
     Always,
 }
 

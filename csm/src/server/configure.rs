@@ -179,19 +179,18 @@ impl Server {
         Ok(())
     }
 
-    /// While there is more to do than can be done, those who have no tunnel yet are sent away.
+    /// While there is more to do than can be done, or the server is being drained, those who have no tunnel yet are sent away.
     fn admit_newcomer(&mut self, now: Instant, origin: &Origin) -> Result<(), Denied> {
-        if self.load.admits(now) {
+        let overloaded = !self.load.admits(now);
+        let Some(redirect) = self.turns_away(origin.interface, overloaded) else {
             return Ok(());
-        }
+        };
         self.stats.turned_away += 1;
-        let interface = self.config.interfaces.get(origin.interface);
-        let redirect = interface.map(|interface| interface.redirect);
         Err(match redirect {
-            Some(RedirectPolicy::WhenFull | RedirectPolicy::Always) => {
+            RedirectPolicy::WhenFull | RedirectPolicy::Always => {
                 Denied::Code(ResponseCode::REDIRECT)
             }
-            Some(RedirectPolicy::Never) | None => Denied::Busy,
+            RedirectPolicy::Never => Denied::Busy,
         })
     }
 
@@ -510,7 +509,7 @@ pub(super) enum Denied {
     Code(ResponseCode),
     /// Beyond the rate of its source.
     RateLimited,
-    /// Overload.
+    /// Overload, or the server is being drained.
     Busy,
     /// That is for this shard to say.
     Elsewhere(Shard),

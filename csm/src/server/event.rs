@@ -405,12 +405,14 @@ pub struct Stats {
     pub strangers: u64,
     /// Requests and transports beyond a rate limit.
     pub rate_limited: u64,
-    /// Configuration_Requests refused because of overload.
+    /// Configuration_Requests refused because of overload, or because the server is being drained.
     pub turned_away: u64,
     /// Times that overload began.
     pub overloads: u64,
     /// Gauge: shards that are overloaded now.
     pub overloaded: usize,
+    /// Gauge: shards that are being drained now.
+    pub draining: usize,
     /// All other drops.
     pub other_drops: u64,
     /// Keepalives sent, without repetitions (spec 7, "server keepalive").
@@ -444,6 +446,7 @@ impl AddAssign for Stats {
             turned_away,
             overloads,
             overloaded,
+            draining,
             other_drops,
             keepalives,
             retransmissions,
@@ -468,6 +471,7 @@ impl AddAssign for Stats {
         self.turned_away += turned_away;
         self.overloads += overloads;
         self.overloaded += overloaded;
+        self.draining += draining;
         self.other_drops += other_drops;
         self.keepalives += keepalives;
         self.retransmissions += retransmissions;

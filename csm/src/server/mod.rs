@@ -18,6 +18,7 @@ mod configure;
 mod control;
 mod cookie;
 mod deadline;
+mod drain;
 mod event;
 mod life;
 mod load;
@@ -98,6 +99,8 @@ pub struct Server {
     transmits: VecDeque<Transmit>,
     events: VecDeque<Event>,
     stop: Option<Stop>,
+    /// Newcomers are sent away.
+    draining: bool,
     load: LoadMeter,
     stats: Stats,
 }
@@ -205,6 +208,7 @@ impl Server {
             transmits: VecDeque::new(),
             events: VecDeque::new(),
             stop: None,
+            draining: false,
             load: LoadMeter::new(),
             stats: Stats::default(),
             random,

@@ -152,6 +152,7 @@ impl Server {
             persistent: self.persistent,
             pending: self.pending,
             overloaded: usize::from(self.load.is_overloaded()),
+            draining: usize::from(self.draining),
             ..self.stats
         }
     }

@@ -146,6 +146,11 @@ impl World {
         self.drain_server(server.0);
     }
 
+    /// Begins or ends draining.
+    pub fn set_draining(&mut self, server: ServerId, draining: bool) {
+        self.servers[server.0].core.set_draining(draining);
+    }
+
     /// Lets a server release one tunnel.
     pub fn release_session(&mut self, server: ServerId, session: SessionId, text: Option<&str>) {
         self.servers[server.0].core.release(self.now, session, text);

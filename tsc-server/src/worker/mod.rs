@@ -86,6 +86,8 @@ const STOPPING: &str = "the server is stopping";
 pub(crate) enum Order {
     /// Release all tunnels, then end; at the latest after this time.
     Stop(Duration),
+    /// Send newcomers away, or take them again.
+    Drain(bool),
     /// Report.
     Report(oneshot::Sender<Report>),
 }
@@ -223,6 +225,7 @@ impl Worker {
         while let Poll::Ready(order) = self.orders.poll_recv(cx) {
             match order {
                 Some(Order::Report(to)) => drop(to.send(self.report())),
+                Some(Order::Drain(draining)) => self.core.set_draining(draining),
                 Some(Order::Stop(deadline)) => self.stop(now, deadline, STOPPING),
                 // The handle is gone, and with it all interest in this server.
                 None => {

@@ -197,6 +197,7 @@ fn log_sessions(sessions: &Stats) {
         turned_away = sessions.turned_away,
         overloads = sessions.overloads,
         overloaded = sessions.overloaded,
+        draining = sessions.draining,
         other_drops = sessions.other_drops,
         keepalives = sessions.keepalives,
         retransmissions = sessions.retransmissions,
