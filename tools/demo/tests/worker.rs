@@ -346,8 +346,8 @@ async fn errors_name_the_packets_destination_and_are_not_endless() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn clients_that_may_not_reach_others_are_told_so() {
     let text = Lab::config_text(&LabOptions::default()).replacen(
-        "[\"SIP\"]",
-        "[\"SIP\", \"inter-client-block\"]",
+        "\"SIP\"",
+        "\"SIP\", \"inter-client-block\"",
         1,
     );
     let lab = start(&text);
