@@ -362,8 +362,11 @@ fn a_nat_that_forgets_between_two_keepalives_is_kept_awake_by_the_client() {
     world.set_background(client, true);
     world.run(Duration::from_secs(1_800));
     let before = suspended(&world, client).len();
-    assert!((1..=4).contains(&before), "{before} losses");
+    // Each silence that is too long is believed when it has failed twice.
+    assert!((2..=10).contains(&before), "{before} losses");
     world.run(Duration::from_secs(1_800));
-    assert_eq!(suspended(&world, client).len(), before);
+    // A longer one is tried now and then.
+    let more = suspended(&world, client).len() - before;
+    assert!(more <= 4, "{more} more losses");
     assert_eq!(held(&world, server, client), (SessionState::Active, true));
 }
