@@ -24,8 +24,8 @@ use tokio::{
     time::{interval, timeout},
 };
 use tsc_interop::{
-    Authentication, DOMAIN, Egress, Lab, Namespace, Network, PASSWORD, PROXY, REALM, Squid, USER,
-    Wire, WireOptions, address, isolated, isolated_cases, isolated_within,
+    Authentication, DOMAIN, Egress, Lab, Namespace, Network, PASSWORD, PROXY, Process, REALM,
+    Squid, USER, Wire, WireOptions, address, isolated, isolated_cases, isolated_within, program,
 };
 use tsc_tapi::{
     DownReason, Notification, PathMemory, PemSource, Roots, Server, TcpStream, Trust, Tunnel,
@@ -319,6 +319,18 @@ async fn time_to(builder: TunnelBuilder) -> (Duration, Tunnel) {
     (begun.elapsed(), tunnel)
 }
 
+/// What `tsc-ping` says of a way: its exit code, and all it writes.
+fn ping(lab: &Lab, way: &Server) -> (Option<i32>, String) {
+    let mut command = Namespace::Access.command(program("tsc-ping"));
+    command
+        .args(["--only", "--timeout", "1", "--mtu", "0", "--json"])
+        .args(["--server-name", "localhost", "--ca"])
+        .arg(lab.authority())
+        .arg(way.to_string());
+    let outcome = Process::run("tsc-ping", command, LIMIT);
+    (outcome.status.code(), outcome.output)
+}
+
 async fn close(tunnel: Tunnel) {
     soon(tunnel.close(Duration::from_secs(5))).await.unwrap();
 }
@@ -326,6 +338,20 @@ async fn close(tunnel: Tunnel) {
 fn matrix(firewall: Firewall, open: &[usize]) {
     let (lab, _wire) = lab(ROUND_TRIP);
     firewall.raise();
+    // The doctor knows which ways there are, and why there are no others.
+    for (index, way) in ways(address::EDGE_V4).iter().enumerate() {
+        let (code, report) = ping(&lab, way);
+        let is_open = open.contains(&index);
+        assert_eq!(
+            code,
+            Some(i32::from(!is_open)),
+            "{firewall:?} {way}: {report}"
+        );
+        assert!(
+            is_open || report.contains("timeout"),
+            "{firewall:?} {way}: {report}"
+        );
+    }
     block_on(async {
         let (echo, _echo) = echo();
         for ip in [address::EDGE_V4, address::EDGE_V6] {
