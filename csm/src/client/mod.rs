@@ -273,7 +273,12 @@ impl Client {
     pub fn release(&mut self, now: Instant, deadline: Instant) {
         let sequence = self.next_sequence;
         match &mut self.state {
-            State::Up(tunnel) if tunnel.link.is_some() && deadline > now => {
+            // While it moves the request goes with it.
+            State::Up(tunnel)
+                if deadline > now
+                    && (tunnel.link.is_some()
+                        || tunnel.seeker.as_ref().is_some_and(Seeker::is_asking)) =>
+            {
                 if tunnel.release_until.is_some() {
                     return;
                 }

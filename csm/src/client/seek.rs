@@ -474,7 +474,8 @@ impl Client {
                 reason,
             });
         }
-        if tunnel.release_until.is_some() {
+        let is_moving = tunnel.seeker.as_ref().is_some_and(Seeker::is_asking);
+        if tunnel.release_until.is_some() && !is_moving {
             return self.down(DownReason::Released { confirmed: false });
         }
         if !link.target.transport.is_stream() {
@@ -485,7 +486,6 @@ impl Client {
             .requests
             .retain(|request| request.what != Asked::Keepalive);
         // The server closes the old transport when it accepts another, and that may be heard before its answer.
-        let is_moving = tunnel.seeker.as_ref().is_some_and(Seeker::is_asking);
         if is_moving && cause == SuspendReason::Lost(TransportLoss::ClosedByServer) {
             tunnel.untold = Some(cause);
         } else {

@@ -13,7 +13,7 @@ use std::time::Duration;
 use common::tunnel::{SECOND, up_over};
 use tsc_csm::Transport;
 use tsc_csm::client::{
-    AttemptFailure, ClientConfig, CloseReason, Event, MAX_RACING, TransportFailure,
+    AttemptFailure, ClientConfig, CloseReason, DownReason, Event, MAX_RACING, TransportFailure,
 };
 use tsc_sim::{
     ClientId, Firewall, LinkConfig, PathConfig, ServerId, World, client_config, server_config,
@@ -454,4 +454,23 @@ fn doubt_that_leads_nowhere_does_not_spin() {
     world.run(14 * SECOND);
     let attempts = world.client_stats(client).attempts - before;
     assert!(attempts < 40, "{attempts}");
+}
+
+#[test]
+fn a_tunnel_that_is_moving_is_released_all_the_same() {
+    for transport in Transport::ALL {
+        for pause in (0..200).step_by(10) {
+            let (mut world, server, client) = up_over(&[transport]);
+            world.relocate(client);
+            world.run(pause * MS);
+            world.release(client, 5 * SECOND);
+            world.run(6 * SECOND);
+            assert_eq!(
+                world.down_reason(client),
+                Some(&DownReason::Released { confirmed: true }),
+                "{transport} {pause} ms"
+            );
+            assert_eq!(world.server_stats(server).sessions, 0);
+        }
+    }
 }
