@@ -27,6 +27,8 @@ pub(super) struct Network {
     /// `None`: only the application knows.
     watch: Option<NetWatch>,
     asleep: Duration,
+    /// When to ask again whether the host was asleep: not in every turn.
+    ask_at: Instant,
     /// Where the transport led that the tunnel had last.
     last_peer: Option<SocketAddr>,
 }
@@ -43,6 +45,7 @@ impl Network {
         Self {
             watch: watched.then(open).flatten(),
             asleep: time_asleep(),
+            ask_at: Instant::now(),
             last_peer: None,
         }
     }
@@ -63,6 +66,10 @@ impl Driver {
 
     /// Notices that the host was asleep: its clock stood still, the servers' did not.
     fn wake_up(&mut self, now: Instant) -> bool {
+        if now < self.network.ask_at {
+            return false;
+        }
+        self.network.ask_at = now + NAP;
         let asleep = time_asleep();
         let nap = asleep.saturating_sub(self.network.asleep);
         if nap < NAP {
