@@ -1,6 +1,6 @@
 //! Dialogs (RFC 3261 section 12): what both sides of a call remember of it.
 
-use crate::sip::{Hop, Method, NameAddr, Request, Response, SipUri};
+use crate::sip::{Head, Hop, Method, NameAddr, Request, Response, SipUri};
 
 /// Names a dialog.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -110,6 +110,21 @@ impl Dialog {
         (request, to.unwrap_or(self.fallback))
     }
 
+    /// Whether the other side says that it wants to be reached elsewhere than so far.
+    #[must_use]
+    pub fn moves(&self, head: &Head) -> bool {
+        contact(head).is_some_and(|contact| *contact != self.target)
+    }
+
+    /// Takes the Contact of the other side's re-INVITE, or of its 2xx to ours, as where it wants to be reached from now on
+    /// (12.2.1.2, 12.2.2). Without a usable one nothing changes. `peer` is where requests go if that is no address.
+    pub fn refresh_target(&mut self, head: &Head, peer: impl Into<Hop>) {
+        if let Some(contact) = contact(head) {
+            self.target = contact.clone();
+            self.fallback = peer.into();
+        }
+    }
+
     /// Whether a request from the other side is in order (12.2.2); notes its number.
     pub fn accept(&mut self, request: &Request) -> bool {
         let number = request.head.cseq.number;
@@ -119,6 +134,10 @@ impl Dialog {
         }
         in_order
     }
+}
+
+fn contact(head: &Head) -> Option<&SipUri> {
+    head.contacts.first()?.sip()
 }
 
 #[cfg(test)]
@@ -189,6 +208,24 @@ mod tests {
             bye.head.route,
             [NameAddr::new(uri("sip:alice@192.0.2.1:5070"))]
         );
+    }
+
+    #[test]
+    fn a_new_contact_is_where_requests_go() {
+        let (mut caller, mut callee) = dialogs(&[]);
+        let (mut again, _) = caller.request(Method::Invite);
+        assert!(!callee.moves(&again.head), "without a Contact");
+        again.head.contacts = invite().head.contacts;
+        assert!(!callee.moves(&again.head), "the same");
+        let elsewhere = NameAddr::new(uri("sip:alice@192.0.2.7:5071"));
+        again.head.contacts = Contacts::List(vec![elsewhere]);
+        assert!(callee.moves(&again.head) && callee.accept(&again));
+        let id = callee.id();
+        callee.refresh_target(&again.head, at("192.0.2.99:5060"));
+        assert_eq!(callee.id(), id, "the dialog is the same");
+        let (bye, to) = callee.request(Method::Bye);
+        assert_eq!(to, at("192.0.2.7:5071"));
+        assert_eq!(bye.uri, uri("sip:alice@192.0.2.7:5071").into());
     }
 
     #[test]

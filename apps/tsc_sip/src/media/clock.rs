@@ -33,15 +33,25 @@ pub struct MediaClock<S> {
 
 #[derive(Debug)]
 struct Shared<S> {
-    rtp: S,
-    rtcp: S,
+    // Others take their place when the call goes on in another network.
+    sockets: Mutex<Arc<Sockets<S>>>,
     // Held for the work on one packet, never across an await.
     session: Mutex<MediaSession>,
     played_out: Notify,
     heard: Notify,
 }
 
+#[derive(Debug)]
+struct Sockets<S> {
+    rtp: S,
+    rtcp: S,
+}
+
 impl<S> Shared<S> {
+    fn sockets(&self) -> Arc<Sockets<S>> {
+        Arc::clone(&self.sockets.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
     fn session(&self) -> MutexGuard<'_, MediaSession> {
         self.session.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -66,16 +76,12 @@ impl<S: InnerSocket> MediaClock<S> {
     ) -> MediaStream<S> {
         let session = MediaSession::new(Instant::now(), agreed, config, random);
         let shared = Arc::new(Shared {
-            rtp,
-            rtcp,
+            sockets: Mutex::new(Arc::new(Sockets { rtp, rtcp })),
             session: Mutex::new(session),
             played_out: Notify::new(),
             heard: Notify::new(),
         });
-        let readers = [
-            tokio::spawn(receive(Arc::clone(&shared), false)),
-            tokio::spawn(receive(Arc::clone(&shared), true)),
-        ];
+        let readers = readers(&shared);
         // Fails only when the runtime ends, and then nothing is left to be done.
         let _ = self.streams.send(Arc::clone(&shared)).await;
         MediaStream { shared, readers }
@@ -123,6 +129,25 @@ impl<S: InnerSocket> MediaStream<S> {
         }
     }
 
+    /// Goes on as agreed anew, by the same sockets.
+    pub fn redirect(&self, agreed: Agreed) {
+        self.shared.session().redirect(Instant::now(), agreed);
+    }
+
+    /// Goes on as agreed anew, by other sockets: those that there were are of no more use.
+    pub fn resume(&mut self, (rtp, rtcp): (S, S), agreed: Agreed) {
+        let sockets = Arc::new(Sockets { rtp, rtcp });
+        *self
+            .shared
+            .sockets
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = sockets;
+        self.redirect(agreed);
+        for reader in std::mem::replace(&mut self.readers, readers(&self.shared)) {
+            reader.abort();
+        }
+    }
+
     async fn wait(&self, changed: &Notify, reached: impl Fn(&MediaSession) -> bool) {
         loop {
             let mut notified = std::pin::pin!(changed.notified());
@@ -140,7 +165,7 @@ impl<S: InnerSocket> MediaStream<S> {
         let last = self.shared.session().stop(Instant::now());
         if let Some(last) = last {
             let to = self.shared.session().agreed().remote_rtcp;
-            if self.shared.rtcp.send_to(&last, to).await.is_err() {
+            if self.shared.sockets().rtcp.send_to(&last, to).await.is_err() {
                 self.shared.session().note_send_error();
             }
         }
@@ -164,8 +189,16 @@ impl<S> Drop for MediaStream<S> {
     }
 }
 
+fn readers<S: InnerSocket>(shared: &Arc<Shared<S>>) -> [JoinHandle<()>; 2] {
+    [false, true].map(|is_rtcp| tokio::spawn(receive(Arc::clone(shared), is_rtcp)))
+}
+
 async fn receive<S: InnerSocket>(shared: Arc<Shared<S>>, is_rtcp: bool) {
-    let socket = if is_rtcp { &shared.rtcp } else { &shared.rtp };
+    let sockets = shared.sockets();
+    let socket = match is_rtcp {
+        true => &sockets.rtcp,
+        false => &sockets.rtp,
+    };
     let mut buffer = vec![0; DATAGRAM];
     loop {
         match socket.recv_from(&mut buffer).await {
@@ -175,9 +208,10 @@ async fn receive<S: InnerSocket>(shared: Arc<Shared<S>>, is_rtcp: bool) {
                 if is_rtcp {
                     session.handle_rtcp(Instant::now(), from, datagram);
                 } else {
-                    let was_silent = !session.has_heard();
+                    let was_awaited = session.is_awaited();
                     session.handle_rtp(Instant::now(), from, datagram);
-                    if was_silent && session.has_heard() {
+                    if was_awaited && !session.is_awaited() {
+                        tracing::info!(%from, "media arrives");
                         shared.heard.notify_waiters();
                     }
                 }
@@ -245,10 +279,10 @@ async fn send_batch<S: InnerSocket>(
             continue;
         };
         let agreed = *stream.session().agreed();
-        let sent = if *is_rtcp {
-            stream.rtcp.send_to(packet, agreed.remote_rtcp).await
-        } else {
-            stream.rtp.send_to(packet, agreed.remote_rtp).await
+        let sockets = stream.sockets();
+        let sent = match is_rtcp {
+            true => sockets.rtcp.send_to(packet, agreed.remote_rtcp).await,
+            false => sockets.rtp.send_to(packet, agreed.remote_rtp).await,
         };
         if let Err(error) = sent {
             tracing::debug!(%error, "media not sent");

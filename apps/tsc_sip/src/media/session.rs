@@ -134,6 +134,8 @@ pub struct MediaSession {
     started: Instant,
     /// When the peer's last RTP or RTCP packet came; the start before the first.
     alive_at: Instant,
+    /// Nothing was heard since the beginning, or since a redirection.
+    awaited: bool,
     ntp_at_start: u64,
     random: SeededRandom,
     sender: Sender,
@@ -182,6 +184,7 @@ impl MediaSession {
             agreed,
             started: now,
             alive_at: now,
+            awaited: true,
             ntp_at_start: ntp(wall + Duration::from_secs(NTP_TO_UNIX)),
             random: SeededRandom::new(random.bits()),
             sender: Sender {
@@ -216,6 +219,21 @@ impl MediaSession {
     #[must_use]
     pub const fn agreed(&self) -> &Agreed {
         &self.agreed
+    }
+
+    /// Goes on with other addresses or directions; the codec stays, as do the clock, the numbers and the recordings.
+    /// The other side has the whole time anew before it counts as silent.
+    pub const fn redirect(&mut self, now: Instant, agreed: Agreed) {
+        let codec = self.agreed.codec;
+        self.agreed = Agreed { codec, ..agreed };
+        self.alive_at = now;
+        self.awaited = true;
+    }
+
+    /// Whether no RTP has come since the beginning, or since the addresses are others.
+    #[must_use]
+    pub const fn is_awaited(&self) -> bool {
+        self.awaited
     }
 
     /// Whether there is nothing more to send.
@@ -366,6 +384,7 @@ impl MediaSession {
             return;
         }
         self.alive_at = now;
+        self.awaited = false;
         let (sequence, timestamp) = (packet.sequence_number(), packet.timestamp());
         let Received::New { offset, .. } = self.receiver.receive(now, sequence, timestamp) else {
             return;

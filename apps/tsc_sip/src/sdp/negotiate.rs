@@ -115,15 +115,44 @@ impl Description {
         Ok((answer, agreed))
     }
 
-    /// Takes the answer to an offer of [`Description::offer`].
+    /// The next offer of the session in which we described ourselves like this: the stream that is used goes on by other
+    /// sockets, in the codec that was agreed on.
+    #[must_use]
+    pub fn offer_again(&self, rtp: SocketAddr, rtcp: SocketAddr, codec: Codec) -> Self {
+        let mut next = self.clone();
+        next.connection = Some(rtp.ip());
+        if let Some(media) = next.media.iter_mut().find(|media| media.is_usable()) {
+            *media = Self::stream(rtp, rtcp, &[codec], Direction::SendRecv);
+        }
+        next.follow(self);
+        next
+    }
+
+    /// Makes this the description that follows `last` in the same session: the origin stays, and the version grows if anything
+    /// else is new (RFC 3264 8).
+    pub fn follow(&mut self, last: &Self) {
+        (self.origin, self.id) = (last.origin, last.id);
+        if self != last {
+            self.id.1 = self.id.1.wrapping_add(1);
+        }
+    }
+
+    /// Takes the answer to an offer of [`Description::offer`] or [`Description::offer_again`].
     ///
     /// # Errors
     ///
     /// The peer refused the stream, chose what was not offered, or gave no address.
     pub fn accept(offer: &Self, answer: &Self) -> Result<Agreed, NegotiationError> {
-        let ([offered], [answered]) = (offer.media.as_slice(), answer.media.as_slice()) else {
+        if offer.media.len() != answer.media.len() {
             return Err(NegotiationError::Mismatch);
-        };
+        }
+        // Streams that were refused before stand in offers of the same session, too.
+        let (offered, answered) = offer
+            .media
+            .iter()
+            .zip(&answer.media)
+            .find(|(offered, _)| offered.is_usable())
+            .ok_or(NegotiationError::Mismatch)?;
         if !answered.is_usable() {
             return Err(NegotiationError::NoCommonCodec);
         }
@@ -211,6 +240,27 @@ mod tests {
         assert_eq!(answer.media[0].port, 0, "video is refused");
         assert_eq!(answer.media[1].direction, Direction::RecvOnly);
         assert_eq!(answer.media[1].formats, ["0"]);
+    }
+
+    #[test]
+    fn a_session_goes_on_elsewhere() {
+        let text = "v=0\no=bob 7 1 IN IP4 192.0.2.9\ns=-\nc=IN IP4 192.0.2.9\nt=0 0\n\
+            m=video 4002 RTP/AVP 31\nm=audio 4000 RTP/AVP 8 0\n";
+        let theirs = Description::parse(text.as_bytes()).unwrap();
+        let (ours, _) = answer_to(&theirs, &[Codec::Pcmu]).unwrap();
+        let again = ours.offer_again(at("192.0.2.7:6000"), at("192.0.2.7:6001"), Codec::Pcmu);
+        assert_eq!(again.origin, ours.origin);
+        assert_eq!(again.id, (ours.id.0, ours.id.1 + 1));
+        assert_eq!(again.media[0], ours.media[0], "video stays refused");
+        assert_eq!(again.media[1].port, 6000);
+        let again = Description::parse(again.to_string().as_bytes()).unwrap();
+        let (answer, callee) = answer_to(&again, &[Codec::Pcmu]).unwrap();
+        assert_eq!(callee.remote_rtcp, at("192.0.2.7:6001"));
+        let agreed = Description::accept(&again, &answer).unwrap();
+        assert_eq!(agreed.remote_rtp, at("[2001:db8::2]:5000"));
+        // The same once more is no new version.
+        let same = again.offer_again(at("192.0.2.7:6000"), at("192.0.2.7:6001"), Codec::Pcmu);
+        assert_eq!(same, again);
     }
 
     #[test]
