@@ -51,9 +51,10 @@
 //!
 //! # What it is not
 //!
-//! No proxy, no forking, no re-INVITE beyond a polite refusal, no INVITE without an offer, no SRTP (the tunnel protects),
+//! No proxy, no forking, no INVITE without an offer, no SRTP (the tunnel protects),
 //! no conversion of sample rates, no TLS above the tunnel, one connection for each MSRP session. Names are not resolved: SIP servers and contacts are addresses.
 
+mod access;
 pub mod cli;
 pub mod client;
 pub mod dialog;
@@ -61,6 +62,7 @@ pub mod digest;
 pub mod endpoint;
 pub mod http;
 pub mod media;
+mod mid_call;
 pub mod msrp;
 pub mod net;
 pub mod pattern;
@@ -75,4 +77,5 @@ pub mod sip;
 pub mod transaction;
 pub mod ua;
 
+pub use access::Renewal;
 pub use tsc_cli::{secret, stop};

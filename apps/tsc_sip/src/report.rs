@@ -15,7 +15,10 @@ pub use transfers::{
     DownloadReport, FileFacts, SessionKind, SessionReport, download_table, session_table,
 };
 
-use crate::media::{Audio, Codec, MediaReport, SAMPLE_RATE, WavError};
+use crate::{
+    Renewal,
+    media::{Audio, Codec, MediaReport, SAMPLE_RATE, WavError},
+};
 
 /// How a program or a call ended. The numbers are the exit codes of all programs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -73,6 +76,8 @@ pub struct CallReport {
     pub setup_ms: Option<f64>,
     /// Length of the call, in milliseconds.
     pub duration_ms: Option<f64>,
+    /// How often either side went on at another address, because its network had been replaced.
+    pub moves: u32,
     /// Codec.
     pub codec: Option<Codec>,
     /// RTP packets sent.
@@ -143,6 +148,7 @@ impl CallReport {
             status: None,
             setup_ms: None,
             duration_ms: None,
+            moves: 0,
             codec: None,
             sent: 0,
             received: 0,
@@ -255,6 +261,23 @@ pub(crate) async fn record(
         // The runtime is going down.
         Err(_) => spare,
     }
+}
+
+/// Lines for people: which tunnel took the place of one that was gone, and when we were reached again.
+#[must_use]
+pub fn renewals(renewals: &[Renewal]) -> String {
+    let line = |renewal: &Renewal| {
+        let Renewal {
+            reason,
+            address,
+            tunnel_ms,
+            ready_ms,
+        } = renewal;
+        format!(
+            "tunnel gone: {reason}; another is up after {tunnel_ms:.1} ms, reached again at {address} after {ready_ms:.1} ms\n"
+        )
+    };
+    renewals.iter().map(line).collect()
 }
 
 /// The table that people read: a line for each call.

@@ -14,7 +14,7 @@ use serde::Serialize;
 use tsc_sip::{
     cli::{InnerTcpArgs, connect_outcome},
     client::{ClientOptions, ClientReport, run_client},
-    net::{ConfigSummary, HostNet, NotificationSummary},
+    net::{ConfigSummary, HostNet, RenewableTunnel},
     progress,
     report::{self, Outcome, millis},
     stop::Stop,
@@ -87,31 +87,23 @@ async fn run(args: &InnerTcpArgs) -> Result<ClientReport, Failure> {
         }
     };
     let tunnel_ms = millis(started.elapsed());
-    let mut notifications = tunnel.notifications();
-    let watch = tokio::spawn(async move {
-        while let Some(notification) = notifications.recv().await {
-            tracing::info!("tunnel {}", NotificationSummary(&notification));
-        }
-    });
     tracing::info!("tunnel is up: {}", ConfigSummary(&tunnel.config()));
 
-    let tunnel = Arc::new(tunnel);
-    let result = calls(Arc::clone(&tunnel), options, stop, tunnel_ms).await;
+    // When the server does not know the tunnel any more, or has released it, another takes its place.
+    let (tunnels, tunnel) = args.network.tunnels(tunnel);
+    let result = calls(tunnel, options, stop, tunnel_ms).await;
 
     // --- TEST DONE ----------------------------------------------------------------------------------
     // Finished, Socket, Tunnel Cleanup: the sockets closed themselves when their owners went. Releasing the
     // tunnel tells the server that the inner addresses are free.
-    if let Some(tunnel) = Arc::into_inner(tunnel)
-        && let Err(error) = tunnel.close(RELEASE).await
-    {
+    if let Err(error) = tunnels.close(RELEASE).await {
         tracing::warn!(%error, "tunnel not released in good order");
     }
-    watch.abort();
     result
 }
 
 async fn calls(
-    tunnel: Arc<tsc_tapi::Tunnel>,
+    tunnel: Arc<RenewableTunnel>,
     options: ClientOptions,
     stop: Stop,
     tunnel_ms: f64,
@@ -161,6 +153,7 @@ fn print(args: &InnerTcpArgs, outcome: Outcome, result: Result<ClientReport, Fai
             if let Some(register_ms) = report.register_ms {
                 println!("registered in {register_ms:.1} ms");
             }
+            print!("{}", report::renewals(&report.renewals));
             if !report.calls.is_empty() {
                 print!("{}", report::table(&report.calls));
             }

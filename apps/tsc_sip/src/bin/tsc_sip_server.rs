@@ -1,7 +1,7 @@
 //! SIP server inside a tunnel: registrar and callee.
 //!
 //! Teaching code like `tsc_sip_client`, and a client of the tunnel server just like it. The steps inside the tunnel are
-//! in the library: `server/mod.rs` (SIP SOCKET CREATION), `server/requests.rs` (REGISTER TRANSACTION) and
+//! in the library: `server/site.rs` (SIP SOCKET CREATION), `server/requests.rs` (REGISTER TRANSACTION) and
 //! `server/call.rs` (INVITE TRANSACTION, RTP Exchange, BYE TRANSACTION).
 
 #![allow(clippy::print_stdout)] // the reports are what this program is for
@@ -15,10 +15,11 @@ use std::{
 use clap::Parser;
 use tsc_cli::UsageError;
 use tsc_sip::{
+    Renewal,
     cli::{ServerArgs, connect_outcome},
     net::{ConfigSummary, HostNet, InnerNet},
     report::{self, CallReport, Outcome, SessionReport},
-    server::{ServerError, ServerOptions, SessionReports, SipServer},
+    server::{Renewals, ServerError, ServerOptions, SessionReports, SipServer},
     stop::Signals,
     ua,
 };
@@ -65,14 +66,13 @@ async fn run(args: &ServerArgs) -> Result<(), Failure> {
         (connect_outcome(&error), error.to_string())
     })?;
     tracing::info!("tunnel is up: {}", ConfigSummary(&tunnel.config()));
-    let tunnel = Arc::new(tunnel);
-    let result = serve(Arc::clone(&tunnel), options, args).await;
+    // When the server does not know the tunnel any more, or has released it, another takes its place.
+    let (tunnels, tunnel) = args.network.tunnels(tunnel);
+    let result = serve(tunnel, options, args).await;
 
     // --- TEST DONE ----------------------------------------------------------------------------------
     // Finished, Socket, Tunnel Cleanup.
-    if let Some(tunnel) = Arc::into_inner(tunnel)
-        && let Err(error) = tunnel.close(RELEASE).await
-    {
+    if let Err(error) = tunnels.close(RELEASE).await {
         tracing::warn!(%error, "tunnel not released in good order");
     }
     result
@@ -92,6 +92,7 @@ async fn serve<N: InnerNet>(
     println!("ready sip:{}", server.address());
 
     let mut sessions = server.session_reports();
+    let mut renewals = server.renewals();
     let mut calls = 0;
     let mut end_at = None;
     loop {
@@ -105,6 +106,10 @@ async fn serve<N: InnerNet>(
                 None => break,
             },
             report = next_session(&mut sessions) => print_session(args, &report),
+            renewal = next_renewal(&mut renewals) => {
+                print_renewal(args, &renewal);
+                println!("ready sip:{}", server.address());
+            }
             _ = signals.recv() => {
                 if end_at.is_some() {
                     tracing::warn!("calls broken off");
@@ -137,6 +142,16 @@ async fn next_session(reports: &mut Option<SessionReports>) -> SessionReport {
     std::future::pending().await
 }
 
+async fn next_renewal(renewals: &mut Option<Renewals>) -> Renewal {
+    if let Some(renewals) = renewals
+        && let Some(renewal) = renewals.recv().await
+    {
+        return renewal;
+    }
+    // The server has ended, which is seen elsewhere.
+    std::future::pending().await
+}
+
 async fn until(end: Option<Instant>) {
     match end {
         Some(at) => tokio::time::sleep_until(at.into()).await,
@@ -146,6 +161,17 @@ async fn until(end: Option<Instant>) {
 
 fn failure(error: ServerError) -> Failure {
     (error.outcome(), error.to_string())
+}
+
+fn print_renewal(args: &ServerArgs, renewal: &Renewal) {
+    if args.output.json {
+        match serde_json::to_string(&serde_json::json!({ "renewal": renewal })) {
+            Ok(json) => println!("{json}"),
+            Err(error) => tracing::error!(%error, "no report"),
+        }
+    } else {
+        print!("{}", report::renewals(std::slice::from_ref(renewal)));
+    }
 }
 
 fn print_session(args: &ServerArgs, report: &SessionReport) {

@@ -44,8 +44,9 @@ What it does, step by step (the same steps stand as comments in the source):
   3. REGISTER, with the password when the registrar asks; INVITE, ACK
   4. RTP every 20 ms and RTCP, both ways; what is heard is recorded with --record
   5. BYE, removes the registration, releases the tunnel, reports
-SIGINT and SIGTERM lead to step 5 at once; a second one ends the program. A lost tunnel ends the calls, and what there is of
-them is reported and recorded.
+SIGINT and SIGTERM lead to step 5 at once; a second one ends the program. When the server has forgotten or released the tunnel,
+another is opened (--renew-timeout), we register from there, and calls that are up go on there. If none comes up the calls
+end, and what there is of them is reported and recorded.
 
 Examples:
   tsc_sip_client --server sbc.example.com:443 --ca ca.pem --password-file alice.pw

@@ -1,12 +1,21 @@
 //! A tunnel, or the host's own network.
 
-use std::net::IpAddr;
+use std::{
+    net::IpAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use clap::Args;
 use tsc_cli::TunnelArgs;
-use tsc_tapi::ConnectError;
+use tsc_tapi::{ConnectError, Tunnel};
 
-use crate::report::Outcome;
+use crate::{
+    net::{RenewableTunnel, Tunnels},
+    report::Outcome,
+    ua,
+};
 
 /// Where sockets are opened.
 #[derive(Clone, Debug, Args)]
@@ -16,12 +25,46 @@ pub struct NetworkArgs {
     #[command(flatten)]
     pub tunnel: TunnelArgs,
 
+    /// When the tunnel is gone because its server was restarted or has released it, open another in its place, and register
+    /// and go on with the calls from there; give up after this many seconds. 0 ends the program instead.
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(0..=3600))]
+    pub renew_timeout: u64,
+
     /// Use the host's own network at this address instead of a tunnel, to compare.
     // What it conflicts with is not required where it is given.
     #[arg(long, value_name = "ADDRESS", conflicts_with_all = [
         "server", "ca", "cert", "key", "server_name", "token_file", "dtls_backend", "trace",
     ])]
     pub no_tunnel: Option<IpAddr>,
+}
+
+impl NetworkArgs {
+    /// The tunnel as a network in whose place another comes when it is gone, as the command line has it.
+    #[must_use]
+    pub fn tunnels(&self, first: Tunnel) -> (Tunnels, Arc<RenewableTunnel>) {
+        let args = self.tunnel.clone();
+        let patience = Duration::from_secs(self.renew_timeout);
+        Tunnels::new(first, patience, move |number| {
+            // Certificates and tokens are read again: there may be others by now.
+            let builder = args.builder(ua::PRODUCT);
+            let builder = builder.map_err(|error| error.to_string())?;
+            Ok(match &args.trace {
+                Some(path) => builder.trace(numbered(path, number)),
+                None => builder,
+            })
+        })
+    }
+}
+
+/// Each tunnel has a capture file of its own: `trace.pcapng`, then `trace-1.pcapng`.
+fn numbered(path: &Path, number: u32) -> PathBuf {
+    let mut name = path.file_stem().unwrap_or_default().to_owned();
+    name.push(format!("-{number}"));
+    if let Some(extension) = path.extension() {
+        name.push(".");
+        name.push(extension);
+    }
+    path.with_file_name(name)
 }
 
 /// What a program that cannot open its tunnel says by its exit code: some reasons lie in the command line.
@@ -31,5 +74,20 @@ pub const fn connect_outcome(error: &ConnectError) -> Outcome {
         Outcome::Configuration
     } else {
         Outcome::TunnelFailed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn capture_files_do_not_overwrite_each_other() {
+        let numbered = |path: &str| numbered(Path::new(path), 2);
+        assert_eq!(
+            numbered("a.b/trace.pcapng"),
+            Path::new("a.b/trace-2.pcapng")
+        );
+        assert_eq!(numbered("/tmp/trace"), Path::new("/tmp/trace-2"));
     }
 }

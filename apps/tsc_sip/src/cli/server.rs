@@ -137,7 +137,9 @@ It opens a tunnel as any client does, and is reached at the inner address that t
 make that address the assigned SIP server, so that clients find it. When it can be called it prints a line with
 its address to standard output; after each call it prints the report (with --json one JSON object per line).
 SIGINT or SIGTERM says BYE to all calls first, waits 2 seconds at most for the answers, and prints their reports; a
-second signal ends at once. So does a lost tunnel end all calls, and their reports are printed.
+second signal ends at once. When the server has forgotten or released the tunnel another is opened (--renew-timeout),
+the line with the address is printed again, and calls that are up go on there. If none comes up all calls end, and their
+reports are printed.
 
 Examples:
   tsc_sip_server --server sbc.example.com:443 --ca ca.pem --users users.txt --record heard/

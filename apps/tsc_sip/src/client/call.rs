@@ -1,31 +1,51 @@
 //! One call, from INVITE to BYE.
 
-use std::{sync::Arc, time::Instant};
+use std::{io, net::SocketAddr, pin::pin, sync::Arc, time::Instant};
 
 use tokio::sync::mpsc;
 
 use super::{
     Shared, address_of_record,
-    invite::{CallError, DialogEntry, End, bye, explain, finish, invite_request, ring},
+    invite::{CallError, End, bye, explain, finish, invite_request, ring},
 };
 use crate::{
+    access::Access,
     dialog::Dialog,
-    media::{MediaConfig, SAMPLES_PER_PACKET, Source},
-    net::{InnerNet, bind_media_pair},
+    media::{MediaConfig, MediaStream, SAMPLES_PER_PACKET, Source},
+    mid_call::{Asked, CallEvent, Established, Moved, Party, agree},
+    net::{InnerNet, InnerSocket, bind_media_pair},
     random::{OsRandom, Random},
     report::{CallReport, Outcome, Role, millis, record},
-    sdp::{self, Agreed, Description, PACKET_TIME},
-    sip::{Method, NameAddr, Response},
+    sdp::{Agreed, Description, PACKET_TIME},
+    sip::{Method, NameAddr},
 };
 
 /// Makes call `number`; whatever happens is in the report.
 pub(super) async fn call<N: InnerNet>(shared: &Shared<N>, number: usize) -> CallReport {
-    let callee = address_of_record(&shared.options, &shared.options.callee, shared.server);
-    let call_id = format!("{}@{}", OsRandom.token(), shared.ip);
+    let access = shared.current.access().await;
+    let (mut access, error) = match access {
+        Ok(access) => (access, None),
+        Err(reason) => (shared.current.last(), Some(CallError::Lost(reason))),
+    };
+    let callee = address_of_record(&shared.options, &shared.options.callee, access.server);
+    let call_id = format!("{}@{}", OsRandom.token(), access.ip);
     let mut report = CallReport::new(&call_id, callee.to_string(), Role::Caller);
-    if let Err(error) = try_call(shared, &mut report, NameAddr::new(callee)).await {
+    let made = match error {
+        Some(error) => Err(error),
+        None => {
+            try_call(
+                shared,
+                &mut access,
+                &mut report,
+                NameAddr::new(callee),
+                number,
+            )
+            .await
+        }
+    };
+    if let Err(error) = made {
         tracing::warn!(call = number + 1, "call failed");
-        explain(shared, error, &mut report, |report, status| {
+        explain(&access, error, &mut report, |report, status| {
             report.status = Some(status);
         })
         .await;
@@ -36,26 +56,27 @@ pub(super) async fn call<N: InnerNet>(shared: &Shared<N>, number: usize) -> Call
 
 async fn try_call<N: InnerNet>(
     shared: &Shared<N>,
+    access: &mut Arc<Access<N>>,
     report: &mut CallReport,
     callee: NameAddr,
+    number: usize,
 ) -> Result<(), CallError> {
-    let Shared {
-        endpoint, options, ..
-    } = shared;
-
+    let options = &shared.options;
     // RTP socket created: two more inner sockets, RTP on an even port and RTCP on the next.
-    let sockets = bind_media_pair(&*shared.net, shared.ip)
+    let sockets = bind_media_pair(&*access.net, access.ip)
         .await
         .map_err(CallError::Sockets)?;
-    let offer = offer(&sockets, options)?;
+    let local = local(&sockets).map_err(CallError::Sockets)?;
+    // 62 bits, so that peers with signed numbers can read it.
+    let offer = Description::offer(OsRandom.bits() >> 2, local.0, local.1, &options.codecs);
 
     // --- INVITE TRANSACTION -------------------------------------------------------------------------
     // The INVITE carries the offer. The endpoint repeats it until something comes back; 180 tells that the
     // callee rings, 200 brings its answer.
-    let invite = invite_request(shared, callee, &report.call_id, &offer);
-    let started = Instant::now();
-    let mut pending = endpoint.request(invite.clone(), shared.hop()).await?;
-    let response = ring(shared, &mut pending).await?;
+    let invite = invite_request(shared, access, callee, &report.call_id, &offer);
+    let (started, hop) = (Instant::now(), shared.hop(access));
+    let mut pending = access.endpoint.request(invite.clone(), hop).await?;
+    let response = ring(shared, access, &mut pending).await?;
     report.status = Some(response.status.code());
     if !response.status.is_success() {
         return Err(CallError::Refused {
@@ -68,75 +89,102 @@ async fn try_call<N: InnerNet>(
     // --- Build and send ACK -------------------------------------------------------------------------
     // The ACK for a 200 is a request inside the new dialog; it goes to the callee's Contact. Should the 200
     // come again, because the ACK was lost, the endpoint sends it again.
-    let mut dialog = Dialog::of_caller(&invite, &response, shared.hop())
+    let mut dialog = Dialog::of_caller(&invite, &response, hop)
         .ok_or_else(|| CallError::BadAnswer("it has no tag or no Contact".into()))?;
-    let (hang_up, mut hung_up) = mpsc::channel(1);
-    let entry = DialogEntry::add(shared, dialog.id(), hang_up);
+    let (entry, mut events) = shared.dialogs.add(dialog.id());
     let (ack, to) = dialog.request(Method::Ack);
     pending.acknowledge(ack, to).await?;
     let connected = Instant::now();
-
     let agreed = match agree(&offer, &response) {
         Ok(agreed) => agreed,
         Err(error) => {
             // The call is up, but of no use (13.2.2.4).
-            bye(shared, &mut dialog).await?;
-            return Err(error);
+            bye(access, &mut dialog).await?;
+            return Err(CallError::BadAnswer(error));
         }
     };
+    tracing::info!(call = number + 1, peer = %report.peer, "call is up");
 
     // --- RTP Exchange -------------------------------------------------------------------------------
     // The media clock takes a packet of 20 ms from every call at each tick. What arrives is counted and
     // recorded, and RTCP tells both sides how it went.
-    let config = media_config(shared, agreed);
-    let stream = shared
+    let config = media_config(shared, access, agreed);
+    let mut stream = shared
         .clock
         .open(sockets, agreed, config, &mut OsRandom)
         .await;
-    // Without permission to send there is no last packet to wait for.
-    let length = PACKET_TIME.saturating_mul(u32::try_from(packets(options)).unwrap_or(u32::MAX));
-    let patience = options.media_timeout;
-    let end = tokio::select! {
-        () = stream.played_out() => End::Over,
-        () = tokio::time::sleep(length), if !agreed.send => End::Over,
-        () = shared.stop.stopped() => End::Over,
-        () = stream.silent(patience) => End::Silent,
-        reason = shared.net.lost() => End::Lost(reason),
-        Some(request) = hung_up.recv() => End::HungUp(request),
-    };
+    let mut call = Established::new(Role::Caller, dialog, offer, local, agreed);
+    let end = talk(shared, access, &mut call, &mut stream, &mut events).await;
     stream.stop().await;
 
     // --- BYE TRANSACTION ----------------------------------------------------------------------------
     // Either side may end the call. Our stream ended before, so the callee has all of it when BYE comes.
     if let End::Silent = end {
-        let error = format!("neither RTP nor RTCP came for {patience:?}");
+        let error = format!("neither RTP nor RTCP came for {:?}", options.media_timeout);
         report.fail(Outcome::CallFailed, error);
     }
-    finish(shared, &mut dialog, &mut hung_up, end, report).await;
+    finish(shared, access, &mut call.dialog, &mut events, end, report).await;
     report.duration_ms = Some(millis(connected.elapsed()));
-    report.note_media(stream.finish(options.linger).await, agreed.receive);
+    report.moves = call.moves;
+    report.note_media(stream.finish(options.linger).await, call.agreed.receive);
     drop(entry);
     Ok(())
 }
 
-fn offer<S: crate::net::InnerSocket>(
-    (rtp, rtcp): &(S, S),
-    options: &super::ClientOptions,
-) -> Result<Description, CallError> {
-    let rtp = rtp.local_addr().map_err(CallError::Sockets)?;
-    let rtcp = rtcp.local_addr().map_err(CallError::Sockets)?;
-    // 62 bits, so that peers with signed numbers can read it.
-    let id = OsRandom.bits() >> 2;
-    Ok(Description::offer(id, rtp, rtcp, &options.codecs))
+/// The call until it ends: in the network where it began, and in those that take its place.
+async fn talk<N: InnerNet>(
+    shared: &Shared<N>,
+    access: &mut Arc<Access<N>>,
+    call: &mut Established,
+    stream: &mut MediaStream<N::Socket>,
+    events: &mut mpsc::Receiver<CallEvent>,
+) -> End {
+    let options = &shared.options;
+    let patience = options.media_timeout;
+    // Without permission to send there is no last packet to wait for.
+    let length = PACKET_TIME.saturating_mul(u32::try_from(packets(options)).unwrap_or(u32::MAX));
+    let mut over = pin!(tokio::time::sleep(length));
+    loop {
+        let event = tokio::select! {
+            () = stream.played_out() => return End::Over,
+            () = &mut over, if !call.agreed.send => return End::Over,
+            () = shared.stop.stopped() => return End::Over,
+            () = stream.silent(patience) => return End::Silent,
+            _ = access.net.lost() => None,
+            event = events.recv() => event,
+        };
+        match event {
+            Some(CallEvent::Request(request)) => {
+                match call.answer(request, shared.contact(access)).await {
+                    Asked::Nothing => {}
+                    Asked::Media(agreed) => stream.redirect(agreed),
+                    Asked::Bye(bye) => return End::HungUp(bye),
+                }
+            }
+            Some(CallEvent::AckMissing) => return End::Failed("no ACK came".to_owned()),
+            Some(CallEvent::Cancelled | CallEvent::Acknowledged) => {}
+            None => {
+                let party = Party {
+                    current: &shared.current,
+                    stop: &shared.stop,
+                    contact: &|access: &Access<N>| shared.contact(access),
+                };
+                match call.go_on(&party, access, stream, events).await {
+                    Moved::On => {}
+                    Moved::HungUp(bye) => return End::HungUp(bye),
+                    Moved::Stopped => return End::Over,
+                    Moved::Lost(reason) => return End::Lost(reason),
+                    Moved::NotHeld(error) => return End::NotHeld(error),
+                    Moved::Failed(error) => return End::Failed(error),
+                }
+            }
+        }
+    }
 }
 
-fn agree(offer: &Description, response: &Response) -> Result<Agreed, CallError> {
-    let bad = |error: &dyn std::fmt::Display| CallError::BadAnswer(error.to_string());
-    if !response.head.has_content_type(sdp::CONTENT_TYPE) {
-        return Err(bad(&"it has no session description"));
-    }
-    let answer = Description::parse(&response.head.body).map_err(|e| bad(&e))?;
-    Description::accept(offer, &answer).map_err(|e| bad(&e))
+/// Addresses of the sockets for RTP and RTCP.
+fn local<S: InnerSocket>((rtp, rtcp): &(S, S)) -> io::Result<(SocketAddr, SocketAddr)> {
+    Ok((rtp.local_addr()?, rtcp.local_addr()?))
 }
 
 /// Packets that a call sends.
@@ -148,12 +196,16 @@ fn packets(options: &super::ClientOptions) -> u64 {
     u64::try_from(packets).unwrap_or(u64::MAX)
 }
 
-fn media_config<N: InnerNet>(shared: &Shared<N>, agreed: Agreed) -> MediaConfig {
+fn media_config<N: InnerNet>(
+    shared: &Shared<N>,
+    access: &Access<N>,
+    agreed: Agreed,
+) -> MediaConfig {
     let options = &shared.options;
     let payload: Arc<[u8]> = agreed.codec.encode(options.play.samples()).into();
     let packets = Some(packets(options));
     let source = Source::Play { payload, packets };
-    let mut config = MediaConfig::new(source, format!("{}@{}", options.user, shared.ip));
+    let mut config = MediaConfig::new(source, format!("{}@{}", options.user, access.ip));
     config.playout_delay = options.playout_delay;
     config
 }

@@ -6,8 +6,10 @@ use tokio::sync::mpsc;
 
 use super::Shared;
 use crate::{
-    dialog::{Dialog, DialogId},
+    access::Access,
+    dialog::Dialog,
     endpoint::{GOODBYE, IncomingRequest, PendingRequest, RequestError},
+    mid_call::{CallEvent, respond},
     net::InnerNet,
     random::{OsRandom, Random},
     report::{Fail, Outcome},
@@ -47,17 +49,21 @@ pub(super) enum End {
     HungUp(IncomingRequest),
     /// The network is gone.
     Lost(String),
+    /// The callee does not know the call any more, as this says.
+    NotHeld(String),
+    /// It cannot go on, for this reason.
+    Failed(String),
 }
 
 /// Notes why a call did not come about.
 pub(super) async fn explain<N: InnerNet, R: Fail>(
-    shared: &Shared<N>,
+    access: &Access<N>,
     mut error: CallError,
     report: &mut R,
     note_status: impl FnOnce(&mut R, u16),
 ) {
     if let CallError::Request(RequestError::Closed) = error {
-        error = CallError::Lost(shared.why_gone().await);
+        error = CallError::Lost(access.why_gone().await);
     }
     if let CallError::Refused { status, .. } = error {
         note_status(report, status.code());
@@ -79,14 +85,15 @@ pub(super) async fn explain<N: InnerNet, R: Fail>(
 /// The INVITE with our offer.
 pub(super) fn invite_request<N: InnerNet>(
     shared: &Shared<N>,
+    access: &Access<N>,
     callee: NameAddr,
     call_id: &str,
     offer: &Description,
 ) -> Request {
-    let from = NameAddr::new(shared.identity()).with_tag(&OsRandom.token());
+    let from = NameAddr::new(shared.identity(access)).with_tag(&OsRandom.token());
     let uri = callee.uri.clone();
     let mut invite = Request::new(Method::Invite, uri, from, callee, call_id, 1);
-    invite.head.contacts = Contacts::List(vec![shared.contact()]);
+    invite.head.contacts = Contacts::List(vec![shared.contact(access)]);
     invite.head.push(HeaderName::Allow, ua::ALLOW);
     invite.head.push(HeaderName::UserAgent, ua::PRODUCT);
     let body = offer.to_string().into_bytes();
@@ -98,6 +105,7 @@ pub(super) fn invite_request<N: InnerNet>(
 /// little time: a peer that says nothing must not hold us up.
 pub(super) async fn ring<N: InnerNet>(
     shared: &Shared<N>,
+    access: &Access<N>,
     pending: &mut PendingRequest,
 ) -> Result<Response, CallError> {
     let limit = shared.options.ring_timeout;
@@ -107,6 +115,7 @@ pub(super) async fn ring<N: InnerNet>(
     loop {
         let response = tokio::select! {
             response = pending.response() => response?,
+            reason = access.net.lost() => return Err(CallError::Lost(reason)),
             () = &mut hurry => return Err(CallError::Stopped),
             () = &mut timeout, if given_up.is_none() => {
                 given_up = Some(CallError::NotAnswered(limit));
@@ -134,26 +143,36 @@ pub(super) async fn ring<N: InnerNet>(
 /// Ends a call that was up, by BYE or by the answer to one.
 pub(super) async fn finish<N: InnerNet>(
     shared: &Shared<N>,
+    access: &Access<N>,
     dialog: &mut Dialog,
-    hung_up: &mut mpsc::Receiver<IncomingRequest>,
+    events: &mut mpsc::Receiver<CallEvent>,
     end: End,
     report: &mut impl Fail,
 ) {
+    let hurried = matches!(end, End::Silent | End::Failed(_));
     match end {
-        End::HungUp(request) => answer_bye(dialog, &request).await,
+        End::HungUp(request) => answer_bye(&request).await,
+        End::NotHeld(error) => {
+            tracing::warn!(%error, "call over");
+            report.fail(Outcome::CallFailed, error);
+        }
         End::Lost(reason) => {
             let error = CallError::Lost(reason);
             tracing::warn!(%error, "call broken off");
             report.fail(Outcome::TunnelFailed, error.to_string());
         }
-        End::Over | End::Silent => {
-            let hurried = matches!(end, End::Silent);
-            let mut late_bye = pin!(hung_up.recv());
+        End::Over | End::Silent | End::Failed(_) => {
+            if let End::Failed(error) = end {
+                tracing::warn!(%error, "call broken off");
+                report.fail(Outcome::CallFailed, error);
+            }
+            let mut theirs = dialog.clone();
+            let mut late_bye = pin!(hung_up(&mut theirs, events));
             tokio::select! {
-                done = bye(shared, dialog) => match done {
+                done = bye(access, dialog) => match done {
                     Ok(()) => {}
                     Err(RequestError::Closed) => {
-                        let error = CallError::Lost(shared.why_gone().await);
+                        let error = CallError::Lost(access.why_gone().await);
                         report.fail(Outcome::TunnelFailed, error.to_string());
                     }
                     Err(error) => {
@@ -164,10 +183,7 @@ pub(super) async fn finish<N: InnerNet>(
                     report.fail(Outcome::CallFailed, "BYE failed: no answer".to_owned());
                 }
                 // Both hang up at the same time.
-                Some(request) = &mut late_bye => {
-                    let mut theirs = dialog.clone();
-                    answer_bye(&mut theirs, &request).await;
-                }
+                request = &mut late_bye => answer_bye(&request).await,
             }
         }
     }
@@ -182,48 +198,40 @@ async fn too_long<N: InnerNet>(shared: &Shared<N>, hurried: bool) {
 }
 
 pub(super) async fn bye<N: InnerNet>(
-    shared: &Shared<N>,
+    access: &Access<N>,
     dialog: &mut Dialog,
 ) -> Result<(), RequestError> {
     let (request, to) = dialog.request(Method::Bye);
-    let mut pending = shared.endpoint.request(request, to).await?;
+    let mut pending = access.endpoint.request(request, to).await?;
     // Whatever the answer is, the call is over (15.1.1).
     let response = pending.final_response().await?;
     tracing::debug!(status = %response.status, "BYE answered");
     Ok(())
 }
 
-async fn answer_bye(dialog: &mut Dialog, incoming: &IncomingRequest) {
-    let status = match dialog.accept(&incoming.request) {
-        true => StatusCode::OK,
-        false => StatusCode::SERVER_INTERNAL_ERROR,
-    };
-    let response = incoming.request.response(status, "");
-    if let Err(error) = incoming.respond(response).await {
-        tracing::debug!(%error, "BYE not answered");
-    }
+async fn answer_bye(incoming: &IncomingRequest) {
+    respond(incoming, incoming.request.response(StatusCode::OK, "")).await;
 }
 
-/// The call's place among those that can be hung up; leaves it when dropped.
-pub(super) struct DialogEntry {
-    dialogs: super::Dialogs,
-    id: DialogId,
-}
-
-impl DialogEntry {
-    pub(super) fn add<N: InnerNet>(
-        shared: &Shared<N>,
-        id: DialogId,
-        hang_up: mpsc::Sender<IncomingRequest>,
-    ) -> Self {
-        let dialogs = shared.dialogs.clone();
-        dialogs.lock().insert(id.clone(), hang_up);
-        Self { dialogs, id }
-    }
-}
-
-impl Drop for DialogEntry {
-    fn drop(&mut self) {
-        self.dialogs.lock().remove(&self.id);
+/// Waits for the callee's BYE. Whatever else it asks is refused, which leaves the session as it is (14.2). Cancel-safe.
+pub(super) async fn hung_up(
+    dialog: &mut Dialog,
+    events: &mut mpsc::Receiver<CallEvent>,
+) -> IncomingRequest {
+    loop {
+        let incoming = match events.recv().await {
+            Some(CallEvent::Request(incoming)) => incoming,
+            Some(CallEvent::Cancelled | CallEvent::Acknowledged | CallEvent::AckMissing) => {
+                continue;
+            }
+            // Nobody hands out events any more: the end comes from elsewhere.
+            None => std::future::pending().await,
+        };
+        let status = match dialog.accept(&incoming.request) {
+            true if incoming.request.method == Method::Bye => return incoming,
+            true => StatusCode::NOT_ACCEPTABLE_HERE,
+            false => StatusCode::SERVER_INTERNAL_ERROR,
+        };
+        respond(&incoming, incoming.request.response(status, "")).await;
     }
 }

@@ -10,14 +10,14 @@ use sha1::{Digest, Sha1};
 use tokio::{
     fs::File,
     io::{AsyncReadExt, BufReader},
-    sync::mpsc,
 };
 
 use super::{
     FileProgress, FileSource, Shared, address_of_record,
-    invite::{CallError, DialogEntry, End, explain, finish, invite_request, ring},
+    invite::{CallError, End, explain, finish, hung_up, invite_request, ring},
 };
 use crate::{
+    access::Access,
     dialog::Dialog,
     msrp::{Channel, ChannelError, Config, Event, Inbox, MsrpUri, Session, limits},
     net::InnerNet,
@@ -61,11 +61,14 @@ pub(super) async fn session<N: InnerNet>(
     number: usize,
 ) -> SessionReport {
     let options = &shared.options;
-    let callee = address_of_record(options, &options.sessions.callee, shared.server);
-    let call_id = format!("{}@{}", OsRandom.token(), shared.ip);
+    // It lasts as long as its network at most: its connection ends with that.
+    let access = shared.current.last();
+    let callee = address_of_record(options, &options.sessions.callee, access.server);
+    let call_id = format!("{}@{}", OsRandom.token(), access.ip);
     let mut report = SessionReport::new(kind, &call_id, callee.to_string(), Role::Caller);
-    if let Err(error) = try_session(shared, &mut report, NameAddr::new(callee), number).await {
-        explain(shared, error, &mut report, |report, status| {
+    let done = try_session(shared, &access, &mut report, NameAddr::new(callee), number);
+    if let Err(error) = done.await {
+        explain(&access, error, &mut report, |report, status| {
             report.status = Some(status);
         })
         .await;
@@ -85,6 +88,7 @@ pub(super) async fn session<N: InnerNet>(
 
 async fn try_session<N: InnerNet>(
     shared: &Shared<N>,
+    access: &Access<N>,
     report: &mut SessionReport,
     callee: NameAddr,
     number: usize,
@@ -103,23 +107,20 @@ async fn try_session<N: InnerNet>(
         }
     };
     // We open the connection, so the port in our URI is not listened at; the other side's is.
-    let local = SocketAddr::new(shared.ip, DISCARD);
+    let local = SocketAddr::new(access.ip, DISCARD);
     let local = MsrpUri::tcp(local, &OsRandom.token());
     let ours = match &file {
         None => MessageMedia::chat(local.clone()),
         Some(file) => MessageMedia::file(local.clone(), file.offer.clone(), OsRandom.token()),
     };
-    let offer = Description::message_offer(OsRandom.bits() >> 2, &ours, shared.ip);
+    let offer = Description::message_offer(OsRandom.bits() >> 2, &ours, access.ip);
 
     // --- INVITE TRANSACTION -------------------------------------------------------------------------
     // As for a call, but the offer has a message stream: `m=message ... TCP/MSRP`.
-    let invite = invite_request(shared, callee, &report.call_id, &offer);
-    let started = Instant::now();
-    let mut pending = shared
-        .endpoint
-        .request(invite.clone(), shared.hop())
-        .await?;
-    let response = ring(shared, &mut pending).await?;
+    let invite = invite_request(shared, access, callee, &report.call_id, &offer);
+    let (started, hop) = (Instant::now(), shared.hop(access));
+    let mut pending = access.endpoint.request(invite.clone(), hop).await?;
+    let response = ring(shared, access, &mut pending).await?;
     report.status = Some(response.status.code());
     if !response.status.is_success() {
         return Err(CallError::Refused {
@@ -130,10 +131,9 @@ async fn try_session<N: InnerNet>(
     report.setup_ms = Some(millis(started.elapsed()));
 
     // --- Build and send ACK -------------------------------------------------------------------------
-    let mut dialog = Dialog::of_caller(&invite, &response, shared.hop())
+    let mut dialog = Dialog::of_caller(&invite, &response, hop)
         .ok_or_else(|| CallError::BadAnswer("it has no tag or no Contact".into()))?;
-    let (hang_up, mut hung_up) = mpsc::channel(1);
-    let entry = DialogEntry::add(shared, dialog.id(), hang_up);
+    let (entry, mut events) = shared.dialogs.add(dialog.id());
     let (ack, to) = dialog.request(Method::Ack);
     pending.acknowledge(ack, to).await?;
     let connected = Instant::now();
@@ -145,7 +145,15 @@ async fn try_session<N: InnerNet>(
         let theirs = agree(&response)?;
         let session = (local, theirs);
         Ok::<_, CallError>(
-            exchange(shared, session, file.as_mut(), report, number, &mut channel).await,
+            exchange(
+                (shared, access),
+                session,
+                file.as_mut(),
+                report,
+                number,
+                &mut channel,
+            )
+            .await,
         )
     };
     let end = tokio::select! {
@@ -155,8 +163,8 @@ async fn try_session<N: InnerNet>(
             Err(error) => Err((Outcome::CallFailed, error.to_string())),
         },
         () = shared.stop.stopped() => Ok(End::Over),
-        reason = shared.net.lost() => Ok(End::Lost(reason)),
-        Some(request) = hung_up.recv() => Ok(End::HungUp(request)),
+        reason = access.net.lost() => Ok(End::Lost(reason)),
+        request = hung_up(&mut dialog, &mut events) => Ok(End::HungUp(request)),
     };
     if let Some(channel) = &mut channel {
         // What is half sent is given up by `#`.
@@ -183,7 +191,7 @@ async fn try_session<N: InnerNet>(
             report.fail(Outcome::CallFailed, "ended before all was sent".to_owned());
         }
     }
-    finish(shared, &mut dialog, &mut hung_up, end, report).await;
+    finish(shared, access, &mut dialog, &mut events, end, report).await;
     drop((entry, channel));
     Ok(())
 }
@@ -213,7 +221,7 @@ fn agree(response: &crate::sip::Response) -> Result<MessageMedia, CallError> {
 }
 
 async fn exchange<N: InnerNet>(
-    shared: &Shared<N>,
+    (shared, access): (&Shared<N>, &Access<N>),
     (local, theirs): (MsrpUri, MessageMedia),
     file: Option<&mut Source>,
     report: &mut SessionReport,
@@ -224,7 +232,7 @@ async fn exchange<N: InnerNet>(
     let patience = shared.options.media_timeout;
     let peer = theirs.path.first().and_then(MsrpUri::address);
     let peer = peer.ok_or_else(|| io::Error::from(io::ErrorKind::AddrNotAvailable))?;
-    let stream = within(patience, shared.net.connect_tcp(peer)).await??;
+    let stream = within(patience, access.net.connect_tcp(peer)).await??;
     let config = Config {
         max_message: options.message_size.max(65_536) as u64,
         ..Config::default()

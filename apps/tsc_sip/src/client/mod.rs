@@ -5,35 +5,35 @@ mod call;
 mod invite;
 mod message;
 mod options;
+mod reach;
 pub(crate) mod register;
+mod requests;
 
 use std::{
     collections::BTreeMap,
     io,
-    net::{IpAddr, SocketAddr},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    net::SocketAddr,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use serde::Serialize;
-use tokio::{sync::mpsc, task::JoinSet};
+use tokio::{sync::Mutex, task::JoinSet};
 
 pub use options::{ClientOptions, FileProgress, FileSource, Progress, ProgressFn, SessionOptions};
 pub use register::RegisterError;
 use register::{Registrant, Registration};
+use requests::Dialogs;
 
 use crate::{
-    dialog::DialogId,
-    endpoint::{Endpoint, Incoming, IncomingEvents, IncomingRequest, RequestError},
+    access::{Access, Current, Renewal},
+    endpoint::RequestError,
     http::{self, DownloadOptions},
     media::MediaClock,
-    net::{self, InnerNet, Prober},
-    random::{OsRandom, Random},
+    net::InnerNet,
     report::{CallReport, DownloadReport, Outcome, SessionKind, SessionReport, millis},
-    sip::{Hop, Method, NameAddr, SipUri, StatusCode, Transport},
+    sip::{Hop, NameAddr, SipUri},
     stop::{Stop, Stopper},
-    transaction::Limits,
-    ua,
 };
 
 /// Why no call was even tried.
@@ -76,6 +76,9 @@ pub struct ClientReport {
     pub tunnel_ms: Option<f64>,
     /// The registration, in milliseconds; absent if none was wanted.
     pub register_ms: Option<f64>,
+    /// Each time that another tunnel took the place of one that was gone.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub renewals: Vec<Renewal>,
     /// The calls, in the order in which they were made.
     pub calls: Vec<CallReport>,
     /// The chats.
@@ -87,7 +90,8 @@ pub struct ClientReport {
     /// The downloads.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub downloads: Vec<DownloadReport>,
-    /// Why the network is gone, if it was lost once calls had begun. Their reports say how far they came.
+    /// Why the network is gone, if it was lost once calls had begun; or what was lost with it, if another took its place. The
+    /// reports say how far each came.
     #[serde(skip)]
     pub lost: Option<String>,
 }
@@ -109,43 +113,35 @@ impl ClientReport {
 
 /// What all calls of a run share.
 struct Shared<N: InnerNet> {
-    net: Arc<N>,
+    /// The network, our address in it and the SIP socket; others when another network took its place.
+    current: Current<N>,
     options: ClientOptions,
-    endpoint: Endpoint,
     clock: MediaClock<N::Socket>,
-    ip: IpAddr,
-    server: SocketAddr,
     dialogs: Dialogs,
     stop: Stop,
 }
 
 impl<N: InnerNet> Shared<N> {
     /// Our address of record.
-    fn identity(&self) -> SipUri {
-        address_of_record(&self.options, &self.options.user, self.server)
+    fn identity(&self, access: &Access<N>) -> SipUri {
+        address_of_record(&self.options, &self.options.user, access.server)
     }
 
     /// Where requests outside of a dialog go.
-    fn hop(&self) -> Hop {
-        Hop::new(self.options.transport, self.server)
+    const fn hop(&self, access: &Access<N>) -> Hop {
+        Hop::new(self.options.transport, access.server)
     }
 
-    fn registrant(&self) -> Registrant {
+    fn registrant(&self, access: &Access<N>) -> Registrant {
         Registrant {
-            endpoint: self.endpoint.clone(),
-            hop: self.hop(),
-            identity: self.identity(),
-            contact: self.contact(),
+            endpoint: access.endpoint.clone(),
+            hop: self.hop(access),
+            identity: self.identity(access),
+            contact: self.contact(access),
             user: self.options.user.clone(),
             password: self.options.password.clone(),
             expires: self.options.expires,
         }
-    }
-
-    /// Why the network is gone, in the words of [`ClientError::Lost`]'s reason.
-    async fn why_gone(&self) -> String {
-        let reason = net::why_gone(&*self.net).await;
-        reason.unwrap_or_else(|| "its socket was closed".to_owned())
     }
 
     /// Waits until it is the turn of call `number`, and gives `false` if we are told to stop before: then it is not made.
@@ -162,8 +158,8 @@ impl<N: InnerNet> Shared<N> {
     }
 
     /// Where we can be reached right now.
-    fn contact(&self) -> NameAddr {
-        let uri = SipUri::at(&self.options.user, self.endpoint.local_addr());
+    fn contact(&self, access: &Access<N>) -> NameAddr {
+        let uri = SipUri::at(&self.options.user, access.endpoint.local_addr());
         NameAddr::new(uri.over(self.options.transport))
     }
 }
@@ -175,20 +171,12 @@ fn address_of_record(options: &ClientOptions, user: &str, server: SocketAddr) ->
     }
 }
 
-/// The calls that are up, to hand them their BYE. As many as there are calls.
-#[derive(Clone, Debug, Default)]
-struct Dialogs(Arc<Mutex<BTreeMap<DialogId, mpsc::Sender<IncomingRequest>>>>);
-
-impl Dialogs {
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<DialogId, mpsc::Sender<IncomingRequest>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
 /// Makes the calls that the options describe, in a network that is up: inside a tunnel or on the host.
 ///
 /// Registers first, if wanted, and removes the registration at the end. Calls run at the same time. `stop`
-/// makes them hang up early. A network that is lost while calls are up ends them too, and is told in the report.
+/// makes them hang up early. When the network is lost another takes its place, if there is one
+/// ([`InnerNet::renew`]): we register from there, and calls go on there by a re-INVITE. Chats, files and downloads end with
+/// the network, as do calls that were not answered yet. If there is no other network all end; the report tells.
 ///
 /// # Errors
 ///
@@ -198,110 +186,91 @@ pub async fn run_client<N: InnerNet>(
     options: ClientOptions,
     stop: Stop,
 ) -> Result<ClientReport, ClientError> {
-    let server = options
-        .sip_server
-        .or_else(|| net.sip_servers().into_iter().next())
-        .ok_or(ClientError::NoSipServer)?;
-    let ip = net::address_for(&*net, Some(server)).ok_or(ClientError::NoAddress(server))?;
-
     // --- SIP SOCKET CREATION ------------------------------------------------------------------------
     // The socket is bound to the address that the tunnel server assigned. Inside a tunnel no other program
     // can be in the way; port 0 lets the stack choose. From here on nothing shows that this is a tunnel.
-    let local = SocketAddr::new(ip, options.sip_port);
-    let (timers, limits) = (options.timers, Limits::default());
-    let random = Box::new(OsRandom);
-    let (endpoint, incoming) = match options.transport {
-        Transport::Udp => {
-            let socket = net.bind_udp(local).await.map_err(ClientError::Socket)?;
-            Endpoint::start(socket, timers, limits, random)
-        }
-        // TCP, and UDP with the same port number: the other side may use either.
-        Transport::Tcp => {
-            let sockets = net::bind_both(&*net, local).await;
-            let sockets = sockets.map_err(ClientError::Socket)?;
-            let net = Arc::clone(&net);
-            Endpoint::start_with_streams(net, sockets, timers, limits, random)
-        }
-    }
-    .map_err(ClientError::Socket)?;
-    tracing::info!(local = %endpoint.local_addr(), %server, "SIP socket");
-
+    // See `reach.rs`, which does the same in the tunnel that takes the place of one that is gone.
+    let (access, incoming) = reach::open(net, &options, 0).await?;
     let shared = Arc::new(Shared {
-        net: Arc::clone(&net),
-        endpoint,
+        current: Current::new(Arc::new(access)),
         clock: MediaClock::start(),
-        ip,
-        server,
         dialogs: Dialogs::default(),
         stop,
         options,
     });
     let mut helpers = JoinSet::new();
-    let prober = Prober::new(net, ip);
-    let (endpoint, dialogs) = (shared.endpoint.clone(), shared.dialogs.clone());
-    helpers.spawn(answer_requests(incoming, endpoint, dialogs, prober));
-
-    let result = register_and_call(&shared).await;
+    helpers.spawn(reach::answers(&shared, &shared.current.last(), incoming));
+    let result = register_and_call(&shared, &mut helpers).await;
     helpers.shutdown().await;
     // Whoever opened the network can close it now: nothing here uses it any more.
-    shared.endpoint.clone().close().await;
+    shared.current.last().endpoint.clone().close().await;
     result
 }
 
 async fn register_and_call<N: InnerNet>(
     shared: &Arc<Shared<N>>,
+    helpers: &mut JoinSet<()>,
 ) -> Result<ClientReport, ClientError> {
     // --- REGISTER TRANSACTION -----------------------------------------------------------------------
     // Tells the registrar where we are: see `register.rs` for the request and the answer to its challenge.
     let (over, calls_over) = Stopper::new();
     let mut keeper = JoinSet::new();
-    let mut register_ms = None;
+    let (mut register_ms, mut registration) = (None, None);
     if shared.options.register {
         let started = Instant::now();
-        let mut new = Registration::new(shared.registrant());
+        let access = shared.current.last();
+        let mut new = Registration::new(shared.registrant(&access));
         tokio::select! {
             biased;
-            reason = shared.net.lost() => return Err(ClientError::Lost(reason)),
+            reason = access.net.lost() => return Err(ClientError::Lost(reason)),
             () = shared.stop.stopped() => return Err(RegisterError::Stopped.into()),
             done = new.register() => match done {
                 // The socket noticed first.
                 Err(RegisterError::Request(RequestError::Closed)) => {
-                    return Err(ClientError::Lost(shared.why_gone().await));
+                    return Err(ClientError::Lost(access.why_gone().await));
                 }
                 done => done?,
             },
         }
         register_ms = Some(millis(started.elapsed()));
         // For calls that outlast the registration.
-        keeper.spawn(new.keep(calls_over));
+        let new = Arc::new(Mutex::new(new));
+        keeper.spawn(register::keep(Arc::clone(&new), calls_over.clone()));
+        registration = Some(new);
     }
+    // From now on a network that is lost is replaced: see `reach.rs`.
+    let reachable = reach::stay_reachable(shared, helpers, registration, calls_over);
 
     // The calls themselves: INVITE TRANSACTION to BYE TRANSACTION are in `call.rs`.
     // Chats and files are in `message.rs`, downloads in `../http/client.rs`. All of it at the same time.
     let sessions = &shared.options.sessions;
     let started = Instant::now();
-    let (calls, chats, files, downloads) = tokio::join!(
-        at_once(shared, shared.options.calls, |shared, number| async move {
-            match shared.turn(started, number).await {
-                true => Some(call::call(&shared, number).await),
-                false => None,
-            }
-        }),
-        at_once(shared, sessions.chats, |shared, number| async move {
-            message::session(&shared, SessionKind::Chat, number).await
-        }),
-        at_once(shared, sessions.files, |shared, number| async move {
-            message::session(&shared, SessionKind::File, number).await
-        }),
-        at_once(
-            shared,
-            shared.options.downloads.count,
-            |shared, _| async move { download(&shared).await }
-        ),
-    );
+    let work = async {
+        let all = tokio::join!(
+            at_once(shared, shared.options.calls, |shared, number| async move {
+                match shared.turn(started, number).await {
+                    true => Some(call::call(&shared, number).await),
+                    false => None,
+                }
+            }),
+            at_once(shared, sessions.chats, |shared, number| async move {
+                message::session(&shared, SessionKind::Chat, number).await
+            }),
+            at_once(shared, sessions.files, |shared, number| async move {
+                message::session(&shared, SessionKind::File, number).await
+            }),
+            at_once(
+                shared,
+                shared.options.downloads.count,
+                |shared, _| async move { download(&shared).await }
+            ),
+        );
+        over.stop();
+        all
+    };
+    let (renewals, (calls, chats, files, downloads)) = tokio::join!(reachable, work);
     let calls: Vec<CallReport> = calls.into_iter().flatten().collect();
 
-    over.stop();
     // It has little time to remove the registration.
     while keeper.join_next().await.is_some() {}
     let is_lost = |outcome: &Outcome| *outcome == Outcome::TunnelFailed;
@@ -309,18 +278,20 @@ async fn register_and_call<N: InnerNet>(
     let sessions = chats.iter().chain(&files);
     let sessions_broken = sessions.map(|session| (&session.outcome, &session.error));
     let mut broken = calls_broken.chain(sessions_broken);
+    let access = shared.current.last();
     let lost = match broken.find(|(outcome, _)| is_lost(outcome)) {
         Some((_, error)) => error.clone(),
         // Lost after the last call.
         None => tokio::select! {
             biased;
-            reason = shared.net.lost() => Some(ClientError::Lost(reason).to_string()),
+            reason = access.net.lost() => Some(ClientError::Lost(reason).to_string()),
             () = std::future::ready(()) => None,
         },
     };
     Ok(ClientReport {
         tunnel_ms: None,
         register_ms,
+        renewals,
         calls,
         chats,
         files,
@@ -357,75 +328,17 @@ where
 /// One download, from the server that the options name.
 async fn download<N: InnerNet>(shared: &Shared<N>) -> DownloadReport {
     let options = &shared.options.downloads;
-    let here = SocketAddr::new(shared.server.ip(), DownloadOptions::PORT);
+    let access = shared.current.last();
+    let here = SocketAddr::new(access.server.ip(), DownloadOptions::PORT);
     let server = options.server.unwrap_or(here);
     let mut given_up = DownloadReport::new(format!("http://{server}{}", options.path));
     let patience = shared.options.media_timeout;
     tokio::select! {
-        report = http::download(&*shared.net, server, &options.path, patience) => return report,
+        report = http::download(&*access.net, server, &options.path, patience) => return report,
         () = shared.stop.stopped() => given_up.fail(Outcome::CallFailed, "stopped before the end"),
-        reason = shared.net.lost() => {
+        reason = access.net.lost() => {
             given_up.fail(Outcome::TunnelFailed, ClientError::Lost(reason).to_string());
         }
     }
     given_up
-}
-
-/// The caller is a user agent server too: the other side may hang up, or ask what we can do.
-async fn answer_requests<N: InnerNet>(
-    mut incoming: IncomingEvents,
-    endpoint: Endpoint,
-    dialogs: Dialogs,
-    mut prober: Prober<N>,
-) {
-    loop {
-        let event = tokio::select! {
-            event = incoming.recv() => event,
-            peer = prober.unreachable() => {
-                // Fails only if the socket is closed, and then nobody waits any more.
-                let _ = endpoint.unreachable(peer).await;
-                continue;
-            }
-        };
-        let incoming = match event {
-            Some(Incoming::Request(incoming)) => incoming,
-            Some(Incoming::Unanswered(to)) => {
-                prober.suspect(to);
-                continue;
-            }
-            // No INVITE is ever accepted here, so nothing else can follow.
-            Some(Incoming::Cancelled(_) | Incoming::Acknowledged(_) | Incoming::AckMissing(_)) => {
-                continue;
-            }
-            None => return,
-        };
-        let request = &incoming.request;
-        let tag = OsRandom.token();
-        let response = match request.method {
-            _ if let Some(refusal) = ua::screen(request, &tag) => refusal,
-            Method::Bye => {
-                let dialog = dialogs.lock().get(&DialogId::of_incoming(request)).cloned();
-                match dialog {
-                    Some(call) => {
-                        // A second BYE finds the place taken: the first one is being answered.
-                        let _ = call.try_send(incoming);
-                        continue;
-                    }
-                    None => request.response(StatusCode::CALL_DOES_NOT_EXIST, &tag),
-                }
-            }
-            Method::Options => ua::capabilities(request, &tag),
-            Method::Invite if request.head.to.tag().is_some() => {
-                // A new offer within a call. Refusing it leaves the call as it is (14.2).
-                request.response(StatusCode::NOT_ACCEPTABLE_HERE, &tag)
-            }
-            Method::Invite => request.response(StatusCode::TEMPORARILY_UNAVAILABLE, &tag),
-            Method::Register | Method::Ack | Method::Cancel | Method::Other(_) => {
-                request.response(StatusCode::METHOD_NOT_ALLOWED, &tag)
-            }
-        };
-        if let Err(error) = incoming.respond(response).await {
-            tracing::debug!(%error, "response not sent");
-        }
-    }
 }

@@ -1,6 +1,8 @@
 //! The registration: REGISTER, the answer to the registrar's challenge, renewal and removal.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
+
+use tokio::sync::Mutex;
 
 use crate::{
     digest::{Challenge, Credentials},
@@ -75,6 +77,8 @@ pub(crate) struct Registration {
     challenge: Option<(Challenge, u32)>,
     /// What the registrar granted.
     granted: Duration,
+    /// A contact of ours that is still to be removed.
+    left: Option<NameAddr>,
 }
 
 impl Registration {
@@ -85,6 +89,7 @@ impl Registration {
             tag: OsRandom.token(),
             cseq: 0,
             challenge: None,
+            left: None,
             granted: Duration::from_secs(registrant.expires.into()),
             registrant,
         }
@@ -93,6 +98,7 @@ impl Registration {
     /// Registers or renews.
     pub(crate) async fn register(&mut self) -> Result<(), RegisterError> {
         let response = self.send(self.registrant.expires).await?;
+        self.left = None;
         let ours = &self.registrant.contact;
         let binding = response
             .head
@@ -109,26 +115,11 @@ impl Registration {
         Ok(())
     }
 
-    /// Renews the registration at half its time until `over`, and then removes it (`Expires: 0`). That removing fails
-    /// changes nothing: it will expire.
-    pub(crate) async fn keep(mut self, over: Stop) {
-        loop {
-            let renewal = async {
-                tokio::time::sleep(self.granted / 2).await;
-                self.register().await
-            };
-            let renewed = tokio::select! {
-                () = over.stopped() => break,
-                renewed = renewal => renewed,
-            };
-            if let Err(error) = renewed {
-                tracing::warn!(%error, "registration not renewed");
-            }
-        }
-        match tokio::time::timeout(REMOVAL, self.send(0)).await {
-            Ok(Ok(_)) => {}
-            Ok(Err(error)) => tracing::warn!(%error, "registration not removed"),
-            Err(_) => tracing::warn!("registration not removed: no answer"),
+    /// Registers from elsewhere from now on: the next REGISTER removes the old contact, where nobody is any more.
+    pub(crate) fn move_to(&mut self, registrant: Registrant) {
+        let old = std::mem::replace(&mut self.registrant, registrant);
+        if old.contact.uri != self.registrant.contact.uri {
+            self.left = Some(old.contact);
         }
     }
 
@@ -176,7 +167,12 @@ impl Registration {
             &self.call_id,
             self.cseq,
         );
-        request.head.contacts = Contacts::List(vec![contact.clone()]);
+        let mut contacts = vec![contact.clone()];
+        if let Some(mut left) = self.left.clone() {
+            left.params.set("expires", Some("0".to_owned()));
+            contacts.push(left);
+        }
+        request.head.contacts = Contacts::List(contacts);
         request.head.push(HeaderName::Expires, expires.to_string());
         request.head.push(HeaderName::UserAgent, ua::PRODUCT);
         if let Some((challenge, count)) = &mut self.challenge {
@@ -194,6 +190,32 @@ impl Registration {
                 .push(HeaderName::Authorization, credentials.to_string());
         }
         Ok(request)
+    }
+}
+
+/// Renews the registration at half its time until `over`, and then removes it (`Expires: 0`). That removing fails changes
+/// nothing: it will expire.
+pub(crate) async fn keep(registration: Arc<Mutex<Registration>>, over: Stop) {
+    loop {
+        let half = registration.lock().await.granted / 2;
+        tokio::select! {
+            () = over.stopped() => break,
+            () = tokio::time::sleep(half) => {}
+        }
+        let renewal = async { registration.lock().await.register().await };
+        let renewed = tokio::select! {
+            () = over.stopped() => break,
+            renewed = renewal => renewed,
+        };
+        if let Err(error) = renewed {
+            tracing::warn!(%error, "registration not renewed");
+        }
+    }
+    let removal = async { registration.lock().await.send(0).await };
+    match tokio::time::timeout(REMOVAL, removal).await {
+        Ok(Ok(_)) => {}
+        Ok(Err(error)) => tracing::warn!(%error, "registration not removed"),
+        Err(_) => tracing::warn!("registration not removed: no answer"),
     }
 }
 

@@ -7,11 +7,13 @@ mod host;
 mod probe;
 mod seats;
 mod tunnel;
+mod tunnels;
 
 use std::{
     future::Future,
     io,
     net::{IpAddr, SocketAddr},
+    sync::Arc,
     time::Duration,
 };
 
@@ -21,9 +23,22 @@ pub use host::HostNet;
 pub(crate) use probe::Prober;
 pub(crate) use seats::Seats;
 pub use tunnel::{ConfigSummary, NotificationSummary};
+pub use tunnels::{RenewableTunnel, Tunnels};
+
+/// Why there is no network in place of one that is gone.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum RenewError {
+    /// There is only this one, or what ended it would end another as well.
+    #[error("there is no other network")]
+    Final,
+    /// None came up in time, or it is pointless to go on trying.
+    #[error("no new tunnel came up: {0}")]
+    Failed(String),
+}
 
 /// A network to open sockets in.
-pub trait InnerNet: Send + Sync + 'static {
+pub trait InnerNet: Sized + Send + Sync + 'static {
     /// Its UDP sockets.
     type Socket: InnerSocket;
     /// Its TCP connections.
@@ -54,6 +69,16 @@ pub trait InnerNet: Send + Sync + 'static {
 
     /// Waits until the network is gone for good; says why.
     fn lost(&self) -> impl Future<Output = String> + Send;
+
+    /// Opens another network in place of this one, which is gone: with other addresses, perhaps. It takes as long as the
+    /// implementation's own limit at most; dropping the future gives up.
+    ///
+    /// # Errors
+    ///
+    /// See [`RenewError`]. Unless an implementation says otherwise there is no other network.
+    fn renew(&self) -> impl Future<Output = Result<Arc<Self>, RenewError>> + Send {
+        async { Err(RenewError::Final) }
+    }
 }
 
 /// A TCP connection: whatever reads and writes as tokio's does.

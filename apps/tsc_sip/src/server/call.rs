@@ -6,16 +6,17 @@ use tokio::sync::watch;
 
 use super::{
     Behaviour,
-    leg::{End, Leg},
-    requests::{CallEvent, respond},
+    leg::{End, Leg, contact},
 };
 use crate::{
+    access::Access,
     media::{MediaConfig, MediaStream, Source},
+    mid_call::{Asked, CallEvent, Established, Moved, Party},
     net::{InnerNet, InnerSocket, bind_media_pair},
     random::{OsRandom, Random},
     report::{CallReport, Outcome, Role, millis, record},
     sdp::Description,
-    sip::{Method, StatusCode},
+    sip::StatusCode,
 };
 
 /// A call that came in.
@@ -74,7 +75,7 @@ impl<N: InnerNet> Call<N> {
     /// INVITE TRANSACTION, seen from the callee. An error is the status of the refusal that is still to be sent.
     async fn answer(&mut self, offer: &Description) -> Result<(), StatusCode> {
         let shared = Arc::clone(&self.leg.shared);
-        let sockets = bind_media_pair(&*shared.net, shared.ip)
+        let sockets = bind_media_pair(&*self.leg.access.net, self.leg.access.ip)
             .await
             .map_err(|error| {
                 tracing::warn!(%error, "no media sockets");
@@ -95,58 +96,90 @@ impl<N: InnerNet> Call<N> {
 
         // The media starts before the ACK: it may overtake it.
         let config = self.media_config(agreed.codec);
-        let stream = shared
+        let mut stream = shared
             .clock
             .open(sockets, agreed, config, &mut OsRandom)
             .await;
         self.report.status = Some(StatusCode::OK.code());
         self.leg.respond(StatusCode::OK, Some(&answer)).await;
         let answered = Instant::now();
-        let end = self.talk(&stream).await;
+        let dialog = self.leg.dialog.clone();
+        let mut call = Established::new(Role::Callee, dialog, answer, (rtp, rtcp), agreed);
+        let end = self.talk(&mut call, &mut stream).await;
         stream.stop().await;
+        self.leg.dialog = call.dialog;
+        self.report.moves = call.moves;
         self.leg.end(end, &mut self.report).await;
         self.report.duration_ms = Some(millis(answered.elapsed()));
-        self.finish(stream, agreed.receive).await;
+        self.finish(stream, call.agreed.receive).await;
         Ok(())
     }
 
     /// RTP Exchange, seen from the callee: the media clock does the work, we wait for the end.
-    async fn talk(&mut self, stream: &MediaStream<N::Socket>) -> End {
+    async fn talk(&mut self, call: &mut Established, stream: &mut MediaStream<N::Socket>) -> End {
         let stop = self.leg.shared.stop.clone();
         let patience = self.leg.shared.options.media_timeout;
         let mut up = None;
         loop {
             let event = tokio::select! {
-                event = self.leg.events.recv() => event,
+                event = self.leg.events.recv() => match event {
+                    Some(event) => Some(event),
+                    None => return End::Lost(None),
+                },
                 () = stop.stopped() => return End::Stopped,
                 () = stream.silent(patience) => return End::Silent,
                 () = stream.heard(), if up.is_none() => {
                     up = Some(Up::new(&self.leg.shared.up));
                     continue;
                 }
+                _ = self.leg.access.net.lost() => None,
             };
             match event {
                 Some(CallEvent::Acknowledged) => {
-                    self.report.setup_ms = Some(millis(self.started.elapsed()));
+                    let setup = millis(self.started.elapsed());
+                    self.report.setup_ms.get_or_insert(setup);
                 }
                 Some(CallEvent::AckMissing) => return End::AckMissing,
                 // It crossed our 200: the caller will say BYE (9.2).
                 Some(CallEvent::Cancelled) => {}
                 Some(CallEvent::Request(request)) => {
-                    if !self.leg.dialog.accept(&request.request) {
-                        let old = StatusCode::SERVER_INTERNAL_ERROR;
-                        respond(&request, request.request.response(old, "")).await;
-                    } else if request.request.method == Method::Bye {
-                        return End::HungUp(request);
-                    } else {
-                        // A new offer. Refusing it leaves the call as it is (14.2).
-                        let keep = StatusCode::NOT_ACCEPTABLE_HERE;
-                        respond(&request, request.request.response(keep, "")).await;
+                    match call.answer(request, self.leg.contact()).await {
+                        Asked::Nothing => {}
+                        Asked::Media(agreed) => stream.redirect(agreed),
+                        Asked::Bye(bye) => return End::HungUp(bye),
                     }
                 }
-                None => return End::Lost,
+                None => match self.go_on(call, stream).await {
+                    Moved::On => {}
+                    Moved::HungUp(bye) => return End::HungUp(bye),
+                    Moved::Stopped => return End::Stopped,
+                    Moved::Lost(_) => return End::Lost(None),
+                    Moved::NotHeld(error) => return End::NotHeld(error),
+                    Moved::Failed(error) => return End::Failed(error),
+                },
             }
         }
+    }
+
+    /// Takes the call along to the network that takes the place of the one that is gone.
+    async fn go_on(
+        &mut self,
+        call: &mut Established,
+        stream: &mut MediaStream<N::Socket>,
+    ) -> Moved {
+        let shared = Arc::clone(&self.leg.shared);
+        let mut access = Arc::clone(&self.leg.access);
+        let invite = &self.leg.invite;
+        let (user, transport) = (invite.request.uri.user_name(), invite.from.transport);
+        let party = Party {
+            current: &shared.current,
+            stop: &shared.stop,
+            contact: &|access: &Access<N>| contact(&user, transport, access),
+        };
+        let events = &mut self.leg.events;
+        let moved = call.go_on(&party, &mut access, stream, events).await;
+        self.leg.access = access;
+        moved
     }
 
     fn media_config(&self, codec: crate::media::Codec) -> MediaConfig {
@@ -159,7 +192,7 @@ impl<N: InnerNet> Call<N> {
             },
         };
         let user = self.leg.invite.request.uri.user_name();
-        let mut config = MediaConfig::new(source, format!("{user}@{}", self.leg.shared.ip));
+        let mut config = MediaConfig::new(source, format!("{user}@{}", self.leg.access.ip));
         config.playout_delay = options.playout_delay;
         config
     }

@@ -4,26 +4,36 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::sync::mpsc;
 
-use super::{
-    Shared,
-    requests::{CallEvent, respond},
-};
+use super::{ServerError, Shared};
 use crate::{
+    access::Access,
     dialog::Dialog,
     endpoint::{GOODBYE, IncomingRequest, RequestError},
+    mid_call::{CallEvent, respond},
     net::InnerNet,
     report::{Fail, Outcome},
     sdp::{self, Description},
-    sip::{Contacts, HeaderName, Method, NameAddr, Response, SipUri, StatusCode},
+    sip::{Contacts, HeaderName, Method, NameAddr, Response, SipUri, StatusCode, Transport},
     ua,
 };
 
 /// A dialog that came in.
 pub(super) struct Leg<N: InnerNet> {
     pub(super) shared: Arc<Shared<N>>,
+    /// Where it came in; where it goes on, if the network was replaced.
+    pub(super) access: Arc<Access<N>>,
     pub(super) invite: IncomingRequest,
     pub(super) dialog: Dialog,
     pub(super) events: mpsc::Receiver<CallEvent>,
+}
+
+/// Where a user of ours is reached by a certain access.
+pub(super) fn contact<N: InnerNet>(
+    user: &str,
+    transport: Transport,
+    access: &Access<N>,
+) -> NameAddr {
+    NameAddr::new(SipUri::at(user, access.endpoint.local_addr()).over(transport))
 }
 
 /// Why a call ended.
@@ -36,20 +46,19 @@ pub(super) enum End {
     Silent,
     /// The server stops.
     Stopped,
-    /// The network is gone.
-    Lost,
+    /// The network is gone; why, if the server lives on without it.
+    Lost(Option<String>),
+    /// The caller does not know the call any more, as this says.
+    NotHeld(String),
+    /// It cannot go on, for this reason.
+    Failed(String),
 }
 
 impl<N: InnerNet> Leg<N> {
     pub(super) async fn respond(&self, status: StatusCode, answer: Option<&Description>) {
         let tag = self.dialog.id().local_tag;
         let mut response: Response = self.invite.request.response(status, &tag);
-        let contact = SipUri::at(
-            &self.invite.request.uri.user_name(),
-            self.shared.endpoint.local_addr(),
-        )
-        .over(self.invite.from.transport);
-        response.head.contacts = Contacts::List(vec![NameAddr::new(contact)]);
+        response.head.contacts = Contacts::List(vec![self.contact()]);
         response.head.push(HeaderName::Server, ua::PRODUCT);
         if let Some(answer) = answer {
             response.head.push(HeaderName::Allow, ua::ALLOW);
@@ -57,6 +66,15 @@ impl<N: InnerNet> Leg<N> {
             response.head.set_body(sdp::CONTENT_TYPE, body);
         }
         respond(&self.invite, response).await;
+    }
+
+    /// Where the caller reaches us.
+    pub(super) fn contact(&self) -> NameAddr {
+        let (user, transport) = (
+            self.invite.request.uri.user_name(),
+            self.invite.from.transport,
+        );
+        contact(&user, transport, &self.access)
     }
 
     /// Lets it ring, unless the caller gives up.
@@ -83,21 +101,24 @@ impl<N: InnerNet> Leg<N> {
                     }
                     Some(CallEvent::Acknowledged | CallEvent::AckMissing) => {}
                     None => {
-                        self.lost(report);
+                        self.lost(None, report);
                         return Err(StatusCode::SERVICE_UNAVAILABLE);
                     }
                 },
+                reason = self.access.net.lost() => {
+                    self.lost(Some(reason), report);
+                    return Err(StatusCode::SERVICE_UNAVAILABLE);
+                }
                 () = stop.stopped() => return Err(StatusCode::TEMPORARILY_UNAVAILABLE),
                 () = &mut answer_at => return Ok(()),
             }
         }
     }
 
-    pub(super) fn lost(&self, report: &mut impl Fail) {
-        let reason = self.shared.gone.get();
-        let reason = reason
-            .map_or("the network is gone", String::as_str)
-            .to_owned();
+    fn lost(&self, reason: Option<String>, report: &mut impl Fail) {
+        let reason = reason.map(|reason| ServerError::Lost(reason).to_string());
+        let reason = reason.or_else(|| self.shared.gone.get().cloned());
+        let reason = reason.unwrap_or_else(|| "the network is gone".to_owned());
         report.fail(Outcome::TunnelFailed, reason);
     }
 
@@ -118,11 +139,20 @@ impl<N: InnerNet> Leg<N> {
                 );
             }
             End::Stopped => {}
-            End::Lost => return self.lost(report),
+            End::Lost(reason) => return self.lost(reason, report),
+            End::NotHeld(error) => {
+                tracing::warn!(%error, "call over");
+                report.fail(Outcome::CallFailed, error);
+                return;
+            }
+            End::Failed(error) => {
+                tracing::warn!(%error, "call broken off");
+                report.fail(Outcome::CallFailed, error);
+            }
         }
         let (bye, to) = self.dialog.request(Method::Bye);
         let bye = async {
-            let mut pending = self.shared.endpoint.request(bye, to).await?;
+            let mut pending = self.access.endpoint.request(bye, to).await?;
             pending.final_response().await
         };
         // The endpoint goes on repeating it; only the report does not wait for that.
@@ -132,7 +162,7 @@ impl<N: InnerNet> Leg<N> {
             Err(_) => RequestError::Timeout,
         };
         if let RequestError::Closed = error {
-            self.lost(report);
+            self.lost(None, report);
         }
         report.fail(Outcome::CallFailed, format!("BYE failed: {error}"));
     }

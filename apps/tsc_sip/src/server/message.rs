@@ -11,11 +11,9 @@ use tokio::{
     io::{AsyncSeekExt, AsyncWriteExt, SeekFrom},
 };
 
-use super::{
-    leg::{End, Leg},
-    requests::{CallEvent, respond},
-};
+use super::leg::{End, Leg};
 use crate::{
+    mid_call::{CallEvent, respond},
     msrp::{Arrivals, Channel, Config, Event, Inbox, MsrpUri, Session, Switchboard, status},
     net::{BoxStream, InnerNet},
     random::{OsRandom, Random},
@@ -72,7 +70,7 @@ impl<N: InnerNet> MessageCall<N> {
     async fn answer(&mut self, offer: &Description) -> Result<(), StatusCode> {
         let refuse = |_| StatusCode::NOT_ACCEPTABLE_HERE;
         let offered = offer.message_stream().map_err(refuse)?;
-        let ip = self.leg.shared.ip;
+        let ip = self.leg.access.ip;
         let (local, arrivals) = self.switchboard.expect(OsRandom.token());
         let id = OsRandom.bits() >> 2;
         let answer = Description::message_answer(offer, id, &local, ip).map_err(refuse)?;
@@ -123,6 +121,8 @@ impl<N: InnerNet> MessageCall<N> {
                     None => continue,
                 },
                 () = stop.stopped() => break End::Stopped,
+                // Its connection is gone with it, even if another network takes its place.
+                reason = self.leg.access.net.lost() => break End::Lost(Some(reason)),
                 () = &mut timeout, if channel.is_none() => {
                     let error = match closed {
                         true => "no BYE came after the connection was closed",
@@ -168,7 +168,7 @@ impl<N: InnerNet> MessageCall<N> {
             }
         };
         if let Err((outcome, error)) = work.finish(&mut self.report).await
-            && !matches!(end, End::Lost)
+            && !matches!(end, End::Lost(_))
         {
             self.report.fail(outcome, error);
         }
@@ -197,7 +197,7 @@ impl<N: InnerNet> MessageCall<N> {
                 respond(&request, request.request.response(status, "")).await;
                 None
             }
-            None => Some(End::Lost),
+            None => Some(End::Lost(None)),
         }
     }
 }

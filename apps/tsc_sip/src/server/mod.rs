@@ -6,40 +6,42 @@ mod leg;
 mod message;
 mod options;
 mod requests;
+mod site;
 
 use std::{
     io,
-    net::{IpAddr, SocketAddr},
-    sync::{Arc, OnceLock},
+    net::SocketAddr,
+    sync::{Arc, Mutex, OnceLock, PoisonError},
     time::Duration,
 };
 
 use tokio::{
-    sync::{mpsc, watch},
+    sync::{Mutex as AsyncMutex, mpsc, watch},
     task::{JoinHandle, JoinSet},
 };
 
 pub use options::{Behaviour, RegisterAt, ServerOptions};
 
 use crate::{
+    access::{Current, Renewal},
     client::{
         RegisterError,
-        register::{Registrant, Registration},
+        register::{self, Registrant, Registration},
     },
     endpoint::Endpoint,
     http::HttpServer,
     media::MediaClock,
-    msrp::Switchboard,
-    net::{self, InnerNet},
-    random::OsRandom,
+    net::InnerNet,
     report::{CallReport, Outcome, SessionReport},
     sip::{Hop, NameAddr, SipUri, Transport},
     stop::{Stop, Stopper},
-    transaction::Limits,
 };
+use site::Site;
 
 /// Reports that wait to be fetched; further ones are dropped, and the log says so.
 const REPORTS: usize = 1024;
+/// The same of renewals.
+const RENEWALS: usize = 16;
 
 /// Why the server does not run.
 #[derive(Debug, thiserror::Error)]
@@ -80,11 +82,10 @@ impl ServerError {
 /// A running SIP server. Dropping it ends it at once; [`SipServer::stop`] says BYE to its calls first.
 #[derive(Debug)]
 pub struct SipServer {
-    address: SocketAddr,
-    endpoint: Endpoint,
+    place: Arc<Mutex<Place>>,
     reports: mpsc::Receiver<CallReport>,
     sessions: Option<SessionReports>,
-    http: Option<HttpServer>,
+    renewals: Option<Renewals>,
     up: watch::Receiver<usize>,
     stopper: Stopper,
     task: JoinHandle<Result<(), ServerError>>,
@@ -103,14 +104,31 @@ impl SessionReports {
     }
 }
 
+/// Tells each time that the server is reached in another network, which took the place of one that was gone.
+#[derive(Debug)]
+pub struct Renewals(mpsc::Receiver<Renewal>);
+
+impl Renewals {
+    /// The next renewal; `None` when the server has ended. Cancel-safe.
+    pub async fn recv(&mut self) -> Option<Renewal> {
+        self.0.recv().await
+    }
+}
+
+/// Where the server is reached.
+#[derive(Debug)]
+struct Place {
+    endpoint: Endpoint,
+    http: Option<HttpServer>,
+}
+
 /// What all calls share.
 struct Shared<N: InnerNet> {
-    net: Arc<N>,
+    /// The network, our address in it and the SIP socket; others when another network took its place.
+    current: Current<N>,
+    place: Arc<Mutex<Place>>,
     options: ServerOptions,
-    endpoint: Endpoint,
     clock: MediaClock<N::Socket>,
-    switchboard: Switchboard,
-    ip: IpAddr,
     stop: Stop,
     /// Why the network is gone, once it is: then no more events come to the calls.
     gone: OnceLock<String>,
@@ -121,6 +139,9 @@ struct Shared<N: InnerNet> {
 impl SipServer {
     /// Starts the server in a network that is up: inside a tunnel or on the host. When this returns, it can be called.
     ///
+    /// When the network is lost another takes its place, if there is one ([`InnerNet::renew`]), and calls go on there by a
+    /// re-INVITE; message sessions and downloads end with the network.
+    ///
     /// # Errors
     ///
     /// See [`ServerError`].
@@ -128,96 +149,81 @@ impl SipServer {
         net: Arc<N>,
         options: ServerOptions,
     ) -> Result<Self, ServerError> {
-        let ip = net::address_for(&*net, None).ok_or(ServerError::NoAddress)?;
-
-        // --- SIP SOCKET CREATION --------------------------------------------------------------------
-        let local = SocketAddr::new(ip, options.sip_port);
-        // UDP and TCP with the same port number.
-        let sockets = net::bind_both(&*net, local).await;
-        let (endpoint, incoming) = Endpoint::start_with_streams(
-            Arc::clone(&net),
-            sockets.map_err(ServerError::Socket)?,
-            options.timers,
-            Limits::default(),
-            Box::new(OsRandom),
-        )
-        .map_err(ServerError::Socket)?;
-        let address = endpoint.local_addr();
-        tracing::info!(%address, callees = options.callees.len(), "SIP server ready");
-
-        // Messages need one port for all their connections; each session has its name in its URI.
-        let no_messages = |error| ServerError::Listener("messages", error);
-        let listener = net.bind_tcp(SocketAddr::new(ip, 0)).await;
-        let switchboard = Switchboard::start(listener.map_err(no_messages)?);
-        let switchboard = switchboard.map_err(no_messages)?;
-        let mut http = None;
-        if let Some(port) = options.http_port {
-            let no_http = |error| ServerError::Listener("HTTP", error);
-            // At all of our addresses, so that it is reached by either family.
-            let mut listeners = Vec::new();
-            for ip in net.addresses() {
-                let listener = net.bind_tcp(SocketAddr::new(ip, port)).await;
-                listeners.push(listener.map_err(no_http)?);
-            }
-            let server = HttpServer::start(listeners).map_err(no_http)?;
-            for address in server.addresses() {
-                tracing::info!(%address, "HTTP server ready");
-            }
-            http = Some(server);
-        }
-
+        // The SIP socket, the port for messages, the HTTP server: see `site.rs`.
+        let site = Site::open(net, &options, 0).await?;
+        let place = Arc::new(Mutex::new(Place {
+            endpoint: site.access.endpoint.clone(),
+            http: site.http,
+        }));
         let (stopper, stop) = Stopper::new();
         let (session_sender, sessions) = mpsc::channel(REPORTS);
         let (sender, reports) = mpsc::channel(REPORTS);
         let (up, up_receiver) = watch::channel(0);
+        let (renewed, renewals) = mpsc::channel(RENEWALS);
         let shared = Arc::new(Shared {
-            net,
+            current: Current::new(Arc::clone(&site.access)),
+            place: Arc::clone(&place),
             options,
-            endpoint,
             clock: MediaClock::start(),
-            switchboard,
-            ip,
-            stop,
+            stop: stop.clone(),
             gone: OnceLock::new(),
             up,
         });
-        let register_at = shared.options.register_at.clone();
-        let (endpoint, stop) = (shared.endpoint.clone(), shared.stop.clone());
-        let task = tokio::spawn(requests::serve(shared, incoming, sender, session_sender));
+        let registration = shared.options.register_at.as_ref().map(|register_at| {
+            let registrant = registrant(register_at, &site.access.endpoint);
+            Arc::new(AsyncMutex::new(Registration::new(registrant)))
+        });
+        let start = requests::Start {
+            incoming: site.incoming,
+            switchboard: site.switchboard,
+            registration: registration.clone(),
+        };
+        let told = requests::Told {
+            reports: sender,
+            sessions: session_sender,
+            renewals: renewed,
+        };
         let mut this = Self {
-            address,
-            endpoint: endpoint.clone(),
+            place,
             reports,
             sessions: Some(SessionReports(sessions)),
-            http,
+            renewals: Some(Renewals(renewals)),
             up: up_receiver,
             stopper,
-            task,
+            task: tokio::spawn(requests::serve(shared, start, told)),
             keeper: JoinSet::new(),
         };
-        if let Some(register_at) = register_at {
-            let mut registration = Registration::new(registrant(register_at, endpoint));
-            registration.register().await?;
-            this.keeper.spawn(registration.keep(stop));
+        if let Some(registration) = registration {
+            registration.lock().await.register().await?;
+            this.keeper.spawn(register::keep(registration, stop));
         }
         Ok(this)
     }
 
-    /// Where it can be called.
+    fn place<T>(&self, of: impl FnOnce(&Place) -> T) -> T {
+        of(&self.place.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Where it can be called; elsewhere when another network took the place of one that was gone.
     #[must_use]
-    pub const fn address(&self) -> SocketAddr {
-        self.address
+    pub fn address(&self) -> SocketAddr {
+        self.place(|place| place.endpoint.local_addr())
     }
 
     /// Where HTTP is served, if it is: at the first of our addresses, and at the others as well.
     #[must_use]
     pub fn http_address(&self) -> Option<SocketAddr> {
-        self.http.as_ref()?.addresses().first().copied()
+        self.place(|place| place.http.as_ref()?.addresses().first().copied())
     }
 
     /// The reports of message sessions; `None` if they were taken already. Those that nobody reads are dropped.
     pub const fn session_reports(&mut self) -> Option<SessionReports> {
         self.sessions.take()
+    }
+
+    /// Tells of renewals; `None` if that was taken already. Those that nobody reads are dropped.
+    pub const fn renewals(&mut self) -> Option<Renewals> {
+        self.renewals.take()
     }
 
     /// Asks all calls to end with BYE, and takes no more. [`next_report`](Self::next_report) brings the reports that
@@ -253,7 +259,7 @@ impl SipServer {
         let ended = tokio::time::timeout(within, &mut self.task).await;
         self.task.abort();
         // Whoever opened the network can close it after that.
-        self.endpoint.clone().close().await;
+        self.place(|place| place.endpoint.clone()).close().await;
         let mut reports = Vec::new();
         while let Ok(report) = self.reports.try_recv() {
             reports.push(report);
@@ -266,18 +272,18 @@ impl SipServer {
     }
 }
 
-fn registrant(register_at: RegisterAt, endpoint: Endpoint) -> Registrant {
+fn registrant(register_at: &RegisterAt, endpoint: &Endpoint) -> Registrant {
     let RegisterAt {
         registrar,
         user,
         password,
         expires,
-    } = register_at;
+    } = register_at.clone();
     Registrant {
         hop: Hop::new(Transport::Udp, registrar),
         identity: SipUri::new(&user, registrar.ip(), None),
         contact: NameAddr::new(SipUri::at(&user, endpoint.local_addr())),
-        endpoint,
+        endpoint: endpoint.clone(),
         user,
         password,
         expires,

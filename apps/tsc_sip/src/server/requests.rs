@@ -7,14 +7,21 @@ use std::{
     time::Instant,
 };
 
-use tokio::{sync::mpsc, task::JoinSet};
+use tokio::{
+    sync::{Mutex, mpsc},
+    task::JoinSet,
+};
 
-use super::{Behaviour, ServerError, Shared, call, leg::Leg, message};
+use super::{Behaviour, ServerError, Shared, call, leg::Leg, message, site::Site};
 use crate::{
+    access::{Access, Renewal},
+    client::register::Registration,
     dialog::{Dialog, DialogId},
     digest::{Authenticator, Users, Verdict},
     endpoint::{Incoming, IncomingEvents, IncomingRequest},
-    net::{self, InnerNet, Prober},
+    mid_call::{CallEvent, respond},
+    msrp::Switchboard,
+    net::{InnerNet, Prober},
     random::{OsRandom, Random},
     registrar::Registrar,
     report::{CallReport, SessionReport},
@@ -27,24 +34,29 @@ use crate::{
 /// Events that may wait for a call; a peer that floods its own call loses the rest.
 const CALL_EVENTS: usize = 16;
 
-/// What concerns one call.
-#[derive(Debug)]
-pub(super) enum CallEvent {
-    /// The caller gave up while it rang.
-    Cancelled,
-    /// The ACK came.
-    Acknowledged,
-    /// The ACK never came.
-    AckMissing,
-    /// BYE, or another request inside the dialog.
-    Request(IncomingRequest),
+/// What the server begins with.
+pub(super) struct Start {
+    pub(super) incoming: IncomingEvents,
+    pub(super) switchboard: Switchboard,
+    /// At somebody else's registrar.
+    pub(super) registration: Option<Arc<Mutex<Registration>>>,
+}
+
+/// Who is told what happened.
+pub(super) struct Told {
+    pub(super) reports: mpsc::Sender<CallReport>,
+    pub(super) sessions: mpsc::Sender<SessionReport>,
+    pub(super) renewals: mpsc::Sender<Renewal>,
 }
 
 struct Server<N: InnerNet> {
     shared: Arc<Shared<N>>,
+    /// Where new calls come in.
+    access: Arc<Access<N>>,
+    switchboard: Switchboard,
     authenticator: Option<Authenticator>,
     registrar: Registrar,
-    /// Calls by dialog, and their dialogs by the INVITE's transaction. Both bounded by `max_calls`.
+    /// Calls by dialog, and their dialogs by the last INVITE's transaction. Both bounded by `max_calls`.
     calls: BTreeMap<DialogId, mpsc::Sender<CallEvent>>,
     invites: BTreeMap<ServerId, DialogId>,
     /// How many of them each address has, by `max_calls_per_source`.
@@ -54,7 +66,6 @@ struct Server<N: InnerNet> {
 
 /// What a call leaves behind.
 struct Ended {
-    invite: ServerId,
     dialog: DialogId,
     source: IpAddr,
 }
@@ -64,19 +75,26 @@ enum Report {
     Session(Box<SessionReport>),
 }
 
-/// Runs until it is told to stop, or the network is gone. Either way all calls end and are reported first.
+/// Runs until it is told to stop, or the network is gone and no other takes its place. Either way all calls end and are
+/// reported first.
 pub(super) async fn serve<N: InnerNet>(
     shared: Arc<Shared<N>>,
-    mut incoming: IncomingEvents,
-    reports: mpsc::Sender<CallReport>,
-    sessions: mpsc::Sender<SessionReport>,
+    start: Start,
+    told: Told,
 ) -> Result<(), ServerError> {
+    let Start {
+        mut incoming,
+        switchboard,
+        registration,
+    } = start;
     let options = &shared.options;
     let authenticator = options.users.clone().map(|users: Users| {
         let (realm, lifetime) = (options.realm.clone(), options.nonce_lifetime);
         Authenticator::new(Instant::now(), realm, users, lifetime, &mut OsRandom)
     });
     let mut server = Server {
+        access: shared.current.last(),
+        switchboard,
         authenticator,
         registrar: Registrar::new(options.registrar),
         calls: BTreeMap::new(),
@@ -85,40 +103,51 @@ pub(super) async fn serve<N: InnerNet>(
         tasks: JoinSet::new(),
         shared: Arc::clone(&shared),
     };
-    let mut prober = Prober::new(Arc::clone(&shared.net), shared.ip);
+    let mut prober = server.prober();
     let mut stopping = false;
     let mut gone = None;
+    // While it has a task, there is no network.
+    let mut renewing = JoinSet::new();
     loop {
+        let up = gone.is_none() && renewing.is_empty();
+        let access = Arc::clone(&server.access);
+        let mut lost = None;
         tokio::select! {
-            event = incoming.recv(), if gone.is_none() => match event {
+            event = incoming.recv(), if up => match event {
                 Some(Incoming::Request(request)) => server.handle(request, stopping).await,
                 Some(Incoming::Cancelled(id)) => server.notify(id, CallEvent::Cancelled),
                 Some(Incoming::Acknowledged(id)) => server.notify(id, CallEvent::Acknowledged),
                 Some(Incoming::AckMissing(id)) => server.notify(id, CallEvent::AckMissing),
                 Some(Incoming::Unanswered(to)) => prober.suspect(to),
-                None => gone = Some(server.network_gone(net::why_gone(&*shared.net).await)),
+                // Why is known in a moment.
+                None => lost = Some(None),
             },
             Some(done) = server.tasks.join_next() => {
                 let Ok((ended, report)) = done else { continue };
-                server.invites.remove(&ended.invite);
-                server.calls.remove(&ended.dialog);
-                server.leave(ended.source);
-                let fetched = match report {
-                    Report::Call(report) => reports.try_send(*report).is_ok(),
-                    Report::Session(report) => sessions.try_send(*report).is_ok(),
-                };
-                if !fetched {
-                    tracing::debug!("report not fetched");
+                server.forget(&ended);
+                told.report(report);
+            }
+            reason = access.net.lost(), if up => lost = Some(Some(reason)),
+            Some(renewed) = renewing.join_next() => match renewed {
+                Ok(Ok((site, renewal))) => {
+                    incoming = server.move_in(site);
+                    prober = server.prober();
+                    told.renewal(renewal);
                 }
-            }
-            reason = shared.net.lost(), if gone.is_none() => {
-                gone = Some(server.network_gone(Some(reason)));
-            }
-            peer = prober.unreachable(), if gone.is_none() => {
+                Ok(Err(error)) => gone = Some(server.network_gone(error)),
+                // The runtime is going down.
+                Err(_) => gone = Some(server.network_gone(ServerError::Closed)),
+            },
+            peer = prober.unreachable(), if up => {
                 // Fails only if the socket was closed, which is seen above.
-                let _ = shared.endpoint.unreachable(peer).await;
+                let _ = access.endpoint.unreachable(peer).await;
             }
             () = shared.stop.stopped(), if !stopping => stopping = true,
+        }
+        if let Some(reason) = lost {
+            shared.current.set_renewing();
+            let (shared, registration) = (Arc::clone(&shared), registration.clone());
+            renewing.spawn(Site::renew(shared, access, reason, registration));
         }
         if server.tasks.is_empty() {
             match gone {
@@ -130,15 +159,55 @@ pub(super) async fn serve<N: InnerNet>(
     }
 }
 
+impl Told {
+    fn report(&self, report: Report) {
+        let fetched = match report {
+            Report::Call(report) => self.reports.try_send(*report).is_ok(),
+            Report::Session(report) => self.sessions.try_send(*report).is_ok(),
+        };
+        if !fetched {
+            tracing::debug!("report not fetched");
+        }
+    }
+
+    fn renewal(&self, renewal: Renewal) {
+        tracing::info!(?renewal, "reached again");
+        if self.renewals.try_send(renewal).is_err() {
+            tracing::debug!("renewal not fetched");
+        }
+    }
+}
+
 impl<N: InnerNet> Server<N> {
+    fn prober(&self) -> Prober<N> {
+        Prober::new(Arc::clone(&self.access.net), self.access.ip)
+    }
+
     /// Ends all calls without a word to their peers, whom nothing reaches any more.
-    fn network_gone(&mut self, reason: Option<String>) -> ServerError {
-        let error = reason.map_or(ServerError::Closed, ServerError::Lost);
+    fn network_gone(&mut self, error: ServerError) -> ServerError {
         // Set once: this is called once.
         let _ = self.shared.gone.set(error.to_string());
+        self.shared.current.set_gone(error.to_string());
         self.invites.clear();
         self.calls.clear();
         error
+    }
+
+    /// Goes on in another network; gives what comes to the SIP socket there.
+    fn move_in(&mut self, mut site: Site<N>) -> IncomingEvents {
+        // Transactions of the old socket are no more, and their names come again.
+        self.invites.clear();
+        site.move_in(&self.shared);
+        self.access = site.access;
+        self.switchboard = site.switchboard;
+        site.incoming
+    }
+
+    /// A call is over.
+    fn forget(&mut self, ended: &Ended) {
+        self.invites.retain(|_, dialog| *dialog != ended.dialog);
+        self.calls.remove(&ended.dialog);
+        self.leave(ended.source);
     }
 
     /// A call from this address is over.
@@ -168,8 +237,14 @@ impl<N: InnerNet> Server<N> {
             Method::Register => self.register(request, &tag),
             Method::Options => ua::capabilities(request, &tag),
             Method::Invite | Method::Bye if request.head.to.tag().is_some() => {
-                match self.calls.get(&DialogId::of_incoming(request)) {
+                let dialog = DialogId::of_incoming(request);
+                match self.calls.get(&dialog) {
                     Some(call) => {
+                        if request.method == Method::Invite {
+                            // The one before is acknowledged, or given up for this one.
+                            self.invites.retain(|_, of| *of != dialog);
+                            self.invites.insert(incoming.id, dialog);
+                        }
                         if let Err(error) = call.try_send(CallEvent::Request(incoming)) {
                             tracing::debug!(%error, "call event dropped");
                         }
@@ -282,19 +357,16 @@ impl<N: InnerNet> Server<N> {
         self.invites.insert(invite, id.clone());
         let source = incoming.from.address.ip();
         *self.sources.entry(source).or_default() += 1;
-        let ended = Ended {
-            invite,
-            dialog: id,
-            source,
-        };
+        let ended = Ended { dialog: id, source };
         let leg = Leg {
             shared: Arc::clone(&self.shared),
+            access: Arc::clone(&self.access),
             invite: incoming,
             dialog,
             events,
         };
         if offer.is_about_messages() {
-            let session = message::MessageCall::new(leg, self.shared.switchboard.clone());
+            let session = message::MessageCall::new(leg, self.switchboard.clone());
             self.tasks.spawn(async move {
                 let report = Box::new(session.run(offer).await);
                 (ended, Report::Session(report))
@@ -306,12 +378,5 @@ impl<N: InnerNet> Server<N> {
             let report = Box::new(call.run(offer).await);
             (ended, Report::Call(report))
         });
-    }
-}
-
-/// Sends a response. A failure means that the transaction or the socket is over: nobody waits for it then.
-pub(super) async fn respond(incoming: &IncomingRequest, response: Response) {
-    if let Err(error) = incoming.respond(response).await {
-        tracing::debug!(%error, "response not sent");
     }
 }

@@ -1,6 +1,7 @@
 //! A callee on loopback, and callers for it.
 #![allow(dead_code)] // not every test file uses all of it
 
+pub(crate) mod fragile;
 pub(crate) mod memory;
 
 use std::{
