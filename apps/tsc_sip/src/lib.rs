@@ -36,6 +36,8 @@
 //! ```text
 //!   client  server                 the programs: registration, calls, chats, files, downloads
 //!   ------------------------------------------------------------------------------------
+//!   access   mid_call              where we are reached, and how calls follow when that is elsewhere
+//!   ------------------------------------------------------------------------------------
 //!   endpoint   media::MediaClock   async shells: a task per SIP port, one 20 ms ticker,
 //!   msrp::Channel   http           a connection per message session or download
 //!   ------------------------------------------------------------------------------------

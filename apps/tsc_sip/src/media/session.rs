@@ -384,11 +384,11 @@ impl MediaSession {
             return;
         }
         self.alive_at = now;
-        self.awaited = false;
         let (sequence, timestamp) = (packet.sequence_number(), packet.timestamp());
         let Received::New { offset, .. } = self.receiver.receive(now, sequence, timestamp) else {
             return;
         };
+        self.awaited = false;
         if packet.payload_type() != self.agreed.codec.payload_type() {
             // Telephone events, comfort noise: part of the sequence, nothing to hear.
             self.ignored += 1;
