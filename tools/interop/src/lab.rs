@@ -129,7 +129,12 @@ impl Lab {
 
     /// Ends the server without a word, and starts another, which knows of no tunnel.
     pub fn restart_server(&mut self) {
-        self.server.signal("KILL");
+        self.restart_server_by("KILL");
+    }
+
+    /// Ends the server by a signal, named without SIG, and starts another when it has ended.
+    pub fn restart_server_by(&mut self, signal: &str) {
+        self.server.signal(signal);
         while self.server.is_running() {
             std::thread::yield_now();
         }

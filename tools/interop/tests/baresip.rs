@@ -139,3 +139,41 @@ fn a_tunnelled_client_calls_baresip() {
         );
     });
 }
+
+/// The tunnel server is restarted in the middle of the call: another tunnel, another inner address, and baresip follows.
+#[test]
+fn baresip_follows_a_call_to_another_tunnel() {
+    isolated("baresip_follows_a_call_to_another_tunnel", || {
+        let mut lab = Lab::new(Egress::Tun);
+        let (high, low, heard) = (lab.path("high.wav"), lab.path("low.wav"), lab.path("heard"));
+        tone(&high, HIGH, 20);
+        tone(&low, LOW, 10);
+        let callee = baresip(&lab.path(""), &high, None, 60);
+        let mut caller = lab.client("tsc_sip_client", ClientOptions::default());
+        caller
+            .args(["--sip-server", &BARESIP.to_string(), "--no-register"])
+            .args(["--call", "bob", "--duration", "10", "--json"])
+            .args(["--log-level", "info"])
+            .arg("--play")
+            .arg(&low)
+            .arg("--record")
+            .arg(&heard);
+        let caller = Process::start("tsc_sip_client", caller);
+        let _ = caller.wait_for("media arrives");
+        lab.restart_server();
+        let ended = caller.wait();
+        let report: serde_json::Value = serde_json::from_str(&ended.output).unwrap();
+        assert_eq!(report["outcome"], "ok", "{}", ended.output);
+        assert_eq!(report["calls"][0]["moves"], 1, "{}", ended.output);
+        assert!(callee.stop().status.success());
+        // Less would do before the restart alone.
+        assert!(
+            seconds_of(&recording(&heard, ".wav"), HIGH) >= 5,
+            "what our side heard"
+        );
+        assert!(
+            seconds_of(&recording(&lab.path("baresip"), "-dec.wav"), LOW) >= 5,
+            "what baresip heard"
+        );
+    });
+}
