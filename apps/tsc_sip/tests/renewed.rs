@@ -12,7 +12,7 @@ use tsc_sip::{
     net::{HostNet, RenewError},
     report::{CallReport, Outcome},
     server::{ServerOptions, SipServer},
-    sip::Transport,
+    sip::{Message, Method, Request, StatusCode, Transport},
     stop::{Stop, Stopper},
 };
 
@@ -266,6 +266,87 @@ async fn a_stop_does_not_wait_for_another_network() {
     let report = end(caller).await;
     assert_eq!(report.outcome(), Outcome::TunnelFailed, "{report:?}");
     assert!(report.calls[0].received >= SOME);
+}
+
+/// A registrar by hand: the next request but these, and its answer.
+async fn serve(socket: &UdpSocket, known: &mut Vec<Request>, status: StatusCode) -> Request {
+    let mut buffer = vec![0; 4096];
+    loop {
+        let (length, from) = soon(socket.recv_from(&mut buffer)).await.unwrap();
+        let Message::Request(request) = Message::parse(&buffer[..length]).unwrap() else {
+            panic!("no request");
+        };
+        if known.contains(&request) || request.method == Method::Ack {
+            continue;
+        }
+        let mut response = request.response(status, "registrar");
+        response.head.contacts = request.head.contacts.clone();
+        socket.send_to(&response.encode(), from).await.unwrap();
+        known.push(request.clone());
+        return request;
+    }
+}
+
+fn contacts(request: &Request) -> Vec<String> {
+    let contacts = request.head.contacts.list().iter();
+    contacts
+        .map(|contact| {
+            let gone = contact.params.value("expires") == Some("0");
+            let host = contact.sip().unwrap().host.to_string();
+            if gone { format!("{host} gone") } else { host }
+        })
+        .collect()
+}
+
+#[tokio::test]
+async fn the_registration_moves_with_its_client() {
+    let registrar = UdpSocket::bind((LOOPBACK, 0)).await.unwrap();
+    let (first, second) = (
+        FragileNet::new([127, 0, 11, 1]),
+        FragileNet::new([127, 0, 11, 2]),
+    );
+    let mut options = ClientOptions::new("alice", "play");
+    options.sip_server = Some(registrar.local_addr().unwrap());
+    // The second call begins a second after the first.
+    options.calls = 2;
+    options.rate = std::num::NonZeroU16::new(1);
+    let caller = tokio::spawn(run_client(Arc::clone(&first), options, Stop::never()));
+    let mut known = Vec::new();
+    let here = serve(&registrar, &mut known, StatusCode::OK).await;
+    assert_eq!(contacts(&here), ["127.0.11.1"]);
+    let ringing = serve(&registrar, &mut known, StatusCode::RINGING).await;
+    assert_eq!(ringing.method, Method::Invite);
+
+    first.succeed(Ok(Arc::clone(&second)));
+    first.pull().await;
+    let there = serve(&registrar, &mut known, StatusCode::OK).await;
+    assert_eq!(there.method, Method::Register);
+    // One registration of one client (RFC 3261 10.2.4), which is not where it was any more.
+    assert_eq!(there.head.call_id, here.head.call_id);
+    assert!(there.head.cseq.number > here.head.cseq.number);
+    assert_eq!(contacts(&there), ["127.0.11.2", "127.0.11.1 gone"]);
+    let next = serve(&registrar, &mut known, StatusCode::BUSY_HERE).await;
+    assert_eq!(next.method, Method::Invite);
+    assert_eq!(contacts(&next), ["127.0.11.2"]);
+    let last = serve(&registrar, &mut known, StatusCode::OK).await;
+    assert_eq!(last.method, Method::Register);
+    assert_eq!(
+        (contacts(&last), last.head.expires()),
+        (vec!["127.0.11.2".to_owned()], Some(0))
+    );
+
+    let report = end(caller).await;
+    assert_eq!(report.renewals.len(), 1);
+    // It was not answered yet.
+    assert_eq!(report.calls[0].outcome, Outcome::TunnelFailed);
+    assert!(
+        report.calls[0]
+            .error
+            .as_ref()
+            .unwrap()
+            .contains("pulled out")
+    );
+    assert_eq!(report.calls[1].status, Some(486));
 }
 
 /// Two renewals, one after the other.

@@ -197,12 +197,11 @@ impl Registration {
 /// nothing: it will expire.
 pub(crate) async fn keep(registration: Arc<Mutex<Registration>>, over: Stop) {
     loop {
-        let half = registration.lock().await.granted / 2;
-        tokio::select! {
-            () = over.stopped() => break,
-            () = tokio::time::sleep(half) => {}
-        }
-        let renewal = async { registration.lock().await.register().await };
+        let renewal = async {
+            let half = registration.lock().await.granted / 2;
+            tokio::time::sleep(half).await;
+            registration.lock().await.register().await
+        };
         let renewed = tokio::select! {
             () = over.stopped() => break,
             renewed = renewal => renewed,
