@@ -7,7 +7,7 @@
     clippy::panic
 )]
 
-use std::process::Command;
+use std::{process::Command, time::Duration};
 
 use serde_json::Value;
 use tsc_interop::{
@@ -191,6 +191,24 @@ fn the_program_ends_instead() {
     assert!(report.get("renewals").is_none());
 }
 
+/// The server has said goodbye and does not come back.
+fn no_other_tunnel_comes_up() {
+    let lab = Lab::new(Egress::Tun);
+    let callee = callee(in_the_core("tsc_sip_server"));
+    let at = address_of(&callee, 0);
+    let mut command = through(&lab, "tsc_sip_client", Transport::Dtls);
+    command.args(["--renew-timeout", "3"]);
+    let caller = caller(command, Some(&at), &callee);
+    lab.server.signal("TERM");
+    let ended = caller.wait_within(Duration::from_secs(30));
+    assert_eq!(ended.status.code(), Some(3), "{}", ended.output);
+    let report: Value = serde_json::from_str(&ended.output).unwrap();
+    let error = report["error"].as_str().unwrap();
+    let both = ["released by the server", "no new tunnel came up"];
+    assert!(both.iter().all(|part| error.contains(part)), "{error}");
+    assert_eq!(report["calls"][0]["outcome"], "tunnel_failed");
+}
+
 #[test]
 fn calls_go_on_when_the_tunnel_server_is_restarted() {
     isolated_cases(
@@ -205,6 +223,7 @@ fn calls_go_on_when_the_tunnel_server_is_restarted() {
             ("callee", || the_callee_moves(Transport::Tcp)),
             ("both", both_move),
             ("not wanted", the_program_ends_instead),
+            ("not back", no_other_tunnel_comes_up),
         ],
     );
 }
