@@ -44,6 +44,8 @@ pub mod clock;
 pub mod datagram;
 pub mod dtls;
 pub mod listener;
+#[cfg(all(any(feature = "netwatch", feature = "tun"), target_os = "linux"))]
+mod netlink;
 pub mod netwatch;
 pub mod proxy;
 pub mod random;

@@ -9,16 +9,13 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use netlink_packet_core::{
-    NLM_F_DUMP, NLM_F_REQUEST, NetlinkBuffer, NetlinkHeader, NetlinkMessage, NetlinkPayload,
-};
 use netlink_packet_route::{
     RouteNetlinkMessage,
-    address::{AddressAttribute, AddressHeaderFlags, AddressMessage},
-    link::{LinkAttribute, LinkFlags, LinkMessage},
+    address::{AddressHeaderFlags, AddressMessage},
+    link::{LinkFlags, LinkMessage},
     route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteType},
 };
-use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
+use netlink_sys::{Socket, protocols::NETLINK_ROUTE};
 use tokio::{
     io::{Interest, unix::AsyncFd},
     time::{Instant, Sleep, sleep_until},
@@ -29,12 +26,10 @@ use super::{
     Change, NetworkId, SETTLE,
     picture::{Address, DefaultRoute, Picture},
 };
+use crate::netlink::{Rtnetlink, TABLE_LOCAL, link_name, own_address};
 
 /// Links, addresses and routes of both families (linux/rtnetlink.h, `RTNLGRP_*`).
 const GROUPS: [u32; 5] = [1, 5, 7, 9, 11];
-
-/// The table of the host's own addresses (linux/rtnetlink.h, `RT_TABLE_LOCAL`).
-const TABLE_LOCAL: u32 = 255;
 
 /// Notifications read in one go; more are a reason to look again.
 const DRAIN: usize = 1024;
@@ -44,7 +39,7 @@ const NOTIFICATION: usize = 64;
 
 pub(super) struct Watch {
     events: AsyncFd<Socket>,
-    questions: Questions,
+    kernel: Rtnetlink,
     known: Picture,
     /// Set when something has happened: when it will be looked at.
     settle: Option<Pin<Box<Sleep>>>,
@@ -77,11 +72,11 @@ impl Watch {
         }
         let events = register(socket)?;
         // In this order nothing falls between.
-        let mut questions = Questions::open()?;
-        let known = questions.picture()?;
+        let mut kernel = Rtnetlink::open()?;
+        let known = picture(&mut kernel)?;
         Ok(Self {
             events,
-            questions,
+            kernel,
             known,
             settle: None,
             missed: false,
@@ -134,7 +129,7 @@ impl Watch {
 
     fn look(&mut self) -> Option<Change> {
         let missed = std::mem::take(&mut self.missed);
-        let seen = self.questions.picture().unwrap_or_else(|error| {
+        let seen = picture(&mut self.kernel).unwrap_or_else(|error| {
             // Nothing is known to be gone; the next notification asks again.
             debug!(%error, "the kernel does not tell about the network");
             self.known.clone()
@@ -156,99 +151,32 @@ fn register(socket: Socket) -> io::Result<AsyncFd<Socket>> {
 }
 
 pub(super) fn network_id() -> Option<NetworkId> {
-    let picture = Questions::open().and_then(|mut questions| questions.picture());
+    let picture = Rtnetlink::open().and_then(|mut kernel| picture(&mut kernel));
     picture.ok()?.network()
 }
 
-/// Asks the kernel, which answers before the question has returned.
-struct Questions {
-    socket: Socket,
-    sequence: u32,
-}
-
-impl Questions {
-    fn open() -> io::Result<Self> {
-        let mut socket = Socket::new(NETLINK_ROUTE)?;
-        socket.bind_auto()?;
-        socket.connect(&SocketAddr::new(0, 0))?;
-        Ok(Self {
-            socket,
-            sequence: 0,
-        })
-    }
-
-    /// Links first: what belongs to none that is up is left out. What changes between the questions is notified.
-    fn picture(&mut self) -> io::Result<Picture> {
-        let mut picture = Picture::default();
-        self.dump(
-            RouteNetlinkMessage::GetLink(LinkMessage::default()),
-            |answer| {
-                if let RouteNetlinkMessage::NewLink(link) = answer {
-                    add_link(&mut picture, link);
-                }
-            },
-        )?;
-        self.dump(
-            RouteNetlinkMessage::GetAddress(AddressMessage::default()),
-            |answer| {
-                if let RouteNetlinkMessage::NewAddress(address) = answer {
-                    add_address(&mut picture, address);
-                }
-            },
-        )?;
-        self.dump(
-            RouteNetlinkMessage::GetRoute(RouteMessage::default()),
-            |answer| {
-                if let RouteNetlinkMessage::NewRoute(route) = answer {
-                    add_route(&mut picture, &route);
-                }
-            },
-        )?;
-        Ok(picture)
-    }
-
-    fn dump(
-        &mut self,
-        question: RouteNetlinkMessage,
-        mut answer: impl FnMut(RouteNetlinkMessage),
-    ) -> io::Result<()> {
-        self.sequence = self.sequence.wrapping_add(1);
-        let mut header = NetlinkHeader::default();
-        header.flags = NLM_F_REQUEST | NLM_F_DUMP;
-        header.sequence_number = self.sequence;
-        let mut request = NetlinkMessage::new(header, NetlinkPayload::from(question));
-        request.finalize();
-        let mut bytes = vec![0; request.buffer_len()];
-        request.serialize(&mut bytes);
-        self.socket.send(&bytes, 0)?;
-        loop {
-            let (bytes, _) = self.socket.recv_from_full()?;
-            let mut rest = bytes.as_slice();
-            while !rest.is_empty() {
-                let length = NetlinkBuffer::new_checked(rest)
-                    .map_err(io::Error::other)?
-                    .length();
-                let length = usize::try_from(length).unwrap_or(rest.len());
-                let parsed = NetlinkMessage::<RouteNetlinkMessage>::deserialize(rest);
-                // Messages are padded to four bytes.
-                rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
-                // A kernel newer than the parser may say what that does not know; the others are still right.
-                let Ok(message) = parsed else { continue };
-                if message.header.sequence_number != self.sequence {
-                    continue;
-                }
-                match message.payload {
-                    NetlinkPayload::Error(error) if error.code.is_some() => {
-                        return Err(error.to_io());
-                    }
-                    NetlinkPayload::Error(_) | NetlinkPayload::Done(_) => return Ok(()),
-                    NetlinkPayload::InnerMessage(message) => answer(message),
-                    NetlinkPayload::Noop | NetlinkPayload::Overrun(_) => {}
-                    _ => {}
-                }
-            }
+/// Links first: what belongs to none that is up is left out. What changes between the questions is notified.
+fn picture(kernel: &mut Rtnetlink) -> io::Result<Picture> {
+    let mut picture = Picture::default();
+    let links = RouteNetlinkMessage::GetLink(LinkMessage::default());
+    kernel.dump(links, |answer| {
+        if let RouteNetlinkMessage::NewLink(link) = answer {
+            add_link(&mut picture, link);
         }
-    }
+    })?;
+    let addresses = RouteNetlinkMessage::GetAddress(AddressMessage::default());
+    kernel.dump(addresses, |answer| {
+        if let RouteNetlinkMessage::NewAddress(address) = answer {
+            add_address(&mut picture, &address);
+        }
+    })?;
+    let routes = RouteNetlinkMessage::GetRoute(RouteMessage::default());
+    kernel.dump(routes, |answer| {
+        if let RouteNetlinkMessage::NewRoute(route) = answer {
+            add_route(&mut picture, &route);
+        }
+    })?;
+    Ok(picture)
 }
 
 fn add_link(picture: &mut Picture, link: LinkMessage) {
@@ -256,33 +184,18 @@ fn add_link(picture: &mut Picture, link: LinkMessage) {
     if flags.contains(LinkFlags::Loopback) || !flags.contains(LinkFlags::Up | LinkFlags::Running) {
         return;
     }
-    let name = link.attributes.into_iter().find_map(|attribute| {
-        if let LinkAttribute::IfName(name) = attribute {
-            Some(name)
-        } else {
-            None
-        }
-    });
-    picture.link(link.header.index, name.unwrap_or_default());
+    let index = link.header.index;
+    picture.link(index, link_name(link).unwrap_or_default());
 }
 
-fn add_address(picture: &mut Picture, message: AddressMessage) {
-    let header = message.header;
+fn add_address(picture: &mut Picture, message: &AddressMessage) {
+    let header = &message.header;
     // Not yet, or not at all, for use; optimistic ones are.
     let unusable = AddressHeaderFlags::Tentative | AddressHeaderFlags::Dadfailed;
     if header.flags.intersects(unusable) && !header.flags.contains(AddressHeaderFlags::Optimistic) {
         return;
     }
-    // IPv4 names the interface's own address "local", IPv6 has only "address".
-    let (mut local, mut address) = (None, None);
-    for attribute in message.attributes {
-        if let AddressAttribute::Local(ip) = attribute {
-            local = Some(ip);
-        } else if let AddressAttribute::Address(ip) = attribute {
-            address = Some(ip);
-        }
-    }
-    if let Some(ip) = local.or(address) {
+    if let Some(ip) = own_address(message) {
         picture.address(Address {
             ip,
             prefix: header.prefix_len,
@@ -323,7 +236,7 @@ fn add_route(picture: &mut Picture, message: &RouteMessage) {
     }
     if header.destination_prefix_length == 0 {
         // Also of other tables: virtual private networks keep theirs there.
-        if table != TABLE_LOCAL {
+        if table != u32::from(TABLE_LOCAL) {
             picture.default_route(route);
         }
         return;

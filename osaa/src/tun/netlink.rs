@@ -1,13 +1,9 @@
-//! Addresses, routes and the state of the interface, by rtnetlink (man 7 rtnetlink). Every call is answered by the
-//! kernel before it returns; none waits on anybody else.
+//! Addresses, routes and the state of the interface.
 
 use std::{io, net::IpAddr};
 
 use ipnet::IpNet;
-use netlink_packet_core::{
-    NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REQUEST, NetlinkBuffer, NetlinkHeader,
-    NetlinkMessage, NetlinkPayload,
-};
+use netlink_packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
     address::{AddressAttribute, AddressHeaderFlags, AddressMessage, AddressScope},
@@ -17,27 +13,15 @@ use netlink_packet_route::{
         RouteType,
     },
 };
-use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 
 use super::InterfaceCounters;
+use crate::netlink::{Rtnetlink, TABLE_LOCAL, link_name, own_address};
 
-/// The table of the host's own addresses (linux/rtnetlink.h, `RT_TABLE_LOCAL`).
-const TABLE_LOCAL: u8 = 255;
-
-pub(super) struct Netlink {
-    socket: Socket,
-    sequence: u32,
-}
+pub(super) struct Netlink(Rtnetlink);
 
 impl Netlink {
     pub(super) fn open() -> io::Result<Self> {
-        let mut socket = Socket::new(NETLINK_ROUTE)?;
-        socket.bind_auto()?;
-        socket.connect(&SocketAddr::new(0, 0))?;
-        Ok(Self {
-            socket,
-            sequence: 0,
-        })
+        Rtnetlink::open().map(Self)
     }
 
     /// Index, MTU and counters of an interface.
@@ -47,11 +31,12 @@ impl Netlink {
             .attributes
             .push(LinkAttribute::IfName(name.to_owned()));
         let mut found = None;
-        self.exchange(RouteNetlinkMessage::GetLink(message), 0, |answer| {
-            if let RouteNetlinkMessage::NewLink(link) = answer {
-                found = Some(Link::from(link));
-            }
-        })?;
+        self.0
+            .exchange(RouteNetlinkMessage::GetLink(message), 0, |answer| {
+                if let RouteNetlinkMessage::NewLink(link) = answer {
+                    found = Some(Link::from(link));
+                }
+            })?;
         found.ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
@@ -90,20 +75,10 @@ impl Netlink {
     pub(super) fn addresses(&mut self) -> io::Result<Vec<(IpAddr, u32)>> {
         let mut found = Vec::new();
         let question = RouteNetlinkMessage::GetAddress(AddressMessage::default());
-        self.exchange(question, NLM_F_DUMP, |answer| {
-            let RouteNetlinkMessage::NewAddress(message) = answer else {
-                return;
-            };
-            // IPv4 names the interface's own address "local", IPv6 has only "address".
-            let (mut local, mut address) = (None, None);
-            for attribute in message.attributes {
-                if let AddressAttribute::Local(ip) = attribute {
-                    local = Some(ip);
-                } else if let AddressAttribute::Address(ip) = attribute {
-                    address = Some(ip);
-                }
+        self.0.dump(question, |answer| {
+            if let RouteNetlinkMessage::NewAddress(message) = answer {
+                found.extend(own_address(&message).map(|ip| (ip, message.header.index)));
             }
-            found.extend(local.or(address).map(|ip| (ip, message.header.index)));
         })?;
         Ok(found)
     }
@@ -111,7 +86,7 @@ impl Netlink {
     /// The routes that decide before or like one of ours would, as lookups consult them without further rules: of the tables `local` and `main`.
     pub(super) fn routes(&mut self, mut found: impl FnMut(IpNet, Option<u32>)) -> io::Result<()> {
         let question = RouteNetlinkMessage::GetRoute(RouteMessage::default());
-        self.exchange(question, NLM_F_DUMP, |answer| {
+        self.0.dump(question, |answer| {
             if let RouteNetlinkMessage::NewRoute(route) = answer
                 && let Some((prefix, interface)) = destination(&route)
             {
@@ -125,17 +100,12 @@ impl Netlink {
         let mut message = LinkMessage::default();
         message.header.index = index;
         let mut name = None;
-        self.exchange(RouteNetlinkMessage::GetLink(message), 0, |answer| {
-            if let RouteNetlinkMessage::NewLink(link) = answer {
-                name = link.attributes.into_iter().find_map(|attribute| {
-                    if let LinkAttribute::IfName(name) = attribute {
-                        Some(name)
-                    } else {
-                        None
-                    }
-                });
-            }
-        })?;
+        self.0
+            .exchange(RouteNetlinkMessage::GetLink(message), 0, |answer| {
+                if let RouteNetlinkMessage::NewLink(link) = answer {
+                    name = link_name(link);
+                }
+            })?;
         name.ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
@@ -190,67 +160,17 @@ impl Netlink {
         message.header.destination_prefix_length = if ip.is_ipv4() { 32 } else { 128 };
         message.attributes = vec![RouteAttribute::Destination(ip.into())];
         let mut local = false;
-        self.exchange(RouteNetlinkMessage::GetRoute(message), 0, |answer| {
-            if let RouteNetlinkMessage::NewRoute(route) = answer {
-                local = route.header.kind == RouteType::Local;
-            }
-        })?;
+        self.0
+            .exchange(RouteNetlinkMessage::GetRoute(message), 0, |answer| {
+                if let RouteNetlinkMessage::NewRoute(route) = answer {
+                    local = route.header.kind == RouteType::Local;
+                }
+            })?;
         Ok(local)
     }
 
     fn request(&mut self, message: RouteNetlinkMessage, flags: u16) -> io::Result<()> {
-        self.exchange(message, NLM_F_ACK | flags, |_| ())
-    }
-
-    /// Sends a message and takes all answers to it.
-    fn exchange(
-        &mut self,
-        message: RouteNetlinkMessage,
-        flags: u16,
-        mut answer: impl FnMut(RouteNetlinkMessage),
-    ) -> io::Result<()> {
-        self.sequence = self.sequence.wrapping_add(1);
-        let mut header = NetlinkHeader::default();
-        header.flags = NLM_F_REQUEST | flags;
-        header.sequence_number = self.sequence;
-        let mut request = NetlinkMessage::new(header, NetlinkPayload::from(message));
-        request.finalize();
-        let mut bytes = vec![0; request.buffer_len()];
-        request.serialize(&mut bytes);
-        self.socket.send(&bytes, 0)?;
-        // Dumps and acknowledged requests say themselves when they are done, plain questions have one answer.
-        let many = flags & (NLM_F_DUMP | NLM_F_ACK) != 0;
-        loop {
-            let (bytes, _) = self.socket.recv_from_full()?;
-            let mut rest = bytes.as_slice();
-            while !rest.is_empty() {
-                let length = NetlinkBuffer::new_checked(rest)
-                    .map_err(io::Error::other)?
-                    .length();
-                let message = NetlinkMessage::<RouteNetlinkMessage>::deserialize(rest)
-                    .map_err(io::Error::other)?;
-                // Messages are padded to four bytes.
-                let length = usize::try_from(length).unwrap_or(rest.len());
-                rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
-                if message.header.sequence_number != self.sequence {
-                    continue;
-                }
-                match message.payload {
-                    NetlinkPayload::Error(error) if error.code.is_some() => {
-                        return Err(error.to_io());
-                    }
-                    NetlinkPayload::Error(_) | NetlinkPayload::Done(_) => return Ok(()),
-                    NetlinkPayload::InnerMessage(message) => {
-                        answer(message);
-                        if !many {
-                            return Ok(());
-                        }
-                    }
-                    NetlinkPayload::Noop | NetlinkPayload::Overrun(_) => {}
-                    _ => {}
-                }
-            }
-        }
+        self.0.exchange(message, NLM_F_ACK | flags, |_| ())
     }
 }
 
