@@ -8,14 +8,10 @@
 
 mod program_support;
 
-use std::{
-    io::{Read as _, Write as _},
-    net::{TcpListener, TcpStream},
-    process::Command,
-};
+use std::{net::TcpListener, process::Command};
 
-use program_support::{LIMIT, Program, command, config, event, run, text};
-use tsc_tpl::{CmType, Limits, MessageBuilder, Sequence, StreamDecoder, Tlv, Tsid, Unit, registry};
+use program_support::{Program, client::Client, command, config, event, run, text};
+use tsc_tpl::CmType;
 
 #[test]
 fn a_good_configuration_passes_the_check() {
@@ -77,44 +73,6 @@ fn json_logs_are_one_object_a_line() {
     assert_eq!(spoken, ["tcp", "udp"]);
     program.signal("INT");
     assert_eq!(program.wait().code(), Some(0));
-}
-
-/// A tunnel over TCP, by hand.
-struct Client {
-    stream: TcpStream,
-    decoder: StreamDecoder,
-}
-
-impl Client {
-    fn configured(port: &program_support::Port) -> Self {
-        let mut stream = TcpStream::connect(port.address).unwrap();
-        stream.set_read_timeout(Some(LIMIT)).unwrap();
-        let mut request = Vec::new();
-        MessageBuilder::new(CmType::CONFIGURATION_REQUEST, Tsid::UNASSIGNED, Sequence(1))
-            .tlv(Tlv::ProtocolRevision(registry::PROTOCOL_REVISION))
-            .encode(&mut request)
-            .unwrap();
-        stream.write_all(&request).unwrap();
-        let mut client = Self {
-            stream,
-            decoder: StreamDecoder::new(Limits::default()),
-        };
-        assert_eq!(client.next(), CmType::CONFIGURATION_RESPONSE);
-        client
-    }
-
-    /// The type of the next message from the server.
-    fn next(&mut self) -> CmType {
-        let mut buffer = [0; 2048];
-        loop {
-            let len = self.stream.read(&mut buffer).unwrap();
-            assert_ne!(len, 0, "the server has closed the connection");
-            let mut feed = self.decoder.feed(&buffer[..len]);
-            if let Some(Unit::Control(message)) = feed.next().unwrap() {
-                return message.header().cm_type;
-            }
-        }
-    }
 }
 
 #[test]
@@ -194,7 +152,7 @@ fn quit_releases_the_tunnels_as_term_does() {
         let mut client = Client::configured(&ports[0]);
         program.signal(signal);
         assert_eq!(
-            client.next(),
+            client.next().cm_type,
             CmType::CONFIGURATION_RELEASE_REQUEST,
             "{signal}"
         );

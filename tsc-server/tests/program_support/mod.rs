@@ -2,6 +2,8 @@
 // Each test file uses its own part of this.
 #![allow(dead_code, unreachable_pub)]
 
+pub mod client;
+
 use std::{
     io::{BufRead, BufReader},
     net::SocketAddr,
