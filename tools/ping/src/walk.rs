@@ -9,6 +9,7 @@ use std::{
 use tokio::{net::TcpStream, time::timeout};
 use tsc_cli::stop::Stop;
 use tsc_osaa::{
+    cert::PeerIdentity,
     client::{ClientTransport, Host, TransportKind, connect},
     proxy,
     resolve::{Candidate, DEFAULT_PORT, Source, resolve},
@@ -41,7 +42,18 @@ struct Way<'a> {
     thorough: bool,
 }
 
-impl Way<'_> {
+impl<'a> Way<'a> {
+    /// Without a proxy.
+    const fn to(host: &'a Host, address: SocketAddr, kind: TransportKind) -> Self {
+        Self {
+            host,
+            port: address.port(),
+            address: Some(address),
+            kind,
+            thorough: false,
+        }
+    }
+
     /// The address, or what the proxy is asked for.
     fn subject(&self) -> String {
         match (self.address, self.host) {
@@ -86,13 +98,7 @@ pub(crate) async fn walk(
         }
     };
     if let Some(address) = first {
-        let way = Way {
-            host: &target.host,
-            port: address.port(),
-            address: Some(address),
-            kind: besides,
-            thorough: false,
-        };
+        let way = Way::to(&target.host, address, besides);
         visit(&way, settings, stop, report).await?;
     }
     Ok(())
@@ -135,11 +141,8 @@ async fn each(
         let address = candidate.address;
         if worked.is_none() {
             let way = Way {
-                host: &target.host,
-                port: address.port(),
-                address: Some(address),
-                kind: target.transport,
                 thorough: true,
+                ..Way::to(&target.host, address, target.transport)
             };
             if visit(&way, settings, stop, report).await? {
                 report.set_possible();
@@ -298,16 +301,32 @@ async fn tcp(
     report: &mut Report,
 ) -> io::Result<Option<TcpStream>> {
     let start = Instant::now();
-    let result = match timeout(settings.timeout, TcpStream::connect(address)).await {
-        Ok(result) => result.map_err(Problem::from),
-        Err(_) => Err(Problem::timeout(settings.timeout)),
-    };
-    let (stream, told) = match result {
-        Ok(stream) => (Some(stream), Ok(Good::new("connected"))),
-        Err(problem) => (None, Err(problem)),
-    };
+    let result = in_time(settings, TcpStream::connect(address)).await;
+    let (stream, told) = told(result, || Good::new("connected"));
     report.step(StepName::Tcp, address, start, told)?;
     Ok(stream)
+}
+
+/// What comes of it within the time of a step.
+async fn in_time<T, E: Into<Problem>>(
+    settings: &Settings,
+    what: impl Future<Output = Result<T, E>>,
+) -> Result<T, Problem> {
+    match timeout(settings.timeout, what).await {
+        Ok(result) => result.map_err(Into::into),
+        Err(_) => Err(Problem::timeout(settings.timeout)),
+    }
+}
+
+/// What to go on with, and what to report.
+fn told<T>(
+    result: Result<T, Problem>,
+    good: impl FnOnce() -> Good,
+) -> (Option<T>, Result<Good, Problem>) {
+    match result {
+        Ok(it) => (Some(it), Ok(good())),
+        Err(problem) => (None, Err(problem)),
+    }
 }
 
 /// To the server, or through the proxy.
@@ -325,13 +344,9 @@ async fn connected(
     };
     let start = Instant::now();
     let opened = proxy::connect(proxy, way.host, way.port, None, settings.timeout).await;
-    let (socket, told) = match opened {
-        Ok(socket) => {
-            let good = Good::new(format!("connects to {}", way.subject()));
-            (Some(socket), Ok(good))
-        }
-        Err(error) => (None, Err(Problem::from(error))),
-    };
+    let (socket, told) = told(opened.map_err(Problem::from), || {
+        Good::new(format!("connects to {}", way.subject()))
+    });
     report.step(StepName::Proxy, proxy, start, told)?;
     Ok(socket)
 }
@@ -359,11 +374,7 @@ async fn stream(
     let start = Instant::now();
     let name = settings.name_of(way.host);
     let handshake = StreamTransport::tls_client(socket, security, name, &options);
-    let result = match timeout(settings.timeout, handshake).await {
-        Ok(result) => result.map_err(Problem::from),
-        Err(_) => Err(Problem::timeout(settings.timeout)),
-    };
-    let stream = match result {
+    let stream = match in_time(settings, handshake).await {
         Ok(stream) => stream,
         Err(problem) => {
             let problem = second_look(problem, way, settings).await;
@@ -372,21 +383,35 @@ async fn stream(
             return Ok(None);
         }
     };
-    let mut good = Good::new("done");
-    if let Some(info) = stream.tls_info() {
-        let alpn = if info.alpn { "tscf" } else { "not offered" };
-        good = Good::new(format!("{}, {}, ALPN {alpn}", info.version, info.cipher))
-            .with("version", info.version)
-            .with("cipher", info.cipher)
-            .with("alpn", info.alpn);
-        if let Some(peer) = &info.peer {
-            let mut certificate = certificate::describe(peer);
-            good.more.append(&mut certificate.more);
-            good.lines.append(&mut certificate.lines);
-        }
-    }
+    let good = stream.tls_info().map_or_else(
+        || Good::new("done"),
+        |info| {
+            agreed(
+                info.version,
+                Some(info.cipher),
+                info.alpn,
+                info.peer.as_deref(),
+            )
+        },
+    );
     report.step(StepName::Tls, way.subject(), start, Ok(good))?;
     Ok(Some(ClientTransport::Stream(stream)))
+}
+
+/// What a handshake agreed on, and with whom.
+fn agreed(version: &str, cipher: Option<&str>, alpn: bool, peer: Option<&PeerIdentity>) -> Good {
+    let named = cipher.unwrap_or("cipher suite not told");
+    let offer = if alpn { "tscf" } else { "not offered" };
+    let mut good = Good::new(format!("{version}, {named}, ALPN {offer}"))
+        .with("version", version)
+        .with("cipher", cipher)
+        .with("alpn", alpn);
+    if let Some(peer) = peer {
+        let mut certificate = certificate::describe(peer);
+        good.more.append(&mut certificate.more);
+        good.lines.append(&mut certificate.lines);
+    }
+    good
 }
 
 /// Only of a server that was reached directly: through a proxy another one might be asked.
@@ -449,16 +474,7 @@ async fn datagram(
     if let ClientTransport::Datagram(datagram) = &transport
         && let Some(info) = datagram.dtls_info()
     {
-        let alpn = if info.alpn { "tscf" } else { "not offered" };
-        let cipher = info.cipher.unwrap_or("cipher suite not told");
-        let mut good = Good::new(format!("DTLSv1.2, {cipher}, ALPN {alpn}"))
-            .with("cipher", info.cipher)
-            .with("alpn", info.alpn);
-        if let Some(peer) = &info.peer {
-            let mut certificate = certificate::describe(peer);
-            good.more.append(&mut certificate.more);
-            good.lines.append(&mut certificate.lines);
-        }
+        let good = agreed("DTLSv1.2", info.cipher, info.alpn, info.peer.as_ref());
         report.step(StepName::Dtls, way.subject(), start, Ok(good))?;
     }
     Ok(Some(transport))
