@@ -37,7 +37,7 @@ struct Configs {
 }
 
 impl Configs {
-    fn new(kind: DtlsBackendKind) -> Self {
+    fn new(kind: DtlsBackendKind, resumption: bool) -> Self {
         let certified = rcgen::generate_simple_self_signed(["server.test".to_owned()]).unwrap();
         let pem = PemSource::from(certified.cert.pem().as_str());
         let key = PemSource::from(certified.signing_key.serialize_pem().as_str());
@@ -45,7 +45,10 @@ impl Configs {
         let trust = Trust::Roots(Roots::from_pem(&pem).unwrap());
         let client = ClientSecurity::new(trust, None).unwrap();
         let server = ServerSecurity::new(identity, ClientAuth::None).unwrap();
-        let options = DtlsOptions::default();
+        let options = DtlsOptions {
+            resumption,
+            ..DtlsOptions::default()
+        };
         Self {
             client: DtlsClientConfig::new(kind, &client, &options).unwrap(),
             server: DtlsServerConfig::new(kind, &server, &options).unwrap(),
@@ -147,7 +150,7 @@ fn dtls(criterion: &mut Criterion) {
         if !kind.is_available() {
             continue;
         }
-        let configs = Configs::new(kind);
+        let configs = Configs::new(kind, false);
         let mut group = criterion.benchmark_group(format!("dtls/{kind}"));
         group.throughput(Throughput::Elements(1));
         group.bench_function("record", |bencher| {
@@ -158,6 +161,13 @@ fn dtls(criterion: &mut Criterion) {
         group.bench_function("handshake", |bencher| {
             bencher.iter(|| runtime.block_on(Link::connect(&configs)));
         });
+        if kind == DtlsBackendKind::OpenSsl {
+            let configs = Configs::new(kind, true);
+            group.bench_function("resumption", |bencher| {
+                drop(runtime.block_on(Link::connect(&configs)));
+                bencher.iter(|| runtime.block_on(Link::connect(&configs)));
+            });
+        }
         group.finish();
     }
 }

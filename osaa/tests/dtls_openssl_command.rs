@@ -160,7 +160,7 @@ async fn talk_to_s_server(kind: DtlsBackendKind, leaf: &Leaf) {
     let (mut peer, address) = Peer::server(&files.arguments()).await;
     let mut client = our_client(kind, None, address).await;
     let seen = client.next().await;
-    assert!(matches!(seen, Seen::Connected), "{seen:?}");
+    assert!(matches!(seen, Seen::Connected(_)), "{seen:?}");
     client.session.send(b"hello from us\n").unwrap();
     client.drive_while(peer.until_line("hello from us")).await;
     peer.type_line("hello from the command").await;
@@ -188,7 +188,7 @@ async fn s_server_asks_for_a_certificate(kind: DtlsBackendKind) {
     let (mut peer, address) = Peer::server(&arguments).await;
     let mut client = our_client(kind, Some(&PKI.client), address).await;
     let seen = client.next().await;
-    assert!(matches!(seen, Seen::Connected), "{seen:?}");
+    assert!(matches!(seen, Seen::Connected(_)), "{seen:?}");
     client.session.send(b"known\n").unwrap();
     client.drive_while(peer.until_line("known")).await;
     drop(peer);
@@ -214,6 +214,66 @@ async fn s_server_of_unknown_issuer_is_refused(kind: DtlsBackendKind) {
         ),
         "{seen:?}"
     );
+}
+
+#[cfg(feature = "dtls-openssl")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn s_client_resumes() {
+    let mut server = our_server(DtlsBackendKind::OpenSsl, ClientAuth::None).await;
+    let session = NamedTempFile::new().unwrap();
+    let path = session.path().to_str().unwrap().to_owned();
+    for (option, expected) in [("-sess_out", false), ("-sess_in", true)] {
+        let mut peer = Peer::client(server.address, &[option.to_owned(), path.clone()]);
+        match server.event().await {
+            DtlsEndpointEvent::Connected { info, .. } => assert_eq!(info.resumed, expected),
+            other => panic!("{other:?}"),
+        }
+        peer.type_line("hello from the command").await;
+        peer.until_line("hello from the command").await;
+        // It ends, so that the file is written.
+        drop(peer.stdin.take());
+        let closed = server.event().await;
+        assert!(
+            matches!(closed, DtlsEndpointEvent::Closed { .. }),
+            "{closed:?}"
+        );
+    }
+    server.stop().await;
+}
+
+#[cfg(feature = "dtls-openssl")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn s_server_is_resumed() {
+    let files = Files::new(&PKI.server);
+    let (mut peer, address) = Peer::server(&files.arguments()).await;
+    let security = pki::client_security(None);
+    let kind = DtlsBackendKind::OpenSsl;
+    let config = DtlsClientConfig::new(kind, &security, &DtlsOptions::default()).unwrap();
+    // The command hears one address only from the first client on.
+    let socket = tokio::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await;
+    let mut socket = socket.unwrap();
+    socket.connect(address).await.unwrap();
+    for (text, expected) in [("first", false), ("second", true), ("third", true)] {
+        let name = SERVER_NAME.try_into().unwrap();
+        let mut client = UdpClient::on(socket, config.connect(Instant::now(), &name).unwrap());
+        match client.next().await {
+            Seen::Connected(info) => {
+                assert_eq!(info.resumed, expected, "{text}");
+                assert_eq!(info.peer.unwrap().common_name(), Some("server"));
+            }
+            other => panic!("{other:?}"),
+        }
+        client.session.send(format!("{text}\n").as_bytes()).unwrap();
+        client.drive_while(peer.until_line(text)).await;
+        client.session.close(Instant::now());
+        let seen = client.next().await;
+        assert!(
+            matches!(seen, Seen::Closed(DtlsError::LocalClosed)),
+            "{seen:?}"
+        );
+        peer.until_line("DONE").await;
+        socket = client.socket;
+    }
 }
 
 async fn our_server(kind: DtlsBackendKind, client_auth: ClientAuth) -> EchoServer {

@@ -39,7 +39,7 @@ async fn client(pair: Pair, server: &EchoServer) -> UdpClient {
     let session = config.connect(Instant::now(), &name).unwrap();
     let mut client = UdpClient::start(session, server.address).await;
     let seen = client.next().await;
-    assert!(matches!(seen, Seen::Connected), "{seen:?}");
+    assert!(matches!(seen, Seen::Connected(_)), "{seen:?}");
     client
 }
 

@@ -16,6 +16,8 @@ mod der;
 mod error;
 mod identity;
 mod peer;
+#[cfg(feature = "dtls-openssl")]
+pub(crate) mod resumption;
 mod security;
 mod verifier;
 

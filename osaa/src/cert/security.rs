@@ -13,6 +13,8 @@ use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use sha2::{Digest, Sha256};
 use tracing::warn;
 
+#[cfg(feature = "dtls-openssl")]
+use super::resumption::{SessionMemory, TicketKeys};
 use super::{
     CertificateError, CredentialError, Identity, PeerIdentity, PemSource, verifier::AcceptAnyServer,
 };
@@ -21,8 +23,8 @@ use super::{
 /// one. Applies to TLS and DTLS.
 pub const ALPN: &[u8] = b"tscf";
 
-/// Most servers whose TLS sessions a client remembers.
-const SESSIONS: usize = 32;
+/// Most servers whose sessions a client remembers, those of TLS and those of DTLS.
+pub(super) const SESSIONS: usize = 32;
 
 /// Certificate authorities that are trusted. Cheap to clone.
 #[derive(Clone)]
@@ -189,6 +191,8 @@ struct ClientInner {
     identity: Option<Identity>,
     verifier: Arc<dyn ServerCertVerifier>,
     config: Arc<rustls::ClientConfig>,
+    #[cfg(feature = "dtls-openssl")]
+    dtls_sessions: SessionMemory,
     hello: HelloOptions,
 }
 
@@ -231,6 +235,8 @@ impl ClientSecurity {
                 identity,
                 verifier,
                 config: Arc::new(config),
+                #[cfg(feature = "dtls-openssl")]
+                dtls_sessions: SessionMemory::default(),
                 hello: HelloOptions::default(),
             }),
         })
@@ -248,7 +254,7 @@ impl ClientSecurity {
         self.inner.identity.as_ref()
     }
 
-    /// Shows no more of itself in the clear part of handshakes than this. What TLS sessions were remembered is forgotten.
+    /// Shows no more of itself in the clear part of handshakes than this. What sessions were remembered is forgotten.
     #[must_use]
     pub fn with_hello(self, hello: HelloOptions) -> Self {
         let inner = &self.inner;
@@ -266,6 +272,8 @@ impl ClientSecurity {
                 identity: inner.identity.clone(),
                 verifier: Arc::clone(&inner.verifier),
                 config: Arc::new(config),
+                #[cfg(feature = "dtls-openssl")]
+                dtls_sessions: SessionMemory::default(),
                 hello,
             }),
         }
@@ -305,6 +313,11 @@ impl ClientSecurity {
     pub(crate) fn config(&self) -> &Arc<rustls::ClientConfig> {
         &self.inner.config
     }
+
+    #[cfg(feature = "dtls-openssl")]
+    pub(crate) fn dtls_sessions(&self) -> &SessionMemory {
+        &self.inner.dtls_sessions
+    }
 }
 
 impl fmt::Debug for ClientSecurity {
@@ -327,6 +340,9 @@ struct ServerInner {
     client_auth: ClientAuth,
     verifier: Arc<dyn ClientCertVerifier>,
     config: Arc<rustls::ServerConfig>,
+    /// `None` where clients are asked who they are.
+    #[cfg(feature = "dtls-openssl")]
+    dtls_tickets: Option<TicketKeys>,
 }
 
 impl ServerSecurity {
@@ -365,8 +381,13 @@ impl ServerSecurity {
             config.send_tls13_tickets = 0;
         }
         config.max_early_data_size = 0;
+        #[cfg(feature = "dtls-openssl")]
+        let dtls_tickets = matches!(client_auth, ClientAuth::None)
+            .then(|| TicketKeys::new(std::time::Instant::now()));
         Ok(Self {
             inner: Arc::new(ServerInner {
+                #[cfg(feature = "dtls-openssl")]
+                dtls_tickets,
                 identity,
                 client_auth,
                 verifier,
@@ -419,6 +440,12 @@ impl ServerSecurity {
 
     pub(crate) fn config(&self) -> &Arc<rustls::ServerConfig> {
         &self.inner.config
+    }
+
+    /// The keys of tickets for DTLS; `None` where there are none, since clients are asked who they are.
+    #[cfg(feature = "dtls-openssl")]
+    pub(crate) fn dtls_tickets(&self) -> Option<&TicketKeys> {
+        self.inner.dtls_tickets.as_ref()
     }
 }
 

@@ -71,6 +71,8 @@ impl<H: Handshake> Association<H> {
             Err(error) => return self.end(error),
         };
         let outgoing = std::mem::take(state.handshake.outgoing());
+        // Who has sent the last flight repeats it: the server, but after a resumption the client.
+        let is_last = self.is_client == finished.info.resumed;
         let mut early = std::mem::take(&mut state.early);
         let established = Established::new(
             now,
@@ -78,7 +80,7 @@ impl<H: Handshake> Association<H> {
             &finished.keys,
             outgoing.sealed,
             outgoing.queue,
-            outgoing.flight,
+            is_last.then_some(outgoing.flight),
         );
         match established {
             Ok(established) => {
@@ -115,7 +117,13 @@ impl<H: Handshake> Association<H> {
     fn end(&mut self, error: DtlsError) {
         let closed = Phase::Closed(DatagramQueue::default());
         let outbound = match std::mem::replace(&mut self.phase, closed) {
-            Phase::Handshaking(mut state) => std::mem::take(&mut state.handshake.outgoing().queue),
+            Phase::Handshaking(mut state) => {
+                // Who gives up has not failed: an attempt that is not needed any more says nothing.
+                if !matches!(error, DtlsError::LocalClosed) {
+                    state.handshake.failed();
+                }
+                std::mem::take(&mut state.handshake.outgoing().queue)
+            }
             Phase::Established(established) | Phase::Draining(established, _) => {
                 established.outbound
             }

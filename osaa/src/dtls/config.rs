@@ -8,6 +8,7 @@ use rustls_pki_types::ServerName;
 
 use crate::cert::{ClientSecurity, ServerSecurity};
 
+use super::record::ClientHello;
 use super::{DtlsBackendKind, DtlsConfigError, DtlsError, DtlsSession};
 
 /// What both ends need besides certificates.
@@ -22,6 +23,10 @@ pub struct DtlsOptions {
     /// First retransmission of a handshake flight, 50 ms to 5 s; `openssl` doubles it each time up to 3.2 s,
     /// `dimpl` without a bound and give or take a quarter, `webrtc` keeps the interval. Default 400 ms.
     pub first_retransmission: Duration,
+    /// Whether earlier sessions are resumed, which saves a round trip and the certificates; `openssl` only. A client offers
+    /// the session that it remembers of the server, a server hands out tickets where it does not ask clients who they are. A
+    /// client is then known again by who can see its handshakes on two networks. Default true.
+    pub resumption: bool,
 }
 
 impl Default for DtlsOptions {
@@ -30,6 +35,7 @@ impl Default for DtlsOptions {
             mtu: 1_232,
             handshake_timeout: Duration::from_secs(10),
             first_retransmission: Duration::from_millis(400),
+            resumption: true,
         }
     }
 }
@@ -159,13 +165,13 @@ pub(super) trait ServerBackend: Send + Sync {
     /// False: it is called with a client's first hello, and the session makes its own cookie exchange.
     fn takes_proved_hello(&self) -> bool;
 
-    /// Starts a session with the datagram that holds the ClientHello. `cookie` is the one in it.
+    /// Starts a session with the datagram that holds the ClientHello; `hello` is what was read in it.
     fn accept(
         &self,
         now: Instant,
         peer: SocketAddr,
-        hello: &[u8],
-        cookie: &[u8],
+        datagram: &[u8],
+        hello: &ClientHello<'_>,
     ) -> Result<Box<dyn DtlsSession>, DtlsError>;
 }
 

@@ -10,7 +10,7 @@ use super::record::{self, RECORD_HEADER, records};
 use super::session::Opening;
 use super::{Alert, DtlsError, DtlsSendError, MAX_PLAINTEXT, RECORD_OVERHEAD};
 
-/// A server's last flight is sent again at most this often.
+/// The last flight is sent again at most this often.
 const LAST_FLIGHT_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Keys, and what little goes with them. Holds no buffer while nothing waits.
@@ -21,7 +21,7 @@ pub(super) struct Established {
     received: DatagramQueue,
     /// Sealed records to send.
     pub(super) outbound: DatagramQueue,
-    /// A server's, until data or time shows that the client has it.
+    /// Until data shows that the peer has it.
     last_flight: Option<LastFlight>,
 }
 
@@ -34,15 +34,15 @@ struct LastFlight {
 type End = DtlsError;
 
 impl Established {
-    /// `last_flight` is what a server has sent last, in one datagram: its ChangeCipherSpec and Finished. The client
-    /// repeats its own flight if it does not come.
+    /// `last_flight` is that of the handshake if this end has sent it, in one datagram: its ChangeCipherSpec and Finished.
+    /// The peer repeats its own flight if it does not come.
     pub(super) fn new(
         now: Instant,
         is_client: bool,
         keys: &TrafficKeys,
         sealed: Sealed,
         outbound: DatagramQueue,
-        last_flight: Vec<u8>,
+        last_flight: Option<Vec<u8>>,
     ) -> Result<Self, DtlsError> {
         let (own, peers) = if is_client {
             (&keys.client, &keys.server)
@@ -55,8 +55,8 @@ impl Established {
             opener: Opener::new(keys.suite, peers).map_err(unusable)?,
             received: DatagramQueue::default(),
             outbound,
-            last_flight: (!is_client).then(|| LastFlight {
-                datagram: last_flight.into(),
+            last_flight: last_flight.map(|datagram| LastFlight {
+                datagram: datagram.into(),
                 sent: now,
             }),
         })

@@ -29,6 +29,9 @@ pub(super) trait Handshake: Send {
     /// As for [`handle_datagram`](Self::handle_datagram).
     fn handle_timeout(&mut self, now: Instant) -> Step;
 
+    /// It has failed, by an error of its own or by its deadline.
+    fn failed(&mut self) {}
+
     /// When something is to be sent again.
     fn poll_timeout(&self) -> Option<Instant>;
 

@@ -31,6 +31,8 @@ const DTLS_1_0: u16 = 0xFEFF;
 const DTLS_1_2: u16 = 0xFEFD;
 
 const EXTENSION_ALPN: u16 = 16;
+/// RFC 5077 section 3.2.
+const EXTENSION_SESSION_TICKET: u16 = 35;
 
 /// One record of a datagram; the fragment is ciphertext unless the epoch is 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,6 +64,9 @@ pub(super) struct ClientHello<'a> {
     /// Empty in the first ClientHello.
     pub(super) cookie: &'a [u8],
     pub(super) alpn: AlpnOffer,
+    /// Of an earlier session that the client would resume; opaque. Empty without one.
+    #[cfg_attr(not(feature = "dtls-openssl"), allow(dead_code))]
+    pub(super) ticket: &'a [u8],
 }
 
 /// What a ClientHello says about the application protocol.
@@ -111,14 +116,14 @@ impl<'a> ClientHello<'a> {
         {
             return None;
         }
-        let alpn = if body.0.is_empty() {
-            AlpnOffer::Absent
+        let extensions = if body.0.is_empty() {
+            Extensions::default()
         } else {
             let extensions = Reader(body.prefixed16()?);
             if !body.0.is_empty() {
                 return None;
             }
-            alpn_offer(extensions)?
+            Extensions::parse(extensions)?
         };
         Some(Self {
             record_sequence: record.sequence,
@@ -126,29 +131,49 @@ impl<'a> ClientHello<'a> {
             random,
             has_session_id: !session_id.is_empty(),
             cookie,
-            alpn,
+            alpn: extensions.alpn.unwrap_or(AlpnOffer::Absent),
+            ticket: extensions.ticket.unwrap_or_default(),
         })
     }
 }
 
-/// Walks the extensions (all must be well formed) for the offered application protocols.
-fn alpn_offer(mut extensions: Reader<'_>) -> Option<AlpnOffer> {
-    let mut offer = AlpnOffer::Absent;
-    while !extensions.0.is_empty() {
-        let kind = extensions.u16()?;
-        let mut value = Reader(extensions.prefixed16()?);
-        if kind != EXTENSION_ALPN {
-            continue;
-        }
-        let mut names = Reader(value.prefixed16()?);
-        if !value.0.is_empty() || offer != AlpnOffer::Absent {
-            return None;
-        }
-        offer = AlpnOffer::Other;
-        while !names.0.is_empty() {
-            if names.prefixed8()? == ALPN {
-                offer = AlpnOffer::Tscf;
+/// The extensions of a ClientHello that are looked at.
+#[derive(Default)]
+struct Extensions<'a> {
+    alpn: Option<AlpnOffer>,
+    ticket: Option<&'a [u8]>,
+}
+
+impl<'a> Extensions<'a> {
+    /// Walks the extensions: all must be well formed, and none of ours there twice.
+    fn parse(mut extensions: Reader<'a>) -> Option<Self> {
+        let mut found = Self::default();
+        while !extensions.0.is_empty() {
+            let kind = extensions.u16()?;
+            let value = extensions.prefixed16()?;
+            let is_repeated = match kind {
+                EXTENSION_ALPN => found.alpn.replace(alpn_offer(Reader(value))?).is_some(),
+                EXTENSION_SESSION_TICKET => found.ticket.replace(value).is_some(),
+                _ => false,
+            };
+            if is_repeated {
+                return None;
             }
+        }
+        Some(found)
+    }
+}
+
+/// Reads the list of application protocols, RFC 7301 section 3.1.
+fn alpn_offer(mut value: Reader<'_>) -> Option<AlpnOffer> {
+    let mut names = Reader(value.prefixed16()?);
+    if !value.0.is_empty() {
+        return None;
+    }
+    let mut offer = AlpnOffer::Other;
+    while !names.0.is_empty() {
+        if names.prefixed8()? == ALPN {
+            offer = AlpnOffer::Tscf;
         }
     }
     Some(offer)
@@ -379,9 +404,14 @@ pub(super) mod tests {
 
     /// A ClientHello in one record, built by hand: RFC 5246 section 7.4.1.2 with the cookie of RFC 6347.
     pub(in crate::dtls) fn hello(cookie: &[u8], extensions: &[u8]) -> Vec<u8> {
+        resuming_hello(&[], cookie, extensions)
+    }
+
+    fn resuming_hello(session_id: &[u8], cookie: &[u8], extensions: &[u8]) -> Vec<u8> {
         let mut body = vec![0xFE, 0xFD];
         body.extend([0x55; 32]);
-        body.push(0);
+        body.push(u8::try_from(session_id.len()).unwrap());
+        body.extend(session_id);
         body.push(u8::try_from(cookie.len()).unwrap());
         body.extend(cookie);
         body.extend([0, 2, 0xC0, 0x2B, 1, 0]);
@@ -389,25 +419,21 @@ pub(super) mod tests {
             body.extend(u16::try_from(extensions.len()).unwrap().to_be_bytes());
             body.extend(extensions);
         }
-        let length = u8::try_from(body.len()).unwrap();
+        let length = u16::try_from(body.len()).unwrap();
+        let [high, low] = length.to_be_bytes();
         let sequence = u8::from(!cookie.is_empty());
-        let mut out = vec![
-            22,
-            0xFE,
-            0xFF,
-            0,
-            0,
-            0,
-            0,
-            0,
-            0,
-            0,
-            sequence,
-            0,
-            length + 12,
-        ];
-        out.extend([1, 0, 0, length, 0, sequence, 0, 0, 0, 0, 0, length]);
+        let mut out = vec![22, 0xFE, 0xFF, 0, 0, 0, 0, 0, 0, 0, sequence];
+        out.extend((length + 12).to_be_bytes());
+        out.extend([1, 0, high, low, 0, sequence, 0, 0, 0, 0, high, low]);
         out.extend(body);
+        out
+    }
+
+    /// An extension: its type, and its value behind its length.
+    fn extension(kind: u8, value: &[u8]) -> Vec<u8> {
+        let mut out = vec![0, kind];
+        out.extend(u16::try_from(value.len()).unwrap().to_be_bytes());
+        out.extend(value);
         out
     }
 
@@ -425,6 +451,63 @@ pub(super) mod tests {
         assert_eq!((hello.record_sequence, hello.message_sequence), (1, 1));
         assert!(!hello.has_session_id);
         assert_eq!(hello.alpn, AlpnOffer::Absent);
+        assert_eq!(hello.ticket, [0; 0]);
+    }
+
+    #[test]
+    fn a_ticket_of_any_length_is_found_beside_a_session_id() {
+        let tscf = extension(16, &[0, 5, 4, b't', b's', b'c', b'f']);
+        for length in [0, 1, 160, 4_000, 60_000] {
+            let ticket = vec![7; length];
+            let extensions = [extension(35, &ticket), tscf.clone()].concat();
+            for session_id in [&[][..], &[1], &[1; 32]] {
+                let datagram = resuming_hello(session_id, &[9; 32], &extensions);
+                let hello = parse(&datagram).unwrap();
+                assert_eq!(hello.ticket, ticket);
+                assert_eq!(hello.has_session_id, !session_id.is_empty());
+                assert_eq!((hello.cookie, hello.alpn), (&[9; 32][..], AlpnOffer::Tscf));
+            }
+        }
+        // Longer than a session id may be; two tickets; one that is cut.
+        assert_eq!(parse(&resuming_hello(&[1; 33], &[], &[])), None);
+        let ticket = extension(35, &[7; 9]);
+        assert_eq!(parse(&hello(&[], &[&ticket[..], &ticket].concat())), None);
+        assert_eq!(parse(&hello(&[], &ticket[..12])), None);
+    }
+
+    proptest::proptest! {
+        /// Whatever comes, what is found lies within the datagram, and a whole hello is found as it was made.
+        #[test]
+        fn hellos_are_found_whole_or_not_at_all(
+            session_id in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..=32),
+            cookie in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..=255),
+            ticket in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..600),
+            change in proptest::option::of((proptest::prelude::any::<usize>(), 1..=255_u8)),
+            cut in proptest::option::of(proptest::prelude::any::<usize>()),
+        ) {
+            let mut datagram = resuming_hello(&session_id, &cookie, &extension(35, &ticket));
+            let whole = parse(&datagram).unwrap();
+            proptest::prop_assert_eq!((whole.cookie, whole.ticket), (&cookie[..], &ticket[..]));
+            if let Some((at, change)) = change {
+                let at = at % datagram.len();
+                datagram[at] ^= change;
+            }
+            let whole = datagram.len();
+            datagram.truncate(cut.map_or(whole, |cut| cut % whole));
+            if let Some(found) = parse(&datagram) {
+                let bounds = datagram.as_ptr_range();
+                for part in [found.cookie, found.ticket, found.random] {
+                    let part = part.as_ptr_range();
+                    // An absent ticket is nowhere.
+                    proptest::prop_assert!(
+                        part.is_empty() || bounds.start <= part.start && part.end <= bounds.end
+                    );
+                }
+            }
+            if cut.is_some() {
+                proptest::prop_assert_eq!(parse(&datagram), None);
+            }
+        }
     }
 
     #[test]

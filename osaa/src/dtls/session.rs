@@ -144,4 +144,6 @@ pub struct DtlsInfo {
     pub cipher: Option<&'static str>,
     /// Whether both ends agreed on ALPN `tscf`. False when one of them did not offer it.
     pub alpn: bool,
+    /// An earlier session was resumed: nobody showed a certificate this time, and `peer` is who it was then.
+    pub resumed: bool,
 }

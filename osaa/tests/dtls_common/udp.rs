@@ -9,7 +9,8 @@ use tokio::net::UdpSocket;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tsc_osaa::dtls::{
-    DtlsEndpointEvent, DtlsError, DtlsEvent, DtlsServerEndpoint, DtlsSession, MAX_PLAINTEXT,
+    DtlsEndpointEvent, DtlsError, DtlsEvent, DtlsInfo, DtlsServerEndpoint, DtlsSession,
+    MAX_PLAINTEXT,
 };
 
 pub const PATIENCE: Duration = Duration::from_secs(30);
@@ -139,15 +140,20 @@ pub struct UdpClient {
 /// What a client sees next.
 #[derive(Debug)]
 pub enum Seen {
-    Connected,
+    Connected(DtlsInfo),
     Data(Vec<u8>),
     Closed(DtlsError),
 }
 
 impl UdpClient {
-    pub async fn start(mut session: Box<dyn DtlsSession>, server: SocketAddr) -> Self {
+    pub async fn start(session: Box<dyn DtlsSession>, server: SocketAddr) -> Self {
         let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         socket.connect(server).await.unwrap();
+        Self::on(socket, session)
+    }
+
+    /// With the socket of an earlier client.
+    pub fn on(socket: UdpSocket, mut session: Box<dyn DtlsSession>) -> Self {
         let (bell, waker) = bell();
         session.set_waker(&waker);
         Self {
@@ -175,7 +181,7 @@ impl UdpClient {
             };
             self.flush().await;
             match event {
-                Some(DtlsEvent::Connected(_)) => return Seen::Connected,
+                Some(DtlsEvent::Connected(info)) => return Seen::Connected(info),
                 Some(DtlsEvent::Closed(error)) => return Seen::Closed(error),
                 None => {}
             }

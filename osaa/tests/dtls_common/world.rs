@@ -127,6 +127,19 @@ impl World {
         )
     }
 
+    /// As [`Self::add_client`], with other options.
+    pub fn add_client_with(
+        &mut self,
+        options: &DtlsOptions,
+        security: &ClientSecurity,
+        name: &str,
+    ) -> usize {
+        let port = self.next_port;
+        self.next_port += 1;
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        self.start_client(address, options, security, name)
+    }
+
     pub fn add_client_at(
         &mut self,
         address: SocketAddr,
@@ -137,7 +150,17 @@ impl World {
             first_retransmission: Duration::from_millis(100),
             ..DtlsOptions::default()
         };
-        let config = DtlsClientConfig::new(self.pair.client, security, &options).unwrap();
+        self.start_client(address, &options, security, name)
+    }
+
+    fn start_client(
+        &mut self,
+        address: SocketAddr,
+        options: &DtlsOptions,
+        security: &ClientSecurity,
+        name: &str,
+    ) -> usize {
+        let config = DtlsClientConfig::new(self.pair.client, security, options).unwrap();
         let name = ServerName::try_from(name.to_owned()).unwrap();
         let mut session = config.connect(Instant::now(), &name).unwrap();
         session.set_waker(&Waker::from(Arc::clone(&self.notify)));

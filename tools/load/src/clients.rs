@@ -60,6 +60,8 @@ pub fn security(
             let backend = DtlsBackendKind::preferred().context("this build has no DTLS")?;
             let options = DtlsOptions {
                 handshake_timeout: Duration::from_secs(60),
+                // Else all but the first would be the same client that comes again.
+                resumption: false,
                 ..DtlsOptions::default()
             };
             let config = DtlsClientConfig::new(backend, &security, &options)?;
@@ -68,7 +70,7 @@ pub fn security(
     })
 }
 
-/// As `osaa` sets its clients up: no resumption, no 0-RTT.
+/// As `osaa` sets its clients up, but each is a new one: no resumption.
 fn tls(authority: &str, alpn: Vec<Vec<u8>>) -> anyhow::Result<Arc<rustls::ClientConfig>> {
     let mut roots = rustls::RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(authority.as_bytes()) {

@@ -314,6 +314,7 @@ fn log_dtls(dtls: &DtlsEndpointStats) {
         evicted = dtls.evicted,
         started = dtls.started,
         connected_total = dtls.connected_total,
+        resumed = dtls.resumed,
         failed = dtls.failed,
         replaced = dtls.replaced
     );

@@ -152,6 +152,7 @@ impl DimplHandshake {
                 peer,
                 cipher: Some(keys.suite.ecdsa_name()),
                 alpn: false,
+                resumed: false,
             },
             keys,
         })

@@ -33,6 +33,7 @@ use crate::cert::{
 
 use super::association::Association;
 use super::config::{ClientBackend, ServerBackend};
+use super::record::ClientHello;
 use super::{DtlsBackendKind, DtlsConfigError, DtlsError, DtlsOptions, DtlsSession};
 
 use self::handshake::DimplHandshake;
@@ -143,10 +144,11 @@ impl ServerBackend for Server {
         &self,
         now: Instant,
         _peer: SocketAddr,
-        hello: &[u8],
-        cookie: &[u8],
+        datagram: &[u8],
+        hello: &ClientHello<'_>,
     ) -> Result<Box<dyn DtlsSession>, DtlsError> {
-        let cookie = cookie
+        let cookie = hello
+            .cookie
             .try_into()
             .map_err(|_| DtlsError::Backend("not our cookie".to_owned()))?;
         let security = self.security.clone();
@@ -155,7 +157,7 @@ impl ServerBackend for Server {
         let handshake = DimplHandshake::server(now, &self.shared, judge, cookie);
         let timeout = self.shared.options.handshake_timeout;
         let mut session = Association::new(now, timeout, false, handshake);
-        session.advance(now, |handshake| handshake.accept(now, hello));
+        session.advance(now, |handshake| handshake.accept(now, datagram));
         Ok(Box::new(session))
     }
 }

@@ -379,9 +379,8 @@ impl DtlsServerEndpoint {
         entry: PeerEntry,
         hello: &ClientHello<'_>,
     ) -> bool {
-        // With a cookie it continues an exchange that is forgotten by now. A session id, which only resumption
-        // would use, is not understood by the library.
-        if !hello.cookie.is_empty() || hello.message_sequence != 0 || hello.has_session_id {
+        // With a cookie it continues an exchange that is forgotten by now.
+        if !hello.cookie.is_empty() || hello.message_sequence != 0 {
             self.stats.strangers += 1;
             return false;
         }
@@ -397,6 +396,13 @@ impl DtlsServerEndpoint {
         }
         if !self.rate.admit(now, Prefix::from(peer.ip())) {
             self.stats.rate_limited += 1;
+            return false;
+        }
+        // The library does not understand session ids, and no session of its own can be meant. Who is told so comes
+        // again without.
+        if hello.has_session_id {
+            self.stats.strangers += 1;
+            self.answer(peer, record::plain_alert(hello, Alert::HANDSHAKE_FAILURE));
             return false;
         }
         true
@@ -430,7 +436,7 @@ impl DtlsServerEndpoint {
             self.stats.table_full += 1;
             return;
         }
-        let session = match self.backend.accept(now, peer, datagram, hello.cookie) {
+        let session = match self.backend.accept(now, peer, datagram, hello) {
             Ok(session) => session,
             Err(error) => {
                 self.fail(peer, error);
@@ -477,6 +483,7 @@ impl DtlsServerEndpoint {
             match event {
                 DtlsEvent::Connected(info) => {
                     self.stats.connected_total += 1;
+                    self.stats.resumed += u64::from(info.resumed);
                     let replaced = self.table.promote(key);
                     if let Some(old) = replaced.filter(|old| *old != key) {
                         self.stats.replaced += 1;

@@ -90,6 +90,8 @@ pub struct DtlsEndpointStats {
     pub started: u64,
     /// Handshakes finished.
     pub connected_total: u64,
+    /// Those of them that resumed an earlier session.
+    pub resumed: u64,
     /// Handshakes failed, by timeout too.
     pub failed: u64,
     /// Associations replaced by a newer one of the same peer address.
@@ -116,6 +118,7 @@ impl AddAssign for DtlsEndpointStats {
             evicted,
             started,
             connected_total,
+            resumed,
             failed,
             replaced,
             associations,
@@ -133,6 +136,7 @@ impl AddAssign for DtlsEndpointStats {
         self.evicted += evicted;
         self.started += started;
         self.connected_total += connected_total;
+        self.resumed += resumed;
         self.failed += failed;
         self.replaced += replaced;
         self.associations += associations;

@@ -1,7 +1,7 @@
 //! What all sessions of one configuration share, and what each carries for the callbacks.
 
 use std::net::SocketAddr;
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use openssl::error::ErrorStack;
@@ -21,15 +21,19 @@ use openssl_sys::{
 };
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
+use crate::cert::resumption::{LIFETIME, TicketKey};
 use crate::cert::{
     ALPN, CertificateError, ClientAuth, ClientSecurity, Identity, PeerIdentity, ServerSecurity,
 };
 use crate::dtls::association::Association;
 use crate::dtls::config::{ClientBackend, ServerBackend};
+use crate::dtls::handshake::Step;
+use crate::dtls::record::ClientHello;
 use crate::dtls::{DtlsBackendKind, DtlsConfigError, DtlsError, DtlsOptions, DtlsSession};
 
 use super::ffi;
 use super::handshake::OpenSslHandshake;
+use super::resumption::Resumption;
 
 /// `tscf` as a list of one protocol, RFC 7301 section 3.1.
 const ALPN_LIST: &[u8] = b"\x04tscf";
@@ -41,6 +45,9 @@ const GROUPS: &str = "X25519:P-256:P-384";
 /// Bound of the doubling of retransmission intervals, in microseconds.
 const LONGEST_INTERVAL: u32 = 3_200_000;
 
+/// Room that is left for the cookie in a ClientHello with a session. Ours has 32 bytes, others' have up to that as well.
+const COOKIE: usize = 32;
+
 /// Makes client sessions.
 pub(in crate::dtls) struct Client {
     ctx: SslContext,
@@ -50,7 +57,8 @@ pub(in crate::dtls) struct Client {
 
 /// Makes server sessions.
 pub(in crate::dtls) struct Server {
-    ctx: SslContext,
+    /// One, or where there are tickets one for each key that is valid, so two at most.
+    contexts: Mutex<Vec<(Option<Arc<TicketKey>>, SslContext)>>,
     security: ServerSecurity,
     options: DtlsOptions,
 }
@@ -62,6 +70,9 @@ impl Client {
     ) -> Result<Self, DtlsConfigError> {
         let mut ctx = context().map_err(backend)?;
         ctx.set_verify(SslVerifyMode::PEER);
+        if options.resumption {
+            ctx.clear_options(SslOptions::NO_TICKET);
+        }
         if security.hello().alpn {
             ctx.set_alpn_protos(ALPN_LIST).map_err(backend)?;
         }
@@ -75,7 +86,11 @@ impl Client {
         })
     }
 
-    fn start(&self, name: &ServerName<'static>) -> Result<OpenSslHandshake, ErrorStack> {
+    fn start(
+        &self,
+        name: &ServerName<'static>,
+        mut resumption: Option<Resumption>,
+    ) -> Result<OpenSslHandshake, ErrorStack> {
         let role = Role::Client {
             security: self.security.clone(),
             name: name.clone(),
@@ -91,8 +106,33 @@ impl Client {
         {
             ssl.set_hostname(name.as_ref())?;
         }
+        if let Some(resumption) = &mut resumption
+            && let Some(session) = resumption.offered()
+            && ffi::offer(&mut ssl, session).is_err()
+        {
+            resumption.give_up();
+        }
         ssl.set_connect_state();
-        OpenSslHandshake::new(ssl)
+        OpenSslHandshake::new(ssl, resumption)
+    }
+
+    /// Sends the hello. It must fit a datagram, as no stateless server takes fragments: with a session that is too long for
+    /// that, another handshake is begun without.
+    fn greet(
+        &self,
+        handshake: &mut OpenSslHandshake,
+        now: Instant,
+        name: &ServerName<'static>,
+    ) -> Step {
+        let step = handshake.advance(now);
+        if !handshake.offers_too_much(usize::from(self.options.mtu).saturating_sub(COOKIE)) {
+            return step;
+        }
+        handshake.forget_session();
+        *handshake = self
+            .start(name, None)
+            .map_err(|error| DtlsError::Backend(error.to_string()))?;
+        handshake.advance(now)
     }
 }
 
@@ -102,10 +142,14 @@ impl ClientBackend for Client {
         now: Instant,
         name: &ServerName<'static>,
     ) -> Result<Box<dyn DtlsSession>, DtlsConfigError> {
-        let handshake = self.start(name).map_err(backend)?;
+        let resumption = self
+            .options
+            .resumption
+            .then(|| Resumption::new(&self.security, now, name));
+        let handshake = self.start(name, resumption).map_err(backend)?;
         let timeout = self.options.handshake_timeout;
         let mut session = Association::new(now, timeout, true, handshake);
-        session.advance(now, |handshake| handshake.advance(now));
+        session.advance(now, |handshake| self.greet(handshake, now, name));
         Ok(Box::new(session))
     }
 }
@@ -115,7 +159,44 @@ impl Server {
         security: &ServerSecurity,
         options: &DtlsOptions,
     ) -> Result<Self, DtlsConfigError> {
+        let server = Self {
+            contexts: Mutex::default(),
+            security: security.clone(),
+            options: options.clone(),
+        };
+        server.context(Instant::now(), &[])?;
+        Ok(server)
+    }
+
+    /// The context for a handshake in which the client brings `ticket` (empty: none). Each has one key, as OpenSSL knows no
+    /// second.
+    fn context(&self, now: Instant, ticket: &[u8]) -> Result<SslContext, DtlsConfigError> {
+        let keys = self
+            .security
+            .dtls_tickets()
+            .filter(|_| self.options.resumption);
+        let key = keys.map(|keys| keys.serving(now, ticket));
+        let name = |key: &Option<Arc<TicketKey>>| key.as_ref().map(|key| key.name);
+        let mut contexts = self.contexts.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, ctx)) = contexts.iter().find(|(of, _)| name(of) == name(&key)) {
+            return Ok(ctx.clone());
+        }
+        let ctx = self.new_context(key.as_deref())?;
+        if contexts.len() > 1 {
+            contexts.remove(0);
+        }
+        contexts.push((key, ctx.clone()));
+        Ok(ctx)
+    }
+
+    fn new_context(&self, tickets: Option<&TicketKey>) -> Result<SslContext, DtlsConfigError> {
+        let security = &self.security;
         let mut ctx = context().map_err(backend)?;
+        if let Some(key) = tickets {
+            ctx.clear_options(SslOptions::NO_TICKET);
+            ffi::set_ticket_key(&mut ctx, key).map_err(backend)?;
+            ffi::set_session_lifetime(&mut ctx, LIFETIME);
+        }
         let key = present(&mut ctx, security.identity())?;
         if key == Id::ED25519 {
             // It would load and then refuse every client: in DTLS 1.2 no cipher suite is found for it.
@@ -148,21 +229,17 @@ impl Server {
             }
             ctx.set_client_ca_list(names);
         }
-        Ok(Self {
-            ctx: ctx.build(),
-            security: security.clone(),
-            options: options.clone(),
-        })
+        Ok(ctx.build())
     }
 
-    fn start(&self, cookie: &[u8]) -> Result<OpenSslHandshake, ErrorStack> {
+    fn start(&self, ctx: &SslContext, cookie: &[u8]) -> Result<OpenSslHandshake, ErrorStack> {
         let role = Role::Server {
             security: self.security.clone(),
         };
         let data = SessionData::new(role, &self.options, cookie);
-        let mut ssl = new_ssl(&self.ctx, &self.options, data)?;
+        let mut ssl = new_ssl(ctx, &self.options, data)?;
         ssl.set_accept_state();
-        OpenSslHandshake::new(ssl)
+        OpenSslHandshake::new(ssl, None)
     }
 }
 
@@ -175,15 +252,18 @@ impl ServerBackend for Server {
         &self,
         now: Instant,
         _peer: SocketAddr,
-        hello: &[u8],
-        cookie: &[u8],
+        datagram: &[u8],
+        hello: &ClientHello<'_>,
     ) -> Result<Box<dyn DtlsSession>, DtlsError> {
+        let ctx = self
+            .context(now, hello.ticket)
+            .map_err(|error| DtlsError::Backend(error.to_string()))?;
         let handshake = self
-            .start(cookie)
+            .start(&ctx, hello.cookie)
             .map_err(|error| DtlsError::Backend(error.to_string()))?;
         let timeout = self.options.handshake_timeout;
         let mut session = Association::new(now, timeout, false, handshake);
-        session.advance(now, |handshake| handshake.listen(now, hello));
+        session.advance(now, |handshake| handshake.listen(now, datagram));
         Ok(Box::new(session))
     }
 }

@@ -1,5 +1,5 @@
-//! What the `openssl` crate does not bind: `DTLSv1_listen`, the DTLS timers, and taking over the verification
-//! of certificates. The only unsafe code of the DTLS layer.
+//! What the `openssl` crate does not bind, or not safely: `DTLSv1_listen`, the DTLS timers, taking over the verification
+//! of certificates, tickets, sessions to resume. The only unsafe code of the DTLS layer.
 #![allow(unsafe_code)]
 
 use std::ffi::{c_int, c_long, c_uint, c_void};
@@ -7,14 +7,22 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use foreign_types::ForeignTypeRef;
-use openssl::ssl::{SslContextBuilder, SslRef};
+use openssl::error::ErrorStack;
+use openssl::ssl::{SslContextBuilder, SslRef, SslSession};
 use openssl::stack::StackRef;
 use openssl::x509::{X509, X509StoreContext, X509StoreContextRef};
 use openssl_sys::{SSL, SSL_CTX, X509_STORE_CTX, X509_V_OK, stack_st_X509};
+use zeroize::Zeroizing;
+
+use crate::cert::resumption::TicketKey;
 
 // <openssl/ssl.h>; stable since OpenSSL 1.0.1.
 const DTLS_CTRL_GET_TIMEOUT: c_int = 73;
 const DTLS_CTRL_HANDLE_TIMEOUT: c_int = 74;
+const SSL_CTRL_SET_TLSEXT_TICKET_KEYS: c_int = 59;
+
+/// A key of tickets as that control takes it, since OpenSSL 1.1.0: name, key of the HMAC, key of the cipher.
+const TICKET_KEYS: c_long = 16 + 32 + 32;
 
 /// Opaque, <openssl/bio.h>.
 #[allow(non_camel_case_types, reason = "the name in C")]
@@ -35,6 +43,47 @@ unsafe extern "C" {
         argument: *mut c_void,
     );
     fn X509_STORE_CTX_get0_untrusted(ctx: *const X509_STORE_CTX) -> *mut stack_st_X509;
+    fn SSL_CTX_set_timeout(ctx: *mut SSL_CTX, seconds: c_long) -> c_long;
+}
+
+/// Makes the context's server seal and open tickets with this key, instead of one that OpenSSL has drawn.
+pub(super) fn set_ticket_key(
+    ctx: &mut SslContextBuilder,
+    key: &TicketKey,
+) -> Result<(), ErrorStack> {
+    let mut bytes = Zeroizing::new([0_u8; 16 + 32 + 32]);
+    let parts = key.name.iter().chain(key.secret.iter());
+    for (to, from) in bytes.iter_mut().zip(parts) {
+        *to = *from;
+    }
+    // SAFETY: the context is valid. The control checks the length that it is given against its own, reads that many bytes, which
+    // are there, and copies them; it writes nothing through the pointer and does not keep it.
+    let result = unsafe {
+        openssl_sys::SSL_CTX_ctrl(
+            ctx.as_ptr(),
+            SSL_CTRL_SET_TLSEXT_TICKET_KEYS,
+            TICKET_KEYS,
+            bytes.as_mut_ptr().cast(),
+        )
+    };
+    (result == 1).then_some(()).ok_or_else(ErrorStack::get)
+}
+
+/// How long the context's sessions may be resumed, from the full handshake on.
+pub(super) fn set_session_lifetime(ctx: &mut SslContextBuilder, lifetime: Duration) {
+    let seconds = c_long::try_from(lifetime.as_secs()).unwrap_or(c_long::MAX);
+    // SAFETY: the context is valid, and the call sets a number in it.
+    unsafe { SSL_CTX_set_timeout(ctx.as_ptr(), seconds) };
+}
+
+/// Makes a client offer a session that an earlier handshake has written, to the same server under the same rules for its
+/// certificate: with a session it shows none.
+pub(super) fn offer(ssl: &mut SslRef, written: &[u8]) -> Result<(), ErrorStack> {
+    let session = SslSession::from_der(written)?;
+    // SAFETY: a session object has links for the cache of one SSL_CTX, so it must not be used with two (SSL_set_session(3)); that
+    // is also what the crate demands. This one was made two lines above and belongs to no context yet; it is given to this SSL
+    // only, which takes a reference of its own, and ours is dropped here. Sessions that are kept are kept as bytes.
+    unsafe { ssl.set_session(&session) }
 }
 
 /// Reads the next datagram from the session's stream as a ClientHello whose cookie the context's callback accepts.

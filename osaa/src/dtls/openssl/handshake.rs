@@ -12,19 +12,36 @@ use crate::dtls::{Alert, DtlsError, DtlsInfo};
 use super::context::data;
 use super::ffi;
 use super::pipe::Pipe;
+use super::resumption::Resumption;
 use super::secrets::traffic_keys;
 
 pub(super) struct OpenSslHandshake {
     stream: SslStream<Pipe>,
     retransmission: Option<Instant>,
+    /// A client's that remembers sessions.
+    resumption: Option<Resumption>,
 }
 
 impl OpenSslHandshake {
-    pub(super) fn new(ssl: Ssl) -> Result<Self, ErrorStack> {
+    pub(super) fn new(ssl: Ssl, resumption: Option<Resumption>) -> Result<Self, ErrorStack> {
         Ok(Self {
             stream: SslStream::new(ssl, Pipe::default())?,
             retransmission: None,
+            resumption,
         })
+    }
+
+    /// Has the client remember no session of this server.
+    pub(super) fn forget_session(&mut self) {
+        if let Some(resumption) = &mut self.resumption {
+            resumption.give_up();
+        }
+    }
+
+    /// Whether a session was offered and the hello has become longer than `limit`.
+    pub(super) fn offers_too_much(&self, limit: usize) -> bool {
+        let offers = self.resumption.as_ref().and_then(Resumption::offered);
+        offers.is_some() && self.stream.get_ref().outgoing.flight.len() > limit
     }
 
     /// Starts a server's handshake with the ClientHello that brought the cookie back.
@@ -68,13 +85,29 @@ impl OpenSslHandshake {
         let cipher = ssl
             .current_cipher()
             .and_then(|cipher| cipher.standard_name());
-        // The verifier has run in the handshake or nothing was presented; either way the verdict is ours.
-        let verdict = data(ssl).map_or(Err(CertificateError::Missing), |data| data.take_verdict());
+        let resumed = ssl.session_reused();
+        let peer = match &mut self.resumption {
+            Some(resumption) if resumed => {
+                let peer = resumption.resumed(ssl);
+                Some(peer.ok_or(DtlsError::Certificate(CertificateError::Missing))?)
+            }
+            resumption => {
+                // The verifier has run in the handshake or nothing was presented; either way the verdict is ours.
+                let verdict =
+                    data(ssl).map_or(Err(CertificateError::Missing), |data| data.take_verdict());
+                let peer = verdict.map_err(DtlsError::Certificate)?;
+                if let Some(resumption) = resumption {
+                    resumption.verified(ssl, peer.as_ref());
+                }
+                peer
+            }
+        };
         Ok(Finished {
             info: DtlsInfo {
-                peer: verdict.map_err(DtlsError::Certificate)?,
+                peer,
                 cipher,
                 alpn: alpn.is_some(),
+                resumed,
             },
             keys: traffic_keys(ssl)
                 .ok_or_else(|| DtlsError::Backend("no keys for this cipher suite".to_owned()))?,
@@ -111,6 +144,9 @@ impl Handshake for OpenSslHandshake {
     const SHORTEST_SEALED: usize = 16;
 
     fn handle_datagram(&mut self, now: Instant, datagram: &[u8]) -> Step {
+        if let Some(resumption) = &mut self.resumption {
+            resumption.answered();
+        }
         self.stream.get_mut().inbound.push(datagram);
         self.advance(now)
     }
@@ -122,6 +158,12 @@ impl Handshake for OpenSslHandshake {
             return Err(DtlsError::HandshakeTimeout);
         }
         self.advance(now)
+    }
+
+    fn failed(&mut self) {
+        if let Some(resumption) = &mut self.resumption {
+            resumption.failed();
+        }
     }
 
     fn poll_timeout(&self) -> Option<Instant> {

@@ -11,12 +11,20 @@
 //!   40 KiB of it, is freed.
 //! - **Retransmission intervals** start at 400 ms instead of 1 s. The timers run by the system's clock.
 //!
-//! No renegotiation, no session resumption (each handshake verifies afresh), AEAD suites with ephemeral keys only.
+//! - **Resumption** is by tickets whose keys are ours ([`crate::cert`]), so that all workers and ports of a server have the same and
+//!   they are replaced in time. A server's own memory of sessions would be a table that strangers fill, and another lock between
+//!   workers; and OpenSSL takes a session out of it when its `SSL` is freed without a goodbye, which here is always. A client
+//!   remembers sessions as bytes, with what was verified when they were made.
+//!
+//! No renegotiation, AEAD suites with ephemeral keys only.
 
 mod context;
 mod ffi;
 mod handshake;
 mod pipe;
+mod resumption;
 mod secrets;
+#[cfg(test)]
+mod tests;
 
 pub(super) use self::context::{Client, Server};

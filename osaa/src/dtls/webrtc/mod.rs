@@ -41,6 +41,7 @@ use webrtc_dtls::extension::extension_use_srtp::SrtpProtectionProfile;
 use crate::cert::{CertificateError, ClientAuth, ClientSecurity, PeerIdentity, ServerSecurity};
 
 use super::config::{ClientBackend, ServerBackend};
+use super::record::ClientHello;
 use super::{DtlsBackendKind, DtlsConfigError, DtlsError, DtlsOptions, DtlsSession};
 
 use self::session::WebRtcSession;
@@ -143,8 +144,8 @@ impl ServerBackend for Server {
         &self,
         now: Instant,
         _peer: SocketAddr,
-        hello: &[u8],
-        _cookie: &[u8],
+        datagram: &[u8],
+        _hello: &ClientHello<'_>,
     ) -> Result<Box<dyn DtlsSession>, DtlsError> {
         let runtime =
             Handle::try_current().map_err(|_| DtlsError::Backend("no tokio runtime".to_owned()))?;
@@ -154,7 +155,7 @@ impl ServerBackend for Server {
         let deadline = now + self.options.handshake_timeout;
         let mut session =
             WebRtcSession::start(&runtime, self.config.clone(), false, judge, deadline);
-        session.handle_datagram(now, hello);
+        session.handle_datagram(now, datagram);
         Ok(Box::new(session))
     }
 }

@@ -83,6 +83,7 @@ impl Task {
                 peer,
                 cipher: None,
                 alpn: false,
+                resumed: false,
             },
         );
         self.forward(dtls).await
