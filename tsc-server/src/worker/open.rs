@@ -1,6 +1,7 @@
 //! From a configuration to a worker with open ports.
 
 use std::{
+    collections::BTreeMap,
     net::SocketAddr,
     num::NonZero,
     sync::Arc,
@@ -90,7 +91,12 @@ struct Common {
     rates: AllRates,
     /// Proves addresses to any of them.
     dtls_cookies: [u8; 32],
+    securities: Arc<Securities>,
 }
+
+/// What the ports under TLS and DTLS are set up with, by TLS profile and by whether clients must show certificates. Each has
+/// ticket keys of its own: a client that comes back may reach another worker or another port, and resumes its session there.
+type Securities = BTreeMap<(String, bool), ServerSecurity>;
 
 /// What one worker is opened from.
 #[derive(Debug)]
@@ -141,6 +147,7 @@ impl Plan {
                 workers,
                 rates: rates::all(config, now),
                 dtls_cookies,
+                securities: Arc::new(securities(config)?),
             },
         })
     }
@@ -168,6 +175,27 @@ impl Plan {
             first,
         })
     }
+}
+
+fn securities(config: &Config) -> Result<Securities, StartError> {
+    let mut made = Securities::new();
+    for interface in &config.interfaces {
+        let mtls = interface.authentication == Authentication::Mtls;
+        for name in interface.ports.iter().flat_map(|port| &port.tls_profile) {
+            let key = (name.clone(), mtls);
+            if !made.contains_key(&key)
+                && let Some(profile) = config.tls_profile(name)
+            {
+                let security = profile.server_security(mtls);
+                let security = security.map_err(|error| StartError::Credentials {
+                    profile: profile.name.clone(),
+                    error,
+                })?;
+                made.insert(key, security);
+            }
+        }
+    }
+    Ok(made)
 }
 
 /// How many there are for this process.
@@ -252,7 +280,6 @@ pub(crate) fn open(
     for (index, interface) in opened.config.interfaces.iter_mut().enumerate() {
         for number in 0..interface.ports.len() {
             worker.open_port(
-                config,
                 &common,
                 sharing,
                 (index, number),
@@ -301,7 +328,6 @@ impl Worker {
     /// system chose it.
     fn open_port(
         &mut self,
-        config: &Config,
         common: &Common,
         sharing: PortSharing,
         (index, number): (usize, usize),
@@ -311,23 +337,10 @@ impl Worker {
         let Some(port) = interface.ports.get(number).cloned() else {
             return Ok(());
         };
-        let mtls = matches!(interface.authentication, Authentication::Mtls);
-        let security =
-            match port
-                .tls_profile
-                .as_deref()
-                .and_then(|name| config.tls_profile(name))
-            {
-                Some(profile) => Some(profile.server_security(mtls).map_err(|error| {
-                    StartError::Credentials {
-                        profile: profile.name.clone(),
-                        error,
-                    }
-                })?),
-                None => None,
-            };
-        let (stream, datagram) =
-            open_sockets(interface, &port, common.workers, sharing, security.as_ref())?;
+        let mtls = interface.authentication == Authentication::Mtls;
+        let security = port.tls_profile.clone().map(|name| (name, mtls));
+        let security = security.and_then(|key| common.securities.get(&key));
+        let (stream, datagram) = open_sockets(interface, &port, common.workers, sharing, security)?;
         let local = stream.as_ref().map(StreamListener::local_addr);
         let local = local.or_else(|| datagram.as_ref().map(DatagramSocket::local_addr));
         if let Some((port, local)) = interface.ports.get_mut(number).zip(local) {
@@ -356,7 +369,7 @@ impl Worker {
                 plain = self.core.add_listener(index, socket.local_addr());
                 self.plain_ports.push(self.ports.len());
             }
-            let endpoint = match (&security, port.dtls_backend) {
+            let endpoint = match (security, port.dtls_backend) {
                 (Some(security), Some(backend)) if transports.dtls => {
                     Some(dtls_endpoint(interface, common, security, backend)?)
                 }
