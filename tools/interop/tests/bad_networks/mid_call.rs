@@ -149,6 +149,44 @@ fn a_call_moves_to_a_better_network_before_the_old_one_is_gone() {
     );
 }
 
+/// Of tunnels that are all the way over DTLS: 3 for the handshake and 1 for the tunnel, then 2 and 1.
+#[test]
+fn a_resume_over_dtls_waits_for_one_answer_less_than_the_first_connection() {
+    isolated(
+        "mid_call::a_resume_over_dtls_waits_for_one_answer_less_than_the_first_connection",
+        || {
+            let (lab, _wire) = lab(ROUND_TRIP, Egress::UserSpace);
+            block_on(async {
+                let builder = builder(&lab, &[url("dtls", address::EDGE_V4, 4567)]);
+                let mut notifications = builder.notifications();
+                let begun = Instant::now();
+                let tunnel = soon(builder.connect()).await.unwrap();
+                let first = begun.elapsed();
+                let mut resumes = Vec::new();
+                for (old, new) in [(2, 3), (3, 2), (2, 3), (3, 2), (2, 3)] {
+                    Namespace::Access.run(&format!("ip address del 192.0.2.{old}/24 dev outer"));
+                    Namespace::Access.run(&format!("ip address add 192.0.2.{new}/24 dev outer"));
+                    let mut lost = None;
+                    resumes.push(loop {
+                        match soon(notifications.recv()).await.unwrap() {
+                            Notification::Suspended(_) => lost = Some(Instant::now()),
+                            Notification::Resumed(_) => break lost.unwrap().elapsed(),
+                            _ => {}
+                        }
+                    });
+                }
+                resumes.sort();
+                let resume = resumes[resumes.len() / 2];
+                eprintln!("dtls: {first:?} to a tunnel, then resumed in {resume:?}");
+                assert!(first >= 4 * ROUND_TRIP, "{first:?}");
+                assert!(resume >= 3 * ROUND_TRIP, "{resume:?}");
+                assert!(resume < 4 * ROUND_TRIP, "{resume:?}");
+                close(tunnel).await;
+            });
+        },
+    );
+}
+
 fn outage(time: Duration) {
     let (lab, wire) = lab(ROUND_TRIP, Egress::UserSpace);
     block_on(in_the_middle(&lab, Duration::from_secs(3), async |_| {
