@@ -276,6 +276,36 @@ async fn a_client_repeats_its_last_flight_when_the_server_asks_for_it() {
     assert_eq!(world.endpoint.stats().resumed, 1);
 }
 
+/// OpenSSL then repeats a message that it has kept with a pointer to a session which it has given up meanwhile. What is read
+/// there shows under valgrind.
+#[tokio::test]
+async fn a_hello_is_repeated_after_its_session_was_declined() {
+    let security = pki::client_security(None);
+    connect(&mut World::new(OPENSSL), &security).await;
+    let mut world = World::new(OPENSSL);
+    let index = world.add_client(&security, SERVER_NAME);
+    let is_answer = |(to_server, _, datagram): &(bool, SocketAddr, Vec<u8>)| {
+        !to_server && messages(datagram).contains(&SERVER_HELLO)
+    };
+    world
+        .run_until("answered", |world| world.sent.iter().any(is_answer))
+        .await;
+    // Of the answer only the first record arrives: no session is resumed.
+    world.drop_what_is_on_the_wire();
+    let answer = world.sent.iter().find(|sent| is_answer(sent)).unwrap();
+    let answer = answer.2.clone();
+    let length = usize::from(u16::from_be_bytes([answer[11], answer[12]]));
+    assert_eq!(messages(&answer[..13 + length]), [SERVER_HELLO]);
+    world.inject_to_client(index, &answer[..13 + length]);
+    world.until_connected(index).await;
+    assert!(!world.clients[index].info.as_ref().unwrap().resumed);
+    let hellos = world
+        .sent
+        .iter()
+        .filter(|(to_server, _, datagram)| *to_server && messages(datagram) == [1]);
+    assert!(hellos.count() >= 3, "nothing was repeated");
+}
+
 #[tokio::test]
 async fn a_ticket_that_was_changed_is_no_ticket() {
     let server = pki::server_security(&PKI.server, ClientAuth::None);

@@ -82,7 +82,8 @@ pub(super) fn offer(ssl: &mut SslRef, written: &[u8]) -> Result<(), ErrorStack> 
     let session = SslSession::from_der(written)?;
     // SAFETY: a session object has links for the cache of one SSL_CTX, so it must not be used with two (SSL_set_session(3)); that
     // is also what the crate demands. This one was made two lines above and belongs to no context yet; it is given to this SSL
-    // only, which takes a reference of its own, and ours is dropped here. Sessions that are kept are kept as bytes.
+    // only, which takes a reference of its own. Sessions that are remembered are remembered as bytes. What OpenSSL still reads of it
+    // after it has given it up is kept valid by the handshake (`OpenSslHandshake::sessions`).
     unsafe { ssl.set_session(&session) }
 }
 

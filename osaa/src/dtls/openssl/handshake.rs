@@ -2,8 +2,9 @@
 
 use std::time::Instant;
 
+use foreign_types::ForeignTypeRef;
 use openssl::error::ErrorStack;
-use openssl::ssl::{ErrorCode, Ssl, SslStream};
+use openssl::ssl::{ErrorCode, Ssl, SslSession, SslStream};
 
 use crate::cert::{ALPN, CertificateError};
 use crate::dtls::handshake::{Finished, Handshake, Outgoing, Step};
@@ -20,6 +21,10 @@ pub(super) struct OpenSslHandshake {
     retransmission: Option<Instant>,
     /// A client's that remembers sessions.
     resumption: Option<Resumption>,
+    /// Every session that the `SSL` above has had so far; dropped after it. OpenSSL keeps messages for retransmission with a pointer
+    /// to the session of their time, but without a reference, and then reads there. A client's is replaced when the server
+    /// does not take the one that was offered, and by a ticket: three in one handshake.
+    sessions: Vec<SslSession>,
 }
 
 impl OpenSslHandshake {
@@ -28,6 +33,7 @@ impl OpenSslHandshake {
             stream: SslStream::new(ssl, Pipe::default())?,
             retransmission: None,
             resumption,
+            sessions: Vec::new(),
         })
     }
 
@@ -60,6 +66,7 @@ impl OpenSslHandshake {
     pub(super) fn advance(&mut self, now: Instant) -> Step {
         loop {
             let waiting = self.waiting();
+            self.hold_session();
             clear_errors();
             match self.stream.do_handshake() {
                 Ok(()) => return self.finish().map(Some),
@@ -131,6 +138,18 @@ impl OpenSslHandshake {
                 .ssl_error()
                 .is_none_or(|stack| stack.errors().is_empty())
             && self.waiting() < waited
+    }
+
+    /// See [`sessions`](Self::sessions). What is replaced is replaced in the call that follows.
+    fn hold_session(&mut self) {
+        if let Some(session) = self.stream.ssl().session()
+            && self
+                .sessions
+                .last()
+                .is_none_or(|last| last.as_ptr() != session.as_ptr())
+        {
+            self.sessions.push(session.to_owned());
+        }
     }
 
     /// Received bytes that OpenSSL has not read yet.
