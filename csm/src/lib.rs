@@ -74,6 +74,7 @@
 //!         let unit = Unit::decode_datagram(&transmit.bytes, &limits)?;
 //!         match server.handle_unit(now, binding, &unit) {
 //!             Verdict::Forward(session) => println!("a packet of {session:?} goes to the switch"),
+//!             Verdict::ForwardFrame(session, _) => println!("packets of {session:?} do"),
 //!             Verdict::Close(reason) => println!("stop reading: {reason:?}"),
 //!             Verdict::Consumed | Verdict::Dropped(_) => {}
 //!             Verdict::Elsewhere(shard) => println!("to shard {shard}, of a server that has several"),
@@ -125,6 +126,9 @@
 //! - **Server keepalive**: the client still sends a Keepalive for a reason (another network, nothing heard 5 s after something
 //!   was sent), and keeps a NAT awake that is known to forget between two of the server's. The server asks after half
 //!   the interval whatever packets it has forwarded meanwhile. An interval of 0 is granted, and nobody sends.
+//! - **Redundancy**: the factor is a property of the socket: each of its packets is repeated so often, in frames of whatever socket. Factor
+//!   0 is granted too: frames without copies, by which losses are measured. What does not fit a frame of 1200 bytes goes
+//!   without. A frame far ahead of, or far behind, all before is believed when others confirm it.
 //! - **Limits by source prefix** count a tunnel where it was configured, for all its life: resuming from elsewhere
 //!   would otherwise move it out of the count.
 //! - **`unsupported_tlv` and `unsupported_message`** do not count towards the eight message errors: a newer peer
@@ -136,8 +140,10 @@
 
 mod assignment;
 pub mod client;
+mod flow;
 mod prefix;
 mod random;
+mod redundancy;
 mod resume;
 mod secret;
 pub mod server;
@@ -147,8 +153,10 @@ mod transport;
 mod wire;
 
 pub use assignment::{Alternate, Assignment, InnerAddress};
+pub use flow::{FlowKey, InnerTransport, MAX_FLOWS};
 pub use prefix::{MAX_ROUTED_PREFIXES, Prefix, PrefixError};
 pub use random::{BoxedRandom, Random};
+pub use redundancy::MAX_COPIES;
 pub use secret::{Key32, Secret};
 pub use service::ServiceGrant;
 pub use transaction::{ANSWER_MEMORY, MAX_ANSWERS, MAX_OUTSTANDING};

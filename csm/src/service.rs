@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tsc_tpl::ServiceType;
 
+use crate::flow::FlowKey;
 use crate::prefix::Prefix;
 
 /// What a service gives (spec 7).
@@ -15,6 +16,13 @@ pub enum ServiceGrant {
     RoutedPrefixes(Vec<Prefix>),
     /// Server keepalive: the server sends the Keepalives, for this interval; 0 is none at all.
     ServerKeepalive(Duration),
+    /// Redundancy: the packets of this socket are repeated so often, in both directions; 0 is not at all, and measured.
+    Redundancy {
+        /// The socket.
+        flow: FlowKey,
+        /// Copies of each packet.
+        copies: u8,
+    },
     /// A service of which this version only knows that it was granted.
     Other(ServiceType),
 }
@@ -26,6 +34,7 @@ impl ServiceGrant {
         match self {
             Self::RoutedPrefixes(_) => ServiceType::ENABLE_STG,
             Self::ServerKeepalive(_) => ServiceType::ENABLE_SERVER_KEEPALIVE,
+            Self::Redundancy { .. } => ServiceType::ENABLE_REDUNDANCY,
             Self::Other(service) => service.enable(),
         }
     }
@@ -42,6 +51,9 @@ impl fmt::Display for ServiceGrant {
             }
             Self::ServerKeepalive(interval) => {
                 write!(f, "keepalives by the server, {} s", interval.as_secs())
+            }
+            Self::Redundancy { flow, copies } => {
+                write!(f, "redundancy for {flow}, {copies} copies")
             }
             Self::Other(service) => service.fmt(f),
         }

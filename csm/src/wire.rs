@@ -11,7 +11,7 @@ use bytes::Bytes;
 use tsc_tpl::registry::{MIN_UNAUTHENTICATED_REQUEST, PROTOCOL_REVISION};
 use tsc_tpl::{
     AddressRequest, AuthToken, CmType, Cookie, Dscp, Family, Header, Ipv4Netmask, Ipv6PrefixLength,
-    Message, MessageBuilder, MessageError, ResponseCode, ResumeKey, ResumeProof, Seconds, Sequence,
+    Message, MessageBuilder, MessageError, ReceptionReport, ResponseCode, ResumeKey, ResumeProof, Seconds, Sequence,
     ServerEndpoint, ServiceList, ServiceType, Text, Tlv, Tsid,
 };
 
@@ -228,9 +228,20 @@ pub(crate) fn service_refusal(
     encode(&builder.tlv(Tlv::ServiceType(service)).tlvs(retry_after))
 }
 
-/// A plain success, for Keepalives with the client's address as seen from here.
-pub(crate) fn success(request: &Header, peer: Option<SocketAddr>) -> Option<Bytes> {
-    encode(&MessageBuilder::response(request, ResponseCode::SUCCESS)?.tlvs(peer.map(nat_info)))
+/// A plain success.
+pub(crate) fn success(request: &Header) -> Option<Bytes> {
+    encode(&MessageBuilder::response(request, ResponseCode::SUCCESS)?)
+}
+
+/// The answer to a Keepalive: the client's address as seen from here, and what has become of its redundancy group's packets.
+pub(crate) fn keepalive_response(
+    request: &Header,
+    peer: Option<SocketAddr>,
+    report: Option<ReceptionReport>,
+) -> Option<Bytes> {
+    let builder = MessageBuilder::response(request, ResponseCode::SUCCESS)?;
+    let report = report.map(Tlv::ReceptionReport);
+    encode(&builder.tlvs(peer.map(nat_info)).tlvs(report))
 }
 
 pub(crate) fn keepalive(tsid: Tsid, sequence: Sequence) -> Option<Bytes> {

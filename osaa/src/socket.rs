@@ -80,7 +80,11 @@ impl OuterDscp {
     #[inline]
     pub const fn of_unit(self, unit: &[u8]) -> Option<Dscp> {
         match self {
-            Self::Copy => inner_dscp(unit),
+            Self::Copy => match unit {
+                // A redundancy frame: as its newest packet, behind the count and the sequence (spec 6).
+                [0x1C, _, _, _, _, _, newest @ ..] => inner_dscp(newest),
+                _ => inner_dscp(unit),
+            },
             Self::Off | Self::Set(_) => None,
         }
     }

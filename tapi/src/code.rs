@@ -193,7 +193,7 @@ impl Coded for SocketError {
             | Self::Family(_)
             | Self::BadDestination(_)
             | Self::MessageTooLong { .. } => ErrorCode::CannotSendData,
-            Self::Exhausted => ErrorCode::QueueOverflow,
+            Self::Exhausted | Self::TooManyServices => ErrorCode::QueueOverflow,
             Self::AddressNotAvailable(_) | Self::AddressInUse(_) | Self::NotBound => {
                 ErrorCode::Error
             }

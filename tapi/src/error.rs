@@ -142,6 +142,9 @@ pub enum SocketError {
     /// The server does not route the prefixes of a packet socket to this tunnel any more.
     #[error("the prefixes are not routed to this tunnel any more")]
     PrefixesEnded,
+    /// [`MAX_FLOWS`](crate::MAX_FLOWS) sockets of the tunnel have services already.
+    #[error("no more sockets of this tunnel can have services")]
+    TooManyServices,
     /// Nothing to read or no room to write, for the `try_` calls.
     #[error("this would have to wait")]
     WouldBlock,
@@ -163,6 +166,7 @@ impl From<SocketError> for io::Error {
             SocketError::AddressNotAvailable(_) => ErrorKind::AddrNotAvailable,
             SocketError::AddressInUse(_) => ErrorKind::AddrInUse,
             SocketError::Exhausted => ErrorKind::OutOfMemory,
+            SocketError::TooManyServices => ErrorKind::QuotaExceeded,
             SocketError::NotConnected | SocketError::PrefixesEnded => ErrorKind::NotConnected,
             SocketError::Family(_)
             | SocketError::BadDestination(_)

@@ -49,6 +49,7 @@ mod notification;
 mod routed;
 mod routes;
 mod server;
+mod services;
 mod shared;
 mod tcp;
 mod tunnel;
@@ -65,13 +66,17 @@ pub use memory::{MAX_REMEMBERED, PathMemory};
 pub use notification::{NOTIFICATION_BACKLOG, Notification, Notifications};
 pub use routed::{MAX_BATCH, MAX_ROUTED_PACKETS, PacketBatch, PacketSocket, PacketStats};
 pub use server::{DEFAULT_PORT, ParseServerError, Server};
+pub use services::Service;
 pub use tcp::{
     DEFAULT_BACKLOG, OwnedReadHalf, OwnedWriteHalf, ReadHalf, ReuniteError, TcpListener, TcpSocket,
     TcpStream, WriteHalf,
 };
 pub use tsc_csm::{
-    InnerAddress, MAX_ROUTED_PREFIXES, Prefix, PrefixError, Transport,
-    client::{AddressWish, AttemptFailure, ClientConfigError, DownReason, Refusal, SuspendReason},
+    InnerAddress, MAX_COPIES, MAX_FLOWS, MAX_ROUTED_PREFIXES, Prefix, PrefixError, Transport,
+    client::{
+        AddressWish, AttemptFailure, ClientConfigError, DownReason, Redundancy, RedundancyStatus,
+        Refusal, SuspendReason,
+    },
     server::pool::Family,
 };
 /// HTTP proxies on the way to a server: what [`TunnelBuilder::proxy`] takes.
@@ -84,6 +89,6 @@ pub use tsc_osaa::{
     dtls::DtlsBackendKind,
     socket::{Dscp, OuterDscp},
 };
-pub use tsc_tpl::ResponseCode;
+pub use tsc_tpl::{ReceptionReport, ResponseCode};
 pub use tunnel::{Activity, Tunnel};
 pub use udp::UdpSocket;

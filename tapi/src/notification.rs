@@ -1,11 +1,11 @@
 //! What a tunnel tells its application.
 
-use std::sync::Arc;
+use std::{net::SocketAddr, sync::Arc};
 
 use tokio::sync::broadcast;
 use tsc_csm::client::{DownReason, SuspendReason};
 
-use crate::{TunnelConfig, server::Server};
+use crate::{TunnelConfig, server::Server, services::Service};
 
 /// Notifications kept for a slow reader; older ones are replaced by [`Notification::Missed`].
 pub const NOTIFICATION_BACKLOG: usize = 64;
@@ -29,6 +29,18 @@ pub enum Notification {
     Suspended(SuspendReason),
     /// The tunnel has a transport again. Inner addresses are unchanged.
     Resumed(Arc<TunnelConfig>),
+    /// What is in force of a service that a socket wants. Until it is, and when it is not any more, the socket's packets travel as if
+    /// it did not want it.
+    Service {
+        /// Which one.
+        service: Service,
+        /// Whether the server offers it here.
+        available: bool,
+        /// Whether it is in force for the socket.
+        enabled: bool,
+        /// The socket, by its inner address.
+        socket: SocketAddr,
+    },
     /// The tunnel is over; the last notification.
     Down(DownReason),
     /// This reader was too slow, and so many notifications are lost to it.

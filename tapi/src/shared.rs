@@ -18,6 +18,7 @@ use crate::{
     error::SocketError,
     notification::Notification,
     routed::Routed,
+    services::Wishes,
     tcp::Stream,
     tunnel::Activity,
     wakers::{Waiters, Wakes},
@@ -55,6 +56,8 @@ pub(crate) struct State {
     pub(crate) listeners: HashMap<TcpListenHandle, Waiters>,
     /// Packets of hosts behind this client.
     pub(crate) routed: Routed,
+    /// What sockets want of the services.
+    pub(crate) wishes: Wishes,
     /// The next packet to send is one of those, if there is one.
     routed_next: bool,
     /// Bounded: at most one of each kind waits.
@@ -82,6 +85,7 @@ impl Shared {
                 streams: HashMap::new(),
                 listeners: HashMap::new(),
                 routed: Routed::default(),
+                wishes: Wishes::default(),
                 routed_next: false,
                 commands: Vec::new(),
                 marked: false,
@@ -247,7 +251,7 @@ impl State {
     }
 
     const fn has_work(&self) -> bool {
-        self.marked || !self.commands.is_empty()
+        self.marked || !self.commands.is_empty() || !self.wishes.is_empty()
     }
 
     /// Takes what the application wants; the driver looks after packets in the same turn.

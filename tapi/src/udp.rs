@@ -12,11 +12,16 @@ use std::{
     time::Instant,
 };
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
+use tsc_csm::{
+    FlowKey, InnerTransport, MAX_COPIES,
+    client::{Redundancy, RedundancyStatus},
+};
 use tsc_eip::{Dscp, SendOptions, UdpHandle};
 
 use crate::{
     error::SocketError,
+    services::Wish,
     shared::{Shared, State},
 };
 
@@ -245,6 +250,73 @@ impl UdpSocket {
         Ok(())
     }
 
+    /// Sets how this socket's packets are protected against loss, in both directions, from now on and over every resume (service
+    /// *redundancy*; SDK guide, "Enabling Redundancy"). The call returns at once; whether the server offers it and from
+    /// when on it is in force is told by [`Notification::Service`](crate::Notification::Service), and by
+    /// [`UdpSocket::redundancy_status`]. It works over UDP and DTLS.
+    ///
+    /// ```no_run
+    /// # use tsc_tapi::{Redundancy, UdpSocket};
+    /// # fn example(rtp: &UdpSocket) -> std::io::Result<()> {
+    /// // As much as the network needs, and nothing while it loses nothing.
+    /// rtp.set_redundancy(Redundancy::Adaptive { most: 2 })?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// More than [`MAX_COPIES`] copies, [`SocketError::TooManyServices`], or the tunnel is over.
+    pub fn set_redundancy(&self, redundancy: Redundancy) -> io::Result<()> {
+        let copies = match redundancy {
+            Redundancy::Off => 0,
+            Redundancy::Copies(copies) | Redundancy::Adaptive { most: copies } => copies,
+        };
+        if copies > MAX_COPIES {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                format!("a packet is repeated {MAX_COPIES} times at most"),
+            ));
+        }
+        self.shared.with(|state| {
+            state.check_up()?;
+            let (key, local) = (self.key(), self.local);
+            state.wishes.set(Wish {
+                key,
+                local,
+                redundancy,
+            })?;
+            Ok(())
+        })
+    }
+
+    /// What redundancy does for this socket; nothing of it before it was asked for.
+    ///
+    /// # Errors
+    ///
+    /// The tunnel is over.
+    pub async fn redundancy_status(&self) -> io::Result<RedundancyStatus> {
+        let (answer, answered) = oneshot::channel();
+        self.shared.with(|state| {
+            state.check_up()?;
+            state.wishes.ask((self.key(), answer))
+        })?;
+        match answered.await {
+            Ok(status) => Ok(status.unwrap_or_default()),
+            Err(_) => {
+                self.shared.lock().check_up()?;
+                Ok(RedundancyStatus::default())
+            }
+        }
+    }
+
+    const fn key(&self) -> FlowKey {
+        FlowKey {
+            transport: InnerTransport::Udp,
+            port: self.local.port(),
+        }
+    }
+
     fn options(&self) -> SendOptions {
         *self.options.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -252,7 +324,16 @@ impl UdpSocket {
 
 impl Drop for UdpSocket {
     fn drop(&mut self) {
-        self.shared.lock().remove_socket(self.handle);
+        let wish = Wish {
+            key: self.key(),
+            local: self.local,
+            redundancy: Redundancy::Off,
+        };
+        self.shared.with(|state| {
+            // One that wants nothing always has room.
+            drop(state.wishes.set(wish));
+            state.remove_socket(self.handle);
+        });
     }
 }
 

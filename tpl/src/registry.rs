@@ -334,6 +334,8 @@ wire_code! {
         PADDING = 0x8004, "Padding";
         /// Revision of the protocol.
         PROTOCOL_REVISION = 0x8005, "Protocol_Revision";
+        /// Private use (spec 3.3), ours: what has become of a redundancy group's packets, in answers to Keepalives.
+        RECEPTION_REPORT = 0xFF52, "Reception_Report";
     }
 }
 

@@ -339,7 +339,7 @@ fn services() {
 #[test]
 fn remaining_tlvs() {
     let token = *b"token";
-    let services = [ServiceType::ENABLE_DDT, ServiceType(0xFF01)];
+    let services = [ServiceType::ENABLE_DDT, ServiceType(0xFF52)];
     let rows: [(&str, Tlv<'_>); 17] = [
         (
             "0006 0012 fd000000000000000000000000000001 13c4",
@@ -498,7 +498,7 @@ fn registry_numbers() {
     assert_eq!(names.last(), Some(&(12, "Client_Service_Response")));
     assert_eq!(names.len(), 12);
     let tlvs: Vec<_> = TlvType::ALL.iter().map(|ty| ty.0).collect();
-    assert!(tlvs.iter().copied().eq((1..=41).chain(0x8001..=0x8005)));
+    assert!(tlvs.iter().copied().eq((1..=41).chain(0x8001..=0x8005).chain([0xFF52])));
     let codes: Vec<_> = ResponseCode::ALL.iter().map(|code| code.0).collect();
     assert!(codes.iter().copied().eq(0..=16));
     let services: Vec<_> = ServiceType::ALL.iter().map(|service| service.0).collect();

@@ -116,7 +116,7 @@ error: test.toml:21:22: tscf-interface[0].assigned-services[0]: "DDT" is not imp
 error: test.toml:21:29: tscf-interface[0].assigned-services[1]: "sip" is none of SIP, redundancy, DDT, DTTE, server-keepalive, nagle, STG, inter-client-block, peer
   help: did you mean "SIP"?"#,
     );
-    for service in ["redundancy", "DDT", "DTTE", "peer"] {
+    for service in ["DDT", "DTTE", "peer"] {
         let text = changed(
             "authentication",
             &format!("assigned-services = \"nagle, {service}\"\nauthentication"),

@@ -158,6 +158,9 @@ impl Client {
                         _ => tunnel.binding_time.survived(idle),
                     }
                 }
+                if let Ok(message) = &parsed {
+                    self.redundancy_reported(now, message.reception_report());
+                }
             }
         }
         match parsed {
@@ -182,7 +185,7 @@ impl Client {
                 return self.message_error(now, error);
             }
         };
-        if let Some(bytes) = wire::success(&header, None) {
+        if let Some(bytes) = wire::success(&header) {
             self.transmit(epoch, bytes);
         }
         if header.cm_type == CmType::CONFIGURATION_RELEASE_REQUEST {

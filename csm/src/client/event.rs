@@ -5,10 +5,13 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tsc_tpl::{FramingError, IpPacket, Message, MessageError, ResponseCode, ServiceType};
+use tsc_tpl::{
+    FramingError, IpPacket, Message, MessageError, RedundancyFrame, ResponseCode, ServiceType,
+};
 
 use super::config::Target;
 use crate::assignment::Assignment;
+pub use crate::redundancy::Fresh;
 use crate::service::ServiceGrant;
 
 /// Names one attempt at a transport. Inputs that carry an epoch which is over are ignored (spec 5, "Epochs").
@@ -62,6 +65,18 @@ pub enum Event {
         service: ServiceType,
         /// How it ended.
         outcome: ServiceOutcome,
+    },
+    /// What is in force of a service for a socket that wants it. Until it is, and when it is not any more, the socket's traffic goes
+    /// as if it had not been asked for.
+    SocketService {
+        /// The service, by the value that enables it.
+        service: ServiceType,
+        /// Whether the server offers it.
+        available: bool,
+        /// Whether it is in force.
+        enabled: bool,
+        /// The socket.
+        local: SocketAddr,
     },
     /// A service that was in force is off, and nobody asked for that: a resume did not bring it back. Ask anew.
     ServiceEnded(ServiceGrant),
@@ -123,6 +138,8 @@ pub enum Inbound<'a> {
     Deliver(IpPacket<'a>),
     /// An inner packet for a host behind this client, in a prefix that the server routes here: forward it.
     Routed(IpPacket<'a>),
+    /// A redundancy frame: give those of its packets to the inner stack.
+    DeliverFrame(RedundancyFrame<'a>, Fresh),
     /// The machine used it.
     Consumed,
     /// It was dropped, and counted in [`Stats`].
@@ -145,6 +162,8 @@ pub enum DropReason {
     Message(MessageError),
     /// A data frame of a service that is not in force (spec 6).
     UnexpectedFrame,
+    /// A redundancy frame whose sequences are far from all before; believed when others confirm it.
+    FarFrame,
     /// A repeat of a request whose answer is not known any more.
     Repeat,
     /// A message that has no meaning in this state.
@@ -360,6 +379,12 @@ pub enum RequestError {
     /// ([`Prefix::is_routable`](crate::Prefix::is_routable)).
     #[error("too many prefixes, or one that cannot be routed")]
     Prefixes,
+    /// [`MAX_FLOWS`](crate::MAX_FLOWS) sockets want the service.
+    #[error("too many sockets want this service")]
+    TooManySockets,
+    /// A service of sockets, which is wanted by [`Client::set_redundancy`](super::Client::set_redundancy).
+    #[error("a service that sockets ask for")]
+    OfSockets,
 }
 
 /// Counters of one client since it was made.

@@ -31,7 +31,7 @@ pub use self::config::{
     Target,
 };
 pub use self::event::{
-    AttemptFailure, CloseReason, DownReason, DropReason, Epoch, Event, Inbound, Refusal,
+    AttemptFailure, CloseReason, DownReason, DropReason, Epoch, Event, Fresh, Inbound, Refusal,
     RequestError, RequestId, ServiceOutcome, Stats, SuspendReason, Transmit, TransportFailure,
     TransportLoss,
 };
@@ -39,6 +39,7 @@ use self::plan::Plan;
 pub use self::plan::{MAX_ADDRESSES, MAX_GIVEN_TARGETS};
 pub use self::race::{ASK_PATIENCE, HEAD_START, MAX_RACING, URGENT};
 use self::race::{Attempt, Seeker, Why};
+pub use self::service::{Redundancy, RedundancyStatus};
 pub use self::tunnel::PROBE_AFTER;
 use self::tunnel::{Asked, Link, Tunnel};
 use crate::assignment::Assignment;
@@ -178,7 +179,8 @@ impl Client {
         match unit {
             Unit::Ip(packet) => self.handle_packet(now, epoch, packet),
             Unit::Control(message) => self.handle_control(now, epoch, &message),
-            Unit::Redundancy(_) | Unit::Reserved(_) => self.unexpected_frame(now, epoch),
+            Unit::Redundancy(frame) => self.handle_frame(now, epoch, frame),
+            Unit::Reserved(_) => self.unexpected_frame(now, epoch),
         }
     }
 
@@ -356,7 +358,8 @@ impl Client {
             .as_ref()
             .and_then(Link::keepalive_due)
             .is_some_and(|due| due <= now);
-        if due && tunnel.release_until.is_none() {
+        let reports = self.redundancy_timeout(now);
+        if due || reports {
             self.send_keepalive(now);
         }
         self.silence_timeout(now);
@@ -392,12 +395,7 @@ impl Client {
         let State::Up(tunnel) = &mut self.state else {
             return self.drop_unit(DropReason::StaleEpoch);
         };
-        let bound = tunnel.link.as_ref().is_some_and(|link| link.epoch == epoch);
-        let attempted = tunnel
-            .seeker
-            .as_ref()
-            .is_some_and(|seeker| seeker.attempt(epoch).is_some());
-        if !bound && !attempted {
+        if !tunnel.takes_from(epoch) {
             return self.drop_unit(DropReason::StaleEpoch);
         }
         let destination = packet.destination();
@@ -406,13 +404,18 @@ impl Client {
             return self.drop_unit(DropReason::Destination);
         }
         self.stats.delivered += 1;
-        if bound {
-            self.heard(now);
-        }
+        self.heard_over(now, epoch);
         if own {
             Inbound::Deliver(packet)
         } else {
             Inbound::Routed(packet)
+        }
+    }
+
+    /// An authentic unit came over a transport: a sign of life of the one that the tunnel has.
+    fn heard_over(&mut self, now: Instant, epoch: Epoch) {
+        if self.link(epoch).is_some() {
+            self.heard(now);
         }
     }
 
@@ -586,9 +589,10 @@ impl Client {
             DropReason::WrongTsid => &mut self.stats.wrong_tsid,
             DropReason::Unmatched => &mut self.stats.unmatched,
             DropReason::Message(_) => &mut self.stats.message_errors,
-            DropReason::UnexpectedFrame | DropReason::Repeat | DropReason::Unexpected => {
-                &mut self.stats.other_drops
-            }
+            DropReason::UnexpectedFrame
+            | DropReason::FarFrame
+            | DropReason::Repeat
+            | DropReason::Unexpected => &mut self.stats.other_drops,
         };
         *counter += 1;
         Inbound::Dropped(reason)

@@ -151,6 +151,13 @@ impl Tunnel {
             .any(|inner| inner.address == destination)
     }
 
+    /// Whether data that comes over this transport is the tunnel's.
+    pub(super) fn takes_from(&self, epoch: Epoch) -> bool {
+        let bound = self.link.as_ref().is_some_and(|link| link.epoch == epoch);
+        let seeker = self.seeker.as_ref();
+        bound || seeker.is_some_and(|seeker| seeker.attempt(epoch).is_some())
+    }
+
     pub(super) fn has_keepalive(&self) -> bool {
         self.requests
             .iter()
@@ -209,6 +216,7 @@ impl Tunnel {
             self.doubtful_from(),
             self.upgrade_due(),
             self.silent_from(),
+            self.services.deadline(),
             self.release_until,
             self.inbox.next_expiry(),
         ]

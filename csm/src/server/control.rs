@@ -259,7 +259,12 @@ impl Server {
             .get(id.key())
             .map(|binding| binding.peer)
             .filter(|_| keepalive);
-        if let Some(bytes) = wire::success(&header, peer) {
+        let bytes = if keepalive {
+            wire::keepalive_response(&header, peer, self.reception(key))
+        } else {
+            wire::success(&header)
+        };
+        if let Some(bytes) = bytes {
             self.transmit_over(id, bytes);
         }
         if keepalive {

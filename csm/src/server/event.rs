@@ -5,10 +5,13 @@ use std::ops::AddAssign;
 use std::time::Instant;
 
 use bytes::Bytes;
-use tsc_tpl::{DatagramError, FramingError, MessageError, ResponseCode, Tsid};
+use tsc_tpl::{
+    DatagramError, FramingError, MessageError, ResponseCode, Tsid,
+};
 
 use super::arena::Key;
 use super::config::Identity;
+pub use crate::redundancy::Fresh;
 use crate::service::ServiceGrant;
 use crate::transport::Transport;
 
@@ -176,6 +179,8 @@ pub struct Transmit {
 pub enum Verdict {
     /// An inner packet of this tunnel, its source checked: forward it.
     Forward(SessionId),
+    /// A redundancy frame of this tunnel: forward those of its packets, their sources checked.
+    ForwardFrame(SessionId, Fresh),
     /// The server used it.
     Consumed,
     /// It was dropped, and counted in [`Stats`].
@@ -187,6 +192,15 @@ pub enum Verdict {
     /// [`Server::hand_over`](super::Server::hand_over) here, [`Server::open_moved`](super::Server::open_moved) there, and
     /// this unit is handed in again. On plain UDP the datagram goes there.
     Elsewhere(Shard),
+}
+
+/// Where a packet for a tunnel goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Outgoing {
+    /// Over which transport.
+    pub binding: BindingId,
+    /// In the frame that was written, and not as it is.
+    pub framed: bool,
 }
 
 /// What became of a datagram from an address without a binding.
@@ -228,6 +242,8 @@ pub enum DropReason {
     Datagram(DatagramError),
     /// A data frame of a service that is not in force (spec 6).
     UnexpectedFrame,
+    /// A redundancy frame whose sequences are far from all before; believed when others confirm it.
+    FarFrame,
     /// A repeat of a request whose answer is not known any more.
     Repeat,
     /// A message that has no meaning here.
@@ -419,6 +435,14 @@ pub struct Stats {
     pub keepalives: u64,
     /// Retransmissions of the server's own requests.
     pub retransmissions: u64,
+    /// Redundancy frames that came.
+    pub frames: u64,
+    /// Packets in them that came as copies only: their originals were lost, or late.
+    pub recovered: u64,
+    /// Packets in them that had come before.
+    pub duplicates: u64,
+    /// Frames and packets in them that are too old, or too far ahead.
+    pub outdated: u64,
     /// Answers that were dropped because the owner did not drain the queue.
     pub transmit_overflow: u64,
 }
@@ -450,6 +474,10 @@ impl AddAssign for Stats {
             other_drops,
             keepalives,
             retransmissions,
+            frames,
+            recovered,
+            duplicates,
+            outdated,
             transmit_overflow,
         } = other;
         self.sessions += sessions;
@@ -475,6 +503,10 @@ impl AddAssign for Stats {
         self.other_drops += other_drops;
         self.keepalives += keepalives;
         self.retransmissions += retransmissions;
+        self.frames += frames;
+        self.recovered += recovered;
+        self.duplicates += duplicates;
+        self.outdated += outdated;
         self.transmit_overflow += transmit_overflow;
     }
 }

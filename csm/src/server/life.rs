@@ -166,8 +166,11 @@ impl Server {
         };
         session.armed = None;
         session.inbox.expire(now);
-        if session.services.is_some() && !self.keepalive_timeout(now, key) {
-            return self.arm_session(key);
+        if session.services.is_some() {
+            self.redundancy_timeout(now, key);
+            if !self.keepalive_timeout(now, key) {
+                return self.arm_session(key);
+            }
         }
         let Some(session) = self.sessions.get_mut(key) else {
             return;

@@ -37,7 +37,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use tsc_tpl::{FramingError, IpPacket, Tsid, Unit, UnitError};
+use tsc_tpl::{FramingError, IpPacket, RedundancyFrame, Tsid, Unit, UnitError};
 
 use self::arena::{Arena, Key};
 use self::binding::{Attachment, Binding};
@@ -54,13 +54,14 @@ use self::deadline::DeadlineQueue;
 pub use self::event::{
     BindingId, BindingInfo, BindingLoss, CloseReason, Destination, DownReason, DropReason, Event,
     ListenerId, MovedBinding, OpenError, SessionId, SessionState, Shard, Stats, Transmit, Unbound,
-    Verdict,
+    Fresh, Outgoing, Verdict,
 };
 use self::life::Stop;
 use self::load::LoadMeter;
 pub use self::load::{ADMIT_EVERY, WINDOW as LOAD_WINDOW, WINDOWS as BUSY_WINDOWS, Work};
 use self::pool::Pools;
 use self::rate::{KeyedHash, SourcePrefix};
+pub use self::service::MAX_HELD;
 pub use self::session::UNCONFIRMED_TIME;
 use self::session::{Life, Session};
 use crate::random::BoxedRandom;
@@ -99,6 +100,8 @@ pub struct Server {
     transmits: VecDeque<Transmit>,
     events: VecDeque<Event>,
     stop: Option<Stop>,
+    /// Bytes of packets that are kept for being repeated, at most [`MAX_HELD`].
+    held: usize,
     /// Newcomers are sent away.
     draining: bool,
     load: LoadMeter,
@@ -208,6 +211,7 @@ impl Server {
             transmits: VecDeque::new(),
             events: VecDeque::new(),
             stop: None,
+            held: 0,
             draining: false,
             load: LoadMeter::new(),
             stats: Stats::default(),
@@ -343,7 +347,8 @@ impl Server {
         match unit {
             Unit::Ip(packet) => self.handle_packet(now, binding, packet),
             Unit::Control(message) => self.handle_control(now, binding, message),
-            Unit::Redundancy(_) | Unit::Reserved(_) => self.unexpected_frame(now, binding),
+            Unit::Redundancy(frame) => self.handle_redundancy(now, binding, frame),
+            Unit::Reserved(_) => self.unexpected_frame(now, binding),
         }
     }
 
@@ -408,6 +413,22 @@ impl Server {
         }
         self.stats.forwarded += 1;
         Verdict::Forward(session_id)
+    }
+
+    fn handle_redundancy(
+        &mut self,
+        now: Instant,
+        id: BindingId,
+        frame: &RedundancyFrame<'_>,
+    ) -> Verdict {
+        match self.bindings.get(id.key()).map(|found| &found.attachment) {
+            None => self.drop_unit(DropReason::UnknownBinding),
+            Some(Attachment::Pending { .. }) => self.early_unit(now, id),
+            Some(Attachment::Session(key)) => {
+                let key = *key;
+                self.handle_frame(now, id, key, frame)
+            }
+        }
     }
 
     /// The decoder knows the interface's inner MTU; this tunnel was granted a smaller one (spec 2, 7).

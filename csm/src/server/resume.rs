@@ -97,6 +97,7 @@ impl Server {
             session: self.session_id(key),
             binding,
         });
+        self.redundancy_rebound(key);
         let bytes = self.describe(key, binding, answer, sequence);
         if let Some((session, bytes)) = self.sessions.get_mut(key).zip(bytes) {
             session.inbox.remember(now, sequence, answer, &bytes);

@@ -144,11 +144,9 @@ impl Session {
         // A release runs by its own clock; this one would be over and never be acted on.
         let waits = !self.confirmed && !matches!(self.life, Life::Releasing(_));
         let unconfirmed = waits.then(|| self.created + UNCONFIRMED_TIME);
-        let services = self
-            .services
-            .as_ref()
-            .filter(|_| self.binding.is_some() && !matches!(self.life, Life::Releasing(_)));
-        let services = services.and_then(|services| services.deadline());
+        let is_bound = self.binding.is_some() && !matches!(self.life, Life::Releasing(_));
+        let services = self.services.as_ref();
+        let services = services.and_then(|services| services.deadline(is_bound));
         [life, unconfirmed, services, self.inbox.next_expiry()]
             .into_iter()
             .flatten()

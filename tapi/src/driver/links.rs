@@ -15,7 +15,7 @@ use tsc_osaa::{
     tls::TlsError,
     trace::{Capture, Direction, Interface},
 };
-use tsc_tpl::{Limits, StreamDecoder, Unit};
+use tsc_tpl::{IpPacket, Limits, StreamDecoder, Unit};
 
 use super::Driver;
 use crate::{
@@ -134,15 +134,16 @@ impl Driver {
             let capture = self.capture.as_ref().map(|(_, capture)| capture);
             let sent = link.send_control(cx, capture).and_then(|control| {
                 let packets = if packets_to == Some(link.epoch) && link.control.is_empty() {
-                    let outcome = send_packets(
-                        link,
-                        &self.shared,
-                        &mut self.outbox,
-                        &mut self.sent,
-                        self.limits,
-                        cx,
+                    let outbox = Outbox {
+                        now,
+                        client: &mut self.client,
+                        packets: &mut self.outbox,
+                        sent: &mut self.sent,
+                        frame: &mut self.frame,
+                        limits: self.limits,
                         capture,
-                    )?;
+                    };
+                    let outcome = outbox.send(link, &self.shared, cx)?;
                     blocked = outcome.blocked;
                     outcome.progress
                 } else {
@@ -256,6 +257,12 @@ impl Inbox<'_> {
         trace(self.capture, &unit, Direction::Inbound);
         match self.client.handle_unit(self.now, self.epoch, unit) {
             Inbound::Deliver(packet) => state.stack.handle_packet(self.now, packet.as_bytes()),
+            Inbound::DeliverFrame(frame, fresh) => {
+                for packet in fresh.packets(&frame) {
+                    trace(self.capture, &Unit::Ip(packet), Direction::Inbound);
+                    state.stack.handle_packet(self.now, packet.as_bytes());
+                }
+            }
             Inbound::Routed(packet) => state.routed.receive(self.now, packet.as_bytes()),
             Inbound::Consumed | Inbound::Dropped(_) => {}
         }
@@ -302,61 +309,89 @@ struct Sent {
     blocked: bool,
 }
 
-/// Sends inner packets until there are none or the transport takes no more.
-fn send_packets(
-    link: &mut Link,
-    shared: &Shared,
-    outbox: &mut VecDeque<Vec<u8>>,
-    sent: &mut Vec<Vec<u8>>,
+/// Inner packets on their way to the transport.
+struct Outbox<'a> {
+    now: Instant,
+    client: &'a mut Client,
+    packets: &'a mut VecDeque<Vec<u8>>,
+    sent: &'a mut Vec<Vec<u8>>,
+    frame: &'a mut Vec<u8>,
     limits: Limits,
-    cx: &mut Context<'_>,
-    capture: Option<&Capture>,
-) -> Result<Sent, TransportError> {
-    let mut outcome = Sent::default();
-    loop {
-        // Packets from one of the tunnel's own sockets to another make news on the way.
-        let more = shared.drive(|state| {
-            for buffer in sent.drain(..) {
-                state.recycle(buffer);
+    capture: Option<&'a Capture>,
+}
+
+impl Outbox<'_> {
+    /// Sends inner packets until there are none or the transport takes no more.
+    fn send(
+        mut self,
+        link: &mut Link,
+        shared: &Shared,
+        cx: &mut Context<'_>,
+    ) -> Result<Sent, TransportError> {
+        let mut outcome = Sent::default();
+        loop {
+            // Packets from one of the tunnel's own sockets to another make news on the way.
+            let more = shared.drive(|state| {
+                for buffer in self.sent.drain(..) {
+                    state.recycle(buffer);
+                }
+                self.refill(state);
+                state.stack.wants_transmit()
+            });
+            if self.packets.is_empty() {
+                outcome.progress |= more;
+                return Ok(outcome);
             }
-            refill(outbox, state, limits);
-            state.stack.wants_transmit()
-        });
-        if outbox.is_empty() {
-            outcome.progress |= more;
-            return Ok(outcome);
-        }
-        let mut units = [IoSlice::new(&[]); BATCH];
-        for (unit, packet) in units.iter_mut().zip(outbox.iter()) {
-            *unit = IoSlice::new(packet);
-        }
-        let units = units.get(..outbox.len()).unwrap_or_default();
-        let Poll::Ready(taken) = link.transport.poll_send_batch(cx, units) else {
-            outcome.blocked = true;
-            return Ok(outcome);
-        };
-        let taken = taken?;
-        outcome.progress |= taken > 0;
-        if let Some(capture) = capture {
-            for packet in outbox.iter().take(taken) {
-                capture.record(Interface::Inner, Direction::Outbound, packet);
+            let mut units = [IoSlice::new(&[]); BATCH];
+            for (unit, packet) in units.iter_mut().zip(self.packets.iter()) {
+                *unit = IoSlice::new(packet);
             }
+            let units = units.get(..self.packets.len()).unwrap_or_default();
+            let Poll::Ready(taken) = link.transport.poll_send_batch(cx, units) else {
+                outcome.blocked = true;
+                return Ok(outcome);
+            };
+            let taken = taken?;
+            outcome.progress |= taken > 0;
+            if let Some(capture) = self.capture {
+                for packet in self.packets.iter().take(taken) {
+                    record(capture, packet);
+                }
+            }
+            self.sent.extend(self.packets.drain(..taken));
         }
-        sent.extend(outbox.drain(..taken));
+    }
+
+    /// Takes packets from the inner sockets and from a gateway's hosts, into frames where sockets want that. One that was
+    /// made before a resume lowered the inner MTU does not go out: on a stream it would end the transport (spec 2).
+    fn refill(&mut self, state: &mut State) {
+        while self.packets.len() < BATCH
+            && let Some(mut packet) = state.poll_transmit()
+        {
+            if packet.len() > usize::from(self.limits.inner_mtu) {
+                state.recycle(packet);
+                continue;
+            }
+            self.frame.clear();
+            if self.client.frame(self.now, &packet, self.frame) {
+                std::mem::swap(&mut packet, self.frame);
+            }
+            self.packets.push_back(packet);
+        }
     }
 }
 
-/// Takes packets from the inner sockets and from a gateway's hosts. One that was made before a resume lowered the inner
-/// MTU does not go out: on a stream it would end the transport (spec 2).
-fn refill(outbox: &mut VecDeque<Vec<u8>>, state: &mut State, limits: Limits) {
-    while outbox.len() < BATCH
-        && let Some(packet) = state.poll_transmit()
-    {
-        if packet.len() <= usize::from(limits.inner_mtu) {
-            outbox.push_back(packet);
-        } else {
-            state.recycle(packet);
-        }
+/// Records an inner packet that leaves; of a frame the newest, as the others have left before.
+fn record(capture: &Capture, unit: &[u8]) {
+    let packet = framed_packet(unit).map_or(unit, |packet| packet.as_bytes());
+    capture.record(Interface::Inner, Direction::Outbound, packet);
+}
+
+/// The packet that a redundancy frame was made for; `None` if this is none.
+pub(super) fn framed_packet(unit: &[u8]) -> Option<IpPacket<'_>> {
+    match Unit::decode_datagram(unit, &Limits::WIDEST) {
+        Ok(Unit::Redundancy(frame)) => Some(frame.entries().next()?.packet),
+        _ => None,
     }
 }
 
@@ -374,6 +409,23 @@ mod tests {
     use tsc_eip::{SendOptions, Stack, StackConfig};
 
     use super::*;
+
+    struct Zeros;
+
+    impl tsc_csm::Random for Zeros {
+        fn fill(&mut self, buf: &mut [u8]) {
+            buf.fill(0);
+        }
+    }
+
+    fn client() -> Client {
+        let target = Target {
+            transport: tsc_csm::Transport::Udp,
+            endpoint: tsc_csm::client::Endpoint::Configured(0),
+        };
+        let config = tsc_csm::client::ClientConfig::new(vec![target]);
+        Client::new(config, Box::new(Zeros)).unwrap()
+    }
 
     #[test]
     fn packets_made_for_a_larger_inner_mtu_do_not_leave() {
@@ -401,8 +453,18 @@ mod tests {
                 )
                 .unwrap();
         }
-        let mut outbox = VecDeque::new();
-        refill(&mut outbox, &mut state, Limits::new(1280));
-        assert_eq!(outbox.iter().map(Vec::len).collect::<Vec<_>>(), [128]);
+        let mut packets = VecDeque::new();
+        let mut client = client();
+        Outbox {
+            now: Instant::now(),
+            client: &mut client,
+            packets: &mut packets,
+            sent: &mut Vec::new(),
+            frame: &mut Vec::new(),
+            limits: Limits::new(1280),
+            capture: None,
+        }
+        .refill(&mut state);
+        assert_eq!(packets.iter().map(Vec::len).collect::<Vec<_>>(), [128]);
     }
 }

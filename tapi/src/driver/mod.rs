@@ -104,6 +104,8 @@ pub(crate) struct Driver {
     outbox: VecDeque<Vec<u8>>,
     /// Those that left, on their way back to their pool; at most [`BATCH`].
     sent: Vec<Vec<u8>>,
+    /// The redundancy frame that a packet leaves in.
+    frame: Vec<u8>,
     limits: Limits,
     buffer: Vec<u8>,
     timer: Pin<Box<Sleep>>,
@@ -207,6 +209,7 @@ impl Driver {
             closing: JoinSet::new(),
             outbox: VecDeque::new(),
             sent: Vec::new(),
+            frame: Vec::new(),
             limits: Limits::WIDEST,
             buffer: vec![0; RECV_BUFFER],
             timer: Box::pin(tokio::time::sleep(Duration::ZERO)),
@@ -281,6 +284,7 @@ impl Driver {
             self.shared.drive(|state| state.stack.handle_timeout(now));
             self.client.handle_timeout(now);
             self.run_jobs(now);
+            self.take_wishes(now);
             let mut progress = self.poll_network(cx, now);
             progress |= self.poll_lookups(cx, now);
             progress |= self.poll_openings(cx, now);
@@ -432,6 +436,12 @@ impl Driver {
                     request, outcome, ..
                 } => self.service_over(request, outcome),
                 Event::ServiceEnded(grant) => self.service_ended(&grant),
+                Event::SocketService {
+                    service,
+                    available,
+                    enabled,
+                    local,
+                } => self.socket_service(service, available, enabled, local),
                 other => tracing::debug!(event = ?other, "ignored"),
             }
         }
@@ -458,6 +468,7 @@ impl Driver {
         let config = Arc::new(TunnelConfig::from(assignment));
         self.limits = Limits::new(config.inner_mtu);
         let mtu = usize::from(config.inner_mtu);
+        self.unframe();
         self.outbox.retain(|packet| packet.len() <= mtu);
         let addresses: Vec<_> = config.addresses.iter().map(|inner| inner.address).collect();
         let mut state = self.shared.lock();

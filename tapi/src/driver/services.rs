@@ -1,16 +1,20 @@
 //! Services that sockets ask the server for.
 
-use std::time::Instant;
+use std::{net::SocketAddr, time::Instant};
 
 use tsc_csm::{
     ServiceGrant,
     client::{RequestError, RequestId, ServiceOutcome},
 };
 
-use super::Driver;
+use tsc_tpl::ServiceType;
+
+use super::{Driver, links::framed_packet};
 use crate::{
     error::ServiceError,
+    notification::Notification,
     routed::{Answer, Job},
+    services::{Service, Wish},
 };
 
 /// A request under way; to whom its outcome is told, if to anybody.
@@ -87,6 +91,76 @@ impl Driver {
     fn refuse(&self, answer: Answer, error: ServiceError) {
         self.shared.lock().routed.refused();
         drop(answer.send(Err(error)));
+    }
+
+    /// Hands on what sockets want, and answers what they ask.
+    pub(super) fn take_wishes(&mut self, now: Instant) {
+        let (wishes, queries) = {
+            let mut state = self.shared.lock();
+            if state.wishes.is_empty() {
+                return;
+            }
+            state.wishes.take()
+        };
+        for Wish {
+            key,
+            local,
+            redundancy,
+        } in wishes
+        {
+            let local = self.own_address(local);
+            // There is room for as many as there are wishes; without a tunnel there is nothing to want.
+            if let Err(error) = self.client.set_redundancy(now, key, local, redundancy) {
+                tracing::debug!(%error, socket = %local, "redundancy");
+            }
+        }
+        for (key, answer) in queries {
+            // Nobody may wait any more.
+            drop(answer.send(self.client.redundancy(key)));
+        }
+    }
+
+    /// The address that a socket sends from, for one that is bound to all.
+    fn own_address(&self, local: SocketAddr) -> SocketAddr {
+        let config = self.config.as_ref().map(|config| config.borrow().clone());
+        let own = config.filter(|_| local.ip().is_unspecified()).and_then(|config| {
+            let (first, second) = (config.ipv4(), config.ipv6());
+            if local.is_ipv4() {
+                first.or(second)
+            } else {
+                second.or(first)
+            }
+        });
+        SocketAddr::new(own.unwrap_or_else(|| local.ip()), local.port())
+    }
+
+    pub(super) fn socket_service(
+        &self,
+        service: ServiceType,
+        available: bool,
+        enabled: bool,
+        socket: SocketAddr,
+    ) {
+        tracing::info!(%service, available, enabled, %socket, "service");
+        let service = match service {
+            ServiceType::ENABLE_REDUNDANCY => Service::Redundancy,
+            _ => return,
+        };
+        self.shared.notify(Notification::Service {
+            service,
+            available,
+            enabled,
+            socket,
+        });
+    }
+
+    /// The tunnel has another transport, for which packets that wait may have to be framed in another way: they go as they are.
+    pub(super) fn unframe(&mut self) {
+        for packet in &mut self.outbox {
+            if let Some(newest) = framed_packet(packet) {
+                *packet = newest.as_bytes().to_vec();
+            }
+        }
     }
 
     pub(super) fn service_ended(&mut self, grant: &ServiceGrant) {

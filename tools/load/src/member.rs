@@ -229,7 +229,10 @@ impl Taken {
                 let payload = packet.as_bytes().get(HEADERS_LEN..).unwrap_or_default();
                 self.payload(member, payload, arrived);
             }
-            Inbound::Consumed | Inbound::Dropped(_) => self.control = true,
+            // It asks for no frames.
+            Inbound::DeliverFrame(..) | Inbound::Consumed | Inbound::Dropped(_) => {
+                self.control = true;
+            }
         }
     }
 

@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tsc_csm::client::{
-    BadUnit, Client, ClientConfig, DownReason, Endpoint, Epoch, Event, Inbound, RequestError,
-    RequestId, Stats, Target,
+    BadUnit, Client, ClientConfig, DownReason, Endpoint, Epoch, Event, Inbound, Redundancy,
+    RedundancyStatus, RequestError, RequestId, Stats, Target,
 };
 use tsc_csm::{Assignment, Prefix, Transport};
-use tsc_tpl::{Limits, ServiceType, StreamDecoder, Unit};
+use tsc_tpl::{IpPacket, Limits, ServiceType, StreamDecoder, Unit};
 
 use crate::conn::Item;
 use crate::packet;
@@ -56,6 +56,13 @@ impl ClientNode {
                 packet.destination(),
                 packet::payload(packet.as_bytes()).to_vec(),
             )),
+            Inbound::DeliverFrame(frame, fresh) => {
+                let payload =
+                    |packet: IpPacket<'_>| packet::payload(packet.as_bytes()).to_vec();
+                let packets = fresh.packets(&frame).map(payload);
+                self.received
+                    .extend(packets.map(|payload| (elapsed, payload)));
+            }
             Inbound::Consumed | Inbound::Dropped(_) => {}
         }
     }
@@ -202,6 +209,32 @@ impl World {
         result
     }
 
+    /// Sets what a client's socket wants, the one that sends and receives what tests send.
+    ///
+    /// # Errors
+    ///
+    /// Those of the machine.
+    pub fn set_redundancy(
+        &mut self,
+        client: ClientId,
+        redundancy: Redundancy,
+    ) -> Result<(), RequestError> {
+        let addresses = self.assignment(client).map(|assigned| &assigned.addresses);
+        let address = addresses.and_then(|addresses| addresses.first());
+        let address = address.map_or(IpAddr::from([0; 4]), |inner| inner.address);
+        let local = SocketAddr::new(address, packet::FLOW.port);
+        let core = &mut self.clients[client.0].core;
+        let result = core.set_redundancy(self.now, packet::FLOW, local, redundancy);
+        self.drain_client(client.0);
+        result
+    }
+
+    /// What redundancy does for that socket.
+    #[must_use]
+    pub fn redundancy(&self, client: ClientId) -> Option<RedundancyStatus> {
+        self.clients[client.0].core.redundancy(packet::FLOW)
+    }
+
     /// Lets a client ask for prefixes, or for all that are configured for it.
     ///
     /// # Errors
@@ -269,7 +302,10 @@ impl World {
         payload: &[u8],
     ) -> bool {
         let packet = packet::udp(source, destination, payload);
-        self.send_raw(client, packet)
+        let (now, mut frame) = (self.now, Vec::new());
+        let core = &mut self.clients[client.0].core;
+        let is_framed = core.frame(now, &packet, &mut frame);
+        self.send_raw(client, if is_framed { frame } else { packet })
     }
 
     /// Puts any bytes on the transport of a client's tunnel, as a client that breaks the rules would.

@@ -13,6 +13,9 @@ pub struct LinkConfig {
     pub jitter: Duration,
     /// Probability that a packet is lost. On streams it costs a retransmission instead.
     pub loss: f64,
+    /// How many packets in a row are lost on average, after Gilbert; 1 is that each is lost independently. Not used on
+    /// streams.
+    pub burst: f64,
     /// Probability that a packet arrives twice.
     pub duplicate: f64,
     /// Probability that a packet is held back, so that later ones overtake it.
@@ -31,6 +34,7 @@ impl LinkConfig {
         delay: Duration::from_millis(20),
         jitter: Duration::ZERO,
         loss: 0.0,
+        burst: 1.0,
         duplicate: 0.0,
         reorder: 0.0,
         rate: None,
@@ -67,6 +71,8 @@ pub struct Link {
     /// What it does; may be changed while packets are under way.
     pub config: LinkConfig,
     rng: Rng,
+    /// The last datagram was lost in a burst that may go on.
+    in_burst: bool,
     /// When the rate has let the last packet through.
     free_at: Option<Instant>,
     /// When the last packet in order arrives.
@@ -80,6 +86,7 @@ impl Link {
         Self {
             config,
             rng,
+            in_burst: false,
             free_at: None,
             last_arrival: None,
         }
@@ -88,14 +95,13 @@ impl Link {
     /// When a datagram of `len` bytes arrives: not at all, once, or twice.
     pub fn datagram(&mut self, now: Instant, len: usize) -> Vec<Instant> {
         let LinkConfig {
-            loss,
             duplicate,
             reorder,
             blocked,
             queue,
             ..
         } = self.config;
-        if blocked || self.rng.chance(loss) {
+        if blocked || self.loses() {
             return Vec::new();
         }
         let Some(sent) = self.through_rate(now, len, Some(queue)) else {
@@ -103,6 +109,21 @@ impl Link {
         };
         let copies = if self.rng.chance(duplicate) { 2 } else { 1 };
         (0..copies).map(|_| self.arrival(sent, reorder)).collect()
+    }
+
+    /// Whether a datagram is lost.
+    fn loses(&mut self) -> bool {
+        let LinkConfig { loss, burst, .. } = self.config;
+        if burst <= 1.0 {
+            return self.rng.chance(loss);
+        }
+        let chance = if self.in_burst {
+            1.0 - 1.0 / burst
+        } else {
+            loss / (burst * (1.0 - loss))
+        };
+        self.in_burst = self.rng.chance(chance);
+        self.in_burst
     }
 
     /// When a piece of a stream of `len` bytes can arrive. The caller keeps the order.

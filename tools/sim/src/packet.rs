@@ -2,6 +2,14 @@
 
 use std::net::IpAddr;
 
+use tsc_csm::{FlowKey, InnerTransport};
+
+/// The socket that packets of [`udp`] come from, and go to.
+pub const FLOW: FlowKey = FlowKey {
+    transport: InnerTransport::Udp,
+    port: 9,
+};
+
 /// An IPv4 or IPv6 packet with a UDP header and `payload`. Both addresses must be of one family; checksums are zero.
 #[must_use]
 pub fn udp(source: IpAddr, destination: IpAddr, payload: &[u8]) -> Vec<u8> {
@@ -27,8 +35,8 @@ pub fn udp(source: IpAddr, destination: IpAddr, payload: &[u8]) -> Vec<u8> {
             packet.extend(v6(destination).octets());
         }
     }
-    packet.extend(9u16.to_be_bytes());
-    packet.extend(9u16.to_be_bytes());
+    packet.extend(FLOW.port.to_be_bytes());
+    packet.extend(FLOW.port.to_be_bytes());
     packet.extend(length.to_be_bytes());
     packet.extend([0, 0]);
     packet.extend(payload);

@@ -288,6 +288,11 @@ impl World {
             (Unit::Ip(packet), Verdict::Forward(_)) => {
                 self.forward(number, packet.destination(), packet.as_bytes());
             }
+            (Unit::Redundancy(frame), Verdict::ForwardFrame(_, fresh)) => {
+                for packet in fresh.packets(frame) {
+                    self.forward(number, packet.destination(), packet.as_bytes());
+                }
+            }
             (Unit::Control(request), verdict) => {
                 let sent = self.drain_server(number);
                 self.servers[number].watch.answered(request, verdict, &sent);
@@ -301,9 +306,15 @@ impl World {
     fn forward(&mut self, number: usize, destination: IpAddr, packet: &[u8]) {
         let server = &mut self.servers[number];
         let session = server.core.route(destination);
-        let binding = session.and_then(|session| server.core.binding_of(session));
-        match binding.and_then(|binding| server.core.destination_of(binding)) {
-            Some(to) => self.server_send(number, to, Bytes::copy_from_slice(packet)),
+        let (now, mut frame) = (self.now, Vec::new());
+        let outgoing = session
+            .and_then(|session| server.core.outgoing(now, session, packet, &mut frame));
+        let unit = match outgoing {
+            Some(outgoing) if outgoing.framed => Bytes::from(frame),
+            _ => Bytes::copy_from_slice(packet),
+        };
+        match outgoing.and_then(|outgoing| server.core.destination_of(outgoing.binding)) {
+            Some(to) => self.server_send(number, to, unit),
             None => server.undeliverable += 1,
         }
     }
@@ -311,7 +322,8 @@ impl World {
     fn keep(&mut self, number: usize, verdict: Verdict) {
         let elapsed = self.elapsed();
         let verdicts = &mut self.servers[number].verdicts;
-        if !matches!(verdict, Verdict::Forward(_)) && verdicts.len() < KEPT_VERDICTS {
+        let is_packet = matches!(verdict, Verdict::Forward(_) | Verdict::ForwardFrame(..));
+        if !is_packet && verdicts.len() < KEPT_VERDICTS {
             verdicts.push((elapsed, verdict));
         }
     }

@@ -11,7 +11,7 @@ use super::Message;
 use crate::ids::Tsid;
 use crate::registry::{RedundancyMethod, ResponseCode, ServiceType, TlvType, TransportCode};
 use crate::tlv::{
-    AddressRequest, AuthToken, CertificateFingerprint, Cookie, Dscp, RedundancyFactor, ResumeKey,
+    AddressRequest, AuthToken, CertificateFingerprint, Cookie, Dscp, ReceptionReport, RedundancyFactor, ResumeKey,
     ResumeProof, Seconds, ServerEndpoint, ServiceList, Text, Tlv, TunnelTag,
 };
 
@@ -108,6 +108,8 @@ impl<'a> Message<'a> {
         active_services: ActiveServices -> ServiceList<'a>;
         /// How many copies or companions.
         redundancy_factor: RedundancyFactor -> RedundancyFactor;
+        /// What has become of a redundancy group's packets.
+        reception_report: ReceptionReport -> ReceptionReport;
         /// How copies travel.
         redundancy_method: RedundancyMethod -> RedundancyMethod;
         /// Whether the peer is available.

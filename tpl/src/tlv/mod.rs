@@ -15,7 +15,7 @@ pub use self::opaque::{
 };
 pub use self::types::{
     AddressRequest, ConnectionInfo, Dscp, Family, Ipv4Netmask, Ipv6PrefixLength, Padding,
-    PayloadType, RedundancyFactor, RoutedPrefix, Seconds, ServerEndpoint,
+    PayloadType, ReceptionReport, RedundancyFactor, RoutedPrefix, Seconds, ServerEndpoint,
 };
 use self::value::Value;
 use crate::error::{EncodeError, MessageError, UnitError};
@@ -176,6 +176,8 @@ tlvs! {
     Padding(Padding) = PADDING;
     /// Revision of the protocol.
     ProtocolRevision(u16) = PROTOCOL_REVISION;
+    /// What has become of a redundancy group's packets.
+    ReceptionReport(ReceptionReport) = RECEPTION_REPORT;
 }
 
 impl Tlv<'_> {

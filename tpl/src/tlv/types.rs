@@ -44,6 +44,50 @@ impl fmt::Display for PayloadType {
     }
 }
 
+/// Reception_Report (private use): what has become of the sequences of a redundancy group, in one direction since it was
+/// enabled. Counters wrap.
+///
+/// ```text
+/// | expected u32 | originals u32 | delivered u32 | runs u32 |
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct ReceptionReport {
+    /// Sequences that are settled: old enough that what has not come is lost.
+    pub expected: u32,
+    /// Of those, the ones whose first transmission came.
+    pub originals: u32,
+    /// Of those, the ones that came at all: what is missing is lost.
+    pub delivered: u32,
+    /// Runs of sequences whose first transmissions were lost.
+    pub runs: u32,
+}
+
+impl fmt::Display for ReceptionReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} of {} delivered, {} as originals, {} runs of losses",
+            self.delivered, self.expected, self.originals, self.runs
+        )
+    }
+}
+
+plain! {
+    ReceptionReport, 16,
+        |array| { let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = array;
+                  Self {
+                      expected: u32::from_be_bytes([a, b, c, d]),
+                      originals: u32::from_be_bytes([e, f, g, h]),
+                      delivered: u32::from_be_bytes([i, j, k, l]),
+                      runs: u32::from_be_bytes([m, n, o, p]),
+                  } },
+        |value| { let [a, b, c, d] = value.expected.to_be_bytes();
+                  let [e, f, g, h] = value.originals.to_be_bytes();
+                  let [i, j, k, l] = value.delivered.to_be_bytes();
+                  let [m, n, o, p] = value.runs.to_be_bytes();
+                  [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] };
+}
+
 /// Declares a newtype over an integer with a greatest value.
 macro_rules! bounded {
     ($($(#[$meta:meta])* $name:ident($int:ident) <= $max:expr, $rule:literal;)*) => {$(

@@ -352,6 +352,8 @@ pub struct AssignedServices {
     pub nagle: bool,
     /// `STG`: gateways are granted routed prefixes.
     pub stg: bool,
+    /// `redundancy`: packets of sockets that ask for it are repeated in the datagrams that follow.
+    pub redundancy: bool,
     /// `server-keepalive`: the server sends the Keepalives of clients that ask for it.
     pub server_keepalive: bool,
     /// `inter-client-block`: no packet passes from one tunnel of the interface to another tunnel.

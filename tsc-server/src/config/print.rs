@@ -204,6 +204,7 @@ fn words(services: AssignedServices) -> impl Iterator<Item = Service> {
         (services.sip, Service::Sip),
         (services.nagle, Service::Nagle),
         (services.stg, Service::Stg),
+        (services.redundancy, Service::Redundancy),
         (services.server_keepalive, Service::ServerKeepalive),
         (services.inter_client_block, Service::InterClientBlock),
     ];

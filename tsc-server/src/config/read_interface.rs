@@ -157,15 +157,15 @@ fn services(value: &Value<'_>) -> AssignedServices {
 }
 
 fn assign(services: &mut AssignedServices, item: &Value<'_>, word: &str) {
-    let implemented =
-        "remove it; implemented are SIP, nagle, STG, server-keepalive and inter-client-block";
+    let implemented = "remove it; implemented are SIP, redundancy, server-keepalive, nagle, STG and inter-client-block";
     match Service::from_word(word) {
         Some(Service::Sip) => services.sip = true,
         Some(Service::Nagle) => services.nagle = true,
         Some(Service::Stg) => services.stg = true,
         Some(Service::ServerKeepalive) => services.server_keepalive = true,
         Some(Service::InterClientBlock) => services.inter_client_block = true,
-        Some(Service::Redundancy | Service::Ddt | Service::Dtte | Service::Peer) => {
+        Some(Service::Redundancy) => services.redundancy = true,
+        Some(Service::Ddt | Service::Dtte | Service::Peer) => {
             let value = shown(word);
             item.fail(ConfigErrorKind::NotImplemented { value }, implemented);
         }

@@ -112,6 +112,9 @@ fn core_interface(config: &Config, interface: &InterfaceConfig) -> core::Interfa
         core.services.push(ServiceType::ENABLE_STG);
         core.routed_prefixes = interface.routed.iter().map(core_routed).collect();
     }
+    if interface.services.redundancy {
+        core.services.push(ServiceType::ENABLE_REDUNDANCY);
+    }
     if interface.services.server_keepalive {
         core.services.push(ServiceType::ENABLE_SERVER_KEEPALIVE);
     }

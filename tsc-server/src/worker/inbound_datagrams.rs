@@ -22,7 +22,7 @@ use super::{
     Worker, identity,
     mesh::Item,
     ports::Kind,
-    record::{trace, trace_bytes},
+    record::{trace, trace_bytes, trace_packet},
     way::Way,
 };
 
@@ -183,7 +183,7 @@ impl Worker {
         let interface = port.interface;
         match self.datagram_unit(now, interface, binding, bytes) {
             // Packets change nothing, and are nearly all that comes.
-            Verdict::Forward(_) => return,
+            Verdict::Forward(_) | Verdict::ForwardFrame(..) => return,
             Verdict::Close(_) => *run = None,
             Verdict::Elsewhere(shard) => self.pass_on(shard, origin, bytes),
             Verdict::Consumed | Verdict::Dropped(_) => {}
@@ -310,7 +310,10 @@ impl Worker {
                     self.move_association(shard, index, key, binding, unit.to_vec());
                     break;
                 }
-                Verdict::Forward(_) | Verdict::Consumed | Verdict::Dropped(_) => {}
+                Verdict::Forward(_)
+                | Verdict::ForwardFrame(..)
+                | Verdict::Consumed
+                | Verdict::Dropped(_) => {}
             }
             if self.batch.is_full() {
                 self.forward(cx, now);
@@ -331,9 +334,19 @@ impl Worker {
             Ok(unit) => {
                 trace(self.capture.as_ref(), &unit, Direction::Inbound);
                 let verdict = self.core.handle_unit(now, binding, &unit);
-                if let (Verdict::Forward(from), Unit::Ip(packet)) = (verdict, &unit) {
-                    self.load.carried_one();
-                    self.switch().tunnel_packet(now, interface, from, packet);
+                match (verdict, &unit) {
+                    (Verdict::Forward(from), Unit::Ip(packet)) => {
+                        self.load.carried_one();
+                        self.switch().tunnel_packet(now, interface, from, packet);
+                    }
+                    (Verdict::ForwardFrame(from, fresh), Unit::Redundancy(frame)) => {
+                        for packet in fresh.packets(frame) {
+                            self.load.carried_one();
+                            trace_packet(self.capture.as_ref(), &packet, Direction::Inbound);
+                            self.switch().tunnel_packet(now, interface, from, &packet);
+                        }
+                    }
+                    _ => {}
                 }
                 verdict
             }

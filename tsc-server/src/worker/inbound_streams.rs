@@ -203,7 +203,8 @@ impl Worker {
                         switch.tunnel_packet(now, interface, from, packet);
                     }
                 }
-                Verdict::Consumed | Verdict::Dropped(_) => {}
+                // On streams no frames are granted.
+                Verdict::ForwardFrame(..) | Verdict::Consumed | Verdict::Dropped(_) => {}
                 close @ Verdict::Close(_) => break close,
                 Verdict::Elsewhere(shard) => {
                     let mut bytes = unit_bytes(&unit).to_vec();

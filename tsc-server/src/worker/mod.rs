@@ -143,6 +143,8 @@ pub(crate) struct Worker {
     failed: watch::Sender<bool>,
     timer: Pin<Box<tokio::time::Sleep>>,
     read_buffer: Vec<u8>,
+    /// The redundancy frame that a packet leaves in.
+    frame: Vec<u8>,
     /// Lent to the port that is read.
     receive: Option<RecvBatch>,
     log: Log,

@@ -251,6 +251,7 @@ pub(crate) fn open(
         failed,
         timer: Box::pin(tokio::time::sleep(Duration::ZERO)),
         read_buffer: vec![0; RECV_BUFFER],
+        frame: Vec::new(),
         receive: Some(RecvBatch::new(RECEIVE_SLOTS)),
         log: Log::new(
             config

@@ -49,26 +49,27 @@ impl Worker {
                     continue;
                 }
             };
-            let way = self
-                .core
-                .binding_of(to)
-                .and_then(|binding| self.ways.find(binding));
+            self.frame.clear();
+            let outgoing = self.core.outgoing(now, to, packet, &mut self.frame);
+            let way = outgoing.and_then(|outgoing| self.ways.find(outgoing.binding));
+            let framed = outgoing.is_some_and(|outgoing| outgoing.framed);
+            let unit = if framed { &self.frame } else { packet };
             let sent = match way {
                 None => {
                     self.counters.no_transport += 1;
                     continue;
                 }
-                Some(Way::Stream(slot)) => self.streams.queue_packet(now, slot, packet),
+                Some(Way::Stream(slot)) => self.streams.queue_packet(now, slot, unit),
                 Some(Way::Udp { port, peer }) => {
                     if let Some(port) = self.ports.get_mut(port) {
-                        port.queue(cx, peer, packet);
+                        port.queue(cx, peer, unit);
                     }
                     true
                 }
                 Some(Way::Dtls { port, key }) => self
                     .ports
                     .get_mut(port)
-                    .is_some_and(|port| port.seal(cx, key, packet).is_ok()),
+                    .is_some_and(|port| port.seal(cx, key, unit).is_ok()),
             };
             if sent {
                 self.counters.switched += 1;

@@ -11,7 +11,7 @@ use tsc_csm::{
     server::{Event, Identity, SessionId},
 };
 use tsc_osaa::trace::{Capture, Direction, Interface as Side};
-use tsc_tpl::{Tsid, Unit};
+use tsc_tpl::{IpPacket, Tsid, Unit};
 
 pub(super) fn trace(capture: Option<&Capture>, unit: &Unit<'_>, direction: Direction) {
     let Some(capture) = capture else { return };
@@ -19,6 +19,13 @@ pub(super) fn trace(capture: Option<&Capture>, unit: &Unit<'_>, direction: Direc
         Unit::Ip(packet) => capture.record(Side::Inner, direction, packet.as_bytes()),
         Unit::Control(message) => capture.record(Side::Control, direction, message.as_bytes()),
         Unit::Redundancy(_) | Unit::Reserved(_) => {}
+    }
+}
+
+/// A packet that came in a frame, once.
+pub(super) fn trace_packet(capture: Option<&Capture>, packet: &IpPacket<'_>, direction: Direction) {
+    if let Some(capture) = capture {
+        capture.record(Side::Inner, direction, packet.as_bytes());
     }
 }
 

@@ -201,6 +201,10 @@ fn log_sessions(sessions: &Stats) {
         other_drops = sessions.other_drops,
         keepalives = sessions.keepalives,
         retransmissions = sessions.retransmissions,
+        frames = sessions.frames,
+        recovered = sessions.recovered,
+        duplicates = sessions.duplicates,
+        outdated = sessions.outdated,
         transmit_overflow = sessions.transmit_overflow
     );
 }

@@ -4,6 +4,7 @@
 //! leaves of it is said in [`Client::services_resumed`].
 
 mod keepalive;
+mod redundancy;
 mod stg;
 
 use std::net::IpAddr;
@@ -12,6 +13,8 @@ use std::time::Instant;
 use tsc_tpl::{CmType, ControlMessage, Message, MessageError, ResponseCode, ServiceType, Tlv};
 
 use self::keepalive::ServerKeepalive;
+use self::redundancy::Sockets;
+pub use self::redundancy::{Redundancy, RedundancyStatus};
 use self::stg::Stg;
 use super::event::{
     DropReason, Epoch, Event, Inbound, Refusal, RequestError, RequestId, ServiceOutcome,
@@ -27,12 +30,18 @@ use crate::wire;
 pub(super) struct Services {
     stg: Stg,
     keepalive: ServerKeepalive,
+    redundancy: Sockets,
 }
 
 impl Services {
     /// Whether packets to this address come for hosts behind this client.
     pub(super) fn routes(&self, destination: IpAddr) -> bool {
         self.stg.routes(destination)
+    }
+
+    /// When a service has something to do.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.redundancy.deadline()
     }
 }
 
@@ -52,7 +61,7 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// There is no tunnel, or too many requests are outstanding.
+    /// There is no tunnel, too many requests are outstanding, or the service is one of sockets, which have verbs of their own.
     pub fn request_service(
         &mut self,
         now: Instant,
@@ -63,6 +72,9 @@ impl Client {
             ServiceType::DISABLE_STG => self.release_routed_prefixes(now, &[]),
             ServiceType::ENABLE_SERVER_KEEPALIVE | ServiceType::DISABLE_SERVER_KEEPALIVE => {
                 self.request_server_keepalive(now, service)
+            }
+            ServiceType::ENABLE_REDUNDANCY | ServiceType::DISABLE_REDUNDANCY => {
+                Err(RequestError::OfSockets)
             }
             _ => self.ask_service(now, service, []),
         }
@@ -133,13 +145,18 @@ impl Client {
             tunnel.services.keepalive.asked(service, &outcome);
             self.renew_silence();
         }
-        self.events.push_back(Event::Service {
-            request,
-            service,
-            outcome,
-        });
+        if service.enable() == ServiceType::ENABLE_REDUNDANCY {
+            self.redundancy_over(now, service, &outcome);
+        } else {
+            self.events.push_back(Event::Service {
+                request,
+                service,
+                outcome,
+            });
+        }
         // There may be room now.
         self.settle_keepalive(now);
+        self.settle_redundancy(now);
     }
 
     fn service_granted(&mut self, service: ServiceType, answer: &Message<'_>) -> ServiceOutcome {
@@ -149,6 +166,7 @@ impl Client {
         match service {
             ServiceType::ENABLE_STG => tunnel.services.stg.granted(answer),
             ServiceType::ENABLE_SERVER_KEEPALIVE => tunnel.services.keepalive.granted(answer),
+            ServiceType::ENABLE_REDUNDANCY => tunnel.services.redundancy.granted(answer),
             _ => ServiceOutcome::Granted(ServiceGrant::Other(service)),
         }
     }
@@ -165,6 +183,7 @@ impl Client {
             self.events.push_back(Event::ServiceEnded(grant));
         }
         self.keepalive_resumed(now);
+        self.redundancy_resumed(now);
     }
 
     /// A request of the server for a service: executed once, and answered to every repeat (spec 4). None of them is

@@ -4,6 +4,7 @@
 //! after a resume and what ends with the tunnel.
 
 mod keepalive;
+mod redundancy;
 mod stg;
 
 use std::net::IpAddr;
@@ -12,6 +13,8 @@ use std::time::Instant;
 use tsc_tpl::{ControlMessage, Message, ResponseCode, ServiceType, Tlv};
 
 use self::keepalive::ServerKeepalive;
+pub use self::redundancy::MAX_HELD;
+use self::redundancy::Redundancy;
 use super::Server;
 use super::arena::Key;
 use super::config::TunnelTimers;
@@ -27,6 +30,7 @@ pub(super) struct Services {
     /// STG; at most [`MAX_ROUTED_PREFIXES`](crate::MAX_ROUTED_PREFIXES), as no more are configured.
     routed: Vec<Prefix>,
     keepalive: Option<ServerKeepalive>,
+    redundancy: Option<Redundancy>,
 }
 
 /// What a service answers: the TLVs of its success, or why not.
@@ -34,8 +38,12 @@ type Served = Result<Vec<Tlv<'static>>, ResponseCode>;
 
 impl Services {
     const fn is_empty(&self) -> bool {
-        let Self { routed, keepalive } = self;
-        routed.is_empty() && keepalive.is_none()
+        let Self {
+            routed,
+            keepalive,
+            redundancy,
+        } = self;
+        routed.is_empty() && keepalive.is_none() && redundancy.is_none()
     }
 
     /// For Active_Services: what stays in force over a resume.
@@ -43,7 +51,11 @@ impl Services {
         let stg = (!self.routed.is_empty()).then_some(ServiceType::ENABLE_STG);
         let keepalive = self.keepalive.as_ref();
         let keepalive = keepalive.map(|_| ServiceType::ENABLE_SERVER_KEEPALIVE);
-        stg.into_iter().chain(keepalive).collect()
+        let redundancy = self.redundancy.as_ref();
+        let redundancy = redundancy
+            .filter(|redundancy| redundancy.is_in_force())
+            .map(|_| ServiceType::ENABLE_REDUNDANCY);
+        stg.into_iter().chain(keepalive).chain(redundancy).collect()
     }
 
     pub(super) fn routed(&self) -> &[Prefix] {
@@ -56,9 +68,12 @@ impl Services {
         self.routed.iter().any(|prefix| prefix.has_host(source))
     }
 
-    /// When a service has something to do, if the tunnel has a transport.
-    pub(super) fn deadline(&self) -> Option<Instant> {
-        self.keepalive.as_ref().and_then(ServerKeepalive::deadline)
+    /// When a service has something to do.
+    pub(super) fn deadline(&self, is_bound: bool) -> Option<Instant> {
+        let keepalive = self.keepalive.as_ref().filter(|_| is_bound);
+        let keepalive = keepalive.and_then(ServerKeepalive::deadline);
+        let redundancy = self.redundancy.as_ref().and_then(Redundancy::deadline);
+        keepalive.into_iter().chain(redundancy).min()
     }
 
     /// What there is to be told of when all of it ends with a tunnel of these timers.
@@ -67,7 +82,9 @@ impl Services {
         let keepalive = self
             .keepalive
             .map(|_| ServerKeepalive::grant(timers.keepalive));
-        routed.into_iter().chain(keepalive)
+        let redundancy = self.redundancy.into_iter();
+        let redundancy = redundancy.flat_map(|redundancy| redundancy.grants());
+        routed.into_iter().chain(keepalive).chain(redundancy)
     }
 }
 
@@ -139,6 +156,8 @@ impl Server {
                 self.disable_keepalive(key);
                 Ok(Vec::new())
             }
+            ServiceType::ENABLE_REDUNDANCY => self.enable_redundancy(key, request),
+            ServiceType::DISABLE_REDUNDANCY => self.disable_redundancy(now, key, request),
             // Assigned, but not described yet (spec 3.5) or not built.
             _ => Err(ResponseCode::SERVICE_UNAVAILABLE),
         }
@@ -154,6 +173,7 @@ impl Server {
         if !services.routed.is_empty() {
             self.common.take_back(&services.routed, session);
         }
+        self.held -= services.redundancy.as_ref().map_or(0, Redundancy::held);
         for grant in services.grants(timers) {
             self.events
                 .push_back(Event::ServiceEnded { session, grant });
