@@ -5,3 +5,4 @@ pub mod inner_tcp;
 pub mod lab;
 pub mod leg;
 pub mod pki;
+pub mod relay;

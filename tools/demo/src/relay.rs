@@ -1,0 +1,339 @@
+//! A bad network in one process: a UDP relay on loopback that loses and delays datagrams.
+//!
+//! Which ones are lost follows from a seed, so that two runs lose alike; what that means for packets depends on what else travels.
+
+use std::{
+    collections::HashMap,
+    io,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::{
+    net::UdpSocket,
+    task::JoinHandle,
+    time::{Instant, sleep_until},
+};
+
+/// Clients that it serves; datagrams of further ones are dropped.
+const MAX_CLIENTS: usize = 64;
+
+/// Datagrams that it delays in each direction of each client; further ones are dropped, as by a full router.
+const MAX_DELAYED: usize = 10_000;
+
+/// What the relay does, in each direction.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct BadNetwork {
+    /// Share of the datagrams that is lost, 0 to 1.
+    pub loss: f64,
+    /// How many in a row are lost on average (after Gilbert); 1 is independently of each other.
+    pub burst: f64,
+    /// How long each takes.
+    pub delay: Duration,
+    /// What chance begins with.
+    pub seed: u64,
+}
+
+impl Default for BadNetwork {
+    /// A perfect one.
+    fn default() -> Self {
+        Self {
+            loss: 0.0,
+            burst: 1.0,
+            delay: Duration::ZERO,
+            seed: 1,
+        }
+    }
+}
+
+/// The relay; it ends when it is dropped.
+#[derive(Debug)]
+pub struct Relay {
+    address: SocketAddr,
+    counts: Arc<Counts>,
+    task: JoinHandle<()>,
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    up: AtomicU64,
+    down: AtomicU64,
+    lost: AtomicU64,
+}
+
+/// What passed the relay so far.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Passed {
+    /// Bytes of the datagrams from clients, lost ones too, without the headers of UDP and IP.
+    pub up: u64,
+    /// Bytes to clients.
+    pub down: u64,
+    /// Datagrams that were lost.
+    pub lost: u64,
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Relay {
+    /// Starts it on a port of loopback that the system chooses.
+    ///
+    /// # Errors
+    ///
+    /// No socket.
+    pub async fn start(server: SocketAddr, network: BadNetwork) -> io::Result<Self> {
+        let near = Arc::new(UdpSocket::bind("127.0.0.1:0").await?);
+        let address = near.local_addr()?;
+        let counts = Arc::<Counts>::default();
+        let task = tokio::spawn(serve(near, server, network, Arc::clone(&counts)));
+        Ok(Self {
+            address,
+            counts,
+            task,
+        })
+    }
+
+    /// Where clients find the server.
+    #[must_use]
+    pub const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// What passed so far.
+    #[must_use]
+    pub fn passed(&self) -> Passed {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        Passed {
+            up: read(&self.counts.up),
+            down: read(&self.counts.down),
+            lost: read(&self.counts.lost),
+        }
+    }
+}
+
+/// Takes what clients send.
+async fn serve(
+    near: Arc<UdpSocket>,
+    server: SocketAddr,
+    network: BadNetwork,
+    counts: Arc<Counts>,
+) {
+    let mut clients: HashMap<SocketAddr, Client> = HashMap::new();
+    let mut buffer = vec![0; 65_536];
+    loop {
+        // A socket of ours has no errors that last.
+        let Ok((len, from)) = near.recv_from(&mut buffer).await else {
+            continue;
+        };
+        counts.up.fetch_add(u64::try_from(len).unwrap_or(u64::MAX), Ordering::Relaxed);
+        if !clients.contains_key(&from) {
+            let seed = network.seed.wrapping_add(u64::try_from(clients.len()).unwrap_or_default());
+            let network = BadNetwork { seed, ..network };
+            if clients.len() >= MAX_CLIENTS {
+                continue;
+            }
+            let Ok(client) = Client::start(&near, from, server, network, &counts).await else {
+                continue;
+            };
+            clients.insert(from, client);
+        }
+        let Some(client) = clients.get_mut(&from) else {
+            continue;
+        };
+        if client.chance.loses(&network) {
+            counts.lost.fetch_add(1, Ordering::Relaxed);
+        } else {
+            client.up.send(buffer.get(..len).unwrap_or_default());
+        }
+    }
+}
+
+/// One client's way.
+struct Client {
+    up: Line,
+    chance: Chance,
+    down: JoinHandle<()>,
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        self.down.abort();
+    }
+}
+
+impl Client {
+    async fn start(
+        near: &Arc<UdpSocket>,
+        client: SocketAddr,
+        server: SocketAddr,
+        network: BadNetwork,
+        counts: &Arc<Counts>,
+    ) -> io::Result<Self> {
+        let far = Arc::new(UdpSocket::bind("127.0.0.1:0").await?);
+        let up = Line::new(Arc::clone(&far), server, network.delay);
+        let mut line = Line::new(Arc::clone(near), client, network.delay);
+        let mut chance = Chance::new(network.seed ^ 0x5DEE_CE66);
+        let counts = Arc::clone(counts);
+        let down = tokio::spawn(async move {
+            let mut buffer = vec![0; 65_536];
+            loop {
+                let Ok((len, _)) = far.recv_from(&mut buffer).await else {
+                    continue;
+                };
+                counts.down.fetch_add(u64::try_from(len).unwrap_or(u64::MAX), Ordering::Relaxed);
+                if chance.loses(&network) {
+                    counts.lost.fetch_add(1, Ordering::Relaxed);
+                } else {
+                    line.send(buffer.get(..len).unwrap_or_default());
+                }
+            }
+        });
+        Ok(Self {
+            up,
+            chance: Chance::new(network.seed),
+            down,
+        })
+    }
+}
+
+/// A direction that delays. Without a delay it sends at once.
+struct Line {
+    socket: Arc<UdpSocket>,
+    to: SocketAddr,
+    delay: Duration,
+    queue: Option<tokio::sync::mpsc::Sender<(Instant, Vec<u8>)>>,
+}
+
+impl Line {
+    fn new(socket: Arc<UdpSocket>, to: SocketAddr, delay: Duration) -> Self {
+        let queue = (!delay.is_zero()).then(|| {
+            let (queue, mut waiting) = tokio::sync::mpsc::channel::<(Instant, Vec<u8>)>(MAX_DELAYED);
+            let socket = Arc::clone(&socket);
+            // It ends with the line.
+            tokio::spawn(async move {
+                while let Some((at, datagram)) = waiting.recv().await {
+                    sleep_until(at).await;
+                    drop(socket.send_to(&datagram, to).await);
+                }
+            });
+            queue
+        });
+        Self {
+            socket,
+            to,
+            delay,
+            queue,
+        }
+    }
+
+    /// As a network: what cannot be sent is lost.
+    fn send(&mut self, datagram: &[u8]) {
+        match &self.queue {
+            None => drop(self.socket.try_send_to(datagram, self.to)),
+            Some(queue) => drop(queue.try_send((Instant::now() + self.delay, datagram.to_vec()))),
+        }
+    }
+}
+
+/// Which datagrams are lost.
+struct Chance {
+    state: u64,
+    in_burst: bool,
+}
+
+impl Chance {
+    const fn new(seed: u64) -> Self {
+        Self {
+            state: seed,
+            in_burst: false,
+        }
+    }
+
+    /// SplitMix64, as a number from 0 to 1.
+    fn next(&mut self) -> f64 {
+        self.state = self.state.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.state;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        let top = u32::try_from((z ^ (z >> 31)) >> 32).unwrap_or(u32::MAX);
+        f64::from(top) / f64::from(u32::MAX)
+    }
+
+    fn loses(&mut self, network: &BadNetwork) -> bool {
+        let BadNetwork { loss, burst, .. } = *network;
+        let probability = if burst <= 1.0 {
+            loss
+        } else if self.in_burst {
+            1.0 - 1.0 / burst
+        } else {
+            loss / (burst * (1.0 - loss))
+        };
+        self.in_burst = self.next() < probability;
+        self.in_burst
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_loses_as_much_and_as_long_as_it_says() {
+        for (loss, burst) in [(0.0, 1.0), (0.1, 1.0), (0.1, 3.0), (0.2, 2.0)] {
+            let network = BadNetwork {
+                loss,
+                burst,
+                ..BadNetwork::default()
+            };
+            let mut chance = Chance::new(7);
+            let lost: Vec<bool> = (0..100_000).map(|_| chance.loses(&network)).collect();
+            let count = lost.iter().filter(|lost| **lost).count();
+            let runs = lost.windows(2).filter(|pair| !pair[0] && pair[1]).count();
+            let share = count as f64 / 100_000.0;
+            assert!((share - loss).abs() < 0.01, "{share} of {loss}");
+            if runs > 0 {
+                let mean = count as f64 / runs as f64;
+                // Independent losses touch each other too.
+                let expected = if burst > 1.0 { burst } else { 1.0 / (1.0 - loss) };
+                assert!((mean - expected).abs() < 0.1, "{mean} of {expected}");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn it_passes_datagrams_both_ways_and_delays_them() {
+        let server = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let network = BadNetwork {
+            delay: Duration::from_millis(20),
+            ..BadNetwork::default()
+        };
+        let relay = Relay::start(server.local_addr().unwrap(), network)
+            .await
+            .unwrap();
+        let client = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let begun = Instant::now();
+        client.send_to(b"question", relay.address()).await.unwrap();
+        let mut buffer = [0; 100];
+        let (len, from) = server.recv_from(&mut buffer).await.unwrap();
+        assert_eq!(&buffer[..len], b"question");
+        server.send_to(b"answer", from).await.unwrap();
+        let (len, from) = client.recv_from(&mut buffer).await.unwrap();
+        assert_eq!((&buffer[..len], from), (&b"answer"[..], relay.address()));
+        assert!(begun.elapsed() >= Duration::from_millis(40));
+        assert_eq!(
+            relay.passed(),
+            Passed {
+                up: 8,
+                down: 6,
+                lost: 0
+            }
+        );
+    }
+}
