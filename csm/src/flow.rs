@@ -78,12 +78,7 @@ impl FlowKey {
             SocketAddr::V6(source) => Tlv::ConnectionInfoIpv6(ConnectionInfo {
                 transport,
                 source,
-                destination: SocketAddrV6::new(
-                    Ipv6Addr::UNSPECIFIED,
-                    0,
-                    0,
-                    0,
-                ),
+                destination: SocketAddrV6::new(Ipv6Addr::UNSPECIFIED, 0, 0, 0),
             }),
         }
     }

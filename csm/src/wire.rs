@@ -11,8 +11,8 @@ use bytes::Bytes;
 use tsc_tpl::registry::{MIN_UNAUTHENTICATED_REQUEST, PROTOCOL_REVISION};
 use tsc_tpl::{
     AddressRequest, AuthToken, CmType, Cookie, Dscp, Family, Header, Ipv4Netmask, Ipv6PrefixLength,
-    Message, MessageBuilder, MessageError, ReceptionReport, ResponseCode, ResumeKey, ResumeProof, Seconds, Sequence,
-    ServerEndpoint, ServiceList, ServiceType, Text, Tlv, Tsid,
+    Message, MessageBuilder, MessageError, ReceptionReport, ResponseCode, ResumeKey, ResumeProof,
+    Seconds, Sequence, ServerEndpoint, ServiceList, ServiceType, Text, Tlv, Tsid,
 };
 
 use crate::assignment::Alternate;

@@ -87,8 +87,8 @@ pub use self::reserved::{ReservedFrame, ReservedKind};
 pub use self::stream::{Feed, StreamDecoder};
 pub use self::tlv::{
     AddressRequest, AuthToken, CertificateFingerprint, ConnectionInfo, Cookie, Dscp, Family,
-    Ipv4Netmask, Ipv6PrefixLength, Padding, PayloadType, ReceptionReport, RedundancyFactor, ResumeKey,
-    ResumeProof,
-    RoutedPrefix, Seconds, ServerEndpoint, ServiceList, Text, Tlv, TunnelTag, UnknownTlv,
+    Ipv4Netmask, Ipv6PrefixLength, Padding, PayloadType, ReceptionReport, RedundancyFactor,
+    ResumeKey, ResumeProof, RoutedPrefix, Seconds, ServerEndpoint, ServiceList, Text, Tlv,
+    TunnelTag, UnknownTlv,
 };
 pub use self::unit::Unit;

@@ -11,6 +11,8 @@ use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::sync::mpsc;
 
+use tsc_tapi::Redundancy;
+
 use crate::{
     access::{Access, Current},
     dialog::Dialog,
@@ -83,6 +85,8 @@ pub(crate) struct Established {
     pub(crate) agreed: Agreed,
     /// How often either side has gone on at another address.
     pub(crate) moves: u32,
+    /// How RTP is protected against loss, on whatever sockets.
+    pub(crate) redundancy: Redundancy,
     role: Role,
     /// What we described last.
     ours: Description,
@@ -120,6 +124,7 @@ impl Established {
             dialog,
             agreed,
             moves: 0,
+            redundancy: Redundancy::Off,
             role,
             ours,
             local,
@@ -240,6 +245,7 @@ impl Established {
         access: &Access<N>,
     ) -> io::Result<(N::Socket, N::Socket)> {
         let sockets = bind_media_pair(&*access.net, access.ip).await?;
+        sockets.0.set_redundancy(self.redundancy)?;
         self.local = (sockets.0.local_addr()?, sockets.1.local_addr()?);
         Ok(sockets)
     }

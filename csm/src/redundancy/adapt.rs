@@ -60,9 +60,7 @@ impl Adaptive {
             return;
         };
         // What the factor of now leaves is known once it has been in force for as long as the figures cover.
-        let is_tried = self
-            .changed
-            .is_none_or(|at| at + SHORT + SETTLES <= now);
+        let is_tried = self.changed.is_none_or(|at| at + SHORT + SETTLES <= now);
         let leaves_more = is_tried && short.left > TARGET * short.expected;
         let tried = if leaves_more { self.factor + 1 } else { 0 };
         let needed = short.factor(TARGET).max(tried.min(MAX_COPIES));

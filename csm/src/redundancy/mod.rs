@@ -13,7 +13,7 @@ mod window;
 use tsc_tpl::{IpPacket, RedundancyFrame};
 
 pub(crate) use self::adapt::Adaptive;
-pub(crate) use self::sender::{Sender};
+pub(crate) use self::sender::Sender;
 pub(crate) use self::window::{Arrival, Window};
 
 /// Most copies of a packet that this end sends or grants (spec 3.3).

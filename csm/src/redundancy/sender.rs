@@ -192,13 +192,16 @@ mod tests {
         let frames: Vec<_> = (0..5)
             .map(|_| send(&mut sender, now, 200, 2).unwrap())
             .collect();
-        assert_eq!(frames, [
-            vec![1],
-            vec![2, 1],
-            vec![3, 2, 1],
-            vec![4, 3, 2],
-            vec![5, 4, 3]
-        ]);
+        assert_eq!(
+            frames,
+            [
+                vec![1],
+                vec![2, 1],
+                vec![3, 2, 1],
+                vec![4, 3, 2],
+                vec![5, 4, 3]
+            ]
+        );
     }
 
     #[test]
@@ -208,13 +211,10 @@ mod tests {
             .into_iter()
             .map(|copies| send(&mut sender, now, 100, copies).unwrap())
             .collect();
-        assert_eq!(frames, [
-            vec![1],
-            vec![2, 1],
-            vec![3, 1],
-            vec![4, 3],
-            vec![5, 4]
-        ]);
+        assert_eq!(
+            frames,
+            [vec![1], vec![2, 1], vec![3, 1], vec![4, 3], vec![5, 4]]
+        );
         assert_eq!(sender.held(), 100);
     }
 
@@ -239,7 +239,10 @@ mod tests {
         assert_eq!(sender.expires(), Some(now + HISTORY_TIME));
         sender.expire(now + HISTORY_TIME);
         assert_eq!((sender.held(), sender.expires()), (0, None));
-        assert_eq!(send(&mut sender, now + HISTORY_TIME, 100, 2), Some(vec![101]));
+        assert_eq!(
+            send(&mut sender, now + HISTORY_TIME, 100, 2),
+            Some(vec![101])
+        );
     }
 
     #[test]

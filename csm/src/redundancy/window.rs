@@ -231,7 +231,10 @@ mod tests {
         let mut window = Window::default();
         assert_eq!(frame(&mut window, 1, 0), Some(vec![Original]));
         assert_eq!(frame(&mut window, 3, 1), Some(vec![Recovered, Original]));
-        assert_eq!(frame(&mut window, 4, 2), Some(vec![Duplicate, Duplicate, Original]));
+        assert_eq!(
+            frame(&mut window, 4, 2),
+            Some(vec![Duplicate, Duplicate, Original])
+        );
         // The original that was overtaken.
         assert_eq!(frame(&mut window, 2, 1), Some(vec![Duplicate, Duplicate]));
     }
@@ -296,7 +299,10 @@ mod tests {
     fn the_number_circle_has_no_seam() {
         let mut window = Window::after(Sequence(u32::MAX - 50));
         for sequence in (0..200).map(|step| (u32::MAX - 49).wrapping_add(step)) {
-            assert_eq!(frame(&mut window, sequence, 0), Some(vec![Arrival::Original]));
+            assert_eq!(
+                frame(&mut window, sequence, 0),
+                Some(vec![Arrival::Original])
+            );
         }
         let reception = window.reception();
         assert_eq!((reception.expected, reception.delivered), (168, 168));

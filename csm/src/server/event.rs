@@ -5,9 +5,7 @@ use std::ops::AddAssign;
 use std::time::Instant;
 
 use bytes::Bytes;
-use tsc_tpl::{
-    DatagramError, FramingError, MessageError, ResponseCode, Tsid,
-};
+use tsc_tpl::{DatagramError, FramingError, MessageError, ResponseCode, Tsid};
 
 use super::arena::Key;
 use super::config::Identity;

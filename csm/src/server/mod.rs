@@ -53,8 +53,8 @@ pub use self::cookie::{COOKIE_LEN, CookieConfig, CookieKey, SLOT as COOKIE_SLOT}
 use self::deadline::DeadlineQueue;
 pub use self::event::{
     BindingId, BindingInfo, BindingLoss, CloseReason, Destination, DownReason, DropReason, Event,
-    ListenerId, MovedBinding, OpenError, SessionId, SessionState, Shard, Stats, Transmit, Unbound,
-    Fresh, Outgoing, Verdict,
+    Fresh, ListenerId, MovedBinding, OpenError, Outgoing, SessionId, SessionState, Shard, Stats,
+    Transmit, Unbound, Verdict,
 };
 use self::life::Stop;
 use self::load::LoadMeter;

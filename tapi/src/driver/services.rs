@@ -116,21 +116,23 @@ impl Driver {
         }
         for (key, answer) in queries {
             // Nobody may wait any more.
-            drop(answer.send(self.client.redundancy(key)));
+            let _ = answer.send(self.client.redundancy(key));
         }
     }
 
     /// The address that a socket sends from, for one that is bound to all.
     fn own_address(&self, local: SocketAddr) -> SocketAddr {
         let config = self.config.as_ref().map(|config| config.borrow().clone());
-        let own = config.filter(|_| local.ip().is_unspecified()).and_then(|config| {
-            let (first, second) = (config.ipv4(), config.ipv6());
-            if local.is_ipv4() {
-                first.or(second)
-            } else {
-                second.or(first)
-            }
-        });
+        let own = config
+            .filter(|_| local.ip().is_unspecified())
+            .and_then(|config| {
+                let (first, second) = (config.ipv4(), config.ipv6());
+                if local.is_ipv4() {
+                    first.or(second)
+                } else {
+                    second.or(first)
+                }
+            });
         SocketAddr::new(own.unwrap_or_else(|| local.ip()), local.port())
     }
 

@@ -1,6 +1,7 @@
 //! One leg: a SIP server and a caller, each in a tunnel of its own over the same transport, and a call between them.
 
 use std::{
+    net::SocketAddr,
     path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
@@ -14,11 +15,12 @@ use tsc_sip::{
     server::{ServerOptions, SipServer},
     stop::Stop,
 };
-use tsc_tapi::{DtlsBackendKind, Transport, Tunnel};
+use tsc_tapi::{DtlsBackendKind, Redundancy, Server, Transport, Tunnel, TunnelBuilder};
 
 use crate::{
     inner_tcp::Facts,
     lab::{Lab, SIP_SERVER, Side},
+    relay::{BadNetwork, Relay},
 };
 
 /// How long tunnels and calls may take to end.
@@ -39,6 +41,10 @@ pub struct LegOptions {
     pub record: Option<PathBuf>,
     /// Directory for capture files of both clients.
     pub trace: Option<PathBuf>,
+    /// How the caller's media is protected against loss.
+    pub redundancy: Redundancy,
+    /// What the caller's tunnel goes over, if not loopback alone. UDP and DTLS only.
+    pub network: Option<BadNetwork>,
 }
 
 /// How a leg went. The names are those of `--json`.
@@ -73,6 +79,9 @@ pub struct LegReport {
     pub rtt_ms: Option<f64>,
     /// Estimated mean opinion score (G.107): the least of both sides.
     pub mos: Option<f64>,
+    /// Bytes of the caller's tunnel that a bad network was given, with the headers of UDP and IP.
+    #[serde(skip)]
+    pub wire_bytes: u64,
     /// What there was beside RTP, on the leg that has it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub inner_tcp: Option<Facts>,
@@ -99,6 +108,7 @@ impl LegReport {
             jitter_ms: 0.0,
             rtt_ms: None,
             mos: None,
+            wire_bytes: 0,
             inner_tcp: None,
             calls: Vec::new(),
         }
@@ -134,7 +144,29 @@ pub async fn run(lab: &Lab, options: &LegOptions) -> LegReport {
 }
 
 pub(crate) async fn open(lab: &Lab, options: &LegOptions, side: Side) -> anyhow::Result<Tunnel> {
-    let mut builder = lab.tunnel_to(side, options.transport, options.backend)?;
+    open_by(
+        lab.tunnel_to(side, options.transport, options.backend)?,
+        options,
+        side,
+    )
+    .await
+}
+
+/// The caller's tunnel by way of a bad network.
+async fn open_over(lab: &Lab, options: &LegOptions, relay: &Relay) -> anyhow::Result<Tunnel> {
+    let at = relay.address();
+    let server = Server::new(options.transport, at.ip().to_string(), at.port());
+    let builder = Tunnel::builder(server)
+        .trust(lab.trust())
+        .dtls_backend(options.backend);
+    open_by(builder, options, Side::Access).await
+}
+
+async fn open_by(
+    mut builder: TunnelBuilder,
+    options: &LegOptions,
+    side: Side,
+) -> anyhow::Result<Tunnel> {
     if let Some(directory) = &options.trace {
         let name = format!(
             "{}-{}-{}.pcapng",
@@ -186,16 +218,27 @@ async fn calls(
     );
 
     let started = Instant::now();
-    let caller_net = Arc::new(
-        open(lab, options, Side::Access)
-            .await
-            .context("the caller's tunnel")?,
-    );
+    let relay = match options.network {
+        None => None,
+        Some(network) => {
+            let server = lab.server_for(Side::Access, options.transport, options.backend);
+            let server = server.context("not served")?;
+            let port = server.port().context("no port")?;
+            let address = SocketAddr::new(server.host().parse()?, port);
+            Some(Relay::start(address, network).await?)
+        }
+    };
+    let caller_net = match &relay {
+        None => open(lab, options, Side::Access).await,
+        Some(relay) => open_over(lab, options, relay).await,
+    };
+    let caller_net = Arc::new(caller_net.context("the caller's tunnel")?);
     report.tunnel_ms = Some(millis(started.elapsed()));
     let mut caller = ClientOptions::new("alice", "play");
     caller.calls = options.calls;
     caller.duration = options.duration;
     caller.record.clone_from(&options.record);
+    caller.redundancy = options.redundancy;
     let client = run_client(Arc::clone(&caller_net), caller, Stop::never()).await?;
 
     let mut calls = client.calls;
@@ -206,6 +249,9 @@ async fn calls(
     {
         let report = tokio::time::timeout(GOODBYE, server.next_report()).await;
         calls.extend(report.context("the SIP server does not report")?);
+    }
+    if let Some(relay) = &relay {
+        report.wire_bytes = relay.passed().on_wire();
     }
     server.stop(GOODBYE).await?;
     close(caller_net, "the caller").await?;

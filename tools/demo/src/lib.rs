@@ -6,3 +6,4 @@ pub mod lab;
 pub mod leg;
 pub mod pki;
 pub mod relay;
+pub mod service;

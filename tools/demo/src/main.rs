@@ -7,14 +7,15 @@ use std::{
 };
 
 use anyhow::Context as _;
-use clap::{Parser, Subcommand};
+use clap::{Parser, Subcommand, ValueEnum};
 use tsc_demo::{
     inner_tcp::{self, Numbers},
     lab::{Lab, LabOptions},
     leg::{self, LegOptions, LegReport},
     pki::Authority,
+    service::{self, ServiceReport},
 };
-use tsc_tapi::{DtlsBackendKind, Transport};
+use tsc_tapi::{DtlsBackendKind, Redundancy, Transport};
 
 const AFTER_HELP: &str = "\
 What happens: the demo makes a certificate authority and certificates of its own, starts a tunnel server on
@@ -29,6 +30,8 @@ Examples:
   tsc-demo                                   one call over each of tcp, tls, udp and dtls; everything at once over tls
   tsc-demo --transport dtls --dtls-backend webrtc --calls 10
   tsc-demo --record out --trace out --json   recordings, pcapng files for Wireshark, and JSON
+  tsc-demo --service redundancy --duration 20
+                                             what copies of packets do for a call over a network that loses 10 %
   tsc-demo pki certs                         only the certificates, for a server started by hand
 
 Exit codes: 0 every leg is ok, 1 a leg failed, 2 wrong command line or surroundings.";
@@ -64,6 +67,11 @@ struct Args {
     #[arg(long, value_name = "DIR")]
     trace: Option<PathBuf>,
 
+    /// Show what a service does instead: the same call over a network that loses 10 % each way, with more and more of it.
+    /// [transports: udp and dtls]
+    #[arg(long, value_name = "redundancy")]
+    service: Option<Service>,
+
     /// Leave out the last leg.
     #[arg(long)]
     no_inner_tcp: bool,
@@ -75,6 +83,13 @@ struct Args {
     /// Least severe log records written to standard error: error, warn, info, debug or trace.
     #[arg(short, long, value_name = "LEVEL", default_value = "warn")]
     log_level: String,
+}
+
+/// A service that can be shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Service {
+    /// Copies of packets in the datagrams that follow.
+    Redundancy,
 }
 
 #[derive(Debug, Subcommand)]
@@ -149,6 +164,11 @@ fn demo(args: &Args) -> anyhow::Result<bool> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?;
+    if args.service == Some(Service::Redundancy) {
+        let good = runtime.block_on(show_redundancy(args, &lab, backend));
+        drop(lab.server.stop());
+        return good;
+    }
     let mut legs = Vec::new();
     if !args.json {
         println(&heading());
@@ -160,6 +180,8 @@ fn demo(args: &Args) -> anyhow::Result<bool> {
         duration: Some(Duration::from_secs(args.duration)),
         record: args.record.as_ref().map(|record| record.join(directory)),
         trace: args.trace.clone(),
+        redundancy: Redundancy::Off,
+        network: None,
     };
     let mut done = |leg: LegReport| {
         if !args.json {
@@ -199,6 +221,66 @@ fn demo(args: &Args) -> anyhow::Result<bool> {
         ));
     }
     Ok(good == legs.len())
+}
+
+async fn show_redundancy(args: &Args, lab: &Lab, backend: DtlsBackendKind) -> anyhow::Result<bool> {
+    let transports = match args.transport.as_slice() {
+        [] => vec![Transport::Udp, Transport::Dtls],
+        given => given.to_vec(),
+    };
+    anyhow::ensure!(
+        !transports.iter().any(|transport| transport.is_stream()),
+        "--service redundancy is for udp and dtls"
+    );
+    if !args.json {
+        println(&format!(
+            "{:<9} {:<11} {:<6} {:>6} {:>7} {:>5} {:>17}",
+            "transport", "redundancy", "result", "sent", "lost %", "MOS", "bytes per packet"
+        ));
+    }
+    let mut calls = Vec::new();
+    for transport in transports {
+        eprintln!(
+            "four calls over {transport}, {} s each, over a network that loses {:.0} % each way ...",
+            args.duration,
+            service::NETWORK.loss * 100.0
+        );
+        let duration = Duration::from_secs(args.duration);
+        service::redundancy(lab, transport, backend, duration, |call| {
+            if !args.json {
+                println(&service_line(&call));
+            }
+            calls.push(call);
+        })
+        .await;
+    }
+    let good = calls.iter().all(|call| call.ok);
+    if args.json {
+        println(&serde_json::to_string_pretty(
+            &serde_json::json!({ "calls": calls }),
+        )?);
+    }
+    Ok(good)
+}
+
+fn service_line(call: &ServiceReport) -> String {
+    let mos = call
+        .mos
+        .map_or_else(|| "-".to_owned(), |mos| format!("{mos:.2}"));
+    let mut line = format!(
+        "{:<9} {:<11} {:<6} {:>6} {:>7.2} {mos:>5} {:>17.0}",
+        call.transport,
+        call.redundancy,
+        if call.ok { "ok" } else { "FAILED" },
+        call.sent,
+        call.lost_percent,
+        call.bytes_per_packet,
+    );
+    if let Some(error) = &call.error {
+        line.push_str("\n  ");
+        line.push_str(error);
+    }
+    line
 }
 
 #[expect(clippy::print_stdout, reason = "results go to standard output")]

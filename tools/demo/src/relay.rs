@@ -63,6 +63,7 @@ struct Counts {
     up: AtomicU64,
     down: AtomicU64,
     lost: AtomicU64,
+    datagrams: AtomicU64,
 }
 
 /// What passed the relay so far.
@@ -74,6 +75,16 @@ pub struct Passed {
     pub down: u64,
     /// Datagrams that were lost.
     pub lost: u64,
+    /// Datagrams in both directions, lost ones too.
+    pub datagrams: u64,
+}
+
+impl Passed {
+    /// Bytes in both directions with the headers of UDP and IPv4.
+    #[must_use]
+    pub const fn on_wire(self) -> u64 {
+        self.up + self.down + 28 * self.datagrams
+    }
 }
 
 impl Drop for Relay {
@@ -114,17 +125,13 @@ impl Relay {
             up: read(&self.counts.up),
             down: read(&self.counts.down),
             lost: read(&self.counts.lost),
+            datagrams: read(&self.counts.datagrams),
         }
     }
 }
 
 /// Takes what clients send.
-async fn serve(
-    near: Arc<UdpSocket>,
-    server: SocketAddr,
-    network: BadNetwork,
-    counts: Arc<Counts>,
-) {
+async fn serve(near: Arc<UdpSocket>, server: SocketAddr, network: BadNetwork, counts: Arc<Counts>) {
     let mut clients: HashMap<SocketAddr, Client> = HashMap::new();
     let mut buffer = vec![0; 65_536];
     loop {
@@ -132,9 +139,14 @@ async fn serve(
         let Ok((len, from)) = near.recv_from(&mut buffer).await else {
             continue;
         };
-        counts.up.fetch_add(u64::try_from(len).unwrap_or(u64::MAX), Ordering::Relaxed);
+        counts.datagrams.fetch_add(1, Ordering::Relaxed);
+        counts
+            .up
+            .fetch_add(u64::try_from(len).unwrap_or(u64::MAX), Ordering::Relaxed);
         if !clients.contains_key(&from) {
-            let seed = network.seed.wrapping_add(u64::try_from(clients.len()).unwrap_or_default());
+            let seed = network
+                .seed
+                .wrapping_add(u64::try_from(clients.len()).unwrap_or_default());
             let network = BadNetwork { seed, ..network };
             if clients.len() >= MAX_CLIENTS {
                 continue;
@@ -187,7 +199,10 @@ impl Client {
                 let Ok((len, _)) = far.recv_from(&mut buffer).await else {
                     continue;
                 };
-                counts.down.fetch_add(u64::try_from(len).unwrap_or(u64::MAX), Ordering::Relaxed);
+                counts.datagrams.fetch_add(1, Ordering::Relaxed);
+                counts
+                    .down
+                    .fetch_add(u64::try_from(len).unwrap_or(u64::MAX), Ordering::Relaxed);
                 if chance.loses(&network) {
                     counts.lost.fetch_add(1, Ordering::Relaxed);
                 } else {
@@ -214,7 +229,8 @@ struct Line {
 impl Line {
     fn new(socket: Arc<UdpSocket>, to: SocketAddr, delay: Duration) -> Self {
         let queue = (!delay.is_zero()).then(|| {
-            let (queue, mut waiting) = tokio::sync::mpsc::channel::<(Instant, Vec<u8>)>(MAX_DELAYED);
+            let (queue, mut waiting) =
+                tokio::sync::mpsc::channel::<(Instant, Vec<u8>)>(MAX_DELAYED);
             let socket = Arc::clone(&socket);
             // It ends with the line.
             tokio::spawn(async move {
@@ -301,7 +317,11 @@ mod tests {
             if runs > 0 {
                 let mean = count as f64 / runs as f64;
                 // Independent losses touch each other too.
-                let expected = if burst > 1.0 { burst } else { 1.0 / (1.0 - loss) };
+                let expected = if burst > 1.0 {
+                    burst
+                } else {
+                    1.0 / (1.0 - loss)
+                };
                 assert!((mean - expected).abs() < 0.1, "{mean} of {expected}");
             }
         }
@@ -332,7 +352,8 @@ mod tests {
             Passed {
                 up: 8,
                 down: 6,
-                lost: 0
+                lost: 0,
+                datagrams: 2
             }
         );
     }

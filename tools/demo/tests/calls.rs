@@ -13,7 +13,7 @@ use tsc_demo::{
     leg::{self, LegOptions, LegReport},
 };
 use tsc_sip::{media::Audio, report::Role};
-use tsc_tapi::{DtlsBackendKind, Transport};
+use tsc_tapi::{DtlsBackendKind, Redundancy, Transport};
 
 fn options(transport: Transport, backend: DtlsBackendKind) -> LegOptions {
     LegOptions {
@@ -23,6 +23,8 @@ fn options(transport: Transport, backend: DtlsBackendKind) -> LegOptions {
         duration: Some(Duration::from_secs(1)),
         record: None,
         trace: None,
+        redundancy: Redundancy::Off,
+        network: None,
     }
 }
 

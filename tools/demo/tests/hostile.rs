@@ -23,8 +23,8 @@ use tsc_server::{
     config::{Config, Environment, Overrides},
 };
 use tsc_tapi::{
-    Coded, ConnectError, DtlsBackendKind, ErrorCode, Identity, PemSource, Roots, Server, Transport,
-    Trust, Tunnel, TunnelBuilder,
+    Coded, ConnectError, DtlsBackendKind, ErrorCode, Identity, PemSource, Redundancy, Roots,
+    Server, Transport, Trust, Tunnel, TunnelBuilder,
 };
 use tsc_tpl::{CmType, MessageBuilder, ResponseCode, Sequence, Tlv, Tsid, registry};
 
@@ -241,6 +241,8 @@ async fn a_call_beside_every_kind_of_bad_input_loses_nothing() {
             duration: Some(Duration::from_millis(1500)),
             record: None,
             trace: None,
+            redundancy: Redundancy::Off,
+            network: None,
         };
         let beside = Arc::clone(&lab);
         let mut call = tokio::spawn(async move { leg::run(&beside, &call).await });

@@ -14,7 +14,7 @@ use tsc_demo::{
     lab::{Lab, LabOptions},
     leg::LegOptions,
 };
-use tsc_tapi::{DtlsBackendKind, Transport};
+use tsc_tapi::{DtlsBackendKind, Redundancy, Transport};
 
 /// Nothing here takes longer, also on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -28,6 +28,8 @@ async fn run(transport: Transport, backend: DtlsBackendKind, numbers: Numbers) {
         duration: Some(Duration::from_secs(1)),
         record: None,
         trace: None,
+        redundancy: Redundancy::Off,
+        network: None,
     };
     let leg = inner_tcp::run(&lab, &options, &numbers);
     let report = tokio::time::timeout(PATIENCE, leg).await.unwrap();

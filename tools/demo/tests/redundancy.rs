@@ -58,7 +58,7 @@ async fn world(transport: Transport, network: BadNetwork, options: &LabOptions) 
     let lab = Lab::start(options).unwrap();
     let backend = DtlsBackendKind::OpenSsl;
     let server = lab.server_for(Side::Access, transport, backend).unwrap();
-    let address = SocketAddr::new("127.0.0.1".parse().unwrap(), server.port());
+    let address = SocketAddr::new("127.0.0.1".parse().unwrap(), server.port().unwrap());
     let relay = Relay::start(address, network).await.unwrap();
     let server = Server::new(transport, "127.0.0.1", relay.address().port());
     let near = Tunnel::builder(server)
@@ -140,7 +140,10 @@ async fn two_copies_leave_next_to_nothing_of_ten_percent_loss() {
         assert_eq!((status.granted, status.sending), (Some(2), 2));
         assert_eq!(status.sent, u64::from(PACKETS));
         assert_eq!(status.received, u64::from(PACKETS - down));
-        assert!(status.recovered > 200 && status.duplicates > 3_000, "{status:?}");
+        assert!(
+            status.recovered > 200 && status.duplicates > 3_000,
+            "{status:?}"
+        );
         let stats = soon(world.lab.server.report()).await.unwrap().sessions;
         assert!(stats.recovered > 200, "{stats:?}");
         // The socket that is closed gives it back.
@@ -160,7 +163,8 @@ async fn adaptive_redundancy_begins_with_losses_and_costs_little_before() {
     .await;
     let (near, far) = (bind(&world.near), bind(&world.far));
     let mut notifications = world.near.notifications();
-    near.set_redundancy(Redundancy::Adaptive { most: 2 }).unwrap();
+    near.set_redundancy(Redundancy::Adaptive { most: 2 })
+        .unwrap();
     assert!(told(&mut notifications).await.1);
     let before = world.relay.passed();
     assert_eq!(talk(&near, &far).await, (0, 0));
@@ -181,7 +185,8 @@ async fn adaptive_redundancy_begins_with_losses_and_costs_little_before() {
     let world = self::world(Transport::Dtls, network, &LabOptions::default()).await;
     let (near, far) = (bind(&world.near), bind(&world.far));
     let mut notifications = world.near.notifications();
-    near.set_redundancy(Redundancy::Adaptive { most: 2 }).unwrap();
+    near.set_redundancy(Redundancy::Adaptive { most: 2 })
+        .unwrap();
     assert!(told(&mut notifications).await.1);
     talk(&near, &far).await;
     let status = soon(near.redundancy_status()).await.unwrap();
@@ -193,10 +198,7 @@ async fn where_it_is_not_to_be_had_nothing_changes() {
     let options = LabOptions::default();
     let lab = Lab::start(&options).unwrap();
     // Copies in the datagram need datagrams, and the other side has no services.
-    for (side, transport) in [
-        (Side::Access, Transport::Tls),
-        (Side::Core, Transport::Udp),
-    ] {
+    for (side, transport) in [(Side::Access, Transport::Tls), (Side::Core, Transport::Udp)] {
         let tunnel = lab
             .tunnel_to(side, transport, DtlsBackendKind::OpenSsl)
             .unwrap();

@@ -57,8 +57,7 @@ impl ClientNode {
                 packet::payload(packet.as_bytes()).to_vec(),
             )),
             Inbound::DeliverFrame(frame, fresh) => {
-                let payload =
-                    |packet: IpPacket<'_>| packet::payload(packet.as_bytes()).to_vec();
+                let payload = |packet: IpPacket<'_>| packet::payload(packet.as_bytes()).to_vec();
                 let packets = fresh.packets(&frame).map(payload);
                 self.received
                     .extend(packets.map(|payload| (elapsed, payload)));

@@ -307,8 +307,8 @@ impl World {
         let server = &mut self.servers[number];
         let session = server.core.route(destination);
         let (now, mut frame) = (self.now, Vec::new());
-        let outgoing = session
-            .and_then(|session| server.core.outgoing(now, session, packet, &mut frame));
+        let outgoing =
+            session.and_then(|session| server.core.outgoing(now, session, packet, &mut frame));
         let unit = match outgoing {
             Some(outgoing) if outgoing.framed => Bytes::from(frame),
             _ => Bytes::copy_from_slice(packet),

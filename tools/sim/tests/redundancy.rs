@@ -18,7 +18,8 @@ use tsc_csm::client::{Event, Redundancy, RequestError};
 use tsc_csm::server::{DropReason, ServerConfig, Verdict};
 use tsc_csm::{FlowKey, InnerTransport, MAX_FLOWS};
 use tsc_sim::{
-    ClientId, Firewall, LinkConfig, PathConfig, Rng, ServerId, World, client_config, packet, server_config,
+    ClientId, Firewall, LinkConfig, PathConfig, Rng, ServerId, World, client_config, packet,
+    server_config,
 };
 use tsc_tpl::{
     IpPacket, Limits, RedundancyEntry, RedundancyFactor, RedundancyFrame, RedundancyMethod,
@@ -127,7 +128,10 @@ impl Call {
             let number = u32::from_be_bytes(*payload.first_chunk().unwrap());
             *came.entry(number).or_insert(0) += 1;
         }
-        assert!(came.values().all(|times| *times == 1), "a packet came twice");
+        assert!(
+            came.values().all(|times| *times == 1),
+            "a packet came twice"
+        );
         let came = u32::try_from(came.len()).unwrap();
         f64::from(self.sent - came) / f64::from(self.sent)
     }
@@ -137,9 +141,7 @@ impl Call {
 fn it_is_in_force_where_it_is_assigned_and_the_application_is_told() {
     for transport in DATAGRAMS {
         let (mut world, server, client) = up_with(offering(), client_config(&[transport]));
-        world
-            .set_redundancy(client, Redundancy::Copies(2))
-            .unwrap();
+        world.set_redundancy(client, Redundancy::Copies(2)).unwrap();
         assert_eq!(told(&world, client), [], "accepted is not in force");
         world.run(SECOND);
         assert_eq!(told(&world, client), [(true, true)], "{transport}");
@@ -161,9 +163,7 @@ fn without_the_service_traffic_goes_as_ever() {
         (offering(), Transport::Tls),
     ] {
         let (mut world, _, client) = up_with(config, client_config(&[transport]));
-        world
-            .set_redundancy(client, Redundancy::Copies(1))
-            .unwrap();
+        world.set_redundancy(client, Redundancy::Copies(1)).unwrap();
         world.run(SECOND);
         assert_eq!(told(&world, client), [(false, false)], "{transport}");
         let own = address(&world, client);
@@ -200,7 +200,10 @@ fn what_is_left_of_independent_losses_is_what_theory_says() {
     let (near, far) = (call.near, call.far);
     assert!(call.lost(near) < 0.002 && call.lost(far) < 0.002);
     let status = call.world.redundancy(near).unwrap();
-    assert!(status.recovered > 800 && status.duplicates > 10_000, "{status:?}");
+    assert!(
+        status.recovered > 800 && status.duplicates > 10_000,
+        "{status:?}"
+    );
     assert!(call.world.server_stats(call.server).recovered > 800);
 }
 
@@ -229,7 +232,10 @@ fn duplicates_and_disorder_of_the_network_change_nothing() {
     assert!(call.lost(near) < 0.002 && call.lost(far) < 0.002);
     let report = call.world.redundancy(near).unwrap().downlink;
     let lost = f64::from(report.expected - report.originals) / f64::from(report.expected);
-    assert!((0.03..0.07).contains(&lost), "what is late is not lost: {lost}");
+    assert!(
+        (0.03..0.07).contains(&lost),
+        "what is late is not lost: {lost}"
+    );
 }
 
 #[test]
@@ -237,7 +243,10 @@ fn adaptive_costs_next_to_nothing_on_a_clean_network() {
     let mut call = Call::new(Transport::Udp, Redundancy::Adaptive { most: 2 });
     call.talk(50 * 60);
     let status = call.world.redundancy(call.near).unwrap();
-    assert_eq!((status.granted, status.sending, status.copies), (Some(0), 0, 0));
+    assert_eq!(
+        (status.granted, status.sending, status.copies),
+        (Some(0), 0, 0)
+    );
     assert_eq!(status.sent, 3_000);
     let keepalives = call.world.client_stats(call.near).keepalives;
     assert!((55..70).contains(&keepalives), "{keepalives} in a minute");
@@ -264,7 +273,11 @@ fn adaptive_follows_the_losses_of_each_direction() {
     call.talk(50 * 15);
     let status = call.world.redundancy(call.near).unwrap();
     assert_eq!((status.granted, status.sending), (Some(0), 0), "given back");
-    assert_eq!(told(&call.world, call.near), [(true, true)], "that is not news");
+    assert_eq!(
+        told(&call.world, call.near),
+        [(true, true)],
+        "that is not news"
+    );
 }
 
 #[test]
@@ -276,9 +289,10 @@ fn adaptive_is_as_good_as_two_copies_at_ten_percent() {
     call.talk(10_000);
     call.world.run(SECOND);
     for client in [call.near, call.far] {
-        let came = call.world.received(client).iter().filter(|(_, payload)| {
-            u32::from_be_bytes(*payload.first_chunk().unwrap()) >= begun
-        });
+        let came =
+            call.world.received(client).iter().filter(|(_, payload)| {
+                u32::from_be_bytes(*payload.first_chunk().unwrap()) >= begun
+            });
         let lost = 10_000 - came.count();
         // 0.1 % with two copies; and some seconds in which one seems to be enough.
         assert!(lost < 40, "{lost} of 10,000");
@@ -322,9 +336,7 @@ fn it_waits_while_the_tunnel_is_on_a_stream() {
     let client = world.add_client(config, PathConfig::CLEAN);
     world.start(client);
     world.run(SECOND);
-    world
-        .set_redundancy(client, Redundancy::Copies(2))
-        .unwrap();
+    world.set_redundancy(client, Redundancy::Copies(2)).unwrap();
     world.run(SECOND);
     assert_eq!(told(&world, client), [(true, true)]);
     world.path(client).firewall.datagrams = false;
@@ -360,14 +372,35 @@ fn what_a_resume_does_not_list_is_asked_for_anew() {
         .unwrap();
     last_request(&mut asking);
     grant(&mut asking, 1);
-    assert!(asking.client.redundancy(packet::FLOW).unwrap().granted.is_some());
+    assert!(
+        asking
+            .client
+            .redundancy(packet::FLOW)
+            .unwrap()
+            .granted
+            .is_some()
+    );
     asking.lose();
     let active = Tlv::ActiveServices(ServiceList::new(&[]).unwrap());
     asking.answer(success(&asking.request.clone()).tlv(active));
-    assert!(asking.client.redundancy(packet::FLOW).unwrap().granted.is_none());
+    assert!(
+        asking
+            .client
+            .redundancy(packet::FLOW)
+            .unwrap()
+            .granted
+            .is_none()
+    );
     last_request(&mut asking);
     grant(&mut asking, 1);
-    assert!(asking.client.redundancy(packet::FLOW).unwrap().granted.is_some());
+    assert!(
+        asking
+            .client
+            .redundancy(packet::FLOW)
+            .unwrap()
+            .granted
+            .is_some()
+    );
 }
 
 fn last_request(asking: &mut Asking) {
@@ -379,7 +412,9 @@ fn last_request(asking: &mut Asking) {
 fn grant(asking: &mut Asking, copies: u8) {
     let granted = refusal(&asking.request, ResponseCode::SUCCESS)
         .tlv(Tlv::ServiceType(SERVICE))
-        .tlv(Tlv::RedundancyFactor(RedundancyFactor::new(copies).unwrap()))
+        .tlv(Tlv::RedundancyFactor(
+            RedundancyFactor::new(copies).unwrap(),
+        ))
         .tlv(Tlv::RedundancyMethod(RedundancyMethod::COPIES));
     asking.answer(granted);
 }
@@ -408,7 +443,9 @@ fn frames_that_were_under_way_when_it_ended_are_taken() {
     let mut call = Call::new(Transport::Udp, Redundancy::Copies(2));
     call.talk(10);
     let frame = frame(&call.world, call.near, 100, 0, None);
-    call.world.set_redundancy(call.near, Redundancy::Off).unwrap();
+    call.world
+        .set_redundancy(call.near, Redundancy::Off)
+        .unwrap();
     call.world.run(SECOND * 30);
     let before = call.world.server_stats(call.server).forwarded;
     call.world.send_raw(call.near, frame.clone());
@@ -459,7 +496,11 @@ fn frames_without_a_grant_are_errors() {
     let frame = frame(&world, client, 1, 0, None);
     world.send_raw(client, frame);
     world.run(SECOND * 5);
-    assert_eq!(world.server_stats(server).resumed, 1, "a stream it costs the transport");
+    assert_eq!(
+        world.server_stats(server).resumed,
+        1,
+        "a stream it costs the transport"
+    );
 }
 
 #[test]
@@ -496,9 +537,7 @@ fn a_forged_jump_of_the_sequence_costs_nothing() {
 #[test]
 fn sockets_that_have_it_are_bounded() {
     let (mut world, _, client) = up_with(offering(), client_config(&[Transport::Dtls]));
-    world
-        .set_redundancy(client, Redundancy::Copies(1))
-        .unwrap();
+    world.set_redundancy(client, Redundancy::Copies(1)).unwrap();
     let mut asking = Asking::new(Transport::Dtls);
     asking.answer(success(&asking.request.clone()));
     let now = asking.now;
@@ -524,7 +563,11 @@ fn packets_are_kept_for_a_second_only() {
     let before = call.world.server_stats(call.server).duplicates;
     call.talk(1);
     call.world.run(SECOND);
-    assert_eq!(call.world.server_stats(call.server).duplicates, before, "no copies");
+    assert_eq!(
+        call.world.server_stats(call.server).duplicates,
+        before,
+        "no copies"
+    );
 }
 
 #[test]
@@ -575,9 +618,8 @@ fn lost_messages_never_break_the_agreement() {
         );
         assert_eq!(after, (before.0 + 100, before.1 + 100), "seed {seed}");
         let verdicts = call.world.verdicts(call.server).iter();
-        let errors = verdicts.filter(|(_, verdict)| {
-            matches!(verdict, Verdict::Dropped(DropReason::Message(_)))
-        });
+        let errors = verdicts
+            .filter(|(_, verdict)| matches!(verdict, Verdict::Dropped(DropReason::Message(_))));
         assert_eq!(errors.count(), 0, "seed {seed}");
     }
 }

@@ -131,8 +131,10 @@ static RESUME_REQUEST: Row = Row::new(
 static RELEASE_REQUEST: Row = Row::new(&[], &[T::REASON_TEXT]);
 static RELEASE_SUCCESS: Row = Row::new(&[T::RESPONSE_CODE], &[T::REASON_TEXT]);
 static KEEPALIVE: Row = Row::new(&[], &[T::PADDING]);
-static KEEPALIVE_SUCCESS: Row =
-    Row::new(&[T::RESPONSE_CODE], &[T::NAT_INFO_IPV4, T::NAT_INFO_IPV6, T::RECEPTION_REPORT]);
+static KEEPALIVE_SUCCESS: Row = Row::new(
+    &[T::RESPONSE_CODE],
+    &[T::NAT_INFO_IPV4, T::NAT_INFO_IPV6, T::RECEPTION_REPORT],
+);
 
 static REFUSED: Row = Row::new(
     &[T::RESPONSE_CODE],

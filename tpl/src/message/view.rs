@@ -11,8 +11,9 @@ use super::Message;
 use crate::ids::Tsid;
 use crate::registry::{RedundancyMethod, ResponseCode, ServiceType, TlvType, TransportCode};
 use crate::tlv::{
-    AddressRequest, AuthToken, CertificateFingerprint, Cookie, Dscp, ReceptionReport, RedundancyFactor, ResumeKey,
-    ResumeProof, Seconds, ServerEndpoint, ServiceList, Text, Tlv, TunnelTag,
+    AddressRequest, AuthToken, CertificateFingerprint, Cookie, Dscp, ReceptionReport,
+    RedundancyFactor, ResumeKey, ResumeProof, Seconds, ServerEndpoint, ServiceList, Text, Tlv,
+    TunnelTag,
 };
 
 /// An inner address with its prefix length (TLVs 1+2 or 3+4).

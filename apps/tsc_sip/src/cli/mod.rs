@@ -17,6 +17,7 @@ use std::{
 
 use clap::Args;
 use tsc_cli::UsageError;
+use tsc_tapi::{MAX_COPIES, Redundancy};
 
 pub use account::SipArgs;
 pub use calls::CallArgs;
@@ -48,6 +49,11 @@ pub struct MediaArgs {
     )]
     pub codec: Vec<crate::media::Codec>,
 
+    /// Have RTP repeated in the datagrams that follow, in both directions: `off`, once, twice, or as the losses of the network
+    /// make it necessary. Where the tunnel's server assigns redundancy, and over udp and dtls.
+    #[arg(long, value_name = "off|1|2|adaptive", default_value = "off", value_parser = redundancy)]
+    pub redundancy: Redundancy,
+
     /// A packet counts as late when it comes more than this many milliseconds after its schedule, which starts with
     /// the first packet.
     #[arg(long, value_name = "MS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(0..=2000))]
@@ -71,6 +77,7 @@ impl MediaArgs {
         options.record = self.record_directory()?;
         options.media_timeout = Duration::from_secs(self.media_timeout);
         options.playout_delay = Duration::from_millis(self.playout_delay);
+        options.redundancy = self.redundancy;
         Ok(())
     }
 
@@ -79,6 +86,16 @@ impl MediaArgs {
             Some(path) => Audio::read(path).map_err(|error| UsageError::value("--play", error)),
             None => Ok(default()),
         }
+    }
+}
+
+fn redundancy(text: &str) -> Result<Redundancy, &'static str> {
+    match text {
+        "off" => Ok(Redundancy::Off),
+        "1" => Ok(Redundancy::Copies(1)),
+        "2" => Ok(Redundancy::Copies(2)),
+        "adaptive" => Ok(Redundancy::Adaptive { most: MAX_COPIES }),
+        _ => Err("expected off, 1, 2 or adaptive"),
     }
 }
 

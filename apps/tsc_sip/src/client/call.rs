@@ -66,6 +66,11 @@ async fn try_call<N: InnerNet>(
     let sockets = bind_media_pair(&*access.net, access.ip)
         .await
         .map_err(CallError::Sockets)?;
+    // TSC_REDUNDANCY: accepted at once; the tunnel's notifications tell from when on it is in force.
+    sockets
+        .0
+        .set_redundancy(options.redundancy)
+        .map_err(CallError::Sockets)?;
     let local = local(&sockets).map_err(CallError::Sockets)?;
     // 62 bits, so that peers with signed numbers can read it.
     let offer = Description::offer(OsRandom.bits() >> 2, local.0, local.1, &options.codecs);
@@ -114,6 +119,7 @@ async fn try_call<N: InnerNet>(
         .open(sockets, agreed, config, &mut OsRandom)
         .await;
     let mut call = Established::new(Role::Caller, dialog, offer, local, agreed);
+    call.redundancy = options.redundancy;
     let end = talk(shared, access, &mut call, &mut stream, &mut events).await;
     stream.stop().await;
 

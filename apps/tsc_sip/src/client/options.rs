@@ -2,6 +2,8 @@
 
 use std::{fmt, net::SocketAddr, num::NonZeroU16, path::PathBuf, sync::Arc, time::Duration};
 
+use tsc_tapi::Redundancy;
+
 use crate::{
     endpoint,
     http::DownloadOptions,
@@ -53,6 +55,8 @@ pub struct ClientOptions {
     pub linger: Duration,
     /// Timers of SIP.
     pub timers: Timers,
+    /// How RTP is protected against loss, by tunnels that can.
+    pub redundancy: Redundancy,
     /// What carries SIP.
     pub transport: Transport,
     /// Chats and files.
@@ -162,6 +166,7 @@ impl ClientOptions {
             media_timeout: MediaConfig::MEDIA_TIMEOUT,
             linger: endpoint::LINGER,
             timers: Timers::default(),
+            redundancy: Redundancy::Off,
             transport: Transport::default(),
             sessions: SessionOptions::default(),
             downloads: DownloadOptions::default(),

@@ -18,6 +18,7 @@ use std::{
 };
 
 use tokio::io::{AsyncRead, AsyncWrite};
+use tsc_tapi::Redundancy;
 
 pub use host::HostNet;
 pub(crate) use probe::Prober;
@@ -130,6 +131,15 @@ pub trait InnerSocket: Send + Sync + 'static {
     ///
     /// What the network says.
     fn local_addr(&self) -> io::Result<SocketAddr>;
+
+    /// Asks the network to protect the socket's packets against loss. One that cannot does nothing.
+    ///
+    /// # Errors
+    ///
+    /// What the network says.
+    fn set_redundancy(&self, _redundancy: Redundancy) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// Our address in a network for talking to `peer`: the first of its family.

@@ -6,7 +6,7 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
-use tsc_tapi::{Notification, TcpListener, TcpStream, Tunnel, TunnelConfig, UdpSocket};
+use tsc_tapi::{Notification, Redundancy, TcpListener, TcpStream, Tunnel, TunnelConfig, UdpSocket};
 
 use super::{InnerListener, InnerNet, InnerSocket};
 
@@ -68,6 +68,10 @@ impl InnerSocket for UdpSocket {
 
     fn local_addr(&self) -> io::Result<SocketAddr> {
         Self::local_addr(self)
+    }
+
+    fn set_redundancy(&self, redundancy: Redundancy) -> io::Result<()> {
+        Self::set_redundancy(self, redundancy)
     }
 }
 

@@ -440,11 +440,7 @@ impl Client {
                 self.stats.delivered += 1;
             }
             let key = FlowKey::of_destination(&entry.packet);
-            if let Some(flow) = sockets
-                .flows
-                .iter_mut()
-                .find(|flow| Some(flow.key) == key)
-            {
+            if let Some(flow) = sockets.flows.iter_mut().find(|flow| Some(flow.key) == key) {
                 flow.status.count(arrival);
             }
         }
