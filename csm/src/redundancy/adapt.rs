@@ -20,8 +20,8 @@ const SETTLES: Duration = Duration::from_secs(2);
 /// Fewer packets say nothing.
 const FEWEST: u32 = 20;
 
-/// Reports that are remembered: one a second is usual.
-const MAX_REPORTS: usize = 16;
+/// Reports that are remembered: two a second are usual.
+const MAX_REPORTS: usize = 32;
 
 /// The factor for one direction. See `docs/services.md`.
 #[derive(Debug, Default)]

@@ -4,8 +4,8 @@ use tsc_tpl::registry::REDUNDANCY_WINDOW;
 use tsc_tpl::{ReceptionReport, Sequence};
 
 /// How far behind the newest a sequence that has not come counts as lost. Later than this little is reordered, and at 50 packets
-/// a second it is known within a second.
-const SETTLED_BEHIND: u32 = 32;
+/// a second it is known within a third of a second.
+const SETTLED_BEHIND: u32 = 16;
 
 /// Frames that are too old and rise, in a row, after which their sender is believed to have begun anew.
 const RESTART_AFTER: u8 = 16;
@@ -249,10 +249,10 @@ mod tests {
             }
         }
         let expected = ReceptionReport {
-            expected: 68,
-            originals: 63,
+            expected: 84,
+            originals: 79,
             // Only the last of a run is in the next frame.
-            delivered: 66,
+            delivered: 82,
             runs: 3,
         };
         assert_eq!(window.reception(), expected);
@@ -268,8 +268,8 @@ mod tests {
             }
         }
         let reception = window.reception();
-        assert_eq!((reception.expected, reception.originals), (68, 68));
-        assert_eq!((reception.delivered, reception.runs), (68, 0));
+        assert_eq!((reception.expected, reception.originals), (84, 84));
+        assert_eq!((reception.delivered, reception.runs), (84, 0));
     }
 
     #[test]
@@ -305,7 +305,7 @@ mod tests {
             );
         }
         let reception = window.reception();
-        assert_eq!((reception.expected, reception.delivered), (168, 168));
+        assert_eq!((reception.expected, reception.delivered), (184, 184));
     }
 
     proptest! {

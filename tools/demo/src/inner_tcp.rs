@@ -150,8 +150,8 @@ async fn everything(
         .flatten()
         .context("the SIP server does not report")?;
     server.stop(GOODBYE).await?;
-    leg::close(caller_net, "the caller").await?;
-    leg::close(callee_net, "the SIP server").await?;
+    leg::close(caller_net, "the caller", false).await?;
+    leg::close(callee_net, "the SIP server", false).await?;
     Ok(Both {
         caller,
         calls,

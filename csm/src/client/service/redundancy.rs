@@ -23,7 +23,7 @@ use crate::service::ServiceGrant;
 const ENABLE: ServiceType = ServiceType::ENABLE_REDUNDANCY;
 
 /// Between two looks at the other end's figures while media passes.
-const REPORT_EVERY: Duration = Duration::from_secs(1);
+const REPORT_EVERY: Duration = Duration::from_millis(500);
 
 /// For so long after the end of the service frames of before are still taken (spec 6).
 const STRAGGLERS: Duration = Duration::from_secs(32);
@@ -453,7 +453,7 @@ impl Client {
         Inbound::DeliverFrame(frame, fresh)
     }
 
-    /// What the answer to a Keepalive says of this end's direction; a look at the other's goes with it.
+    /// What the answer to a Keepalive says of this end's direction.
     pub(in super::super) fn redundancy_reported(
         &mut self,
         now: Instant,
@@ -462,7 +462,6 @@ impl Client {
         if let State::Up(tunnel) = &mut self.state
             && let Some(group) = &mut tunnel.services.redundancy.group
         {
-            group.down.report(now, group.window.reception());
             if let Some(report) = report {
                 group.uplink = Some(report);
                 group.up.report(now, report);
@@ -482,8 +481,14 @@ impl Client {
         };
         group.sender.expire(now);
         let asks = group.report_at.take_if(|at| *at <= now).is_some();
+        if asks {
+            group.down.report(now, group.window.reception());
+        }
         if group.until.is_some_and(|until| until <= now) {
             sockets.group = None;
+        }
+        if asks {
+            self.settle_redundancy(now);
         }
         asks
     }
