@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Replays the committed corpus of every fuzz target, then fuzzes each for SECONDS (default 60), two at a time.
-# Usage: tools/fuzz.sh [SECONDS]    New finds stay in a scratch directory; crashes end in <crate>/fuzz/artifacts.
+# Usage: tools/fuzz.sh [SECONDS [CRATE ...]]    CRATE as tpl or apps/tsc_sip; all by default. New finds stay in a scratch directory; crashes end in <crate>/fuzz/artifacts.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 seconds=${1:-60}
@@ -16,7 +16,10 @@ scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 host=$(rustc -vV | sed -n 's/^host: //p')
 
-dirs=(tpl/fuzz csm/fuzz eip/fuzz osaa/fuzz tsc-server/fuzz apps/tsc_sip/fuzz)
+shift || true
+crates=("$@")
+[ ${#crates[@]} -gt 0 ] || crates=(tpl csm eip osaa tsc-server apps/tsc_sip)
+dirs=("${crates[@]/%//fuzz}")
 jobs=()
 for dir in "${dirs[@]}"; do
     cargo fuzz build --fuzz-dir "$dir" --release --sanitizer $sanitizer >"$scratch/build.log" 2>&1 || {

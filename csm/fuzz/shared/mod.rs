@@ -9,13 +9,15 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use tsc_csm::client::{Client, ClientConfig, Endpoint, Epoch, Event, Target, TransportFailure};
+use tsc_csm::client::{
+    Client, ClientConfig, Endpoint, Epoch, Event, Redundancy, Target, TransportFailure,
+};
 use tsc_csm::server::pool::{AddressRange, PoolConfig, PoolRange};
 use tsc_csm::server::{
     self, AuthPolicy, BadUnit, BindingId, BindingInfo, Destination, Identity, InterfaceConfig,
     ListenerId, Server, ServerConfig, Verdict,
 };
-use tsc_csm::{Random, Transport};
+use tsc_csm::{FlowKey, InnerTransport, Random, Transport};
 use tsc_tpl::{
     CmType, Limits, MessageBuilder, Sequence, ServiceType, StreamDecoder, Tlv, TlvType, Tsid, Unit,
 };
@@ -103,7 +105,9 @@ impl ServerWorld {
         // Plain UDP is for strangers; connections are for gateways, whose prefixes overlap.
         let mut gateways = InterfaceConfig::new("gateways", vec![0]);
         gateways.auth = AuthPolicy::Mtls;
-        gateways.services = vec![ServiceType::ENABLE_STG];
+        gateways.services = vec![ServiceType::ENABLE_STG, ServiceType::ENABLE_REDUNDANCY];
+        let mut strangers = InterfaceConfig::new("fuzz", vec![0]);
+        strangers.services = vec![ServiceType::ENABLE_REDUNDANCY];
         for (name, text) in [
             ("victim", VICTIM_PREFIX),
             ("fuzz", "10.1.2.0/24"),
@@ -115,7 +119,7 @@ impl ServerWorld {
         }
         let config = ServerConfig {
             pools: vec![pool],
-            interfaces: vec![InterfaceConfig::new("fuzz", vec![0]), gateways],
+            interfaces: vec![strangers, gateways],
             ..ServerConfig::new()
         };
         let mut server =
@@ -179,12 +183,35 @@ impl ServerWorld {
     fn unit(&mut self, binding: BindingId, bytes: &[u8]) {
         match Unit::decode_datagram(bytes, &Limits::default()) {
             Ok(unit) => {
-                let _ = self.server.handle_unit(self.now, binding, &unit);
+                let verdict = self.server.handle_unit(self.now, binding, &unit);
+                if let (Verdict::ForwardFrame(_, fresh), Unit::Redundancy(frame)) = (verdict, unit) {
+                    assert!(fresh.packets(&frame).count() <= usize::from(frame.count()));
+                }
             }
             Err(error) => {
                 let _ = self
                     .server
                     .handle_bad_unit(self.now, binding, BadUnit::Datagram(error));
+            }
+        }
+    }
+
+    /// A packet for each address: whoever was granted redundancy gets it in a frame, and the victim never.
+    fn forward(&mut self) {
+        let victim = self.server.session_of(self.victim);
+        for last in 1..=6 {
+            let packet = udp([10, 0, 0, last].into());
+            let Some(session) = self.server.route(IpAddr::from([10, 0, 0, last])) else {
+                continue;
+            };
+            let mut frame = Vec::new();
+            let outgoing = self
+                .server
+                .outgoing(self.now, session, &packet, &mut frame);
+            if outgoing.is_some_and(|outgoing| outgoing.framed) {
+                assert!(Some(session) != victim, "another's grant");
+                let unit = Unit::decode_datagram(&frame, &Limits::WIDEST);
+                assert!(matches!(unit, Ok(Unit::Redundancy(_))) && frame.len() <= 1200);
             }
         }
     }
@@ -358,8 +385,17 @@ pub fn server(data: &[u8]) {
             }
         }
         world.drain(usize::MAX);
+        world.forward();
         world.check_victim();
     }
+}
+
+/// An empty UDP packet from port 9 to port 9.
+fn udp(destination: Ipv4Addr) -> Vec<u8> {
+    let mut packet = vec![0x45, 0, 0, 28, 0, 0, 0x40, 0, 64, 17, 0, 0, 10, 0, 0, 200];
+    packet.extend(destination.octets());
+    packet.extend([0, 9, 0, 9, 0, 8, 0, 0]);
+    packet
 }
 
 impl ServerWorld {
@@ -424,6 +460,23 @@ pub fn client(data: &[u8]) {
         }
         match op % 11 {
             0 => now += Duration::from_millis(u64::from(bytes.first().copied().unwrap_or(1)) * 100),
+            1 if op >= 128 => {
+                let wish = match bytes {
+                    [_, 0, ..] => Redundancy::Off,
+                    [_, 1, ..] => Redundancy::Adaptive { most: 2 },
+                    _ => Redundancy::Copies(2),
+                };
+                let key = FlowKey {
+                    transport: InnerTransport::Udp,
+                    port: 9,
+                };
+                let _ = client.set_redundancy(now, key, ([10, 0, 0, 1], 9).into(), wish);
+                let mut frame = Vec::new();
+                if client.frame(now, &udp([10, 0, 0, 1].into()), &mut frame) {
+                    let unit = Unit::decode_datagram(&frame, &Limits::WIDEST);
+                    assert!(matches!(unit, Ok(Unit::Redundancy(_))) && frame.len() <= 1200);
+                }
+            }
             1 => client.transport_opened(now, epoch),
             2 => client.transport_lost(now, epoch, tsc_csm::client::TransportLoss::Failed),
             3 if op < 128 => client.note_sent(now),
