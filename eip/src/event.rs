@@ -11,6 +11,9 @@ pub enum Event {
     /// Datagrams or an error wait at the socket: call [`Stack::udp_recv`](crate::Stack::udp_recv)
     /// until it returns `None`. Until then no further event comes for this socket.
     UdpReadable(UdpHandle),
+    /// An alarm about the media that comes to the socket was raised, or has ended: see
+    /// [`Stack::udp_media_quality`](crate::Stack::udp_media_quality).
+    MediaQuality(UdpHandle),
     /// The connection is open: the peer has answered.
     TcpConnected(TcpHandle),
     /// Data, the end of data or an error wait: call [`Stack::tcp_recv`](crate::Stack::tcp_recv)

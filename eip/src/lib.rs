@@ -81,6 +81,7 @@ mod error;
 mod event;
 mod icmp;
 mod ip;
+pub mod media;
 mod ports;
 mod random;
 mod reassembly;

@@ -79,6 +79,8 @@ pub use tsc_csm::{
     },
     server::pool::Family,
 };
+/// Quality of media: what [`UdpSocket::watch_media`] tells, and the E-model (G.107) that estimates it.
+pub use tsc_eip::media;
 /// HTTP proxies on the way to a server: what [`TunnelBuilder::proxy`] takes.
 pub use tsc_osaa::proxy;
 #[cfg(all(feature = "tun", target_os = "linux"))]

@@ -4,6 +4,7 @@ use std::{net::SocketAddr, sync::Arc};
 
 use tokio::sync::broadcast;
 use tsc_csm::client::{DownReason, SuspendReason};
+use tsc_eip::media::MediaQuality;
 
 use crate::{TunnelConfig, server::Server, services::Service};
 
@@ -40,6 +41,14 @@ pub enum Notification {
         enabled: bool,
         /// The socket, by its inner address.
         socket: SocketAddr,
+    },
+    /// An alarm about the media that comes to a socket was raised, or has ended:
+    /// [`UdpSocket::watch_media`](crate::UdpSocket::watch_media).
+    MediaQuality {
+        /// The socket, by its inner address.
+        socket: SocketAddr,
+        /// How the media is, and which alarms are raised now.
+        quality: MediaQuality,
     },
     /// The tunnel is over; the last notification.
     Down(DownReason),

@@ -314,6 +314,7 @@ impl State {
                         reader.wake(&mut wakes);
                     }
                 }
+                Event::MediaQuality(socket) => self.tell_quality(socket),
                 Event::TcpAcceptable(listener) => {
                     if let Some(listener) = self.listeners.get_mut(&listener) {
                         listener.wake(&mut wakes);
@@ -340,6 +341,17 @@ impl State {
         }
         self.routed.news(&mut wakes);
         wakes
+    }
+
+    fn tell_quality(&self, socket: UdpHandle) {
+        let quality = self.stack.udp_media_quality(socket);
+        let local = self.stack.udp_local_addr(socket);
+        if let (Some(notifications), Some(quality), Some(socket)) =
+            (&self.notifications, quality, local)
+        {
+            // No reader is fine.
+            drop(notifications.send(Notification::MediaQuality { socket, quality }));
+        }
     }
 
     fn end(&mut self, reason: &DownReason) -> Wakes {

@@ -184,7 +184,8 @@ impl ServerWorld {
         match Unit::decode_datagram(bytes, &Limits::default()) {
             Ok(unit) => {
                 let verdict = self.server.handle_unit(self.now, binding, &unit);
-                if let (Verdict::ForwardFrame(_, fresh), Unit::Redundancy(frame)) = (verdict, unit) {
+                if let (Verdict::ForwardFrame(_, fresh), Unit::Redundancy(frame)) = (verdict, unit)
+                {
                     assert!(fresh.packets(&frame).count() <= usize::from(frame.count()));
                 }
             }
@@ -205,9 +206,7 @@ impl ServerWorld {
                 continue;
             };
             let mut frame = Vec::new();
-            let outgoing = self
-                .server
-                .outgoing(self.now, session, &packet, &mut frame);
+            let outgoing = self.server.outgoing(self.now, session, &packet, &mut frame);
             if outgoing.is_some_and(|outgoing| outgoing.framed) {
                 assert!(Some(session) != victim, "another's grant");
                 let unit = Unit::decode_datagram(&frame, &Limits::WIDEST);

@@ -309,6 +309,15 @@ impl Client {
         }
     }
 
+    /// The round trip to the server, smoothed over the Keepalives that were answered on this transport; `None` before one was.
+    #[must_use]
+    pub fn round_trip(&self) -> Option<Duration> {
+        match &self.state {
+            State::Up(tunnel) => tunnel.link.as_ref()?.round_trip,
+            State::Idle | State::Connecting(_) | State::Down => None,
+        }
+    }
+
     /// Next bytes for a transport; call until `None`.
     #[must_use]
     pub fn poll_transmit(&mut self) -> Option<Transmit> {

@@ -206,7 +206,7 @@ impl Stack {
                 self.counted.drops.protocol += 1;
                 Ok(())
             }
-            protocol::UDP => self.udp_input(datagram),
+            protocol::UDP => self.udp_input(now, datagram),
             icmp if icmp == datagram.pair.icmp() => {
                 self.icmp_input(now, datagram);
                 Ok(())
@@ -243,7 +243,7 @@ impl Stack {
         }
     }
 
-    fn udp_input(&mut self, datagram: &Datagram<'_>) -> Judgement {
+    fn udp_input(&mut self, now: Instant, datagram: &Datagram<'_>) -> Judgement {
         let Ok(view) = UdpPacket::new_checked(datagram.payload) else {
             self.malformed("UDP header");
             return Ok(());
@@ -274,6 +274,7 @@ impl Stack {
             return Err(Some(Complaint::PortUnreachable));
         };
         let (taken, dropped) = self.udp.deliver(
+            now,
             handle,
             &datagram.pair,
             from,

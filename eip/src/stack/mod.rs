@@ -151,7 +151,9 @@ impl Stack {
     #[must_use]
     pub fn poll_event(&mut self) -> Option<Event> {
         let datagrams = self.udp.poll_event().map(Event::UdpReadable);
-        datagrams.or_else(|| self.tcp.poll_event())
+        datagrams
+            .or_else(|| self.tcp.poll_event())
+            .or_else(|| self.udp.poll_alarm().map(Event::MediaQuality))
     }
 
     /// When [`handle_timeout`](Self::handle_timeout) is due; `None` is never.

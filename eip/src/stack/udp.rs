@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU8;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use smoltcp::wire::UdpPacket;
 
@@ -11,6 +11,7 @@ use crate::addresses::{is_any, is_unicast};
 use crate::egress::{Outgoing, Route};
 use crate::error::{BindError, ConnectError, RecvError, SendError};
 use crate::ip::{HOP_LIMIT, Pair, protocol};
+use crate::media::{MediaQuality, MediaWatch};
 use crate::udp::{MAX_UDP_PAYLOAD, Received, SendOptions, UdpHandle, UdpStats};
 
 /// Offset of the checksum in the UDP header.
@@ -149,6 +150,23 @@ impl Stack {
         buffer: &mut [u8],
     ) -> Option<Result<Received, RecvError>> {
         self.udp.peek(handle, buffer)
+    }
+
+    /// Watches the media that comes to a socket, from now on: [`Event::MediaQuality`](crate::Event::MediaQuality) tells of alarms.
+    /// False if it is closed.
+    pub fn udp_watch_media(&mut self, handle: UdpHandle, watch: MediaWatch) -> bool {
+        self.udp.watch(handle, watch)
+    }
+
+    /// How the media is that comes to a watched socket; `None` before a whole [`WINDOW`](crate::media::WINDOW) of it.
+    #[must_use]
+    pub fn udp_media_quality(&self, handle: UdpHandle) -> Option<MediaQuality> {
+        self.udp.quality(handle)
+    }
+
+    /// Tells the round trip of what the packets come through, for estimates of quality.
+    pub const fn set_round_trip(&mut self, round_trip: Option<Duration>) {
+        self.udp.set_round_trip(round_trip);
     }
 
     /// Source and destination of a datagram from a socket bound to `local`.

@@ -3,9 +3,11 @@
 mod queue;
 mod signals;
 
+use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU8;
 use std::ops::RangeInclusive;
+use std::time::{Duration, Instant};
 
 use queue::{Budget, Meta, QueueLimits, ReceiveQueue};
 use signals::Signals;
@@ -14,6 +16,7 @@ use crate::addresses::{Addresses, is_any, is_unicast};
 use crate::config::StackConfig;
 use crate::error::{BindError, ConnectError, RecvError};
 use crate::ip::{Dscp, Pair};
+use crate::media::{MediaQuality, MediaWatch, Monitor};
 use crate::ports::{self, Demux};
 use crate::random::Prf;
 use crate::slots::{Key, Slots};
@@ -80,6 +83,8 @@ pub(crate) struct UdpSocket {
     pub(crate) peer: Option<SocketAddr>,
     queue: ReceiveQueue,
     error: Option<RecvError>,
+    /// Who looks at the media that comes.
+    monitor: Option<Box<Monitor>>,
     pub(crate) stats: UdpStats,
 }
 
@@ -99,6 +104,10 @@ pub(crate) struct UdpSockets {
     slots: Slots<UdpSocket>,
     demux: Demux,
     signals: Signals,
+    /// Sockets with another alarm; each at most once.
+    alarms: VecDeque<UdpHandle>,
+    /// Of what the packets come through.
+    round_trip: Option<Duration>,
     budget: Budget,
     limits: QueueLimits,
     ephemeral: RangeInclusive<u16>,
@@ -111,6 +120,8 @@ impl UdpSockets {
             slots: Slots::new(config.sockets),
             demux: Demux::default(),
             signals: Signals::default(),
+            alarms: VecDeque::new(),
+            round_trip: None,
             budget: Budget::new(config.receive_total_bytes),
             limits: QueueLimits {
                 packets: config.receive_packets,
@@ -166,6 +177,7 @@ impl UdpSockets {
             peer: None,
             queue: ReceiveQueue::default(),
             error: None,
+            monitor: None,
             stats: UdpStats::default(),
         };
         let key = self.slots.insert(socket).ok_or(BindError::TooManySockets)?;
@@ -238,6 +250,7 @@ impl UdpSockets {
     /// dropped.
     pub(crate) fn deliver(
         &mut self,
+        now: Instant,
         handle: UdpHandle,
         pair: &Pair,
         from: SocketAddr,
@@ -262,6 +275,12 @@ impl UdpSockets {
         }
         if socket.is_readable() {
             self.signals.raise(handle.0.index());
+        }
+        if let Some(monitor) = &mut socket.monitor
+            && monitor.observe(now, payload, self.round_trip)
+            && !self.alarms.contains(&handle)
+        {
+            self.alarms.push_back(handle);
         }
         (pushed.accepted, pushed.dropped)
     }
@@ -329,6 +348,26 @@ impl UdpSockets {
                 .peek(buffer)
                 .map(|meta| Ok(received(meta, buffer.len()))),
         }
+    }
+
+    /// Watches a socket's media from now on, or not any more. False if it is closed.
+    pub(crate) fn watch(&mut self, handle: UdpHandle, watch: MediaWatch) -> bool {
+        let socket = self.slots.get_mut(handle.0);
+        let monitor = Monitor::new(watch).map(Box::new);
+        socket.map(|socket| socket.monitor = monitor).is_some()
+    }
+
+    pub(crate) fn quality(&self, handle: UdpHandle) -> Option<MediaQuality> {
+        self.get(handle)?.monitor.as_ref()?.quality()
+    }
+
+    pub(crate) const fn set_round_trip(&mut self, round_trip: Option<Duration>) {
+        self.round_trip = round_trip;
+    }
+
+    /// The next socket with another alarm.
+    pub(crate) fn poll_alarm(&mut self) -> Option<UdpHandle> {
+        self.alarms.pop_front()
     }
 
     pub(crate) fn poll_event(&mut self) -> Option<UdpHandle> {

@@ -186,11 +186,7 @@ async fn open_by(
         .await?)
 }
 
-pub(crate) async fn close(
-    tunnel: Arc<Tunnel>,
-    whose: &str,
-    is_lossy: bool,
-) -> anyhow::Result<()> {
+pub(crate) async fn close(tunnel: Arc<Tunnel>, whose: &str, is_lossy: bool) -> anyhow::Result<()> {
     // The applications have given up their handles when they end.
     let tunnel =
         Arc::into_inner(tunnel).with_context(|| format!("{whose} still uses its tunnel"))?;

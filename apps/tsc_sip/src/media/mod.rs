@@ -6,7 +6,6 @@
 
 mod clock;
 mod codec;
-mod emodel;
 mod receive;
 mod rtcp;
 mod session;
@@ -14,7 +13,6 @@ mod wav;
 
 pub use clock::{MediaClock, MediaStream};
 pub use codec::{Codec, SAMPLE_RATE, SAMPLES_PER_PACKET};
-pub use emodel::{Impairments, mos_of_r};
 pub use receive::{ReceiveStats, Received, Receiver};
 pub use rtcp::{ReceptionReport, RtcpError, RtcpReport, SenderInfo};
 pub use session::{MediaConfig, MediaReport, MediaSession, RemoteView, Source};

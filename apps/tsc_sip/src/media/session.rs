@@ -8,9 +8,10 @@ use std::{
 };
 
 use rtp_types::{RtpPacket, RtpPacketBuilder};
+use tsc_tapi::media::{self, Impairments};
 
 use super::{
-    Codec, Impairments, Received, Receiver, ReceptionReport, RtcpError, RtcpReport, SAMPLE_RATE,
+    Codec, Received, Receiver, ReceptionReport, RtcpError, RtcpReport, SAMPLE_RATE,
     SAMPLES_PER_PACKET, SenderInfo,
 };
 use crate::{
@@ -487,7 +488,14 @@ impl MediaSession {
             reordered: stats.reordered,
             jitter: Duration::from_secs(stats.jitter.into()) / SAMPLE_RATE,
             rtt,
-            mos: Impairments { delay, loss }.mos(),
+            mos: Impairments {
+                delay,
+                loss,
+                burst_ratio: 1.0,
+                // The recording has silence where a packet is missing.
+                codec: media::Codec::G711_SILENCE,
+            }
+            .mos(),
             remote: self.remote,
             bye_received: self.bye_received,
             ignored: self.ignored + stats.implausible,
