@@ -12,7 +12,8 @@ use tsc_tpl::registry::{MIN_UNAUTHENTICATED_REQUEST, PROTOCOL_REVISION};
 use tsc_tpl::{
     AddressRequest, AuthToken, CmType, Cookie, Dscp, Family, Header, Ipv4Netmask, Ipv6PrefixLength,
     Message, MessageBuilder, MessageError, ReceptionReport, ResponseCode, ResumeKey, ResumeProof,
-    Seconds, Sequence, ServerEndpoint, ServiceList, ServiceType, Text, Tlv, Tsid,
+    Seconds, Sequence, ServerEndpoint, ServiceList, ServiceType, Text, Tlv, TlvType, Tsid,
+    UnknownTlv,
 };
 
 use crate::assignment::Alternate;
@@ -240,8 +241,15 @@ pub(crate) fn keepalive_response(
     report: Option<ReceptionReport>,
 ) -> Option<Bytes> {
     let builder = MessageBuilder::response(request, ResponseCode::SUCCESS)?;
-    let report = report.map(Tlv::ReceptionReport);
-    encode(&builder.tlvs(peer.map(nat_info)).tlvs(report))
+    let report = report.map(|report| report.to_bytes());
+    let report = report
+        .as_ref()
+        .and_then(|bytes| UnknownTlv::new(TlvType::RECEPTION_REPORT, bytes));
+    encode(
+        &builder
+            .tlvs(peer.map(nat_info))
+            .tlvs(report.map(Tlv::Unknown)),
+    )
 }
 
 pub(crate) fn keepalive(tsid: Tsid, sequence: Sequence) -> Option<Bytes> {

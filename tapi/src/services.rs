@@ -40,9 +40,9 @@ pub(crate) type Query = (FlowKey, oneshot::Sender<Option<RedundancyStatus>>);
 /// See the module.
 #[derive(Debug, Default)]
 pub(crate) struct Wishes {
-    /// Sockets that want something; at most [`MAX_FLOWS`].
-    holders: Vec<FlowKey>,
-    /// At most one of each socket, of those and of as many that want nothing any more.
+    /// Sockets that want something, and what they are bound to; at most [`MAX_FLOWS`].
+    holders: Vec<(FlowKey, SocketAddr)>,
+    /// Of each port at most the end of one socket and the wish of the next.
     news: Vec<Wish>,
     /// At most [`MAX_FLOWS`].
     queries: Vec<Query>,
@@ -53,21 +53,31 @@ impl Wishes {
     ///
     /// Too many sockets want something.
     pub(crate) fn set(&mut self, wish: Wish) -> Result<(), SocketError> {
-        let holds = self.holders.contains(&wish.key);
-        if wish.redundancy == Redundancy::Off {
+        let holds = self.holders.iter().any(|(key, _)| *key == wish.key);
+        let ends = wish.redundancy == Redundancy::Off;
+        if ends {
             if !holds {
                 return Ok(());
             }
-            self.holders.retain(|key| *key != wish.key);
+            self.holders.retain(|(key, _)| *key != wish.key);
         } else if !holds {
             if self.holders.len() >= MAX_FLOWS {
                 return Err(SocketError::TooManyServices);
             }
-            self.holders.push(wish.key);
+            self.holders.push((wish.key, wish.local));
         }
-        self.news.retain(|other| other.key != wish.key);
+        // What another socket of the port wanted has to end, also if nobody has looked since.
+        let keeps = |other: &Wish| !ends && other.redundancy == Redundancy::Off;
+        self.news
+            .retain(|other| other.key != wish.key || keeps(other));
         self.news.push(wish);
         Ok(())
+    }
+
+    /// What the socket is bound to, of which the server knows the port.
+    pub(crate) fn bound(&self, port: u16) -> Option<SocketAddr> {
+        let holder = self.holders.iter().find(|(key, _)| key.port == port);
+        holder.map(|(_, local)| *local)
     }
 
     /// # Errors
@@ -130,5 +140,20 @@ mod tests {
         assert!(wishes.is_empty());
         assert_eq!(news[0].redundancy, Redundancy::Copies(2));
         assert_eq!(news[63].redundancy, Redundancy::Off);
+        assert_eq!(wishes.bound(65), Some(([10, 0, 0, 1], 65).into()));
+    }
+
+    #[test]
+    fn the_end_of_a_socket_is_not_hidden_by_the_next_one_of_its_port() {
+        let mut wishes = Wishes::default();
+        for _ in 0..10 {
+            wishes.set(wish(1, Redundancy::Copies(2))).unwrap();
+            wishes.set(wish(1, Redundancy::Off)).unwrap();
+        }
+        wishes.set(wish(1, Redundancy::Copies(2))).unwrap();
+        wishes.set(wish(1, Redundancy::Copies(1))).unwrap();
+        let (news, _) = wishes.take();
+        let wanted: Vec<_> = news.iter().map(|wish| wish.redundancy).collect();
+        assert_eq!(wanted, [Redundancy::Off, Redundancy::Copies(1)]);
     }
 }

@@ -334,12 +334,14 @@ wire_code! {
         PADDING = 0x8004, "Padding";
         /// Revision of the protocol.
         PROTOCOL_REVISION = 0x8005, "Protocol_Revision";
-        /// Private use (spec 3.3), ours: what has become of a redundancy group's packets, in answers to Keepalives.
-        RECEPTION_REPORT = 0xFF52, "Reception_Report";
     }
 }
 
 impl TlvType {
+    /// Private use (spec 3.3), ours: what has become of a redundancy group's packets, in answers to Keepalives. Not among the
+    /// named ones, so that what somebody else means by it, or makes of it, is ignored as anything unknown is.
+    pub const RECEPTION_REPORT: Self = Self(0xFF52);
+
     /// Whether a receiver that does not know this type ignores it: the high bit (spec 3.3).
     #[must_use]
     pub const fn is_ignorable(self) -> bool {

@@ -182,6 +182,7 @@ impl Client {
             inbox: Inbox::default(),
             requests: Vec::new(),
             last_keepalive: None,
+            last_report: None,
             confirmed: false,
             link: None,
             seeker: None,

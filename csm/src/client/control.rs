@@ -114,6 +114,19 @@ impl Client {
         }
         let keepalive = header.cm_type == CmType::KEEPALIVE_RESPONSE
             && tunnel.last_keepalive == Some(header.sequence);
+        let is_report = header.cm_type == CmType::KEEPALIVE_RESPONSE
+            && tunnel.last_report == Some(header.sequence);
+        let is_unknown =
+            |message: Message<'_>| message.response_code() == Some(ResponseCode::UNKNOWN_TUNNEL);
+        if is_report && !raw.parse().is_ok_and(is_unknown) {
+            tunnel.last_report = None;
+            self.heard(now);
+            if let Ok(message) = raw.parse() {
+                self.redundancy_reported(now, message.reception_report());
+            }
+            return Inbound::Consumed;
+        }
+        let keepalive = keepalive || is_report;
         if asked.is_none() && !keepalive {
             self.heard(now);
             return self.drop_unit(DropReason::Unmatched);

@@ -413,6 +413,8 @@ pub struct Stats {
     pub other_drops: u64,
     /// Keepalives sent, without repetitions.
     pub keepalives: u64,
+    /// Keepalives sent for the server's figures only, once each.
+    pub reports: u64,
     /// Retransmissions of any request.
     pub retransmissions: u64,
 }

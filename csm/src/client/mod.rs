@@ -367,10 +367,10 @@ impl Client {
             .as_ref()
             .and_then(Link::keepalive_due)
             .is_some_and(|due| due <= now);
-        let reports = self.redundancy_timeout(now);
-        if due || reports {
+        if due && tunnel.release_until.is_none() {
             self.send_keepalive(now);
         }
+        self.redundancy_timeout(now);
         self.silence_timeout(now);
         self.look_beside_if_due(now);
     }

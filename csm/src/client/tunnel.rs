@@ -44,6 +44,8 @@ pub(super) struct Tunnel {
     pub(super) requests: Vec<Request<Asked>>,
     /// Answers to this one are expected even after another unit has served as its answer.
     pub(super) last_keepalive: Option<Sequence>,
+    /// The last Keepalive that only asked for the server's figures: its answer is no news about the transport.
+    pub(super) last_report: Option<Sequence>,
     /// Whether the server has shown that it heard something of us since the configuration. Until then only an
     /// answer to a Keepalive is one: what else comes may have been sent before, and the server closes a tunnel
     /// that it does not hear of.

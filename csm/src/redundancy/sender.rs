@@ -9,7 +9,7 @@ use tsc_tpl::{IpPacket, Limits, RedundancyEntry, RedundancyFrame, Sequence};
 /// A frame is at most so long: what any path takes (spec 3.3 for messages).
 const MAX_FRAME: usize = MAX_DATAGRAM_MESSAGE;
 
-/// Bytes of packets that wait to be repeated, for one group.
+/// Bytes for packets that wait to be repeated, for one group.
 const MAX_HISTORY: usize = 12 * 1024;
 
 /// A copy that is older than this serves nobody; and then its memory is given back.
@@ -21,8 +21,9 @@ pub(crate) struct Sender {
     next: Sequence,
     /// Newest last; fewer than a frame holds.
     history: VecDeque<Kept>,
-    /// Of packets that need not be repeated any more, for the next ones.
-    spare: Vec<Vec<u8>>,
+    /// Of a packet that need not be repeated any more, for the next one.
+    spare: Option<Vec<u8>>,
+    /// Room of the history's buffers.
     held: usize,
     last: Option<Instant>,
 }
@@ -41,7 +42,7 @@ impl Default for Sender {
         Self {
             next: Sequence(1),
             history: VecDeque::new(),
-            spare: Vec::new(),
+            spare: None,
             held: 0,
             last: None,
         }
@@ -49,14 +50,14 @@ impl Default for Sender {
 }
 
 impl Sender {
-    /// Bytes of packets that are kept.
+    /// Bytes that packets which are kept take.
     pub(crate) const fn held(&self) -> usize {
         self.held
     }
 
     /// When what is kept can be forgotten.
     pub(crate) fn expires(&self) -> Option<Instant> {
-        let is_empty = self.history.is_empty() && self.spare.is_empty();
+        let is_empty = self.history.is_empty() && self.spare.is_none();
         self.last
             .filter(|_| !is_empty)
             .map(|last| last + HISTORY_TIME)
@@ -66,7 +67,7 @@ impl Sender {
     pub(crate) fn expire(&mut self, now: Instant) {
         if self.expires().is_some_and(|at| at <= now) {
             self.history = VecDeque::new();
-            self.spare = Vec::new();
+            self.spare = None;
             self.held = 0;
         }
     }
@@ -133,22 +134,21 @@ impl Sender {
             let Some(kept) = self.history.remove(done) else {
                 return;
             };
-            self.held -= kept.packet.len();
-            if self.spare.len() < MAX_REDUNDANCY_ENTRIES {
-                self.spare.push(kept.packet);
-            }
+            self.held -= kept.packet.capacity();
+            self.spare = Some(kept.packet);
         }
     }
 
     fn keep(&mut self, sequence: Sequence, packet: &IpPacket<'_>, copies: u8, room: usize) {
-        let len = packet.len();
-        if len > room || self.held + len > MAX_HISTORY {
+        let mut buffer = self.spare.take().unwrap_or_default();
+        buffer.clear();
+        buffer.reserve_exact(packet.len());
+        let takes = buffer.capacity();
+        if takes > room || self.held + takes > MAX_HISTORY {
             return;
         }
-        let mut buffer = self.spare.pop().unwrap_or_default();
-        buffer.clear();
         buffer.extend_from_slice(packet.as_bytes());
-        self.held += len;
+        self.held += takes;
         self.history.push_back(Kept {
             sequence,
             left: copies,

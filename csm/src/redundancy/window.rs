@@ -7,6 +7,9 @@ use tsc_tpl::{ReceptionReport, Sequence};
 /// a second it is known within a third of a second.
 const SETTLED_BEHIND: u32 = 16;
 
+/// Frames that are far ahead and rise, in a row, after which their sender is believed.
+const JUMP_AFTER: u8 = 3;
+
 /// Frames that are too old and rise, in a row, after which their sender is believed to have begun anew.
 const RESTART_AFTER: u8 = 16;
 
@@ -49,8 +52,8 @@ pub(crate) struct Window {
     /// The last one judged was lost as original.
     in_run: bool,
     reception: ReceptionReport,
-    /// The newest of a frame that was too far ahead.
-    ahead: Option<Sequence>,
+    /// The newest of the last frame that was too far ahead, and how many of them have risen in a row.
+    ahead: Option<(Sequence, u8)>,
     /// The newest of the last frame that was too old, and how many of them have risen in a row.
     behind: Option<(Sequence, u8)>,
 }
@@ -95,14 +98,18 @@ impl Window {
                 self.behind = None;
                 return true;
             }
-            let confirmed = self.ahead.is_some_and(|last| follows(last, newest));
-            self.ahead = Some(newest);
-            if confirmed {
+            let risen = match self.ahead {
+                Some((last, risen)) if follows(last, newest) => risen + 1,
+                _ => 1,
+            };
+            self.ahead = Some((newest, risen));
+            if risen >= JUMP_AFTER {
                 self.restart(newest);
             }
-            return confirmed;
+            return risen >= JUMP_AFTER;
         }
         if self.newest.0.wrapping_sub(newest.0) < REDUNDANCY_WINDOW {
+            self.ahead = None;
             self.behind = None;
             return true;
         }
@@ -127,9 +134,13 @@ impl Window {
         };
     }
 
-    /// Takes one packet of a frame that is believed.
+    /// Takes one packet of a frame that is believed. Its older ones are older than its newest by as much as its sender likes, and
+    /// on the number circle that can be newer than ours.
     pub(crate) fn take(&mut self, sequence: Sequence, is_original: bool) -> Arrival {
         if sequence.is_newer_than(self.newest) {
+            if sequence.0.wrapping_sub(self.newest.0) > REDUNDANCY_WINDOW {
+                return Arrival::Outdated;
+            }
             self.advance(sequence);
         } else if self.newest.0.wrapping_sub(sequence.0) >= REDUNDANCY_WINDOW {
             return Arrival::Outdated;
@@ -280,8 +291,24 @@ mod tests {
         }
         assert_eq!(frame(&mut window, 1_000_000, 0), None);
         assert_eq!(frame(&mut window, 11, 0), Some(vec![Arrival::Original]));
-        // Nor do two, if what is in earnest comes between.
+        // Nor do more, if what is in earnest comes between.
         assert_eq!(frame(&mut window, 1_000_001, 0), None);
+        assert_eq!(frame(&mut window, 1_000_002, 0), None);
+        assert_eq!(frame(&mut window, 11, 0), Some(vec![Arrival::Duplicate]));
+        assert_eq!(frame(&mut window, 1_000_003, 0), None);
+    }
+
+    /// In a frame they need only fall within half of the number circle.
+    #[test]
+    fn an_old_packet_of_a_frame_is_not_taken_for_a_new_one() {
+        let mut window = Window::default();
+        for sequence in 1..=100 {
+            frame(&mut window, sequence, 0);
+        }
+        assert!(window.believes(Sequence(98)));
+        let far = Sequence(98_u32.wrapping_sub(0x7FFF_FFFF));
+        assert_eq!(window.take(far, false), Arrival::Outdated);
+        assert_eq!(frame(&mut window, 101, 0), Some(vec![Arrival::Original]));
     }
 
     #[test]
@@ -289,7 +316,8 @@ mod tests {
         let mut window = Window::default();
         frame(&mut window, 1, 0);
         assert_eq!(frame(&mut window, 5_000, 0), None);
-        assert_eq!(frame(&mut window, 5_001, 0), Some(vec![Arrival::Original]));
+        assert_eq!(frame(&mut window, 5_001, 0), None);
+        assert_eq!(frame(&mut window, 5_002, 0), Some(vec![Arrival::Original]));
         let believed = (1..40).position(|sequence| frame(&mut window, sequence, 0).is_some());
         assert_eq!(believed, Some(usize::from(RESTART_AFTER) - 1));
         assert_eq!(frame(&mut window, 17, 0), Some(vec![Arrival::Original]));
@@ -327,10 +355,14 @@ mod tests {
 
         /// Nothing that anybody sends breaks the counters.
         #[test]
-        fn counters_stay_in_order(frames in prop::collection::vec((any::<u32>(), 0_u32..9), 1..200)) {
+        fn counters_stay_in_order(
+            frames in prop::collection::vec((0_u32..5_000, 0_u32..9, any::<u32>()), 1..200),
+        ) {
             let mut window = Window::default();
-            for (newest, copies) in frames {
-                frame(&mut window, newest % 5_000, copies);
+            for (newest, copies, old) in frames {
+                if frame(&mut window, newest, copies).is_some() {
+                    window.take(Sequence(old), false);
+                }
                 let ReceptionReport { expected, originals, delivered, runs } = window.reception();
                 prop_assert!(originals <= delivered && delivered <= expected);
                 prop_assert!(runs <= expected - originals);

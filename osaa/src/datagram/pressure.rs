@@ -140,8 +140,11 @@ mod linux {
     const APPLICATION_DATA: u32 = 23;
     const WITH_CID: u32 = 25;
 
+    /// First byte of redundancy frames (spec 6), which hold media.
+    const REDUNDANCY: u32 = 0x1C;
+
     /// The program, as bpf(4) has it. `jump` counts instructions to be skipped if it holds, and if not.
-    fn program(shed: Shed) -> [SockFilter; 15] {
+    fn program(shed: Shed) -> [SockFilter; 16] {
         let statement = |code: u32, k: u32| SockFilter::new(short(code), 0, 0, k);
         let jump = |code: u32, k: u32, yes: u8, no: u8| {
             SockFilter::new(short(libc::BPF_JMP | libc::BPF_K | code), yes, no, k)
@@ -151,25 +154,26 @@ mod linux {
         let threshold = u32::from(shed.keep) << 16;
         [
             /* 0 */ first_byte(),
-            /* 1 */ jump(libc::BPF_JEQ, APPLICATION_DATA, 7, 0),
-            /* 2 */ jump(libc::BPF_JEQ, WITH_CID, 6, 0),
-            /* 3 */ and(0xf0),
-            /* 4 */ jump(libc::BPF_JEQ, 0x40, 6, 0),
-            /* 5 */ jump(libc::BPF_JEQ, 0x60, 5, 0),
-            /* 6 */ and(0xe0),
-            /* 7 */ jump(libc::BPF_JEQ, 0x20, 1, 0),
-            /* 8 */ statement(libc::BPF_RET | libc::BPF_K, u32::MAX),
-            /* 9 */
+            /* 1 */ jump(libc::BPF_JEQ, APPLICATION_DATA, 8, 0),
+            /* 2 */ jump(libc::BPF_JEQ, WITH_CID, 7, 0),
+            /* 3 */ jump(libc::BPF_JEQ, REDUNDANCY, 8, 0),
+            /* 4 */ and(0xf0),
+            /* 5 */ jump(libc::BPF_JEQ, 0x40, 6, 0),
+            /* 6 */ jump(libc::BPF_JEQ, 0x60, 5, 0),
+            /* 7 */ and(0xe0),
+            /* 8 */ jump(libc::BPF_JEQ, 0x20, 1, 0),
+            /* 9 */ statement(libc::BPF_RET | libc::BPF_K, u32::MAX),
+            /* 10 */
             statement(libc::BPF_LD | libc::BPF_W | libc::BPF_LEN, 0),
-            /* 10 */ jump(libc::BPF_JGT, SMALL + UDP_HEADER, 0, 3),
-            /* 11: media */
+            /* 11 */ jump(libc::BPF_JGT, SMALL + UDP_HEADER, 0, 3),
+            /* 12: media */
             statement(
                 libc::BPF_LD | libc::BPF_W | libc::BPF_ABS,
                 u32::from_ne_bytes((libc::SKF_AD_OFF + libc::SKF_AD_RANDOM).to_ne_bytes()),
             ),
-            /* 12 */ jump(libc::BPF_JGE, threshold, 0, 1),
-            /* 13 */ statement(libc::BPF_RET | libc::BPF_K, 0),
-            /* 14 */ statement(libc::BPF_RET | libc::BPF_K, u32::MAX),
+            /* 13 */ jump(libc::BPF_JGE, threshold, 0, 1),
+            /* 14 */ statement(libc::BPF_RET | libc::BPF_K, 0),
+            /* 15 */ statement(libc::BPF_RET | libc::BPF_K, u32::MAX),
         ]
     }
 

@@ -14,7 +14,7 @@ use tsc_osaa::{
     stream::UnitClass,
 };
 
-use super::Driver;
+use super::{Driver, links::framed_packet};
 use crate::shared::State;
 
 /// Media that has waited for a transport for longer is not sent any more: who hears it late hears it twice as badly.
@@ -178,7 +178,10 @@ impl Driver {
         };
         let is_media = |packet: &[u8]| UnitClass::of(packet) == UnitClass::RealTime;
         if since < limit {
-            self.outbox.retain(|packet| !is_media(packet));
+            self.outbox.retain(|unit| {
+                let packet = framed_packet(unit).map_or(&**unit, |packet| packet.as_bytes());
+                !is_media(packet)
+            });
         }
         let mut state = self.shared.lock();
         let State { stack, routed, .. } = &mut *state;

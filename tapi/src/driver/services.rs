@@ -109,7 +109,7 @@ impl Driver {
         } in wishes
         {
             let local = self.own_address(local);
-            // There is room for as many as there are wishes; without a tunnel there is nothing to want.
+            // Only while the server does not answer, or without a tunnel.
             if let Err(error) = self.client.set_redundancy(now, key, local, redundancy) {
                 tracing::debug!(%error, socket = %local, "redundancy");
             }
@@ -148,6 +148,12 @@ impl Driver {
             ServiceType::ENABLE_REDUNDANCY => Service::Redundancy,
             _ => return,
         };
+        let socket = self
+            .shared
+            .lock()
+            .wishes
+            .bound(socket.port())
+            .unwrap_or(socket);
         self.shared.notify(Notification::Service {
             service,
             available,

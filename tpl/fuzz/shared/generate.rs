@@ -189,12 +189,6 @@ pub(crate) fn tlv<'a>(ty: TlvType, source: &mut Source<'a>) -> Tlv<'a> {
             Tlv::Padding(Padding::new(usize::from(source.u16()) % 1000).expect("at most 9000"))
         }
         TlvType::PROTOCOL_REVISION => Tlv::ProtocolRevision(source.u16()),
-        TlvType::RECEPTION_REPORT => Tlv::ReceptionReport(ReceptionReport {
-            expected: source.u32(),
-            originals: source.u32(),
-            delivered: source.u32(),
-            runs: source.u32(),
-        }),
         TlvType(other) => {
             let ty = TlvType(0x8100 | (other & 0x7EFF));
             let len = usize::from(source.u8());
@@ -309,7 +303,7 @@ pub(crate) fn message<'a>(source: &mut Source<'a>) -> MessageBuilder<'a> {
         CmType::CONFIGURATION_RELEASE_REQUEST => parts.optional(&[T::REASON_TEXT]),
         CmType::KEEPALIVE => parts.optional(&[T::PADDING]),
         CmType::KEEPALIVE_RESPONSE if success => {
-            parts.optional(&[T::NAT_INFO_IPV4, T::NAT_INFO_IPV6, T::RECEPTION_REPORT])
+            parts.optional(&[T::NAT_INFO_IPV4, T::NAT_INFO_IPV6])
         }
         CmType::SERVICE_REQUEST | CmType::CLIENT_SERVICE_REQUEST => {
             parts.required(&[T::SERVICE_TYPE]);

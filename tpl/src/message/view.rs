@@ -109,8 +109,6 @@ impl<'a> Message<'a> {
         active_services: ActiveServices -> ServiceList<'a>;
         /// How many copies or companions.
         redundancy_factor: RedundancyFactor -> RedundancyFactor;
-        /// What has become of a redundancy group's packets.
-        reception_report: ReceptionReport -> ReceptionReport;
         /// How copies travel.
         redundancy_method: RedundancyMethod -> RedundancyMethod;
         /// Whether the peer is available.
@@ -150,6 +148,17 @@ impl<'a> Message<'a> {
                 None
             }
             Tlv::TunnelTag(tag) => tsid.take().map(|id| (id, tag)),
+            _ => None,
+        })
+    }
+
+    /// What has become of a redundancy group's packets, if the sender knows our private TLV.
+    #[must_use]
+    pub fn reception_report(&self) -> Option<ReceptionReport> {
+        self.tlvs.iter().find_map(|tlv| match tlv {
+            Tlv::Unknown(private) if private.ty() == TlvType::RECEPTION_REPORT => {
+                ReceptionReport::from_bytes(private.value())
+            }
             _ => None,
         })
     }

@@ -176,8 +176,6 @@ tlvs! {
     Padding(Padding) = PADDING;
     /// Revision of the protocol.
     ProtocolRevision(u16) = PROTOCOL_REVISION;
-    /// What has become of a redundancy group's packets.
-    ReceptionReport(ReceptionReport) = RECEPTION_REPORT;
 }
 
 impl Tlv<'_> {

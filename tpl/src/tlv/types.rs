@@ -72,20 +72,29 @@ impl fmt::Display for ReceptionReport {
     }
 }
 
-plain! {
-    ReceptionReport, 16,
-        |array| { let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = array;
-                  Self {
-                      expected: u32::from_be_bytes([a, b, c, d]),
-                      originals: u32::from_be_bytes([e, f, g, h]),
-                      delivered: u32::from_be_bytes([i, j, k, l]),
-                      runs: u32::from_be_bytes([m, n, o, p]),
-                  } },
-        |value| { let [a, b, c, d] = value.expected.to_be_bytes();
-                  let [e, f, g, h] = value.originals.to_be_bytes();
-                  let [i, j, k, l] = value.delivered.to_be_bytes();
-                  let [m, n, o, p] = value.runs.to_be_bytes();
-                  [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] };
+impl ReceptionReport {
+    /// As it stands on the wire.
+    #[must_use]
+    pub fn to_bytes(&self) -> [u8; 16] {
+        let mut bytes = [0; 16];
+        let fields = [self.expected, self.originals, self.delivered, self.runs];
+        for (place, field) in bytes.chunks_exact_mut(4).zip(fields) {
+            place.copy_from_slice(&field.to_be_bytes());
+        }
+        bytes
+    }
+
+    /// The reverse of [`Self::to_bytes`]; `None` for another length.
+    #[must_use]
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let mut reader = Reader::new(exact::<16>(bytes).ok()?);
+        Some(Self {
+            expected: reader.u32()?,
+            originals: reader.u32()?,
+            delivered: reader.u32()?,
+            runs: reader.u32()?,
+        })
+    }
 }
 
 /// Declares a newtype over an integer with a greatest value.

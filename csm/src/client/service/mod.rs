@@ -146,7 +146,7 @@ impl Client {
             self.renew_silence();
         }
         if service.enable() == ServiceType::ENABLE_REDUNDANCY {
-            self.redundancy_over(now, service, &outcome);
+            self.redundancy_over(now, &outcome);
         } else {
             self.events.push_back(Event::Service {
                 request,

@@ -202,14 +202,15 @@ impl Server {
         let Some(newest) = frame.entries().next() else {
             return self.unexpected_frame(now, id);
         };
-        let mut owned = 0_u16;
-        let mut foreign = 0_u64;
+        let mtu = usize::from(session.inner_mtu);
+        let (mut owned, mut foreign, mut oversized) = (0_u16, 0_u64, 0_u64);
         for (place, entry) in frame.entries().enumerate() {
-            let fits = entry.packet.len() <= usize::from(session.inner_mtu);
-            if session.owns(entry.packet.source()) && fits {
-                owned |= 1 << place;
-            } else {
+            if !session.owns(entry.packet.source()) {
                 foreign += 1;
+            } else if entry.packet.len() > mtu {
+                oversized += 1;
+            } else {
+                owned |= 1 << place;
             }
         }
         let Some(redundancy) = session.redundancy() else {
@@ -217,6 +218,11 @@ impl Server {
         };
         stats.frames += 1;
         stats.wrong_source += foreign;
+        stats.bad_units += oversized;
+        // On plain UDP the inner source is a part of what makes it authentic (spec 5): nothing else moves the window.
+        if owned & 1 == 0 {
+            return Verdict::Dropped(DropReason::Source);
+        }
         if !redundancy.window.believes(newest.sequence) {
             stats.outdated += 1;
             return Verdict::Dropped(DropReason::FarFrame);
@@ -233,9 +239,6 @@ impl Server {
                 fresh.add(place);
                 stats.forwarded += 1;
             }
-        }
-        if owned == 0 {
-            return Verdict::Dropped(DropReason::Source);
         }
         session.last_activity = now;
         let session_id = session.id;
