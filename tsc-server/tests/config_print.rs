@@ -341,6 +341,7 @@ fn interface(index: u16, pools: &[PoolConfig]) -> impl Strategy<Value = Interfac
                         sip: sip.is_some(),
                         nagle: flags[0],
                         stg: false,
+                        redundancy: flags[0],
                         server_keepalive: flags[1],
                         inter_client_block: flags[1],
                     },

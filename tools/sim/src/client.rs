@@ -220,7 +220,7 @@ impl World {
     ) -> Result<(), RequestError> {
         let addresses = self.assignment(client).map(|assigned| &assigned.addresses);
         let address = addresses.and_then(|addresses| addresses.first());
-        let address = address.map_or(IpAddr::from([0; 4]), |inner| inner.address);
+        let address = address.map_or_else(|| IpAddr::from([0; 4]), |inner| inner.address);
         let local = SocketAddr::new(address, packet::FLOW.port);
         let core = &mut self.clients[client.0].core;
         let result = core.set_redundancy(self.now, packet::FLOW, local, redundancy);

@@ -4,10 +4,10 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 
 use tsc_tpl::{
     AddressRequest, AuthToken, CertificateFingerprint, CmType, ConnectionInfo, Cookie, Dscp,
-    Family, Ipv4Netmask, Ipv6PrefixLength, MessageBuilder, Padding, PayloadType, ReceptionReport,
-    RedundancyFactor, RedundancyMethod, ResponseCode, ResumeKey, ResumeProof, RoutedPrefix,
-    Seconds, Sequence, ServerEndpoint, ServiceList, ServiceType, Text, Tlv, TlvType, TransportCode,
-    Tsid, TunnelTag, UnknownTlv,
+    Family, Ipv4Netmask, Ipv6PrefixLength, MessageBuilder, Padding, PayloadType, RedundancyFactor,
+    RedundancyMethod, ResponseCode, ResumeKey, ResumeProof, RoutedPrefix, Seconds, Sequence,
+    ServerEndpoint, ServiceList, ServiceType, Text, Tlv, TlvType, TransportCode, Tsid, TunnelTag,
+    UnknownTlv,
 };
 
 static ZEROS: [u8; 9216] = [0; 9216];
