@@ -319,6 +319,9 @@ async fn the_registration_moves_with_its_client() {
 
     first.succeed(Ok(Arc::clone(&second)));
     first.pull().await;
+    // It is not quite back itself.
+    let early = serve(&registrar, &mut known, StatusCode::SERVICE_UNAVAILABLE).await;
+    assert_eq!(contacts(&early), ["127.0.11.2", "127.0.11.1 gone"]);
     let there = serve(&registrar, &mut known, StatusCode::OK).await;
     assert_eq!(there.method, Method::Register);
     // One registration of one client (RFC 3261 10.2.4), which is not where it was any more.

@@ -22,10 +22,13 @@ use crate::{
 
 /// Makes call `number`; whatever happens is in the report.
 pub(super) async fn call<N: InnerNet>(shared: &Shared<N>, number: usize) -> CallReport {
-    let access = shared.current.access().await;
+    let access = tokio::select! {
+        access = shared.current.access() => access.map_err(CallError::Lost),
+        () = shared.stop.stopped() => Err(CallError::Stopped),
+    };
     let (mut access, error) = match access {
         Ok(access) => (access, None),
-        Err(reason) => (shared.current.last(), Some(CallError::Lost(reason))),
+        Err(error) => (shared.current.last(), Some(error)),
     };
     let callee = address_of_record(&shared.options, &shared.options.callee, access.server);
     let call_id = format!("{}@{}", OsRandom.token(), access.ip);

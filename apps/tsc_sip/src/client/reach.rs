@@ -125,13 +125,21 @@ async fn renew<N: InnerNet>(
         })?;
         renewing.note_up();
         let opened = open(Arc::clone(&net), &shared.options, old.number + 1).await;
-        let (access, incoming) = opened.map_err(|error| error.to_string())?;
+        let (access, incoming) = match opened {
+            Ok(opened) => opened,
+            // This one did not last.
+            Err(_) if net::is_gone(&*net).await => {
+                gone = net;
+                continue;
+            }
+            Err(error) => return Err(error.to_string()),
+        };
         helpers.spawn(answers(shared, &access, incoming));
         if let Some(registration) = registration {
             let mut registration = registration.lock().await;
             registration.move_to(shared.registrant(&access));
             let registered = tokio::select! {
-                registered = registration.register() => registered,
+                registered = registration.register_anew() => registered,
                 _ = net.lost() => Err(RequestError::Closed.into()),
             };
             match registered {

@@ -17,6 +17,12 @@ use crate::{
 /// Challenges that are answered in one registration: the first, and one more for a nonce that was too old.
 const MAX_CHALLENGES: u32 = 2;
 
+/// Between two attempts to register from another place, where the registrar is not back itself.
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// As long as any request may take, 64 T1: so long it is tried again.
+const PATIENCE: Duration = Duration::from_secs(32);
+
 /// How long removing the registration may take. A registrar that is gone must not hold up the end.
 const REMOVAL: Duration = Duration::from_secs(2);
 
@@ -49,6 +55,21 @@ pub enum RegisterError {
     Request(#[from] RequestError),
 }
 
+impl RegisterError {
+    /// Whether the registrar may say something else in a while.
+    fn may_pass(&self) -> bool {
+        match self {
+            Self::Request(RequestError::Unreachable | RequestError::Timeout) => true,
+            Self::Refused { status, .. } => matches!(status.code(), 408 | 480 | 500..=599),
+            Self::NoPassword
+            | Self::Challenge
+            | Self::Credentials
+            | Self::Stopped
+            | Self::Request(_) => false,
+        }
+    }
+}
+
 /// Who registers, where and by what.
 #[derive(Clone, Debug)]
 pub(crate) struct Registrant {
@@ -77,9 +98,12 @@ pub(crate) struct Registration {
     challenge: Option<(Challenge, u32)>,
     /// What the registrar granted.
     granted: Duration,
-    /// A contact of ours that is still to be removed.
-    left: Option<NameAddr>,
+    /// Contacts of ours that are still to be removed; at most [`MAX_LEFT`], the last ones.
+    left: Vec<NameAddr>,
 }
+
+/// Whoever moves more often without being registered in between leaves the first ones to their end.
+const MAX_LEFT: usize = 8;
 
 impl Registration {
     pub(crate) fn new(registrant: Registrant) -> Self {
@@ -89,7 +113,7 @@ impl Registration {
             tag: OsRandom.token(),
             cseq: 0,
             challenge: None,
-            left: None,
+            left: Vec::new(),
             granted: Duration::from_secs(registrant.expires.into()),
             registrant,
         }
@@ -98,7 +122,7 @@ impl Registration {
     /// Registers or renews.
     pub(crate) async fn register(&mut self) -> Result<(), RegisterError> {
         let response = self.send(self.registrant.expires).await?;
-        self.left = None;
+        self.left.clear();
         let ours = &self.registrant.contact;
         let binding = response
             .head
@@ -115,11 +139,29 @@ impl Registration {
         Ok(())
     }
 
+    /// Registers from another place. A registrar that went with the same server may come back later than we: that it cannot be reached, or is
+    /// not ready, is no last word.
+    pub(crate) async fn register_anew(&mut self) -> Result<(), RegisterError> {
+        let until = tokio::time::Instant::now() + PATIENCE;
+        loop {
+            match self.register().await {
+                Err(error) if error.may_pass() && tokio::time::Instant::now() < until => {
+                    tracing::info!(%error, "not registered yet");
+                    tokio::time::sleep(AGAIN).await;
+                }
+                done => return done,
+            }
+        }
+    }
+
     /// Registers from elsewhere from now on: the next REGISTER removes the old contact, where nobody is any more.
     pub(crate) fn move_to(&mut self, registrant: Registrant) {
         let old = std::mem::replace(&mut self.registrant, registrant);
-        if old.contact.uri != self.registrant.contact.uri {
-            self.left = Some(old.contact);
+        self.left.push(old.contact);
+        let now = &self.registrant.contact.uri;
+        self.left.retain(|left| left.uri != *now);
+        if self.left.len() > MAX_LEFT {
+            self.left.remove(0);
         }
     }
 
@@ -168,7 +210,7 @@ impl Registration {
             self.cseq,
         );
         let mut contacts = vec![contact.clone()];
-        if let Some(mut left) = self.left.clone() {
+        for mut left in self.left.iter().cloned() {
             left.params.set("expires", Some("0".to_owned()));
             contacts.push(left);
         }

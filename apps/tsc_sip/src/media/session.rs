@@ -223,9 +223,13 @@ impl MediaSession {
     }
 
     /// Goes on with other addresses or directions; the codec stays, as do the clock, the numbers and the recordings.
-    /// The other side has the whole time anew before it counts as silent.
-    pub const fn redirect(&mut self, now: Instant, agreed: Agreed) {
+    /// The other side has the whole time anew before it counts as silent, and another source if it is at another address (RFC 3550
+    /// 8.2).
+    pub fn redirect(&mut self, now: Instant, agreed: Agreed) {
         let codec = self.agreed.codec;
+        if self.agreed.remote_rtp != agreed.remote_rtp {
+            self.remote_ssrc = None;
+        }
         self.agreed = Agreed { codec, ..agreed };
         self.alive_at = now;
         self.awaited = true;

@@ -238,6 +238,11 @@ pub(crate) fn is_refusal(error: &io::Error) -> bool {
 /// Sockets of a network that goes away may close a moment before the network says why.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
+/// Whether a network is gone by now.
+pub(crate) async fn is_gone<N: InnerNet>(net: &N) -> bool {
+    why_gone(net).await.is_some()
+}
+
 /// Why a network is gone whose sockets were closed.
 pub(crate) async fn why_gone<N: InnerNet>(net: &N) -> Option<String> {
     tokio::time::timeout(LAST_WORDS, net.lost()).await.ok()

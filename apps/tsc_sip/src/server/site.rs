@@ -112,12 +112,20 @@ impl<N: InnerNet> Site<N> {
                 }
             })?;
             renewing.note_up();
-            let site = Self::open(Arc::clone(&net), &shared.options, old.number + 1).await?;
+            let site = match Self::open(Arc::clone(&net), &shared.options, old.number + 1).await {
+                Ok(site) => site,
+                // This one did not last.
+                Err(_) if net::is_gone(&*net).await => {
+                    gone = net;
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
             if let (Some(registration), Some(at)) = (&registration, &shared.options.register_at) {
                 let mut registration = registration.lock().await;
                 registration.move_to(registrant(at, &site.access.endpoint));
                 let registered = tokio::select! {
-                    registered = registration.register() => registered,
+                    registered = registration.register_anew() => registered,
                     _ = net.lost() => Err(RequestError::Closed.into()),
                 };
                 match registered {

@@ -4,11 +4,12 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
+use foreign_types::ForeignTypeRef;
 use openssl::error::ErrorStack;
 use openssl::ex_data::Index;
 use openssl::pkey::{Id, PKey, Private};
 use openssl::ssl::{
-    AlpnError, Ssl, SslContext, SslContextBuilder, SslMethod, SslOptions, SslRef,
+    AlpnError, Ssl, SslContext, SslContextBuilder, SslMethod, SslOptions, SslRef, SslSession,
     SslSessionCacheMode, SslVerifyMode, SslVersion,
 };
 use openssl::stack::{Stack, StackRef};
@@ -324,6 +325,7 @@ fn new_ssl(ctx: &SslContext, options: &DtlsOptions, data: SessionData) -> Result
     ssl.set_ex_data(index()?, data);
     ssl.set_mtu(u32::from(options.mtu))?;
     ffi::set_timer::<OurTimer>(&ssl);
+    ffi::set_steps::<OurSteps>(&ssl);
     Ok(ssl)
 }
 
@@ -346,6 +348,39 @@ pub(super) struct SessionData {
     cookie: Box<[u8]>,
     first_interval: u32,
     verdict: Mutex<Option<Verdict>>,
+    held: HeldSessions,
+}
+
+/// Every session that an `SSL` has had so far; to be dropped after it. OpenSSL keeps messages for retransmission with a pointer to the
+/// session of their time, but without a reference, and then reads there. A client's session is replaced when the server does not
+/// take the one that was offered, and by a ticket: whoever is on the path can have both happen within one call. So it is looked
+/// at before each message. A handshake has few messages that replace it.
+#[derive(Clone, Default)]
+pub(super) struct HeldSessions(Arc<Mutex<Vec<SslSession>>>);
+
+impl HeldSessions {
+    pub(super) fn hold(&self, ssl: &SslRef) {
+        let Some(session) = ssl.session() else {
+            return;
+        };
+        let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if held
+            .last()
+            .is_none_or(|last| last.as_ptr() != session.as_ptr())
+        {
+            held.push(session.to_owned());
+        }
+    }
+}
+
+struct OurSteps;
+
+impl ffi::Steps for OurSteps {
+    fn step(ssl: &SslRef) {
+        if let Some(data) = data(ssl) {
+            data.held.hold(ssl);
+        }
+    }
 }
 
 enum Role {
@@ -367,7 +402,13 @@ impl SessionData {
             cookie: cookie.into(),
             first_interval: micros(options.first_retransmission),
             verdict: Mutex::new(None),
+            held: HeldSessions::default(),
         }
+    }
+
+    /// What has to outlive the `SSL`.
+    pub(super) fn held(&self) -> HeldSessions {
+        self.held.clone()
     }
 
     fn judge(&self, chain: &[CertificateDer<'_>]) -> Verdict {

@@ -20,6 +20,7 @@ use crate::cert::resumption::TicketKey;
 const DTLS_CTRL_GET_TIMEOUT: c_int = 73;
 const DTLS_CTRL_HANDLE_TIMEOUT: c_int = 74;
 const SSL_CTRL_SET_TLSEXT_TICKET_KEYS: c_int = 59;
+const SSL_CB_LOOP: c_int = 1;
 
 /// A key of tickets as that control takes it, since OpenSSL 1.1.0: name, key of the HMAC, key of the cipher.
 const TICKET_KEYS: c_long = 16 + 32 + 32;
@@ -29,6 +30,7 @@ const TICKET_KEYS: c_long = 16 + 32 + 32;
 enum BIO_ADDR {}
 
 type VerifyCallback = unsafe extern "C" fn(*mut X509_STORE_CTX, *mut c_void) -> c_int;
+type InfoCallback = unsafe extern "C" fn(*const SSL, c_int, c_int);
 type TimerCallback = unsafe extern "C" fn(*mut SSL, c_uint) -> c_uint;
 
 // libssl and libcrypto are linked by openssl-sys; all of these exist since OpenSSL 1.1.1.
@@ -43,6 +45,7 @@ unsafe extern "C" {
         argument: *mut c_void,
     );
     fn X509_STORE_CTX_get0_untrusted(ctx: *const X509_STORE_CTX) -> *mut stack_st_X509;
+    fn SSL_set_info_callback(ssl: *mut SSL, callback: InfoCallback);
     fn SSL_CTX_set_timeout(ctx: *mut SSL_CTX, seconds: c_long) -> c_long;
 }
 
@@ -83,7 +86,7 @@ pub(super) fn offer(ssl: &mut SslRef, written: &[u8]) -> Result<(), ErrorStack> 
     // SAFETY: a session object has links for the cache of one SSL_CTX, so it must not be used with two (SSL_set_session(3)); that
     // is also what the crate demands. This one was made two lines above and belongs to no context yet; it is given to this SSL
     // only, which takes a reference of its own. Sessions that are remembered are remembered as bytes. What OpenSSL still reads of it
-    // after it has given it up is kept valid by the handshake (`OpenSslHandshake::sessions`).
+    // after it has given it up is kept valid by the handshake (`HeldSessions`).
     unsafe { ssl.set_session(&session) }
 }
 
@@ -157,6 +160,28 @@ pub(super) fn set_timer<T: Timer>(ssl: &SslRef) {
     }
     // SAFETY: the SSL is valid and the callback is a function, so valid for ever.
     unsafe { DTLS_set_timer_cb(ssl.as_ptr(), callback::<T>) };
+}
+
+/// Sees the steps of a handshake.
+pub(super) trait Steps {
+    /// Another step begins: a message of the peer is about to be processed, or one of ours to be made.
+    fn step(ssl: &SslRef);
+}
+
+/// Makes `S` see the steps of this handshake.
+pub(super) fn set_steps<S: Steps>(ssl: &SslRef) {
+    unsafe extern "C" fn callback<S: Steps>(ssl: *const SSL, kind: c_int, _: c_int) {
+        if kind & SSL_CB_LOOP == 0 {
+            return;
+        }
+        // SAFETY: OpenSSL passes the SSL whose handshake this is, valid for the call; `S` gets it by shared reference, and calls
+        // nothing that goes on with the handshake.
+        let ssl = unsafe { SslRef::from_ptr(ssl.cast_mut()) };
+        // A panic must not cross the C frames below.
+        drop(catch_unwind(AssertUnwindSafe(|| S::step(ssl))));
+    }
+    // SAFETY: the SSL is valid and the callback is a function, so valid for ever.
+    unsafe { SSL_set_info_callback(ssl.as_ptr(), callback::<S>) };
 }
 
 /// Judges the chain that the peer presented, instead of OpenSSL's own verification.

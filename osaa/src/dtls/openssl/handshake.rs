@@ -2,15 +2,14 @@
 
 use std::time::Instant;
 
-use foreign_types::ForeignTypeRef;
 use openssl::error::ErrorStack;
-use openssl::ssl::{ErrorCode, Ssl, SslSession, SslStream};
+use openssl::ssl::{ErrorCode, Ssl, SslStream};
 
 use crate::cert::{ALPN, CertificateError};
 use crate::dtls::handshake::{Finished, Handshake, Outgoing, Step};
 use crate::dtls::{Alert, DtlsError, DtlsInfo};
 
-use super::context::data;
+use super::context::{HeldSessions, SessionData, data};
 use super::ffi;
 use super::pipe::Pipe;
 use super::resumption::Resumption;
@@ -21,19 +20,18 @@ pub(super) struct OpenSslHandshake {
     retransmission: Option<Instant>,
     /// A client's that remembers sessions.
     resumption: Option<Resumption>,
-    /// Every session that the `SSL` above has had so far; dropped after it. OpenSSL keeps messages for retransmission with a pointer
-    /// to the session of their time, but without a reference, and then reads there. A client's is replaced when the server
-    /// does not take the one that was offered, and by a ticket: three in one handshake.
-    sessions: Vec<SslSession>,
+    /// Dropped after the `SSL` above.
+    held: HeldSessions,
 }
 
 impl OpenSslHandshake {
     pub(super) fn new(ssl: Ssl, resumption: Option<Resumption>) -> Result<Self, ErrorStack> {
+        let held = data(&ssl).map(SessionData::held).unwrap_or_default();
         Ok(Self {
             stream: SslStream::new(ssl, Pipe::default())?,
             retransmission: None,
             resumption,
-            sessions: Vec::new(),
+            held,
         })
     }
 
@@ -66,7 +64,7 @@ impl OpenSslHandshake {
     pub(super) fn advance(&mut self, now: Instant) -> Step {
         loop {
             let waiting = self.waiting();
-            self.hold_session();
+            self.held.hold(self.stream.ssl());
             clear_errors();
             match self.stream.do_handshake() {
                 Ok(()) => return self.finish().map(Some),
@@ -138,18 +136,6 @@ impl OpenSslHandshake {
                 .ssl_error()
                 .is_none_or(|stack| stack.errors().is_empty())
             && self.waiting() < waited
-    }
-
-    /// See [`sessions`](Self::sessions). What is replaced is replaced in the call that follows.
-    fn hold_session(&mut self) {
-        if let Some(session) = self.stream.ssl().session()
-            && self
-                .sessions
-                .last()
-                .is_none_or(|last| last.as_ptr() != session.as_ptr())
-        {
-            self.sessions.push(session.to_owned());
-        }
     }
 
     /// Received bytes that OpenSSL has not read yet.

@@ -155,7 +155,9 @@ fn a_resume_over_dtls_waits_for_one_answer_less_than_the_first_connection() {
     isolated(
         "mid_call::a_resume_over_dtls_waits_for_one_answer_less_than_the_first_connection",
         || {
-            let (lab, _wire) = lab(ROUND_TRIP, Egress::UserSpace);
+            // Long enough for a machine that has much to do.
+            const SLOW: Duration = Duration::from_millis(200);
+            let (lab, _wire) = lab(SLOW, Egress::UserSpace);
             block_on(async {
                 let builder = builder(&lab, &[url("dtls", address::EDGE_V4, 4567)]);
                 let mut notifications = builder.notifications();
@@ -178,9 +180,9 @@ fn a_resume_over_dtls_waits_for_one_answer_less_than_the_first_connection() {
                 resumes.sort();
                 let resume = resumes[resumes.len() / 2];
                 eprintln!("dtls: {first:?} to a tunnel, then resumed in {resume:?}");
-                assert!(first >= 4 * ROUND_TRIP, "{first:?}");
-                assert!(resume >= 3 * ROUND_TRIP, "{resume:?}");
-                assert!(resume < 4 * ROUND_TRIP, "{resume:?}");
+                assert!(first >= 4 * SLOW, "{first:?}");
+                assert!(resume >= 3 * SLOW, "{resume:?}");
+                assert!(resume < 4 * SLOW, "{resume:?}");
                 close(tunnel).await;
             });
         },
