@@ -19,8 +19,8 @@ use tokio::{
     time::timeout,
 };
 use tsc_tapi::{
-    CloseError, ConnectError, DownReason, Notification, Notifications, Server, SocketError,
-    SuspendReason, Transport, Tunnel, UdpSocket,
+    AttemptFailure, CloseError, ConnectError, DownReason, Notification, Notifications, Server,
+    SocketError, SuspendReason, Transport, Tunnel, UdpSocket,
 };
 use tsc_tpl::{
     CmType, Header, Ipv4Netmask, Limits, MessageBuilder, ResponseCode, ResumeKey, Seconds,
@@ -457,4 +457,57 @@ async fn a_tunnel_lingers_no_longer_than_it_may_and_close_ends_it() {
             closed.unwrap();
         }
     }
+}
+
+/// Without a network nothing is tried; afterwards media that has waited for too long is not sent any more, signalling is.
+#[tokio::test]
+async fn a_host_without_a_network_tries_nothing_until_there_is_one() {
+    let listener = listen().await;
+    let (tunnel, peer, mut notifications) = up(&listener).await;
+    let socket = bind(&tunnel);
+    tunnel.set_network_available(false);
+    drop(peer);
+    while !matches!(
+        told(&mut notifications).await,
+        Some(Notification::Suspended(_))
+    ) {}
+    socket.send_to(b"media", other()).await.unwrap();
+    let signalling = SocketAddr::new(other().ip(), 5060);
+    socket.send_to(b"signalling", signalling).await.unwrap();
+    let tried = timeout(Duration::from_millis(1500), listener.accept()).await;
+    assert!(tried.is_err(), "without a network");
+    tunnel.set_network_available(true);
+    let mut peer = Peer::serve(&listener, CmType::CONFIGURATION_RESUME_REQUEST).await;
+    let packet = peer.packet().await;
+    assert_eq!(packet[28..], *b"signalling");
+}
+
+/// What answers in place of the server is told as such, and not asked again and again.
+#[tokio::test]
+async fn a_captive_portal_is_no_server() {
+    let listener = listen().await;
+    let address = server(&listener);
+    let portal = tokio::spawn(async move {
+        let mut visits = 0;
+        while let Ok((mut stream, _)) = listener.accept().await {
+            visits += 1;
+            let _ = stream.read(&mut [0; 1000]).await;
+            let answer = b"HTTP/1.1 302 Found\r\nLocation: http://portal.example/\r\n\r\n";
+            let _ = stream.write_all(answer).await;
+            if visits == 100 {
+                break;
+            }
+        }
+    });
+    let builder = Tunnel::builder(address).connect_timeout(Duration::from_secs(4));
+    let error = soon(builder.connect()).await.unwrap_err();
+    assert!(
+        matches!(
+            error,
+            ConnectError::NotConfigured(AttemptFailure::Framing(_))
+        ),
+        "{error:?}"
+    );
+    assert!(!portal.is_finished(), "a hundred attempts in four seconds");
+    portal.abort();
 }

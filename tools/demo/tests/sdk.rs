@@ -351,3 +351,39 @@ async fn the_whole_server_has_no_more_half_open_connections_than_it_is_told() {
     );
     soon(tunnel.close(LIMIT)).await.unwrap();
 }
+
+/// A tunnel begins on a stream, and goes on over datagrams as soon as they pass: the same tunnel, the same sockets.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tunnel_moves_from_a_stream_to_datagrams() {
+    for (stream, datagrams) in [
+        (Transport::Tcp, Transport::Udp),
+        (Transport::Tls, Transport::Dtls),
+    ] {
+        let lab = Lab::start(&LabOptions::default()).unwrap();
+        let other = lab.server_for(Side::Access, datagrams, OPENSSL).unwrap();
+        let builder = lab
+            .tunnel(stream, OPENSSL)
+            .unwrap()
+            .server(other)
+            .race_delay(Duration::from_secs(2))
+            .move_to_datagrams();
+        let mut notifications = builder.notifications();
+        let tunnel = open(builder).await;
+        let first = tunnel.config();
+        let socket = tunnel
+            .bind_udp(SocketAddr::new(first.ipv4().unwrap(), 0))
+            .unwrap();
+        while tunnel.config().transport != datagrams {
+            let told = soon(notifications.recv()).await;
+            assert!(
+                !matches!(told, None | Some(Notification::Suspended(_))),
+                "{told:?}"
+            );
+        }
+        assert_eq!(first.transport, stream);
+        assert_eq!(tunnel.config().tunnel_id, first.tunnel_id);
+        assert_eq!(tunnel.config().addresses, first.addresses);
+        exchange(&socket, &socket, b"still here").await;
+        soon(tunnel.close(LIMIT)).await.unwrap();
+    }
+}

@@ -261,3 +261,41 @@ fn thousands_of_tunnels_have_one_entry_each_in_every_table() {
     assert_eq!(world.server(server).poll_timeout(), None);
     assert_eq!(stats.transmit_overflow, 0);
 }
+
+/// All who are behind one address lose their transports at once, and come back within the rate.
+#[test]
+fn resumes_of_one_source_are_limited_in_rate_and_all_come_back() {
+    let mut world = World::new(12);
+    let mut config = server_config(250);
+    config.limits.requests_per_second = 10;
+    config.limits.request_burst = 20;
+    let server = world.add_server(config);
+    let nat = world.add_nat(Duration::from_secs(300));
+    let path = PathConfig {
+        nat: Some(nat),
+        ..PathConfig::CLEAN
+    };
+    let start = |_| {
+        let client = world.add_client(client_config(&[Transport::Udp]), path);
+        world.start(client);
+        world.run(SECOND / 5);
+        client
+    };
+    let crowd: Vec<_> = (0..60).map(start).collect();
+    assert!(crowd.iter().all(|client| world.is_bound(*client)));
+    let before = world.server_stats(server).rate_limited;
+    for client in &crowd {
+        world.break_transport(*client);
+    }
+    world.run(SECOND);
+    let stats = world.server_stats(server);
+    assert!(
+        (20..=32).contains(&stats.resumed),
+        "{} came back",
+        stats.resumed
+    );
+    assert!(stats.rate_limited > before);
+    world.run(SECOND * 60);
+    assert!(crowd.iter().all(|client| world.is_bound(*client)));
+    assert_eq!(world.server_stats(server).sessions, 60, "none was lost");
+}
