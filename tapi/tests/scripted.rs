@@ -21,6 +21,7 @@ use tokio::{
 use tsc_tapi::{
     AttemptFailure, CloseError, ConnectError, DownReason, Notification, Notifications, Server,
     SocketError, SuspendReason, Transport, Tunnel, UdpSocket,
+    proxy::{Proxy, ProxyScheme},
 };
 use tsc_tpl::{
     CmType, Header, Ipv4Netmask, Limits, MessageBuilder, ResponseCode, ResumeKey, Seconds,
@@ -510,4 +511,64 @@ async fn a_captive_portal_is_no_server() {
     );
     assert!(!portal.is_finished(), "a hundred attempts in four seconds");
     portal.abort();
+}
+
+/// A proxy that cuts connections on which nothing was said for a moment.
+async fn impatient_proxy(to: SocketAddr) -> Proxy {
+    let listener = listen().await;
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut client, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let mut head = Vec::new();
+                while !head.ends_with(b"\r\n\r\n") {
+                    head.push(client.read_u8().await?);
+                }
+                let mut server = TcpStream::connect(to).await?;
+                client.write_all(b"HTTP/1.1 200 Yes\r\n\r\n").await?;
+                let (mut up, mut down) = ([0; 2000], [0; 2000]);
+                loop {
+                    tokio::select! {
+                        len = client.read(&mut up) => match len? {
+                            0 => break,
+                            len => server.write_all(&up[..len]).await?,
+                        },
+                        len = server.read(&mut down) => match len? {
+                            0 => break,
+                            len => client.write_all(&down[..len]).await?,
+                        },
+                        () = tokio::time::sleep(Duration::from_millis(300)) => break,
+                    }
+                }
+                Ok::<_, std::io::Error>(())
+            });
+        }
+    });
+    Proxy::new(ProxyScheme::Http, address.ip(), address.port())
+}
+
+/// Each time the tunnel is resumed by one connection, and its sockets go on.
+#[tokio::test]
+async fn a_proxy_that_cuts_idle_connections_costs_a_resume_each_time() {
+    let listener = listen().await;
+    let proxy = impatient_proxy(listener.local_addr().unwrap()).await;
+    let builder = Tunnel::builder(server(&listener)).proxy(proxy);
+    let mut notifications = builder.notifications();
+    let serve = Peer::serve(&listener, CmType::CONFIGURATION_REQUEST);
+    let (tunnel, mut peer) = soon(async { tokio::join!(builder.connect(), serve) }).await;
+    let tunnel = tunnel.unwrap();
+    let socket = bind(&tunnel);
+    for round in 0..4_u8 {
+        // Keepalives are answered until the connection is cut.
+        while let Received::Control(header) = peer.next().await {
+            peer.answer(&header, ResponseCode::SUCCESS).await;
+        }
+        peer = Peer::serve(&listener, CmType::CONFIGURATION_RESUME_REQUEST).await;
+        while !matches!(
+            told(&mut notifications).await,
+            Some(Notification::Resumed(_))
+        ) {}
+        socket.send_to(&[round], other()).await.unwrap();
+        assert_eq!(peer.packet().await[28..], [round]);
+    }
 }
