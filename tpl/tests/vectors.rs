@@ -339,7 +339,7 @@ fn services() {
 #[test]
 fn remaining_tlvs() {
     let token = *b"token";
-    let services = [ServiceType::ENABLE_DDT, ServiceType(0xFF52)];
+    let services = [ServiceType::ENABLE_DDT, ServiceType(0xFF01)];
     let rows: [(&str, Tlv<'_>); 17] = [
         (
             "0006 0012 fd000000000000000000000000000001 13c4",

@@ -52,7 +52,7 @@ fn known_services_are_unavailable_and_unknown_ones_unsupported() {
     for transport in Transport::ALL {
         let (mut world, _, client) = up(transport);
         world
-            .request_service(client, ServiceType::ENABLE_REDUNDANCY)
+            .request_service(client, ServiceType::ENABLE_DTTE)
             .unwrap();
         world.request_service(client, ServiceType(999)).unwrap();
         world.run(SECOND);
@@ -60,7 +60,7 @@ fn known_services_are_unavailable_and_unknown_ones_unsupported() {
             outcomes(&world, client),
             [
                 (
-                    ServiceType::ENABLE_REDUNDANCY,
+                    ServiceType::ENABLE_DTTE,
                     refused(ResponseCode::SERVICE_UNAVAILABLE)
                 ),
                 (ServiceType(999), refused(ResponseCode::UNSUPPORTED_SERVICE)),
