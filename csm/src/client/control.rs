@@ -116,12 +116,12 @@ impl Client {
             && tunnel.last_keepalive == Some(header.sequence);
         let is_report = header.cm_type == CmType::KEEPALIVE_RESPONSE
             && tunnel.last_report == Some(header.sequence);
-        let is_unknown =
-            |message: Message<'_>| message.response_code() == Some(ResponseCode::UNKNOWN_TUNNEL);
-        if is_report && !raw.parse().is_ok_and(is_unknown) {
+        let parsed = raw.parse();
+        let code = parsed.as_ref().ok().and_then(Message::response_code);
+        if is_report && code != Some(ResponseCode::UNKNOWN_TUNNEL) {
             tunnel.last_report = None;
             self.heard(now);
-            if let Ok(message) = raw.parse() {
+            if let Ok(message) = &parsed {
                 self.redundancy_reported(now, message.reception_report());
             }
             return Inbound::Consumed;
@@ -132,8 +132,6 @@ impl Client {
             return self.drop_unit(DropReason::Unmatched);
         }
         tunnel.confirmed = true;
-        let parsed = raw.parse();
-        let code = parsed.as_ref().ok().and_then(Message::response_code);
         if keepalive && code == Some(ResponseCode::UNKNOWN_TUNNEL) && transport == Transport::Udp {
             if let State::Up(tunnel) = &mut self.state {
                 let idle = tunnel

@@ -10,6 +10,8 @@ mod adapt;
 mod sender;
 mod window;
 
+use std::time::Duration;
+
 use tsc_tpl::{IpPacket, RedundancyFrame};
 
 pub(crate) use self::adapt::Adaptive;
@@ -18,6 +20,9 @@ pub(crate) use self::window::{Arrival, Window};
 
 /// Most copies of a packet that this end sends or grants (spec 3.3).
 pub const MAX_COPIES: u8 = 2;
+
+/// For so long after the end of the service frames of before are still taken (spec 6).
+pub(crate) const STRAGGLERS: Duration = Duration::from_secs(32);
 
 /// Which packets of a redundancy frame come for the first time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

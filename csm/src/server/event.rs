@@ -441,6 +441,8 @@ pub struct Stats {
     pub duplicates: u64,
     /// Frames and packets in them that are too old, or too far ahead.
     pub outdated: u64,
+    /// Gauge: bytes of packets that are kept for being repeated.
+    pub kept: usize,
     /// Answers that were dropped because the owner did not drain the queue.
     pub transmit_overflow: u64,
 }
@@ -476,6 +478,7 @@ impl AddAssign for Stats {
             recovered,
             duplicates,
             outdated,
+            kept,
             transmit_overflow,
         } = other;
         self.sessions += sessions;
@@ -505,6 +508,7 @@ impl AddAssign for Stats {
         self.recovered += recovered;
         self.duplicates += duplicates;
         self.outdated += outdated;
+        self.kept += kept;
         self.transmit_overflow += transmit_overflow;
     }
 }

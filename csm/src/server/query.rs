@@ -151,6 +151,7 @@ impl Server {
             sessions: self.sessions.len(),
             persistent: self.persistent,
             pending: self.pending,
+            kept: self.held,
             overloaded: usize::from(self.load.is_overloaded()),
             draining: usize::from(self.draining),
             ..self.stats

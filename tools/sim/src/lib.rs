@@ -43,7 +43,7 @@ mod server;
 mod watch;
 mod world;
 
-pub use link::{Link, LinkConfig};
+pub use link::{Link, LinkConfig, Losses};
 pub use nat::Nat;
 pub use path::{Firewall, NatId, Path, PathConfig};
 pub use presets::{client_config, server_config};

@@ -65,14 +65,41 @@ const STREAM_RETRANSMISSION: Duration = Duration::from_millis(200);
 /// Most losses of one segment that are modelled.
 const STREAM_LOSSES: u32 = 6;
 
+/// Which datagrams are lost: after Gilbert, in bursts.
+#[derive(Clone, Debug, Default)]
+pub struct Losses {
+    /// The last one was, in a burst that may go on.
+    in_burst: bool,
+}
+
+impl Losses {
+    /// Nothing is lost yet.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self { in_burst: false }
+    }
+
+    /// Whether the next one is: a share of `loss`, `burst` in a row on average; 1 is that each is lost independently.
+    pub fn next(&mut self, rng: &mut Rng, loss: f64, burst: f64) -> bool {
+        let chance = if burst <= 1.0 {
+            loss
+        } else if self.in_burst {
+            1.0 - 1.0 / burst
+        } else {
+            loss / (burst * (1.0 - loss))
+        };
+        self.in_burst = rng.chance(chance);
+        self.in_burst
+    }
+}
+
 /// The state of one direction.
 #[derive(Clone, Debug)]
 pub struct Link {
     /// What it does; may be changed while packets are under way.
     pub config: LinkConfig,
     rng: Rng,
-    /// The last datagram was lost in a burst that may go on.
-    in_burst: bool,
+    losses: Losses,
     /// When the rate has let the last packet through.
     free_at: Option<Instant>,
     /// When the last packet in order arrives.
@@ -86,7 +113,7 @@ impl Link {
         Self {
             config,
             rng,
-            in_burst: false,
+            losses: Losses::new(),
             free_at: None,
             last_arrival: None,
         }
@@ -99,9 +126,11 @@ impl Link {
             reorder,
             blocked,
             queue,
+            loss,
+            burst,
             ..
         } = self.config;
-        if blocked || self.loses() {
+        if blocked || self.losses.next(&mut self.rng, loss, burst) {
             return Vec::new();
         }
         let Some(sent) = self.through_rate(now, len, Some(queue)) else {
@@ -109,21 +138,6 @@ impl Link {
         };
         let copies = if self.rng.chance(duplicate) { 2 } else { 1 };
         (0..copies).map(|_| self.arrival(sent, reorder)).collect()
-    }
-
-    /// Whether a datagram is lost.
-    fn loses(&mut self) -> bool {
-        let LinkConfig { loss, burst, .. } = self.config;
-        if burst <= 1.0 {
-            return self.rng.chance(loss);
-        }
-        let chance = if self.in_burst {
-            1.0 - 1.0 / burst
-        } else {
-            loss / (burst * (1.0 - loss))
-        };
-        self.in_burst = self.rng.chance(chance);
-        self.in_burst
     }
 
     /// When a piece of a stream of `len` bytes can arrive. The caller keeps the order.

@@ -8,22 +8,23 @@
 mod common;
 
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr, SocketAddrV4};
 use std::time::Duration;
 
 use common::asking::{Asking, refusal, request, success};
 use common::tunnel::{SECOND, up_with};
 use tsc_csm::Transport;
 use tsc_csm::client::{Event, Redundancy, RequestError};
-use tsc_csm::server::{DropReason, ServerConfig, Verdict};
+use tsc_csm::server::{DropReason, Event as ServerEvent, ServerConfig, Verdict};
 use tsc_csm::{FlowKey, InnerTransport, MAX_FLOWS};
 use tsc_sim::{
     ClientId, Firewall, LinkConfig, PathConfig, Rng, ServerId, World, client_config, packet,
     server_config,
 };
 use tsc_tpl::{
-    IpPacket, Limits, RedundancyEntry, RedundancyFactor, RedundancyFrame, RedundancyMethod,
-    ResponseCode, Sequence, ServiceList, ServiceType, Tlv, Unit,
+    CmType, ConnectionInfo, IpPacket, Limits, MessageBuilder, RedundancyEntry, RedundancyFactor,
+    RedundancyFrame, RedundancyMethod, ResponseCode, Sequence, ServiceList, ServiceType, Tlv,
+    TransportCode, Unit,
 };
 
 const SERVICE: ServiceType = ServiceType::ENABLE_REDUNDANCY;
@@ -362,45 +363,20 @@ fn it_waits_while_the_tunnel_is_on_a_stream() {
 
 #[test]
 fn what_a_resume_does_not_list_is_asked_for_anew() {
-    let mut asking = Asking::new(Transport::Dtls);
-    asking.answer(success(&asking.request.clone()));
-    let local = ([10, 0, 0, 1], packet::FLOW.port).into();
-    let now = asking.now;
-    asking
-        .client
-        .set_redundancy(now, packet::FLOW, local, Redundancy::Copies(1))
-        .unwrap();
-    last_request(&mut asking);
+    let mut asking = asked();
     grant(&mut asking, 1);
-    assert!(
-        asking
-            .client
-            .redundancy(packet::FLOW)
-            .unwrap()
-            .granted
-            .is_some()
-    );
+    assert_eq!(granted_to(&asking), Some(1));
     asking.lose();
     let active = Tlv::ActiveServices(ServiceList::new(&[]).unwrap());
     asking.answer(success(&asking.request.clone()).tlv(active));
-    assert!(
-        asking
-            .client
-            .redundancy(packet::FLOW)
-            .unwrap()
-            .granted
-            .is_none()
-    );
+    assert_eq!(granted_to(&asking), None);
     last_request(&mut asking);
     grant(&mut asking, 1);
-    assert!(
-        asking
-            .client
-            .redundancy(packet::FLOW)
-            .unwrap()
-            .granted
-            .is_some()
-    );
+    assert_eq!(granted_to(&asking), Some(1));
+}
+
+fn granted_to(asking: &Asking) -> Option<u8> {
+    asking.client.redundancy(packet::FLOW).unwrap().granted
 }
 
 /// A client with a tunnel over DTLS that has asked for two copies.
@@ -435,16 +411,14 @@ fn a_stored_answer_of_the_transport_before_is_not_believed() {
     asking.answer(success(&asking.request.clone()).tlv(active));
     last_request(&mut asking);
     grant(&mut asking, 2);
-    let status = asking.client.redundancy(packet::FLOW).unwrap();
-    assert_eq!(status.granted, None);
+    assert_eq!(granted_to(&asking), None);
     // It is ended, whatever it is, and begun again.
     assert_eq!(service(&mut asking), Some(SERVICE.disable()));
     let ended = refusal(&asking.request, ResponseCode::SUCCESS);
     asking.answer(ended.tlv(Tlv::ServiceType(SERVICE.disable())));
     assert_eq!(service(&mut asking), Some(SERVICE));
     grant(&mut asking, 2);
-    let status = asking.client.redundancy(packet::FLOW).unwrap();
-    assert_eq!(status.granted, Some(2));
+    assert_eq!(granted_to(&asking), Some(2));
 }
 
 /// The server may hold it: its frames are taken, and it is ended until that is answered.
@@ -489,8 +463,7 @@ fn without_an_answer_nothing_is_taken_for_granted() {
         assert_eq!(asking.answer_bytes(&frame), None, "it is no error");
     }
     assert!(disables > 2, "{disables}");
-    let status = asking.client.redundancy(packet::FLOW).unwrap();
-    assert_eq!(status.granted, None);
+    assert_eq!(granted_to(&asking), None);
 }
 
 /// Where nothing comes back but the figures, losing them says nothing about the transport.
@@ -542,17 +515,9 @@ fn grant(asking: &mut Asking, copies: u8) {
 #[test]
 fn a_server_may_grant_less_and_never_more() {
     for (granted, expected) in [(1, Some(1)), (0, Some(0)), (3, None)] {
-        let mut asking = Asking::new(Transport::Dtls);
-        asking.answer(success(&asking.request.clone()));
-        let (now, local) = (asking.now, ([10, 0, 0, 1], packet::FLOW.port).into());
-        asking
-            .client
-            .set_redundancy(now, packet::FLOW, local, Redundancy::Copies(2))
-            .unwrap();
-        last_request(&mut asking);
+        let mut asking = asked();
         grant(&mut asking, granted);
-        let status = asking.client.redundancy(packet::FLOW).unwrap();
-        assert_eq!(status.granted, expected);
+        assert_eq!(granted_to(&asking), expected);
         // Settled, and not asked for again; what cannot be is ended, as nobody knows what the server holds.
         let next = request(&mut asking.client);
         assert_eq!(next.is_some(), expected.is_none());
@@ -662,8 +627,6 @@ fn a_forged_jump_of_the_sequence_costs_nothing() {
 
 #[test]
 fn sockets_that_have_it_are_bounded() {
-    let (mut world, _, client) = up_with(offering(), client_config(&[Transport::Dtls]));
-    world.set_redundancy(client, Redundancy::Copies(1)).unwrap();
     let mut asking = Asking::new(Transport::Dtls);
     asking.answer(success(&asking.request.clone()));
     let now = asking.now;
@@ -747,5 +710,69 @@ fn lost_messages_never_break_the_agreement() {
         let errors = verdicts
             .filter(|(_, verdict)| matches!(verdict, Verdict::Dropped(DropReason::Message(_))));
         assert_eq!(errors.count(), 0, "seed {seed}");
+    }
+}
+
+/// What the server grants is bounded by itself, and to the tunnel's own addresses.
+#[test]
+fn the_server_grants_no_more_than_it_may() {
+    let (mut world, server, client) = up_with(offering(), client_config(&[Transport::Dtls]));
+    let own = address(&world, client);
+    let tsid = world.assignment(client).unwrap().tsid;
+    let mut sequence = 1000;
+    let mut ask = |source: Option<SocketAddr>| {
+        sequence += 1;
+        let info = source.map(|source| match source {
+            SocketAddr::V4(source) => Tlv::ConnectionInfoIpv4(ConnectionInfo {
+                transport: TransportCode::UDP,
+                source,
+                destination: SocketAddrV4::new([0, 0, 0, 0].into(), 0),
+            }),
+            SocketAddr::V6(_) => panic!("IPv4 only"),
+        });
+        let mut bytes = Vec::new();
+        MessageBuilder::new(CmType::CLIENT_SERVICE_REQUEST, tsid, Sequence(sequence))
+            .tlv(Tlv::ServiceType(SERVICE))
+            .tlvs(info)
+            .tlv(Tlv::RedundancyFactor(RedundancyFactor::new(2).unwrap()))
+            .tlv(Tlv::RedundancyMethod(RedundancyMethod::COPIES))
+            .encode(&mut bytes)
+            .unwrap();
+        world.send_raw(client, bytes);
+        world.run(SECOND / 10);
+        let events = world.server_events(server).iter();
+        let granted =
+            events.filter(|(_, event)| matches!(event, ServerEvent::ServiceGranted { .. }));
+        granted.count()
+    };
+    assert_eq!(ask(None), 0, "without a socket");
+    assert_eq!(ask(Some(([10, 0, 0, 77], 9).into())), 0, "of another");
+    for port in 1..=100 {
+        let granted = ask(Some(SocketAddr::new(own, port)));
+        assert_eq!(granted, usize::from(port).min(MAX_FLOWS));
+    }
+}
+
+/// Packets are kept while they are to be repeated, and nothing of them stays.
+#[test]
+fn nothing_stays_of_what_was_kept() {
+    let kept = |call: &Call| call.world.server_stats(call.server).kept;
+    let ends: [fn(&mut Call); 4] = [
+        |call| call.world.run(SECOND * 2),
+        |call| call.world.release(call.near, SECOND),
+        |call| {
+            call.world
+                .set_redundancy(call.near, Redundancy::Off)
+                .unwrap()
+        },
+        |call| call.world.break_transport(call.near),
+    ];
+    for (number, end) in ends.into_iter().enumerate() {
+        let mut call = Call::new(Transport::Udp, Redundancy::Copies(2));
+        call.talk(10);
+        assert!(kept(&call) >= 2 * 200, "{number}");
+        end(&mut call);
+        call.world.run(SECOND * 2);
+        assert_eq!(kept(&call), 0, "{number}");
     }
 }

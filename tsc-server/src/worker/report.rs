@@ -205,6 +205,7 @@ fn log_sessions(sessions: &Stats) {
         recovered = sessions.recovered,
         duplicates = sessions.duplicates,
         outdated = sessions.outdated,
+        kept = sessions.kept,
         transmit_overflow = sessions.transmit_overflow
     );
 }

@@ -5,7 +5,7 @@
 //! after a second; a frame is looked at only from the transport of a tunnel that was granted them, each of its packets like any
 //! other, and one that is far from all before only when others confirm it.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tsc_tpl::{
     IpPacket, Limits, Message, ReceptionReport, RedundancyFactor, RedundancyFrame,
@@ -20,14 +20,11 @@ use super::super::event::{
 use super::super::session::{Life, Session};
 use super::Served;
 use crate::flow::{FlowKey, MAX_FLOWS};
-use crate::redundancy::{Arrival, MAX_COPIES, Sender, Window};
+use crate::redundancy::{Arrival, MAX_COPIES, STRAGGLERS, Sender, Window};
 use crate::service::ServiceGrant;
 
 /// Bytes of packets that all tunnels of a worker together keep for being repeated. Beyond that none are kept.
 pub const MAX_HELD: usize = 64 << 20;
-
-/// For so long after the end of the service frames of before are still taken (spec 6).
-const STRAGGLERS: Duration = Duration::from_secs(32);
 
 /// The service of one tunnel; from the first grant until [`STRAGGLERS`] after the last end.
 #[derive(Debug)]
@@ -83,16 +80,17 @@ impl Session {
     fn redundancy(&mut self) -> Option<&mut Redundancy> {
         self.services.as_mut()?.redundancy.as_mut()
     }
-
-    /// Also while there is no transport: then there are no frames.
-    fn is_stream(&self, server: &Server) -> bool {
-        self.binding
-            .and_then(|id| server.bindings.get(id.key()))
-            .is_none_or(|binding| binding.transport.is_stream())
-    }
 }
 
 impl Server {
+    /// Whether a tunnel has datagrams, as copies need them.
+    fn has_datagrams(&self, key: Key) -> bool {
+        let session = self.sessions.get(key);
+        session
+            .and_then(|session| self.bindings.get(session.binding?.key()))
+            .is_some_and(|binding| !binding.transport.is_stream())
+    }
+
     pub(super) fn enable_redundancy(&mut self, key: Key, request: &Message<'_>) -> Served {
         let id = self.session_id(key);
         let flow = self.own_flow(key, request)?;
@@ -101,12 +99,8 @@ impl Server {
             .ok_or(ResponseCode::MALFORMED)?
             .value();
         let copies = wanted.min(MAX_COPIES);
-        let session = self
-            .sessions
-            .get(key)
-            .ok_or(ResponseCode::SERVICE_UNAVAILABLE)?;
         // Companions are not built yet.
-        if session.is_stream(self) {
+        if !self.has_datagrams(key) {
             return Err(ResponseCode::SERVICE_UNAVAILABLE);
         }
         let session = self
@@ -339,10 +333,7 @@ impl Server {
     /// The tunnel has another transport: copies in the datagram are for datagrams.
     pub(in super::super) fn redundancy_rebound(&mut self, key: Key) {
         let id = self.session_id(key);
-        let Some(session) = self.sessions.get(key) else {
-            return;
-        };
-        if !session.is_stream(self) {
+        if self.has_datagrams(key) {
             return;
         }
         let Some(session) = self.sessions.get_mut(key) else {

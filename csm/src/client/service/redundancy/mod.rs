@@ -6,7 +6,7 @@
 mod frames;
 
 use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tsc_tpl::{
     Message, ReceptionReport, RedundancyFactor, RedundancyMethod, ResponseCode, ServiceType, Tlv,
@@ -16,13 +16,10 @@ use self::frames::Group;
 use super::super::event::{Event, Refusal, RequestError, ServiceOutcome};
 use super::super::{Client, State};
 use crate::flow::{FlowKey, MAX_FLOWS};
-use crate::redundancy::MAX_COPIES;
+use crate::redundancy::{MAX_COPIES, STRAGGLERS};
 use crate::service::ServiceGrant;
 
 const ENABLE: ServiceType = ServiceType::ENABLE_REDUNDANCY;
-
-/// For so long after the end of the service frames of before are still taken (spec 6).
-const STRAGGLERS: Duration = Duration::from_secs(32);
 
 /// How a socket's packets are protected against loss.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -112,7 +109,7 @@ enum Held {
 }
 
 impl Flow {
-    const fn new(key: FlowKey, local: SocketAddr, wish: Redundancy) -> Self {
+    fn new(key: FlowKey, local: SocketAddr, wish: Redundancy) -> Self {
         Self {
             key,
             local,
@@ -120,22 +117,7 @@ impl Flow {
             held: Held::Nothing,
             refused: false,
             untold: true,
-            status: RedundancyStatus {
-                granted: None,
-                sending: 0,
-                sent: 0,
-                copies: 0,
-                received: 0,
-                recovered: 0,
-                duplicates: 0,
-                downlink: ReceptionReport {
-                    expected: 0,
-                    originals: 0,
-                    delivered: 0,
-                    runs: 0,
-                },
-                uplink: None,
-            },
+            status: RedundancyStatus::default(),
         }
     }
 
