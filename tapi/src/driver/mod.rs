@@ -284,7 +284,6 @@ impl Driver {
             self.shared.drive(|state| state.stack.handle_timeout(now));
             self.client.handle_timeout(now);
             self.run_jobs(now);
-            self.take_wishes(now);
             let mut progress = self.poll_network(cx, now);
             progress |= self.poll_lookups(cx, now);
             progress |= self.poll_openings(cx, now);
@@ -304,10 +303,11 @@ impl Driver {
     }
 
     fn take_commands(&mut self, now: Instant) {
-        let commands = {
+        let (commands, wishes) = {
             let mut state = self.shared.lock();
-            state.take_commands()
+            (state.take_commands(), state.wishes.take())
         };
+        self.take_wishes(now, wishes);
         for command in commands {
             match command {
                 Command::Release(deadline) => {

@@ -14,7 +14,7 @@ use crate::{
     error::ServiceError,
     notification::Notification,
     routed::{Answer, Job},
-    services::{Service, Wish},
+    services::{Query, Service, Wish},
 };
 
 /// A request under way; to whom its outcome is told, if to anybody.
@@ -94,14 +94,7 @@ impl Driver {
     }
 
     /// Hands on what sockets want, and answers what they ask.
-    pub(super) fn take_wishes(&mut self, now: Instant) {
-        let (wishes, queries) = {
-            let mut state = self.shared.lock();
-            if state.wishes.is_empty() {
-                return;
-            }
-            state.wishes.take()
-        };
+    pub(super) fn take_wishes(&mut self, now: Instant, (wishes, queries): (Vec<Wish>, Vec<Query>)) {
         for Wish {
             key,
             local,

@@ -18,6 +18,7 @@ use tokio::{
     task::JoinHandle,
     time::{Instant, sleep_until},
 };
+use tsc_sim::{Losses, Rng};
 
 /// Clients that it serves; datagrams of further ones are dropped.
 const MAX_CLIENTS: usize = 64;
@@ -260,39 +261,20 @@ impl Line {
 
 /// Which datagrams are lost.
 struct Chance {
-    state: u64,
-    in_burst: bool,
+    rng: Rng,
+    losses: Losses,
 }
 
 impl Chance {
     const fn new(seed: u64) -> Self {
         Self {
-            state: seed,
-            in_burst: false,
+            rng: Rng::new(seed),
+            losses: Losses::new(),
         }
     }
 
-    /// SplitMix64, as a number from 0 to 1.
-    fn next(&mut self) -> f64 {
-        self.state = self.state.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.state;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        let top = u32::try_from((z ^ (z >> 31)) >> 32).unwrap_or(u32::MAX);
-        f64::from(top) / f64::from(u32::MAX)
-    }
-
     fn loses(&mut self, network: &BadNetwork) -> bool {
-        let BadNetwork { loss, burst, .. } = *network;
-        let probability = if burst <= 1.0 {
-            loss
-        } else if self.in_burst {
-            1.0 - 1.0 / burst
-        } else {
-            loss / (burst * (1.0 - loss))
-        };
-        self.in_burst = self.next() < probability;
-        self.in_burst
+        self.losses.next(&mut self.rng, network.loss, network.burst)
     }
 }
 

@@ -6,12 +6,12 @@ use tokio::{sync::Mutex, task::JoinSet};
 
 use super::{
     ClientError, ClientOptions, Shared,
-    register::{RegisterError, Registration},
+    register::{self, Registration},
     requests::answer_requests,
 };
 use crate::{
     access::{Access, Renewal, Renewing},
-    endpoint::{Endpoint, IncomingEvents, RequestError},
+    endpoint::{Endpoint, IncomingEvents},
     net::{self, InnerNet, Prober, RenewError},
     random::OsRandom,
     sip::Transport,
@@ -136,20 +136,10 @@ async fn renew<N: InnerNet>(
         };
         helpers.spawn(answers(shared, &access, incoming));
         if let Some(registration) = registration {
-            let mut registration = registration.lock().await;
-            registration.move_to(shared.registrant(&access));
-            let registered = tokio::select! {
-                registered = registration.register_anew() => registered,
-                _ = net.lost() => Err(RequestError::Closed.into()),
-            };
-            match registered {
-                Ok(()) => {}
-                // This one did not last either.
-                Err(RegisterError::Request(RequestError::Closed)) => {
-                    gone = net;
-                    continue;
-                }
-                Err(error) => return Err(ClientError::from(error).to_string()),
+            let there = register::moved(registration, shared.registrant(&access), &*net).await;
+            if !there.map_err(|error| ClientError::from(error).to_string())? {
+                gone = net;
+                continue;
             }
         }
         let renewal = renewing.done(access.ip);

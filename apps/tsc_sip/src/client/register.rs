@@ -7,6 +7,7 @@ use tokio::sync::Mutex;
 use crate::{
     digest::{Challenge, Credentials},
     endpoint::{Endpoint, RequestError},
+    net::InnerNet,
     random::{OsRandom, Random},
     secret::Secret,
     sip::{Contacts, HeaderName, Hop, Method, NameAddr, Request, Response, SipUri, StatusCode},
@@ -141,7 +142,7 @@ impl Registration {
 
     /// Registers from another place. A registrar that went with the same server may come back later than we: that it cannot be reached, or is
     /// not ready, is no last word.
-    pub(crate) async fn register_anew(&mut self) -> Result<(), RegisterError> {
+    async fn register_anew(&mut self) -> Result<(), RegisterError> {
         let until = tokio::time::Instant::now() + PATIENCE;
         loop {
             match self.register().await {
@@ -155,7 +156,7 @@ impl Registration {
     }
 
     /// Registers from elsewhere from now on: the next REGISTER removes the old contact, where nobody is any more.
-    pub(crate) fn move_to(&mut self, registrant: Registrant) {
+    fn move_to(&mut self, registrant: Registrant) {
         let old = std::mem::replace(&mut self.registrant, registrant);
         self.left.push(old.contact);
         let now = &self.registrant.contact.uri;
@@ -232,6 +233,28 @@ impl Registration {
                 .push(HeaderName::Authorization, credentials.to_string());
         }
         Ok(request)
+    }
+}
+
+/// Registers from a network that has taken another's place; false if that is gone, too.
+///
+/// # Errors
+///
+/// Why it cannot be registered there.
+pub(crate) async fn moved<N: InnerNet>(
+    registration: &Mutex<Registration>,
+    to: Registrant,
+    net: &N,
+) -> Result<bool, RegisterError> {
+    let mut registration = registration.lock().await;
+    registration.move_to(to);
+    let registered = tokio::select! {
+        registered = registration.register_anew() => registered,
+        _ = net.lost() => return Ok(false),
+    };
+    match registered {
+        Err(RegisterError::Request(RequestError::Closed)) => Ok(false),
+        done => done.map(|()| true),
     }
 }
 

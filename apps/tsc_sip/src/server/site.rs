@@ -10,8 +10,8 @@ use tokio::sync::Mutex;
 use super::{Place, ServerError, ServerOptions, Shared, registrant};
 use crate::{
     access::{Access, Renewal, Renewing},
-    client::{RegisterError, register::Registration},
-    endpoint::{Endpoint, IncomingEvents, RequestError},
+    client::register::{self, Registration},
+    endpoint::{Endpoint, IncomingEvents},
     http::HttpServer,
     msrp::Switchboard,
     net::{self, InnerNet, RenewError},
@@ -122,20 +122,10 @@ impl<N: InnerNet> Site<N> {
                 Err(error) => return Err(error),
             };
             if let (Some(registration), Some(at)) = (&registration, &shared.options.register_at) {
-                let mut registration = registration.lock().await;
-                registration.move_to(registrant(at, &site.access.endpoint));
-                let registered = tokio::select! {
-                    registered = registration.register_anew() => registered,
-                    _ = net.lost() => Err(RequestError::Closed.into()),
-                };
-                match registered {
-                    Ok(()) => {}
-                    // This one did not last either.
-                    Err(RegisterError::Request(RequestError::Closed)) => {
-                        gone = net;
-                        continue;
-                    }
-                    Err(error) => return Err(error.into()),
+                let to = registrant(at, &site.access.endpoint);
+                if !register::moved(registration, to, &*net).await? {
+                    gone = net;
+                    continue;
                 }
             }
             let renewal = renewing.done(site.access.ip);
