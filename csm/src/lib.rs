@@ -55,7 +55,8 @@
 //!     Box::new(Chance(1)),
 //! )?;
 //! let peer = "192.0.2.1:4000".parse()?;
-//! let info = BindingInfo { interface: 0, transport: Transport::Tls, peer, identity: None };
+//! let local = ([203, 0, 113, 1], 443).into();
+//! let info = BindingInfo { interface: 0, transport: Transport::Tls, peer, local, identity: None };
 //! let binding = server.open_binding(now, info)?;
 //!
 //! // The client: where to go, and the transport that it asks for.
@@ -140,6 +141,7 @@
 
 mod assignment;
 pub mod client;
+mod companion;
 mod flow;
 mod prefix;
 mod random;
@@ -153,6 +155,7 @@ mod transport;
 mod wire;
 
 pub use assignment::{Alternate, Assignment, InnerAddress};
+pub use companion::CompanionRole;
 pub use flow::{FlowKey, InnerTransport, MAX_FLOWS};
 pub use prefix::{MAX_ROUTED_PREFIXES, Prefix, PrefixError};
 pub use random::{BoxedRandom, Random};

@@ -104,6 +104,46 @@ impl fmt::Debug for Key32 {
     }
 }
 
+/// The right to claim a reserved tunnel (TLV 22).
+///
+/// Wiped on drop, masked in `Debug`, compared in constant time.
+#[derive(Clone)]
+pub(crate) struct Tag([u8; 16]);
+
+impl Tag {
+    pub(crate) const fn new(bytes: [u8; 16]) -> Self {
+        Self(bytes)
+    }
+
+    /// The bytes. Do not log them.
+    pub(crate) const fn expose(&self) -> &[u8; 16] {
+        &self.0
+    }
+
+    /// A fresh tag.
+    pub(crate) fn random(random: &mut dyn crate::Random) -> Self {
+        let mut bytes = [0; 16];
+        random.fill(&mut bytes);
+        Self(bytes)
+    }
+
+    pub(crate) fn is(&self, other: &[u8; 16]) -> bool {
+        self.0.ct_eq(other).into()
+    }
+}
+
+impl Drop for Tag {
+    fn drop(&mut self) {
+        self.0.zeroize();
+    }
+}
+
+impl fmt::Debug for Tag {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Tag(..)")
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -113,5 +153,6 @@ mod tests {
         let secret = Secret::new(*b"hunter2");
         assert_eq!(format!("{secret:?}"), "Secret(7 bytes)");
         assert_eq!(format!("{:?}", Key32::new([0x41; 32])), "Key32(..)");
+        assert_eq!(format!("{:?}", Tag::new([0x41; 16])), "Tag(..)");
     }
 }

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use tsc_tpl::ServiceType;
+use tsc_tpl::{RedundancyMethod, ServiceType};
 
 use crate::flow::FlowKey;
 use crate::prefix::Prefix;
@@ -20,9 +20,13 @@ pub enum ServiceGrant {
     Redundancy {
         /// The socket.
         flow: FlowKey,
-        /// Copies of each packet.
+        /// Copies of each packet, or further tunnels that each goes over, or is spread over.
         copies: u8,
+        /// Which of these.
+        method: RedundancyMethod,
     },
+    /// DDT: what the server sends to this socket goes over the datagram companion while there is one.
+    Ddt(FlowKey),
     /// A service of which this version only knows that it was granted.
     Other(ServiceType),
 }
@@ -35,6 +39,7 @@ impl ServiceGrant {
             Self::RoutedPrefixes(_) => ServiceType::ENABLE_STG,
             Self::ServerKeepalive(_) => ServiceType::ENABLE_SERVER_KEEPALIVE,
             Self::Redundancy { .. } => ServiceType::ENABLE_REDUNDANCY,
+            Self::Ddt(_) => ServiceType::ENABLE_DDT,
             Self::Other(service) => service.enable(),
         }
     }
@@ -52,9 +57,19 @@ impl fmt::Display for ServiceGrant {
             Self::ServerKeepalive(interval) => {
                 write!(f, "keepalives by the server, {} s", interval.as_secs())
             }
-            Self::Redundancy { flow, copies } => {
-                write!(f, "redundancy for {flow}, {copies} copies")
+            Self::Redundancy {
+                flow,
+                copies,
+                method,
+            } => {
+                let what = match *method {
+                    RedundancyMethod::FAN_OUT => "further tunnels",
+                    RedundancyMethod::LOAD_BALANCE => "further tunnels to choose from",
+                    _ => "copies",
+                };
+                write!(f, "redundancy for {flow}, {copies} {what}")
             }
+            Self::Ddt(flow) => write!(f, "datagrams for {flow}"),
             Self::Other(service) => service.fmt(f),
         }
     }

@@ -13,11 +13,12 @@ use tsc_tpl::{
     AddressRequest, AuthToken, CmType, Cookie, Dscp, Family, Header, Ipv4Netmask, Ipv6PrefixLength,
     Message, MessageBuilder, MessageError, ReceptionReport, ResponseCode, ResumeKey, ResumeProof,
     Seconds, Sequence, ServerEndpoint, ServiceList, ServiceType, Text, Tlv, TlvType, Tsid,
-    UnknownTlv,
+    TunnelTag, UnknownTlv,
 };
 
 use crate::assignment::Alternate;
 use crate::client::ClientConfig;
+use crate::companion::Reservation;
 use crate::resume;
 use crate::secret::Key32;
 use crate::server::pool::Lease;
@@ -52,7 +53,7 @@ pub(crate) struct RefusalDetails<'a> {
 
 /// What a Resume_Request proves.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Claim<'a> {
+pub(crate) struct Proof<'a> {
     pub(crate) tsid: Tsid,
     pub(crate) key: &'a Key32,
     pub(crate) counter: u32,
@@ -60,6 +61,7 @@ pub(crate) struct Claim<'a> {
 
 pub(crate) fn configuration_request(
     config: &ClientConfig,
+    claim: Option<&Reservation>,
     transport: Transport,
     sequence: Sequence,
     cookie: Option<&[u8]>,
@@ -67,6 +69,11 @@ pub(crate) fn configuration_request(
     let mut builder =
         MessageBuilder::new(CmType::CONFIGURATION_REQUEST, Tsid::UNASSIGNED, sequence)
             .tlv(Tlv::ProtocolRevision(PROTOCOL_REVISION));
+    if let Some(claim) = claim {
+        builder = builder
+            .tlv(Tlv::TunnelSessionId(claim.tsid))
+            .tlv(Tlv::TunnelTag(TunnelTag::new(claim.tag.expose())));
+    }
     for wish in &config.addresses {
         builder = builder.tlv(Tlv::AddressRequest(AddressRequest {
             family: wish.family,
@@ -91,19 +98,19 @@ pub(crate) fn resume_request(
     config: &ClientConfig,
     transport: Transport,
     sequence: Sequence,
-    claim: &Claim<'_>,
+    proof: &Proof<'_>,
     cookie: Option<&[u8]>,
 ) -> Option<Bytes> {
     let mac = resume::proof(
-        claim.key,
-        claim.tsid,
-        claim.counter,
+        proof.key,
+        proof.tsid,
+        proof.counter,
         cookie.unwrap_or_default(),
     );
-    let builder = MessageBuilder::new(CmType::CONFIGURATION_RESUME_REQUEST, claim.tsid, sequence)
+    let builder = MessageBuilder::new(CmType::CONFIGURATION_RESUME_REQUEST, proof.tsid, sequence)
         .tlv(Tlv::ProtocolRevision(PROTOCOL_REVISION))
         .tlv(Tlv::ResumeProof(ResumeProof {
-            counter: claim.counter,
+            counter: proof.counter,
             mac: &mac,
         }));
     finish_request(builder, config, transport, cookie)

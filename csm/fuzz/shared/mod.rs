@@ -17,7 +17,7 @@ use tsc_csm::server::{
     self, AuthPolicy, BadUnit, BindingId, BindingInfo, Destination, Identity, InterfaceConfig,
     ListenerId, Server, ServerConfig, Verdict,
 };
-use tsc_csm::{FlowKey, InnerTransport, Random, Transport};
+use tsc_csm::{Alternate, FlowKey, InnerTransport, Random, Transport};
 use tsc_tpl::{
     CmType, Limits, MessageBuilder, Sequence, ServiceType, StreamDecoder, Tlv, TlvType, Tsid, Unit,
 };
@@ -73,6 +73,9 @@ fn encode(builder: &MessageBuilder<'_>) -> Vec<u8> {
     bytes
 }
 
+/// Where the server listens.
+const LOCAL: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(203, 0, 113, 1)), 5060);
+
 struct ServerWorld {
     now: Instant,
     server: Server,
@@ -105,7 +108,16 @@ impl ServerWorld {
         // Plain UDP is for strangers; connections are for gateways, whose prefixes overlap.
         let mut gateways = InterfaceConfig::new("gateways", vec![0]);
         gateways.auth = AuthPolicy::Mtls;
-        gateways.services = vec![ServiceType::ENABLE_STG, ServiceType::ENABLE_REDUNDANCY];
+        gateways.services = vec![
+            ServiceType::ENABLE_STG,
+            ServiceType::ENABLE_REDUNDANCY,
+            ServiceType::ENABLE_DDT,
+        ];
+        let dtls = Alternate {
+            transport: Transport::Dtls,
+            address: LOCAL,
+        };
+        gateways.endpoints = vec![dtls];
         let mut strangers = InterfaceConfig::new("fuzz", vec![0]);
         strangers.services = vec![ServiceType::ENABLE_REDUNDANCY];
         for (name, text) in [
@@ -132,6 +144,7 @@ impl ServerWorld {
             interface: 1,
             transport: Transport::Tls,
             peer: victim_peer,
+            local: LOCAL,
             identity: Some(Identity::new("victim")),
         };
         let victim = server.open_binding(now, info).expect("a stream");
@@ -174,6 +187,7 @@ impl ServerWorld {
                     interface: 1,
                     transport,
                     peer,
+                    local: LOCAL,
                     identity: Some(Identity::new("fuzz")),
                 },
             )

@@ -11,7 +11,7 @@ use super::config::{Endpoint, Target};
 use super::event::{
     AttemptFailure, CloseReason, DownReason, DropReason, Epoch, Event, Inbound, Refusal,
 };
-use super::plan::same_host;
+use super::plan::{Way, same_host};
 use super::race::{Stage, Why};
 use super::service::Services;
 use super::tunnel::{Link, Tunnel, Upgrade};
@@ -39,12 +39,13 @@ impl Client {
         raw: &ControlMessage<'a>,
     ) -> Inbound<'a> {
         let header = raw.header();
-        let Some((target, waiting)) = self
+        let Some((way, waiting)) = self
             .attempt(epoch)
-            .map(|attempt| (attempt.target(), &attempt.request))
+            .map(|attempt| (attempt.way, &attempt.request))
         else {
             return self.drop_unit(DropReason::StaleEpoch);
         };
+        let target = way.target;
         if !waiting
             .as_ref()
             .is_some_and(|request| request.matches(header.cm_type, header.sequence))
@@ -74,11 +75,12 @@ impl Client {
             Some(ResponseCode::SUCCESS) => {
                 let assignment = self.read_assignment(&message, target);
                 let used = match &self.state {
-                    State::Up(_) => assignment
-                        .and_then(|assignment| self.resumed(now, epoch, target, assignment)),
+                    State::Up(_) => {
+                        assignment.and_then(|assignment| self.resumed(now, epoch, way, assignment))
+                    }
                     State::Idle | State::Connecting(_) | State::Down => {
                         assignment.and_then(|assignment| {
-                            self.configured(now, epoch, target, assignment, &message)
+                            self.configured(now, epoch, way, assignment, &message)
                         })
                     }
                 };
@@ -160,10 +162,16 @@ impl Client {
         &mut self,
         now: Instant,
         epoch: Epoch,
-        target: Target,
+        way: Way,
         assignment: Assignment,
         message: &Message<'_>,
     ) -> Result<(), &'static str> {
+        let target = way.target;
+        if self.claim.as_ref().is_some_and(|claim| {
+            claim.reservation.tsid != assignment.tsid || claim.addresses != assignment.addresses
+        }) {
+            return Err("another tunnel than was claimed");
+        }
         let resume_key = message
             .resume_key()
             .map(|key| Key32::new(*key.expose()))
@@ -194,7 +202,7 @@ impl Client {
             release_until: None,
         });
         let silence = silence_on(target.transport, &tunnel, self.background, &mut self.random);
-        tunnel.link = Some(Link::new(now, epoch, target, silence));
+        tunnel.link = Some(Link::new(now, epoch, way, silence));
         let up = State::Up(tunnel);
         if let State::Connecting(seeker) = std::mem::replace(&mut self.state, up) {
             self.close_others(Some(seeker), Some(epoch));
@@ -211,9 +219,10 @@ impl Client {
         &mut self,
         now: Instant,
         epoch: Epoch,
-        target: Target,
+        way: Way,
         assignment: Assignment,
     ) -> Result<(), &'static str> {
+        let target = way.target;
         let State::Up(tunnel) = &mut self.state else {
             return Err("no tunnel to resume");
         };
@@ -247,7 +256,7 @@ impl Client {
         tunnel.confirmed = true;
         tunnel.assignment = assignment.clone();
         let silence = silence_on(target.transport, tunnel, self.background, &mut self.random);
-        let mut link = Link::new(now, epoch, target, silence);
+        let mut link = Link::new(now, epoch, way, silence);
         // Outstanding requests are repeated with their sequence (spec 5, "Epochs").
         let schedule = Schedule::request(target.transport.is_stream());
         let repeats: Vec<_> = tunnel

@@ -12,6 +12,7 @@ mod binding;
 mod config;
 mod control;
 mod event;
+mod family;
 mod plan;
 mod race;
 mod seek;
@@ -35,15 +36,18 @@ pub use self::event::{
     RequestError, RequestId, ServiceOutcome, Stats, SuspendReason, Transmit, TransportFailure,
     TransportLoss,
 };
+pub use self::family::{Family, MAX_TUNNELS, Outgoing, RandomSource};
 use self::plan::Plan;
 pub use self::plan::{MAX_ADDRESSES, MAX_GIVEN_TARGETS};
 pub use self::race::{ASK_PATIENCE, HEAD_START, MAX_RACING, URGENT};
 use self::race::{Attempt, Seeker, Why};
-pub use self::service::{Redundancy, RedundancyStatus};
+pub use self::service::{Redundancy, RedundancyStatus, TunnelTransport};
 pub use self::tunnel::PROBE_AFTER;
 use self::tunnel::{Asked, Link, Tunnel};
 use crate::assignment::Assignment;
+use crate::companion::Claim;
 use crate::random::{BoxedRandom, Random};
+pub use crate::redundancy::{MAX_WAYS, Spread};
 use crate::transaction::{Request, Schedule, Step};
 pub use crate::transport::BadUnit;
 use crate::transport::Transport;
@@ -58,6 +62,8 @@ pub const MAX_KNOWN_HOSTS: usize = 256;
 /// The client's end of one tunnel.
 pub struct Client {
     config: ClientConfig,
+    /// Of a companion: what it is.
+    claim: Option<Claim>,
     random: BoxedRandom,
     state: State,
     plan: Plan,
@@ -90,7 +96,15 @@ impl Client {
     /// # Errors
     ///
     /// The first thing in the configuration that cannot be used.
-    pub fn new(config: ClientConfig, mut random: BoxedRandom) -> Result<Self, ClientConfigError> {
+    pub fn new(config: ClientConfig, random: BoxedRandom) -> Result<Self, ClientConfigError> {
+        Self::with_claim(config, None, random)
+    }
+
+    fn with_claim(
+        config: ClientConfig,
+        claim: Option<Claim>,
+        mut random: BoxedRandom,
+    ) -> Result<Self, ClientConfigError> {
         config.check()?;
         let mut known_hosts = config.known_hosts.clone();
         known_hosts.truncate(MAX_KNOWN_HOSTS);
@@ -108,6 +122,7 @@ impl Client {
             stats: Stats::default(),
             random,
             config,
+            claim,
         })
     }
 
@@ -371,6 +386,7 @@ impl Client {
             self.send_keepalive(now);
         }
         self.redundancy_timeout(now);
+        self.datagrams_timeout(now);
         self.silence_timeout(now);
         self.look_beside_if_due(now);
     }

@@ -17,7 +17,7 @@ use super::{Client, State};
 use crate::random::Random as _;
 use crate::transaction::{Request, Schedule, Step};
 use crate::transport::Transport;
-use crate::wire::{self, Claim};
+use crate::wire::{self, Proof};
 
 /// A lost tunnel of a server that keeps it for ever is given up after this long.
 const ENDLESS_RESUME: Duration = Duration::from_secs(3600);
@@ -421,16 +421,18 @@ impl Client {
             State::Up(tunnel) => {
                 tunnel.resume_counter = tunnel.resume_counter.wrapping_add(1);
                 counter = tunnel.resume_counter;
-                let claim = Claim {
+                let proof = Proof {
                     tsid: tunnel.assignment.tsid,
                     key: &tunnel.resume_key,
                     counter,
                 };
-                let bytes = wire::resume_request(&self.config, transport, sequence, &claim, cookie);
+                let bytes = wire::resume_request(&self.config, transport, sequence, &proof, cookie);
                 (bytes, CmType::CONFIGURATION_RESUME_RESPONSE)
             }
             State::Idle | State::Connecting(_) | State::Down => {
-                let bytes = wire::configuration_request(&self.config, transport, sequence, cookie);
+                let claim = self.claim.as_ref().map(|claim| &claim.reservation);
+                let config = &self.config;
+                let bytes = wire::configuration_request(config, claim, transport, sequence, cookie);
                 (bytes, CmType::CONFIGURATION_RESPONSE)
             }
         };
@@ -454,6 +456,14 @@ impl Client {
         self.transmit(epoch, bytes);
     }
 
+    /// How long a tunnel that is lost is not given up: the server keeps it as long.
+    pub(super) fn kept_for(&self) -> Duration {
+        let persistence = self.assignment().map(|assignment| assignment.persistence);
+        let kept = persistence.filter(|persistence| !persistence.is_zero());
+        let resume_timeout = self.config.resume_timeout;
+        resume_timeout.or(kept).unwrap_or(ENDLESS_RESUME)
+    }
+
     /// The tunnel has lost its transport; `close` asks the owner to close what is left of it.
     pub(super) fn lose_link(
         &mut self,
@@ -461,7 +471,7 @@ impl Client {
         cause: SuspendReason,
         close: Option<CloseReason>,
     ) {
-        let resume_timeout = self.config.resume_timeout;
+        let time = self.kept_for();
         let State::Up(tunnel) = &mut self.state else {
             return;
         };
@@ -491,13 +501,6 @@ impl Client {
         } else {
             self.events.push_back(Event::Suspended(cause));
         }
-        let persistence = tunnel.assignment.persistence;
-        let kept = if persistence.is_zero() {
-            ENDLESS_RESUME
-        } else {
-            persistence
-        };
-        let time = resume_timeout.unwrap_or(kept);
         if let Some(seeker) = &mut tunnel.seeker {
             // What is under way is what is needed now.
             seeker.why = Why::Lost;

@@ -1,13 +1,14 @@
 //! A tunnel that was configured: its bindings, requests and clocks.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use tsc_tpl::{Sequence, ServiceType};
 
 use super::binding::BindingTime;
-use super::config::Target;
+use super::config::{Endpoint, Target};
 use super::event::{Epoch, RequestId, SuspendReason};
+use super::plan::Way;
 use super::race::{Seeker, Why};
 use super::service::Services;
 use crate::assignment::Assignment;
@@ -119,6 +120,8 @@ pub(super) enum Asked {
 pub(super) struct Link {
     pub(super) epoch: Epoch,
     pub(super) target: Target,
+    /// Where that is, if this end knows.
+    pub(super) address: Option<SocketAddr>,
     /// The last thing sent, data or control.
     pub(super) last_sent: Instant,
     /// The last thing that came.
@@ -229,15 +232,16 @@ impl Tunnel {
 }
 
 impl Link {
-    pub(super) fn new(
-        now: Instant,
-        epoch: Epoch,
-        target: Target,
-        silence: Option<Duration>,
-    ) -> Self {
+    pub(super) fn new(now: Instant, epoch: Epoch, way: Way, silence: Option<Duration>) -> Self {
+        let Way { target, address } = way;
+        let address = match target.endpoint {
+            Endpoint::Address { address, .. } => Some(address),
+            Endpoint::Configured(_) => address,
+        };
         Self {
             epoch,
             target,
+            address,
             last_sent: now,
             unanswered_since: None,
             heard: false,
@@ -287,6 +291,11 @@ impl Link {
             self.round_trip
                 .map_or(sample, |smoothed| (smoothed * 7 + sample) / 8),
         );
+    }
+
+    /// Whether it was asked and has not answered in its time.
+    pub(super) fn is_doubtful(&self) -> bool {
+        !self.heard && self.doubted.is_some() && self.doubted == self.asked_at
     }
 
     /// When a Keepalive that nothing has answered so far puts the transport in doubt.

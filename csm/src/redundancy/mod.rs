@@ -24,6 +24,18 @@ pub const MAX_COPIES: u8 = 2;
 /// For so long after the end of the service frames of before are still taken (spec 6).
 pub(crate) const STRAGGLERS: Duration = Duration::from_secs(32);
 
+/// A packet goes over so many transports at most.
+pub const MAX_WAYS: usize = 3;
+
+/// How the ways of a packet are used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Spread {
+    /// All of them.
+    All,
+    /// Any one.
+    One,
+}
+
 /// Which packets of a redundancy frame come for the first time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Fresh(u16);

@@ -23,6 +23,8 @@ pub(crate) struct Sender {
     history: VecDeque<Kept>,
     /// Of a packet that need not be repeated any more, for the next one.
     spare: Option<Vec<u8>>,
+    /// A frame is at most so long.
+    longest: usize,
     /// Room of the history's buffers.
     held: usize,
     last: Option<Instant>,
@@ -43,6 +45,7 @@ impl Default for Sender {
             next: Sequence(1),
             history: VecDeque::new(),
             spare: None,
+            longest: MAX_FRAME,
             held: 0,
             last: None,
         }
@@ -50,6 +53,14 @@ impl Default for Sender {
 }
 
 impl Sender {
+    /// For streams, where frames hold one packet, as long as it may be.
+    pub(crate) fn of_streams() -> Self {
+        Self {
+            longest: usize::MAX,
+            ..Self::default()
+        }
+    }
+
     /// Bytes that packets which are kept take.
     pub(crate) const fn held(&self) -> usize {
         self.held
@@ -88,7 +99,7 @@ impl Sender {
             packet: *packet,
         };
         let mut len = RedundancyFrame::encoded_len(&[newest]);
-        if len > MAX_FRAME {
+        if len > self.longest {
             return false;
         }
         let mut entries = [newest; MAX_REDUNDANCY_ENTRIES];
@@ -104,7 +115,7 @@ impl Sender {
             let Some(place) = entries.get_mut(count) else {
                 break;
             };
-            if len + entry.encoded_len() > MAX_FRAME {
+            if len + entry.encoded_len() > self.longest {
                 break;
             }
             len += entry.encoded_len();

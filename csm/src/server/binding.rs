@@ -22,6 +22,8 @@ pub(crate) struct Binding {
     pub(crate) interface: usize,
     pub(crate) transport: Transport,
     pub(crate) peer: SocketAddr,
+    /// The address of ours that it came to.
+    pub(crate) local: SocketAddr,
     /// On plain UDP: the socket, and with `peer` the key of the address table.
     pub(crate) listener: Option<ListenerId>,
     pub(crate) identity: Option<Identity>,

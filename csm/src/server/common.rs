@@ -169,6 +169,24 @@ impl Common {
         Ok(leases)
     }
 
+    /// Counts a tunnel that is reserved and needs no addresses.
+    pub(super) fn count_reserved(
+        &self,
+        config: &ServerConfig,
+        account: Account<'_>,
+    ) -> Result<(), ResponseCode> {
+        let interface = config
+            .interfaces
+            .get(account.interface)
+            .ok_or(ResponseCode::NO_RESOURCES)?;
+        let mut ledger = self.ledger();
+        if ledger.is_full(config, interface, account) {
+            return Err(ResponseCode::NO_RESOURCES);
+        }
+        ledger.count(account);
+        Ok(())
+    }
+
     /// The tunnel is over: its addresses rest.
     pub(super) fn give_back(&self, now: Instant, account: Account<'_>, leases: &[Lease]) {
         let mut ledger = self.ledger();

@@ -219,6 +219,8 @@ pub struct InterfaceConfig {
     pub alternates: Vec<Alternate>,
     /// When clients are sent to the alternates.
     pub redirect: RedirectPolicy,
+    /// Where the interface listens, wildcard addresses included: companions are opened there.
+    pub endpoints: Vec<Alternate>,
     /// *Assigned services*: what clients are offered (spec 7); blank by default.
     pub services: Vec<ServiceType>,
     /// *STG*: the prefixes that may be granted to each identity, as far as [`ServiceType::ENABLE_STG`] is among the
@@ -261,6 +263,7 @@ impl InterfaceConfig {
             dns_servers: Vec::new(),
             alternates: Vec::new(),
             redirect: RedirectPolicy::Never,
+            endpoints: Vec::new(),
             services: Vec::new(),
             routed_prefixes: BTreeMap::new(),
             inner_mtu: DEFAULT_INNER_MTU,

@@ -6,7 +6,8 @@ use std::time::Instant;
 use bytes::Bytes;
 use tsc_tpl::registry::{MIN_INNER_MTU_IPV4, MIN_INNER_MTU_IPV6, PROTOCOL_REVISION};
 use tsc_tpl::{
-    CmType, ControlMessage, Family, Header, Message, MessageError, ResponseCode, Sequence, Tsid,
+    CmType, ControlMessage, Family, Header, Message, MessageError, ResponseCode, Sequence, TlvType,
+    Tsid,
 };
 
 use super::Server;
@@ -15,6 +16,8 @@ use super::binding::{Attachment, Binding};
 use super::common::Account;
 use super::config::{AuthPolicy, Identity, RedirectPolicy};
 use super::event::{BindingId, CloseReason, Destination, Event, ListenerId, SessionId, Shard};
+use super::family::Membership;
+use super::pool::Lease;
 use super::rate::SourcePrefix;
 use super::session::{Life, Session};
 use crate::secret::Key32;
@@ -24,6 +27,21 @@ use crate::wire::{self, Grant, RefusalDetails};
 
 /// How often a TSID is drawn. With 54 random bits a second draw is a rarity, a sixteenth a broken generator.
 const TSID_DRAWS: u32 = 16;
+
+/// What a tunnel is made of.
+#[derive(Debug)]
+pub(super) struct Founding {
+    pub(super) tsid: Tsid,
+    /// The name that it is to have, of [`Server::next_owner`].
+    pub(super) owner: SessionId,
+    pub(super) sequence: Sequence,
+    pub(super) identity: Option<Identity>,
+    pub(super) prefix: SourcePrefix,
+    pub(super) leases: Box<[Lease]>,
+    pub(super) inner_mtu: u16,
+    /// Of a companion.
+    pub(super) main: Option<Membership>,
+}
 
 /// Where a request that may make or move a tunnel came from.
 #[derive(Clone, Debug)]
@@ -84,7 +102,11 @@ impl Server {
         origin: &Origin,
         raw: &ControlMessage<'_>,
     ) -> Outcome {
-        match self.try_configure(now, origin, raw) {
+        let made = match raw.raw_value(TlvType::TUNNEL_SESSION_ID) {
+            Some(_) => self.claim(now, origin, raw),
+            None => self.try_configure(now, origin, raw),
+        };
+        match made {
             Ok((session, binding)) => {
                 self.stats.configured += 1;
                 self.answer_configured(now, session, binding, raw.header().sequence);
@@ -141,8 +163,8 @@ impl Server {
         let message = self.admit_request(now, origin, raw)?;
         self.admit_newcomer(now, origin)?;
         let identity = self.authenticate(origin, &message)?;
-        // No companion is ever reserved by this server yet, so every claim fails (spec 8.5).
-        if message.companions().next().is_some() || message.tunnel_tag().is_some() {
+        // A tag by itself is for a peer's tunnel, not for ours (spec 7).
+        if message.tunnel_tag().is_some() {
             return Err(Denied::Code(ResponseCode::NOT_AUTHORIZED));
         }
         let interface = self
@@ -247,12 +269,7 @@ impl Server {
         identity: Option<Identity>,
     ) -> Result<(Key, BindingId), ResponseCode> {
         let tsid = self.draw_tsid().ok_or(ResponseCode::NO_RESOURCES)?;
-        let owner = self
-            .sessions
-            .vacant_key()
-            .filter(|(index, _)| *index < SessionId::MOST)
-            .ok_or(ResponseCode::NO_RESOURCES)?;
-        let owner = self.session_id(owner);
+        let owner = self.next_owner()?;
         let interface = self
             .config
             .interfaces
@@ -277,8 +294,45 @@ impl Server {
                 MIN_INNER_MTU_IPV4
             })
             .min(interface.inner_mtu);
+        self.found(
+            now,
+            origin,
+            Founding {
+                tsid,
+                owner,
+                sequence: message.header().sequence,
+                identity,
+                prefix,
+                leases: leases.into(),
+                inner_mtu,
+                main: None,
+            },
+        )
+    }
+
+    /// Makes a tunnel of what was taken for it, and binds it to where its request came from.
+    pub(super) fn found(
+        &mut self,
+        now: Instant,
+        origin: &Origin,
+        founding: Founding,
+    ) -> Result<(Key, BindingId), ResponseCode> {
+        let interface = self
+            .config
+            .interfaces
+            .get(origin.interface)
+            .ok_or(ResponseCode::NO_RESOURCES)?;
         let timers = interface.timers(origin.transport.is_stream());
-        let sequence = message.header().sequence;
+        let Founding {
+            tsid,
+            owner,
+            sequence,
+            identity,
+            prefix,
+            leases,
+            inner_mtu,
+            main,
+        } = founding;
         let mut inbox = Inbox::default();
         inbox.see(sequence);
         let resume_key = Key32::random(&mut self.random);
@@ -288,9 +342,10 @@ impl Server {
             tsid,
             interface: origin.interface,
             protected: origin.transport.is_protected(),
-            identity: identity.clone(),
+            identity,
             prefix,
-            leases: leases.into(),
+            leases,
+            main,
             services: None,
             inner_mtu,
             resume_key,
@@ -319,12 +374,20 @@ impl Server {
         Ok((key, binding))
     }
 
+    /// The name of the tunnel that is made next.
+    pub(super) fn next_owner(&self) -> Result<SessionId, ResponseCode> {
+        let key = self.sessions.vacant_key();
+        key.filter(|(index, _)| *index < SessionId::MOST)
+            .map(|key| self.session_id(key))
+            .ok_or(ResponseCode::NO_RESOURCES)
+    }
+
     /// A TSID that is free, and whose home is this shard.
-    fn draw_tsid(&mut self) -> Option<Tsid> {
+    pub(super) fn draw_tsid(&mut self) -> Option<Tsid> {
         (0..TSID_DRAWS * u32::from(self.shards)).find_map(|_| {
             let tsid = Tsid::assign(self.config.element_id, self.random.u64())?;
-            let free = self.home(tsid) == self.shard && !self.directory.contains_key(&tsid);
-            free.then_some(tsid)
+            let taken = self.directory.contains_key(&tsid) || self.reserved.contains_key(&tsid);
+            (self.home(tsid) == self.shard && !taken).then_some(tsid)
         })
     }
 
@@ -360,10 +423,12 @@ impl Server {
                 if let Some(old) = self.lookup(listener, origin.peer) {
                     let _ = self.close_binding(now, old, CloseReason::AddressReused);
                 }
+                let local = self.listeners.get(listener.index())?.local;
                 let make = |_| Binding {
                     interface: origin.interface,
                     transport: origin.transport,
                     peer: origin.peer,
+                    local,
                     listener: Some(listener),
                     identity: None,
                     message_errors: 0,
@@ -403,14 +468,24 @@ impl Server {
             return;
         };
         session.inbox.remember(now, sequence, answer, &bytes);
-        self.events.push_back(Event::SessionUp {
-            session: session.id,
-            binding,
-            tsid: session.tsid,
-            addresses: session.leases.iter().map(|lease| lease.address).collect(),
-            identity: session.identity.clone(),
-        });
-        tracing::debug!(tsid = %session.tsid, "tunnel configured");
+        let up = match session.main {
+            None => Event::SessionUp {
+                session: session.id,
+                binding,
+                tsid: session.tsid,
+                addresses: session.leases.iter().map(|lease| lease.address).collect(),
+                identity: session.identity.clone(),
+            },
+            Some(membership) => Event::CompanionUp {
+                session: session.sender(),
+                companion: session.id,
+                role: membership.role,
+                binding,
+                tsid: session.tsid,
+            },
+        };
+        tracing::debug!(tsid = %session.tsid, ?up, "tunnel configured");
+        self.events.push_back(up);
         self.transmit_over(binding, bytes);
         self.arm_session(key);
     }

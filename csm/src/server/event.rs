@@ -9,7 +9,8 @@ use tsc_tpl::{DatagramError, FramingError, MessageError, ResponseCode, Tsid};
 
 use super::arena::Key;
 use super::config::Identity;
-pub use crate::redundancy::Fresh;
+use crate::companion::CompanionRole;
+pub use crate::redundancy::{Fresh, MAX_WAYS, Spread};
 use crate::service::ServiceGrant;
 use crate::transport::Transport;
 
@@ -114,6 +115,8 @@ pub struct BindingInfo {
     pub transport: Transport,
     /// The client's outer address.
     pub peer: SocketAddr,
+    /// The address of ours that it came to. Companions are opened at the same one where the interface listens there.
+    pub local: SocketAddr,
     /// Who the transport says the client is (a verified client certificate).
     pub identity: Option<Identity>,
 }
@@ -195,10 +198,35 @@ pub enum Verdict {
 /// Where a packet for a tunnel goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Outgoing {
-    /// Over which transport.
-    pub binding: BindingId,
+    ways: [Option<BindingId>; MAX_WAYS],
     /// In the frame that was written, and not as it is.
     pub framed: bool,
+    /// Over all of its ways, or over one of them: the owner's choice, by its queues.
+    pub spread: Spread,
+}
+
+impl Outgoing {
+    /// One way.
+    pub(super) const fn over(binding: BindingId, framed: bool) -> Self {
+        Self {
+            ways: [Some(binding), None, None],
+            framed,
+            spread: Spread::All,
+        }
+    }
+
+    pub(super) const fn spread(ways: [Option<BindingId>; MAX_WAYS], spread: Spread) -> Self {
+        Self {
+            ways,
+            framed: true,
+            spread,
+        }
+    }
+
+    /// The transports, at least one and at most [`MAX_WAYS`].
+    pub fn bindings(&self) -> impl Iterator<Item = BindingId> + use<> {
+        self.ways.into_iter().flatten()
+    }
 }
 
 /// What became of a datagram from an address without a binding.
@@ -298,6 +326,8 @@ pub enum DownReason {
     Unconfirmed,
     /// A message for another tunnel on this tunnel's own transport (spec 4).
     WrongTsid,
+    /// A companion whose main tunnel is over.
+    MainClosed,
 }
 
 /// The state of a tunnel (spec 5). Closed ones do not exist.
@@ -327,6 +357,32 @@ pub enum Event {
         addresses: Vec<IpAddr>,
         /// Who it belongs to, where clients are authenticated.
         identity: Option<Identity>,
+    },
+    /// A companion of a tunnel was configured. It has the tunnel's inner addresses, and no route of its own.
+    CompanionUp {
+        /// The main tunnel.
+        session: SessionId,
+        /// The companion.
+        companion: SessionId,
+        /// What it is for.
+        role: CompanionRole,
+        /// Its transport.
+        binding: BindingId,
+        /// Its name on the wire.
+        tsid: Tsid,
+    },
+    /// A companion is over.
+    CompanionDown {
+        /// The main tunnel.
+        session: SessionId,
+        /// The companion.
+        companion: SessionId,
+        /// What it was for.
+        role: CompanionRole,
+        /// Its name on the wire.
+        tsid: Tsid,
+        /// Why.
+        reason: DownReason,
     },
     /// A tunnel was resumed: its packets go to this binding from now on.
     Bound {

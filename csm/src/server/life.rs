@@ -167,6 +167,8 @@ impl Server {
         session.armed = None;
         session.inbox.expire(now);
         if session.services.is_some() {
+            self.lapse(now, key);
+            self.ddt_timeout(now, key);
             self.redundancy_timeout(now, key);
             if !self.keepalive_timeout(now, key) {
                 return self.arm_session(key);
@@ -178,7 +180,11 @@ impl Server {
         match session.due(now) {
             Due::Nothing => {}
             Due::Idle => self.make_persistent(now, key),
-            Due::Expired => return self.close_session(now, key, DownReason::Expired),
+            Due::Expired => {
+                if !self.outlives(now, key) {
+                    return self.close_session(now, key, DownReason::Expired);
+                }
+            }
             Due::Unconfirmed => return self.close_session(now, key, DownReason::Unconfirmed),
             Due::Release => {
                 let Life::Releasing(request) = &mut session.life else {
@@ -218,6 +224,22 @@ impl Server {
         }
     }
 
+    /// Whether a tunnel that is idle stays, as one of its companions is not (spec 5).
+    fn outlives(&mut self, now: Instant, key: Key) -> bool {
+        let heard = self.family_activity(key);
+        let Some(session) = self.sessions.get_mut(key) else {
+            return false;
+        };
+        let persistence = session.timers().persistence;
+        match (&mut session.life, heard) {
+            (Life::Persistent { since }, Some(heard)) if heard + persistence > now => {
+                *since = heard;
+                true
+            }
+            _ => false,
+        }
+    }
+
     fn make_persistent(&mut self, now: Instant, key: Key) {
         let Some(session) = self.sessions.get_mut(key) else {
             return;
@@ -240,6 +262,7 @@ impl Server {
         };
         session.binding = None;
         if !session.confirmed {
+            self.reserve_again(now, key);
             return self.close_session(now, key, DownReason::Unconfirmed);
         }
         match &mut session.life {
@@ -264,20 +287,27 @@ impl Server {
         self.deadlines
             .arm(Waiting::Session(key), &mut session.armed, None);
         self.directory.remove(&session.tsid);
-        self.common
-            .give_back(now, session.account(), &session.leases);
+        match session.main {
+            // Its addresses are those of its main tunnel.
+            Some(membership) => self.companion_closed(now, &session, membership, reason),
+            None => self
+                .common
+                .give_back(now, session.account(), &session.leases),
+        }
         if matches!(session.life, Life::Persistent { .. }) {
             self.persistent -= 1;
         }
         tracing::debug!(tsid = %session.tsid, ?reason, "tunnel closed");
         if let Some(services) = session.services.take() {
-            self.end_services(session.id, session.timers(), *services);
+            self.end_services(now, &session, *services);
         }
-        self.events.push_back(Event::SessionDown {
-            session: session.id,
-            tsid: session.tsid,
-            reason,
-        });
+        if session.main.is_none() {
+            self.events.push_back(Event::SessionDown {
+                session: session.id,
+                tsid: session.tsid,
+                reason,
+            });
+        }
         if let Some(binding) = session.binding {
             self.remove_binding(binding);
             let reason = CloseReason::SessionDown(reason);

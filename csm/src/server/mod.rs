@@ -20,6 +20,7 @@ mod cookie;
 mod deadline;
 mod drain;
 mod event;
+mod family;
 mod life;
 mod load;
 pub mod pool;
@@ -53,9 +54,10 @@ pub use self::cookie::{COOKIE_LEN, CookieConfig, CookieKey, SLOT as COOKIE_SLOT}
 use self::deadline::DeadlineQueue;
 pub use self::event::{
     BindingId, BindingInfo, BindingLoss, CloseReason, Destination, DownReason, DropReason, Event,
-    Fresh, ListenerId, MovedBinding, OpenError, Outgoing, SessionId, SessionState, Shard, Stats,
-    Transmit, Unbound, Verdict,
+    Fresh, ListenerId, MAX_WAYS, MovedBinding, OpenError, Outgoing, SessionId, SessionState, Shard,
+    Spread, Stats, Transmit, Unbound, Verdict,
 };
+pub use self::family::MAX_COMPANIONS;
 use self::life::Stop;
 use self::load::LoadMeter;
 pub use self::load::{ADMIT_EVERY, WINDOW as LOAD_WINDOW, WINDOWS as BUSY_WINDOWS, Work};
@@ -64,6 +66,7 @@ use self::rate::{KeyedHash, SourcePrefix};
 pub use self::service::MAX_HELD;
 pub use self::session::UNCONFIRMED_TIME;
 use self::session::{Life, Session};
+use crate::assignment::Alternate;
 use crate::random::BoxedRandom;
 use crate::secret::Key32;
 pub use crate::transport::BadUnit;
@@ -91,6 +94,8 @@ pub struct Server {
     /// Plain UDP: by socket and source. Only looked up, never iterated. One entry per UDP binding.
     addresses: HashMap<(ListenerId, SocketAddr), BindingId, KeyedHash>,
     listeners: Vec<Listener>,
+    /// Reserved companions, by name: whose. At most [`MAX_COMPANIONS`](family::MAX_COMPANIONS) for each tunnel.
+    reserved: BTreeMap<Tsid, Key>,
     persistent: usize,
     pending: usize,
     jar: CookieJar,
@@ -203,6 +208,7 @@ impl Server {
             directory: BTreeMap::new(),
             addresses: HashMap::with_hasher(KeyedHash::new(&mut random)),
             listeners: Vec::new(),
+            reserved: BTreeMap::new(),
             persistent: 0,
             pending: 0,
             jar: CookieJar::new(config.cookie.clone()?, now),
@@ -224,6 +230,14 @@ impl Server {
     #[must_use]
     pub const fn shard_number(&self) -> Shard {
         self.shard
+    }
+
+    /// Announces where an interface listens, so that companions can be opened there: as
+    /// [`InterfaceConfig::endpoints`], for an owner that knows later.
+    pub fn add_endpoint(&mut self, interface: usize, endpoint: Alternate) {
+        if let Some(interface) = self.config.interfaces.get_mut(interface) {
+            interface.endpoints.push(endpoint);
+        }
     }
 
     /// Announces a plain UDP socket of an interface. `local` takes part in the cookies, so all workers and nodes
@@ -281,6 +295,7 @@ impl Server {
             interface: found.interface,
             transport: found.transport,
             peer: found.peer,
+            local: found.local,
             identity: found.identity.clone(),
         };
         self.remove_binding(binding);
@@ -316,6 +331,7 @@ impl Server {
             interface: info.interface,
             transport: info.transport,
             peer: info.peer,
+            local: info.local,
             listener: None,
             identity: info.identity,
             message_errors: 0,
@@ -407,12 +423,12 @@ impl Server {
             return self.oversized_packet(now, id, packet.len(), mtu);
         }
         session.last_activity = now;
-        let session_id = session.id;
+        let sender = session.sender();
         if !(session.confirmed && matches!(session.life, Life::Active)) {
             self.wake(key);
         }
         self.stats.forwarded += 1;
-        Verdict::Forward(session_id)
+        Verdict::Forward(sender)
     }
 
     fn handle_redundancy(

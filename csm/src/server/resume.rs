@@ -97,7 +97,8 @@ impl Server {
             session: self.session_id(key),
             binding,
         });
-        self.redundancy_rebound(key);
+        self.redundancy_rebound(now, key);
+        self.ddt_rebound(now, key);
         let bytes = self.describe(key, binding, answer, sequence);
         if let Some((session, bytes)) = self.sessions.get_mut(key).zip(bytes) {
             session.inbox.remember(now, sequence, answer, &bytes);

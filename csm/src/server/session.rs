@@ -8,6 +8,7 @@ use tsc_tpl::{Sequence, Tsid};
 use super::common::Account;
 use super::config::{Identity, TunnelTimers};
 use super::event::{BindingId, SessionId, SessionState};
+use super::family::Membership;
 use super::pool::Lease;
 use super::rate::SourcePrefix;
 use super::service::Services;
@@ -29,7 +30,10 @@ pub(crate) struct Session {
     pub(crate) identity: Option<Identity>,
     /// Where it was configured from; counted there for all its life, or limits could be moved away from.
     pub(crate) prefix: SourcePrefix,
+    /// Of a companion those of its main tunnel.
     pub(crate) leases: Box<[Lease]>,
+    /// Of a companion: whose.
+    pub(crate) main: Option<Membership>,
     /// `None` while no service is in force.
     pub(super) services: Option<Box<Services>>,
     pub(crate) inner_mtu: u16,
@@ -106,6 +110,19 @@ impl Session {
             prefix: self.prefix,
             identity: self.identity.as_ref(),
         }
+    }
+
+    /// The tunnel that sends what comes over this one: itself, or the main tunnel of a companion.
+    #[inline]
+    pub(crate) fn sender(&self) -> SessionId {
+        self.main.map_or(self.id, |membership| {
+            SessionId::new(self.id.shard(), membership.main)
+        })
+    }
+
+    /// Whether a companion can be sent over: it is confirmed, active, and has a transport.
+    pub(crate) const fn carries(&self) -> bool {
+        self.confirmed && self.binding.is_some() && matches!(self.life, Life::Active)
     }
 
     /// Those of the interface that its transport came to.

@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tsc_csm::client::{
-    BadUnit, Client, ClientConfig, DownReason, Endpoint, Epoch, Event, Inbound, Redundancy,
-    RedundancyStatus, RequestError, RequestId, Stats, Target,
+    BadUnit, ClientConfig, DownReason, Endpoint, Epoch, Event, Family, Inbound, MAX_WAYS,
+    Redundancy, RedundancyStatus, RequestError, RequestId, Spread, Stats, Target, TunnelTransport,
 };
-use tsc_csm::{Assignment, Prefix, Transport};
+use tsc_csm::{Assignment, BoxedRandom, CompanionRole, FlowKey, Prefix, Transport};
 use tsc_tpl::{IpPacket, Limits, ServiceType, StreamDecoder, Unit};
 
 use crate::conn::Item;
@@ -21,7 +21,7 @@ use crate::world::{ClientId, ConnId, Pending, ServerId, World};
 /// A client machine and what it has seen.
 #[derive(Debug)]
 pub(crate) struct ClientNode {
-    pub(crate) core: Client,
+    pub(crate) core: Family,
     pub(crate) path: Path,
     pub(crate) conns: BTreeMap<Epoch, ConnId>,
     /// What its name service says of a server; of those that are not in it the truth.
@@ -29,11 +29,24 @@ pub(crate) struct ClientNode {
     pub(crate) events: Vec<(Duration, Event)>,
     pub(crate) received: Vec<(Duration, Vec<u8>)>,
     pub(crate) routed: Vec<(Duration, IpAddr, Vec<u8>)>,
+    pub(crate) carried: BTreeMap<Transport, Carried>,
+}
+
+/// Inner packets, and frames of them, that one kind of transport has carried for a client.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Carried {
+    /// Sent by the client.
+    pub up: u64,
+    /// Taken by the client.
+    pub down: u64,
 }
 
 impl ClientNode {
     pub(crate) fn new(number: usize, config: ClientConfig, path: Path, rng: Rng) -> Self {
-        let core = Client::new(config, Box::new(rng))
+        let (mut main, mut companions) = (Some(rng), Rng::new(number as u64));
+        let random =
+            move || -> BoxedRandom { Box::new(main.take().unwrap_or_else(|| companions.fork())) };
+        let core = Family::new(config, Box::new(random))
             .unwrap_or_else(|error| panic!("client {number}: {error}"));
         Self {
             core,
@@ -43,11 +56,22 @@ impl ClientNode {
             events: Vec::new(),
             received: Vec::new(),
             routed: Vec::new(),
+            carried: BTreeMap::new(),
         }
     }
 
-    fn unit(&mut self, now: Instant, elapsed: Duration, epoch: Epoch, unit: Unit<'_>) {
-        match self.core.handle_unit(now, epoch, unit) {
+    fn unit(
+        &mut self,
+        now: Instant,
+        elapsed: Duration,
+        (epoch, transport): (Epoch, Transport),
+        unit: Unit<'_>,
+    ) {
+        let inbound = self.core.handle_unit(now, epoch, unit);
+        if let Inbound::Deliver(_) | Inbound::Routed(_) | Inbound::DeliverFrame(..) = inbound {
+            self.carried.entry(transport).or_default().down += 1;
+        }
+        match inbound {
             Inbound::Deliver(packet) => self
                 .received
                 .push((elapsed, packet::payload(packet.as_bytes()).to_vec())),
@@ -218,14 +242,102 @@ impl World {
         client: ClientId,
         redundancy: Redundancy,
     ) -> Result<(), RequestError> {
+        self.set_redundancy_of(client, packet::FLOW, redundancy)
+    }
+
+    /// The same of any socket.
+    ///
+    /// # Errors
+    ///
+    /// Those of the machine.
+    pub fn set_redundancy_of(
+        &mut self,
+        client: ClientId,
+        key: FlowKey,
+        redundancy: Redundancy,
+    ) -> Result<(), RequestError> {
+        let local = self.local_of(client, key);
+        let core = &mut self.clients[client.0].core;
+        let result = core.set_redundancy(self.now, key, local, redundancy);
+        self.drain_client(client.0);
+        result
+    }
+
+    /// Sets which tunnel carries the datagrams of a socket, the one that sends and receives what tests send.
+    ///
+    /// # Errors
+    ///
+    /// Those of the machine.
+    pub fn set_tunnel_transport(
+        &mut self,
+        client: ClientId,
+        wish: TunnelTransport,
+    ) -> Result<(), RequestError> {
+        self.set_tunnel_transport_of(client, packet::FLOW, wish)
+    }
+
+    /// The same of any socket.
+    ///
+    /// # Errors
+    ///
+    /// Those of the machine.
+    pub fn set_tunnel_transport_of(
+        &mut self,
+        client: ClientId,
+        key: FlowKey,
+        wish: TunnelTransport,
+    ) -> Result<(), RequestError> {
+        let local = self.local_of(client, key);
+        let core = &mut self.clients[client.0].core;
+        let result = core.set_tunnel_transport(self.now, key, local, wish);
+        self.drain_client(client.0);
+        result
+    }
+
+    /// What a kind of transport has carried for a client so far.
+    #[must_use]
+    pub fn carried(&self, client: ClientId, transport: Transport) -> Carried {
+        let carried = &self.clients[client.0].carried;
+        carried.get(&transport).copied().unwrap_or_default()
+    }
+
+    fn transport_of(&self, client: usize, epoch: Epoch) -> Transport {
+        let conn = self.clients[client].conns.get(&epoch);
+        let conn = conn.and_then(|id| self.conns.get(id));
+        conn.map_or(Transport::Tcp, |conn| conn.transport)
+    }
+
+    /// What a client's datagram companion is assigned, while it has one.
+    #[must_use]
+    pub fn companion(&self, client: ClientId) -> Option<&Assignment> {
+        self.clients[client.0].core.companion(CompanionRole::Ddt)
+    }
+
+    /// Lets nothing pass any more over the stream of one tunnel of a client's family, or everything again.
+    pub fn stall(&mut self, client: ClientId, tunnel: usize, stalled: bool) {
+        let node = &self.clients[client.0];
+        let epoch = node.core.transport(tunnel);
+        let conn = epoch.and_then(|epoch| node.conns.get(&epoch));
+        if let Some(conn) = conn.and_then(|id| self.conns.get_mut(id)) {
+            conn.stalled = stalled;
+        }
+    }
+
+    /// Breaks the transport of one tunnel of a client's family: both ends see it fail.
+    pub fn break_tunnel(&mut self, client: ClientId, tunnel: usize) {
+        let node = &self.clients[client.0];
+        let epoch = node.core.transport(tunnel);
+        let conn = epoch.and_then(|epoch| node.conns.get(&epoch).copied());
+        if let Some(conn) = conn {
+            self.break_conn(conn);
+        }
+    }
+
+    fn local_of(&self, client: ClientId, key: FlowKey) -> SocketAddr {
         let addresses = self.assignment(client).map(|assigned| &assigned.addresses);
         let address = addresses.and_then(|addresses| addresses.first());
         let address = address.map_or_else(|| IpAddr::from([0; 4]), |inner| inner.address);
-        let local = SocketAddr::new(address, packet::FLOW.port);
-        let core = &mut self.clients[client.0].core;
-        let result = core.set_redundancy(self.now, packet::FLOW, local, redundancy);
-        self.drain_client(client.0);
-        result
+        SocketAddr::new(address, key.port)
     }
 
     /// What redundancy does for that socket.
@@ -268,14 +380,7 @@ impl World {
 
     /// Breaks the transport that a client's tunnel is bound to: both ends see it fail.
     pub fn break_transport(&mut self, client: ClientId) {
-        let node = &self.clients[client.0];
-        let conn = node
-            .core
-            .can_send()
-            .and_then(|epoch| node.conns.get(&epoch).copied());
-        if let Some(conn) = conn {
-            self.break_conn(conn);
-        }
+        self.break_tunnel(client, 0);
     }
 
     /// Sends an inner packet from a client's first address of the destination's family. `false` if the tunnel has
@@ -300,11 +405,29 @@ impl World {
         destination: IpAddr,
         payload: &[u8],
     ) -> bool {
-        let packet = packet::udp(source, destination, payload);
+        self.send_packet(client, packet::udp(source, destination, payload))
+    }
+
+    /// Sends any inner packet, the way that packets of its socket go.
+    pub fn send_packet(&mut self, client: ClientId, packet: Vec<u8>) -> bool {
         let (now, mut frame) = (self.now, Vec::new());
         let core = &mut self.clients[client.0].core;
-        let is_framed = core.frame(now, &packet, &mut frame);
-        self.send_raw(client, if is_framed { frame } else { packet })
+        let Some(outgoing) = core.outgoing(now, &packet, &mut frame) else {
+            return false;
+        };
+        let ways = match outgoing.spread {
+            Spread::All => MAX_WAYS,
+            Spread::One => 1,
+        };
+        let unit = Bytes::from(if outgoing.framed { frame } else { packet });
+        for epoch in outgoing.epochs().take(ways) {
+            self.clients[client.0].core.note_sent(now, epoch);
+            let transport = self.transport_of(client.0, epoch);
+            let carried = &mut self.clients[client.0].carried;
+            carried.entry(transport).or_default().up += 1;
+            self.client_send(client.0, epoch, unit.clone());
+        }
+        true
     }
 
     /// Puts any bytes on the transport of a client's tunnel, as a client that breaks the rules would.
@@ -313,7 +436,7 @@ impl World {
         let Some(epoch) = node.core.can_send() else {
             return false;
         };
-        node.core.note_sent(self.now);
+        node.core.note_sent(self.now, epoch);
         self.client_send(client.0, epoch, bytes.into());
         true
     }
@@ -487,9 +610,10 @@ impl World {
 
     fn unit_at_client(&mut self, client: usize, epoch: Epoch, bytes: &[u8]) {
         let (now, elapsed) = (self.now, self.elapsed());
+        let over = (epoch, self.transport_of(client, epoch));
         let node = &mut self.clients[client];
         match Unit::decode_datagram(bytes, &Limits::WIDEST) {
-            Ok(unit) => node.unit(now, elapsed, epoch, unit),
+            Ok(unit) => node.unit(now, elapsed, over, unit),
             Err(error) => node
                 .core
                 .handle_bad_unit(now, epoch, BadUnit::Datagram(error)),
@@ -502,7 +626,7 @@ impl World {
         let Some(conn) = self.conns.get_mut(&id) else {
             return;
         };
-        let (client, epoch) = (conn.client, conn.epoch);
+        let (client, epoch, transport) = (conn.client, conn.epoch, conn.transport);
         let fresh = StreamDecoder::new(Limits::WIDEST);
         let mut decoder = std::mem::replace(&mut conn.client_decoder, fresh);
         let mut feed = decoder.feed(bytes);
@@ -510,7 +634,7 @@ impl World {
         loop {
             match feed.next() {
                 Ok(Some(unit)) => {
-                    node.unit(now, elapsed, epoch, unit);
+                    node.unit(now, elapsed, (epoch, transport), unit);
                 }
                 Ok(None) => break,
                 Err(error) => {

@@ -28,6 +28,8 @@ pub(crate) struct Conn {
     pub(crate) local: SocketAddr,
     /// The client's address as the server saw it first.
     pub(crate) public: SocketAddr,
+    /// Nothing passes, as when one path of several is bad.
+    pub(crate) stalled: bool,
     /// The server's end of a stream or DTLS association.
     pub(crate) binding: Option<BindingId>,
     pub(crate) up: VecDeque<Queued>,
@@ -80,6 +82,7 @@ impl Conn {
             server,
             local,
             public: local,
+            stalled: false,
             binding: None,
             up: VecDeque::new(),
             down: VecDeque::new(),
@@ -131,6 +134,7 @@ impl World {
             interface: 0,
             transport: conn.transport,
             peer: conn.public,
+            local: server.local(conn.transport),
             identity,
         };
         let opened = if server.is_up {
@@ -174,7 +178,7 @@ impl World {
         let Some(conn) = self.conns.get_mut(&id) else {
             return;
         };
-        let blocked = self.clients[conn.client].path.is_blocked();
+        let blocked = conn.stalled || self.clients[conn.client].path.is_blocked();
         let queue = if up { &mut conn.up } else { &mut conn.down };
         let Some(head) = queue.front().filter(|head| head.at <= now) else {
             return;

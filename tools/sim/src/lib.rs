@@ -43,6 +43,7 @@ mod server;
 mod watch;
 mod world;
 
+pub use client::Carried;
 pub use link::{Link, LinkConfig, Losses};
 pub use nat::Nat;
 pub use path::{Firewall, NatId, Path, PathConfig};

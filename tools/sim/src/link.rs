@@ -98,6 +98,8 @@ impl Losses {
 pub struct Link {
     /// What it does; may be changed while packets are under way.
     pub config: LinkConfig,
+    /// The datagram after so many others is lost, whatever chance says: 0 is the next one.
+    pub lose_after: Option<u32>,
     rng: Rng,
     losses: Losses,
     /// When the rate has let the last packet through.
@@ -112,6 +114,7 @@ impl Link {
     pub const fn new(config: LinkConfig, rng: Rng) -> Self {
         Self {
             config,
+            lose_after: None,
             rng,
             losses: Losses::new(),
             free_at: None,
@@ -130,6 +133,14 @@ impl Link {
             burst,
             ..
         } = self.config;
+        match &mut self.lose_after {
+            Some(0) => {
+                self.lose_after = None;
+                return Vec::new();
+            }
+            Some(others) => *others -= 1,
+            None => {}
+        }
         if blocked || self.losses.next(&mut self.rng, loss, burst) {
             return Vec::new();
         }

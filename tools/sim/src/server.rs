@@ -5,11 +5,11 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use tsc_csm::Transport;
 use tsc_csm::server::{
-    BadUnit, BindingId, BindingLoss, Destination, DropReason, Event, Identity, ListenerId, Server,
-    ServerConfig, SessionId, Stats, Unbound, Verdict, Work,
+    BadUnit, BindingId, BindingLoss, Destination, DropReason, Event, Identity, ListenerId,
+    MAX_WAYS, Server, ServerConfig, SessionId, Spread, Stats, Unbound, Verdict, Work,
 };
+use tsc_csm::{Alternate, Transport};
 use tsc_tpl::{CmType, Limits, Sequence, StreamDecoder, Tsid, Unit};
 
 use crate::client::describe;
@@ -48,7 +48,7 @@ impl ServerNode {
     pub(crate) fn new(
         seed: u64,
         number: usize,
-        config: ServerConfig,
+        mut config: ServerConfig,
         setup: Setup,
         now: Instant,
         rng: Rng,
@@ -56,6 +56,13 @@ impl ServerNode {
         let last = u8::try_from(number + 1).unwrap_or(u8::MAX);
         let address = IpAddr::from([203, 0, 113, last]);
         let watch = Watch::new(seed, config.quarantine);
+        for interface in &mut config.interfaces {
+            let listens = |transport| Alternate {
+                transport,
+                address: SocketAddr::new(address, port_of(transport)),
+            };
+            interface.endpoints = Transport::ALL.map(listens).to_vec();
+        }
         let server = Server::new(config, now, Box::new(rng));
         let mut core = server.unwrap_or_else(|error| panic!("server {number}: {error}"));
         let listener = core.add_listener(0, SocketAddr::new(address, 5060));
@@ -74,6 +81,11 @@ impl ServerNode {
         }
     }
 
+    /// Where it listens for a transport.
+    pub(crate) fn local(&self, transport: Transport) -> SocketAddr {
+        SocketAddr::new(self.address, port_of(transport))
+    }
+
     pub(crate) fn identity_of(&self, client: usize, transport: Transport) -> Option<Identity> {
         let name = self
             .setup
@@ -82,6 +94,10 @@ impl ServerNode {
             .filter(|_| transport.is_protected())?;
         Some(Identity::new(name.as_str()))
     }
+}
+
+const fn port_of(transport: Transport) -> u16 {
+    if transport.is_protected() { 5061 } else { 5060 }
 }
 
 impl World {
@@ -309,13 +325,24 @@ impl World {
         let (now, mut frame) = (self.now, Vec::new());
         let outgoing =
             session.and_then(|session| server.core.outgoing(now, session, packet, &mut frame));
-        let unit = match outgoing {
-            Some(outgoing) if outgoing.framed => Bytes::from(frame),
-            _ => Bytes::copy_from_slice(packet),
+        let Some(outgoing) = outgoing else {
+            server.undeliverable += 1;
+            return;
         };
-        match outgoing.and_then(|outgoing| server.core.destination_of(outgoing.binding)) {
-            Some(to) => self.server_send(number, to, unit),
-            None => server.undeliverable += 1,
+        let unit = Bytes::from(if outgoing.framed {
+            frame
+        } else {
+            packet.to_vec()
+        });
+        let ways = match outgoing.spread {
+            Spread::All => MAX_WAYS,
+            Spread::One => 1,
+        };
+        for binding in outgoing.bindings().take(ways) {
+            match self.servers[number].core.destination_of(binding) {
+                Some(to) => self.server_send(number, to, unit.clone()),
+                None => self.servers[number].undeliverable += 1,
+            }
         }
     }
 

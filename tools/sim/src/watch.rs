@@ -20,6 +20,8 @@ pub struct Watch {
     held: BTreeMap<IpAddr, SessionId>,
     resting: BTreeMap<IpAddr, Instant>,
     owners: BTreeMap<SessionId, Vec<IpAddr>>,
+    /// Whose they are.
+    companions: BTreeMap<SessionId, SessionId>,
     /// Prefixes behind tunnels.
     routed: BTreeMap<Prefix, SessionId>,
     tsids: BTreeSet<Tsid>,
@@ -40,6 +42,7 @@ impl Watch {
             held: BTreeMap::new(),
             resting: BTreeMap::new(),
             owners: BTreeMap::new(),
+            companions: BTreeMap::new(),
             routed: BTreeMap::new(),
             tsids: BTreeSet::new(),
             answers: BTreeMap::new(),
@@ -91,7 +94,31 @@ impl Watch {
                 }
                 self.owners.insert(*session, addresses.clone());
             }
+            Event::CompanionUp {
+                session, companion, ..
+            } => {
+                assert!(
+                    self.owners.contains_key(session),
+                    "seed {seed}: a companion of no tunnel"
+                );
+                let other = self.companions.insert(*companion, *session);
+                assert_eq!(other, None, "seed {seed}: {companion:?} began twice");
+            }
+            Event::CompanionDown {
+                session, companion, ..
+            } => {
+                let main = self.companions.remove(companion);
+                assert_eq!(
+                    main,
+                    Some(*session),
+                    "seed {seed}: {companion:?} was not its"
+                );
+            }
             Event::SessionDown { session, .. } => {
+                assert!(
+                    !self.companions.values().any(|main| main == session),
+                    "seed {seed}: {session:?} is over and has a companion"
+                );
                 let addresses = self.owners.remove(session);
                 assert!(
                     addresses.is_some(),
@@ -124,7 +151,7 @@ impl Watch {
     fn granted(&mut self, session: SessionId, grant: &ServiceGrant) {
         let seed = self.seed;
         assert!(
-            self.owners.contains_key(&session),
+            self.owners.contains_key(&session) || self.companions.contains_key(&session),
             "seed {seed}: {grant} for no tunnel"
         );
         for prefix in prefixes(grant) {

@@ -160,8 +160,6 @@ fn without_the_service_traffic_goes_as_ever() {
     for (config, transport) in [
         (server_config(9), Transport::Udp),
         (server_config(9), Transport::Tls),
-        // Copies in the datagram need datagrams.
-        (offering(), Transport::Tls),
     ] {
         let (mut world, _, client) = up_with(config, client_config(&[transport]));
         world.set_redundancy(client, Redundancy::Copies(1)).unwrap();
@@ -328,9 +326,9 @@ fn it_survives_a_resume() {
     }
 }
 
-/// On a stream there is nothing to repeat; back on datagrams it is asked for again.
+/// What is repeated in datagrams goes over further streams where the tunnel is one, and the other way round.
 #[test]
-fn it_waits_while_the_tunnel_is_on_a_stream() {
+fn it_changes_its_way_with_the_tunnel() {
     let mut world = World::new(3);
     let server = world.add_server(offering());
     let config = client_config(&[Transport::Udp, Transport::Tcp]);
@@ -344,8 +342,10 @@ fn it_waits_while_the_tunnel_is_on_a_stream() {
     world.break_transport(client);
     world.run(SECOND * 30);
     assert_eq!(world.assignment(client).unwrap().transport, Transport::Tcp);
-    assert_eq!(told(&world, client)[1..], [(true, false), (false, false)]);
-    assert!(!holds(&world, server, client));
+    assert_eq!(told(&world, client)[1..], [(true, false), (true, true)]);
+    assert!(holds(&world, server, client));
+    let sessions = |world: &World| world.server_stats(server).sessions;
+    assert_eq!(sessions(&world), 3, "two further streams");
     let own = address(&world, client);
     world.send(client, own, b"on a stream");
     world.run(SECOND);
@@ -359,6 +359,8 @@ fn it_waits_while_the_tunnel_is_on_a_stream() {
     assert_eq!(world.assignment(client).unwrap().transport, Transport::Udp);
     assert_eq!(told(&world, client).last(), Some(&(true, true)));
     assert!(holds(&world, server, client));
+    world.run(SECOND * 30);
+    assert_eq!(sessions(&world), 1);
 }
 
 #[test]

@@ -50,6 +50,7 @@ impl Shards {
             interface: 0,
             transport: Transport::Tcp,
             peer: SocketAddr::from(([192, 0, 2, 1], self.next_port)),
+            local: SocketAddr::from(([203, 0, 113, 1], 5060)),
             identity: name.map(Identity::new),
         }
     }

@@ -52,7 +52,7 @@ fn known_services_are_unavailable_and_unknown_ones_unsupported() {
     for transport in Transport::ALL {
         let (mut world, _, client) = up(transport);
         world
-            .request_service(client, ServiceType::ENABLE_DTTE)
+            .request_service(client, ServiceType::ENABLE_HEADER_COMPRESSION)
             .unwrap();
         world.request_service(client, ServiceType(999)).unwrap();
         world.run(SECOND);
@@ -60,7 +60,7 @@ fn known_services_are_unavailable_and_unknown_ones_unsupported() {
             outcomes(&world, client),
             [
                 (
-                    ServiceType::ENABLE_DTTE,
+                    ServiceType::ENABLE_HEADER_COMPRESSION,
                     refused(ResponseCode::SERVICE_UNAVAILABLE)
                 ),
                 (ServiceType(999), refused(ResponseCode::UNSUPPORTED_SERVICE)),
@@ -83,13 +83,13 @@ fn a_request_is_answered_through_loss_and_duplication() {
             ..LinkConfig::lossy(0.3)
         });
         world
-            .request_service(client, ServiceType::ENABLE_DDT)
+            .request_service(client, ServiceType::ENABLE_HEADER_COMPRESSION)
             .unwrap();
         world.run(Duration::from_secs(20));
         let expected = refused(ResponseCode::SERVICE_UNAVAILABLE);
         assert_eq!(
             outcomes(&world, client),
-            [(ServiceType::ENABLE_DDT, expected)],
+            [(ServiceType::ENABLE_HEADER_COMPRESSION, expected)],
             "seed {seed}"
         );
     }
@@ -101,11 +101,11 @@ fn no_more_than_four_requests_are_outstanding() {
     world.path(client).block(true);
     for _ in 0..3 {
         world
-            .request_service(client, ServiceType::ENABLE_DDT)
+            .request_service(client, ServiceType::ENABLE_HEADER_COMPRESSION)
             .unwrap();
     }
     // The fourth place is the keepalive's.
-    let fourth = world.request_service(client, ServiceType::ENABLE_DDT);
+    let fourth = world.request_service(client, ServiceType::ENABLE_HEADER_COMPRESSION);
     assert_eq!(fourth, Err(RequestError::TooMany));
 }
 
@@ -115,7 +115,7 @@ fn outstanding_requests_survive_the_loss_of_the_transport() {
         let (mut world, server, client) = up(transport);
         world.path(client).block(true);
         world
-            .request_service(client, ServiceType::ENABLE_DTTE)
+            .request_service(client, ServiceType::ENABLE_HEADER_COMPRESSION)
             .unwrap();
         world.run(Duration::from_millis(10));
         world.break_transport(client);
@@ -125,7 +125,7 @@ fn outstanding_requests_survive_the_loss_of_the_transport() {
         let expected = refused(ResponseCode::SERVICE_UNAVAILABLE);
         assert_eq!(
             outcomes(&world, client),
-            [(ServiceType::ENABLE_DTTE, expected)],
+            [(ServiceType::ENABLE_HEADER_COMPRESSION, expected)],
             "{transport}"
         );
     }
@@ -136,21 +136,24 @@ fn an_unanswered_request_fails_on_a_stream_after_10_s() {
     let (mut world, server, client) = up(Transport::Tcp);
     world.set_server_up(server, false);
     world
-        .request_service(client, ServiceType::ENABLE_DDT)
+        .request_service(client, ServiceType::ENABLE_HEADER_COMPRESSION)
         .unwrap();
     world.run(Duration::from_millis(9_900));
     assert!(outcomes(&world, client).is_empty());
     world.run(Duration::from_millis(200));
     assert_eq!(
         outcomes(&world, client),
-        [(ServiceType::ENABLE_DDT, ServiceOutcome::NoAnswer)]
+        [(
+            ServiceType::ENABLE_HEADER_COMPRESSION,
+            ServiceOutcome::NoAnswer
+        )]
     );
 }
 
 #[test]
 fn a_repeat_gets_the_same_answer_for_32_s_and_then_none() {
     let (mut world, server, client) = up(Transport::Udp);
-    let request = raw_service(&world, client, 1000, ServiceType::ENABLE_DDT);
+    let request = raw_service(&world, client, 1000, ServiceType::ENABLE_HEADER_COMPRESSION);
     let mut unmatched = 0;
     for (wait, answered) in [(1, true), (1, true), (31, true), (1, false)] {
         world.send_raw(client, request.clone());
@@ -167,7 +170,12 @@ fn a_repeat_gets_the_same_answer_for_32_s_and_then_none() {
 fn a_request_far_behind_the_newest_is_never_executed() {
     let (mut world, server, client) = up(Transport::Udp);
     for sequence in [1000, 960, 968, 967] {
-        let request = raw_service(&world, client, sequence, ServiceType::ENABLE_DDT);
+        let request = raw_service(
+            &world,
+            client,
+            sequence,
+            ServiceType::ENABLE_HEADER_COMPRESSION,
+        );
         world.send_raw(client, request);
         world.run(SECOND);
     }

@@ -3,6 +3,8 @@
 //! A module adds its verbs, its part of [`Services`], and its values to [`Client::service_granted`]; what a resume
 //! leaves of it is said in [`Client::services_resumed`].
 
+mod ddt;
+mod flows;
 mod keepalive;
 mod redundancy;
 mod stg;
@@ -12,6 +14,8 @@ use std::time::Instant;
 
 use tsc_tpl::{CmType, ControlMessage, Message, MessageError, ResponseCode, ServiceType, Tlv};
 
+use self::ddt::Datagrams;
+pub use self::ddt::TunnelTransport;
 use self::keepalive::ServerKeepalive;
 use self::redundancy::Sockets;
 pub use self::redundancy::{Redundancy, RedundancyStatus};
@@ -31,6 +35,7 @@ pub(super) struct Services {
     stg: Stg,
     keepalive: ServerKeepalive,
     redundancy: Sockets,
+    datagrams: Datagrams,
 }
 
 impl Services {
@@ -41,7 +46,8 @@ impl Services {
 
     /// When a service has something to do.
     pub(super) fn deadline(&self) -> Option<Instant> {
-        self.redundancy.deadline()
+        let deadlines = [self.redundancy.deadline(), self.datagrams.deadline()];
+        deadlines.into_iter().flatten().min()
     }
 }
 
@@ -73,9 +79,10 @@ impl Client {
             ServiceType::ENABLE_SERVER_KEEPALIVE | ServiceType::DISABLE_SERVER_KEEPALIVE => {
                 self.request_server_keepalive(now, service)
             }
-            ServiceType::ENABLE_REDUNDANCY | ServiceType::DISABLE_REDUNDANCY => {
-                Err(RequestError::OfSockets)
-            }
+            ServiceType::ENABLE_REDUNDANCY
+            | ServiceType::DISABLE_REDUNDANCY
+            | ServiceType::ENABLE_DDT
+            | ServiceType::DISABLE_DDT => Err(RequestError::OfSockets),
             _ => self.ask_service(now, service, []),
         }
     }
@@ -132,7 +139,7 @@ impl Client {
                     ServiceOutcome::Unusable
                 }
                 Some(ResponseCode::SUCCESS) if !service.is_enable() => ServiceOutcome::Ended,
-                Some(ResponseCode::SUCCESS) => self.service_granted(service, answer),
+                Some(ResponseCode::SUCCESS) => self.service_granted(now, service, answer),
                 code => ServiceOutcome::Refused(Refusal::read(
                     code.unwrap_or(ResponseCode::MALFORMED),
                     answer,
@@ -145,28 +152,37 @@ impl Client {
             tunnel.services.keepalive.asked(service, &outcome);
             self.renew_silence();
         }
-        if service.enable() == ServiceType::ENABLE_REDUNDANCY {
-            self.redundancy_over(now, &outcome);
-        } else {
-            self.events.push_back(Event::Service {
+        match service.enable() {
+            ServiceType::ENABLE_REDUNDANCY => self.redundancy_over(now, &outcome),
+            ServiceType::ENABLE_DDT => self.datagrams_over(&outcome),
+            _ => self.events.push_back(Event::Service {
                 request,
                 service,
                 outcome,
-            });
+            }),
         }
         // There may be room now.
         self.settle_keepalive(now);
         self.settle_redundancy(now);
+        self.settle_datagrams(now);
     }
 
-    fn service_granted(&mut self, service: ServiceType, answer: &Message<'_>) -> ServiceOutcome {
+    fn service_granted(
+        &mut self,
+        now: Instant,
+        service: ServiceType,
+        answer: &Message<'_>,
+    ) -> ServiceOutcome {
         let State::Up(tunnel) = &mut self.state else {
             return ServiceOutcome::NoAnswer;
         };
+        let link = tunnel.link.as_ref();
+        let is_stream = link.is_some_and(|link| link.target.transport.is_stream());
         match service {
             ServiceType::ENABLE_STG => tunnel.services.stg.granted(answer),
             ServiceType::ENABLE_SERVER_KEEPALIVE => tunnel.services.keepalive.granted(answer),
-            ServiceType::ENABLE_REDUNDANCY => tunnel.services.redundancy.granted(answer),
+            ServiceType::ENABLE_REDUNDANCY => tunnel.services.redundancy.granted(is_stream, answer),
+            ServiceType::ENABLE_DDT => tunnel.services.datagrams.granted(now, answer),
             _ => ServiceOutcome::Granted(ServiceGrant::Other(service)),
         }
     }
@@ -184,6 +200,7 @@ impl Client {
         }
         self.keepalive_resumed(now);
         self.redundancy_resumed(now);
+        self.datagrams_resumed(now);
     }
 
     /// A request of the server for a service: executed once, and answered to every repeat (spec 4). None of them is

@@ -88,7 +88,7 @@ impl Server {
             });
         }
         let seconds = u16::try_from(interval.as_secs()).unwrap_or(u16::MAX);
-        Ok(vec![Tlv::KeepaliveInterval(Seconds(seconds))])
+        Ok(vec![Tlv::KeepaliveInterval(Seconds(seconds))].into())
     }
 
     /// Not to have it is no error, so that a client can always come to rest.

@@ -3,22 +3,31 @@
 //! A module adds its two values to [`Server::serve`] and its state to [`Services`], and says there what is in force
 //! after a resume and what ends with the tunnel.
 
+mod ddt;
 mod keepalive;
 mod redundancy;
 mod stg;
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::Instant;
 
-use tsc_tpl::{ControlMessage, Message, ResponseCode, ServiceType, Tlv};
+use tsc_tpl::{
+    ControlMessage, IpPacket, Limits, Message, ResponseCode, ServerEndpoint, ServiceType, Tlv,
+    TunnelTag,
+};
 
+use self::ddt::Ddt;
 use self::keepalive::ServerKeepalive;
 pub use self::redundancy::MAX_HELD;
 use self::redundancy::Redundancy;
 use super::Server;
 use super::arena::Key;
 use super::config::TunnelTimers;
-use super::event::{BindingId, DropReason, Event, SessionId, Verdict};
+use super::event::{BindingId, DropReason, Event, Outgoing, SessionId, Verdict};
+use super::family::{Family, Offer};
+use super::session::Session;
+use crate::flow::{FlowKey, MAX_FLOWS};
 use crate::prefix::Prefix;
 use crate::service::ServiceGrant;
 use crate::transaction::Admission;
@@ -31,10 +40,44 @@ pub(super) struct Services {
     routed: Vec<Prefix>,
     keepalive: Option<ServerKeepalive>,
     redundancy: Option<Redundancy>,
+    ddt: Option<Ddt>,
+    pub(super) family: Family,
 }
 
-/// What a service answers: the TLVs of its success, or why not.
-type Served = Result<Vec<Tlv<'static>>, ResponseCode>;
+/// What a service answers: its success, or why not.
+type Served = Result<Answer, ResponseCode>;
+
+/// What a success carries.
+#[derive(Debug, Default)]
+struct Answer {
+    tlvs: Vec<Tlv<'static>>,
+    /// Companions to be claimed.
+    offers: Vec<Offer>,
+    /// Where they are opened, if not at the same address and port.
+    endpoint: Option<ServerEndpoint>,
+}
+
+impl From<Vec<Tlv<'static>>> for Answer {
+    fn from(tlvs: Vec<Tlv<'static>>) -> Self {
+        Self {
+            tlvs,
+            ..Self::default()
+        }
+    }
+}
+
+impl Answer {
+    fn tlvs(&self) -> impl Iterator<Item = Tlv<'_>> {
+        let offers = self.offers.iter().flat_map(|offer| {
+            [
+                Tlv::TunnelSessionId(offer.tsid),
+                Tlv::TunnelTag(TunnelTag::new(offer.tag.expose())),
+            ]
+        });
+        let endpoint = self.endpoint.map(Tlv::CompanionEndpoint);
+        self.tlvs.iter().cloned().chain(offers).chain(endpoint)
+    }
+}
 
 impl Services {
     const fn is_empty(&self) -> bool {
@@ -42,8 +85,22 @@ impl Services {
             routed,
             keepalive,
             redundancy,
+            ddt,
+            family,
         } = self;
-        routed.is_empty() && keepalive.is_none() && redundancy.is_none()
+        routed.is_empty()
+            && keepalive.is_none()
+            && redundancy.is_none()
+            && ddt.is_none()
+            && family.is_empty()
+    }
+
+    /// Whether one more socket may have a service: all of them together name 64 at most (spec 7).
+    fn has_room_for(&self, flow: FlowKey) -> bool {
+        let redundancy = self.redundancy.iter().flat_map(Redundancy::flows);
+        let ddt = self.ddt.iter().flat_map(Ddt::flows);
+        let known: BTreeSet<FlowKey> = redundancy.chain(ddt).collect();
+        known.len() < MAX_FLOWS || known.contains(&flow)
     }
 
     /// For Active_Services: what stays in force over a resume.
@@ -55,7 +112,10 @@ impl Services {
         let redundancy = redundancy
             .filter(|redundancy| redundancy.is_in_force())
             .map(|_| ServiceType::ENABLE_REDUNDANCY);
-        stg.into_iter().chain(keepalive).chain(redundancy).collect()
+        let ddt = self.ddt.as_ref().filter(|ddt| ddt.is_in_force());
+        let ddt = ddt.map(|_| ServiceType::ENABLE_DDT);
+        let pairs = stg.into_iter().chain(keepalive);
+        pairs.chain(redundancy).chain(ddt).collect()
     }
 
     pub(super) fn routed(&self) -> &[Prefix] {
@@ -73,7 +133,11 @@ impl Services {
         let keepalive = self.keepalive.as_ref().filter(|_| is_bound);
         let keepalive = keepalive.and_then(ServerKeepalive::deadline);
         let redundancy = self.redundancy.as_ref().and_then(Redundancy::deadline);
-        keepalive.into_iter().chain(redundancy).min()
+        let ddt = self.ddt.as_ref().and_then(Ddt::deadline);
+        [keepalive, redundancy, ddt, self.family.deadline()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// What there is to be told of when all of it ends with a tunnel of these timers.
@@ -84,7 +148,9 @@ impl Services {
             .map(|_| ServerKeepalive::grant(timers.keepalive));
         let redundancy = self.redundancy.into_iter();
         let redundancy = redundancy.flat_map(|redundancy| redundancy.grants());
-        routed.into_iter().chain(keepalive).chain(redundancy)
+        let ddt = self.ddt.into_iter().flat_map(Ddt::grants);
+        let pairs = routed.into_iter().chain(keepalive);
+        pairs.chain(redundancy).chain(ddt)
     }
 }
 
@@ -115,7 +181,7 @@ impl Server {
         let parsed = message.parse();
         let bytes = match &parsed {
             Ok(request) => match self.serve(now, key, request) {
-                Ok(granted) => wire::service_success(request, granted),
+                Ok(granted) => wire::service_success(request, granted.tlvs()),
                 Err(code) => {
                     let busy = matches!(code, ResponseCode::BUSY | ResponseCode::NO_RESOURCES);
                     let retry_after = busy.then_some(self.config.limits.retry_after);
@@ -148,35 +214,132 @@ impl Server {
         if !assigned {
             return Err(ResponseCode::SERVICE_UNAVAILABLE);
         }
+        // A companion has no routes and no companions of its own.
+        let of_main = matches!(
+            service.enable(),
+            ServiceType::ENABLE_STG | ServiceType::ENABLE_DDT
+        );
+        let is_companion = |session: &Session| session.main.is_some();
+        if of_main && self.sessions.get(key).is_some_and(is_companion) {
+            return Err(ResponseCode::SERVICE_UNAVAILABLE);
+        }
         match service {
             ServiceType::ENABLE_STG => self.enable_stg(key, request),
-            ServiceType::DISABLE_STG => Ok(self.disable_stg(key, request)),
+            ServiceType::DISABLE_STG => Ok(self.disable_stg(key, request).into()),
             ServiceType::ENABLE_SERVER_KEEPALIVE => self.enable_keepalive(now, key),
             ServiceType::DISABLE_SERVER_KEEPALIVE => {
                 self.disable_keepalive(key);
-                Ok(Vec::new())
+                Ok(Answer::default())
             }
-            ServiceType::ENABLE_REDUNDANCY => self.enable_redundancy(key, request),
+            ServiceType::ENABLE_REDUNDANCY => self.enable_redundancy(now, key, request),
             ServiceType::DISABLE_REDUNDANCY => self.disable_redundancy(now, key, request),
+            ServiceType::ENABLE_DDT => self.enable_ddt(now, key, request),
+            ServiceType::DISABLE_DDT => self.disable_ddt(now, key, request),
             // Assigned, but not described yet (spec 3.5) or not built.
             _ => Err(ResponseCode::SERVICE_UNAVAILABLE),
         }
     }
 
-    /// The tunnel is over, and all that its services gave it.
-    pub(super) fn end_services(
+    /// Frees the memory of services that are all over.
+    pub(super) fn drop_empty_services(&mut self, key: Key) {
+        if let Some(session) = self.sessions.get_mut(key)
+            && session
+                .services
+                .as_ref()
+                .is_some_and(|services| services.is_empty())
+        {
+            session.services = None;
+        }
+    }
+
+    /// The socket that a request names, which must have an address of the tunnel itself.
+    fn own_flow(&self, key: Key, request: &Message<'_>) -> Result<FlowKey, ResponseCode> {
+        let mut named = request.flows();
+        let (Some(flow), None) = (named.next(), named.next()) else {
+            return Err(ResponseCode::MALFORMED);
+        };
+        let address = flow.source.ip();
+        let is_own = self
+            .sessions
+            .get(key)
+            .is_some_and(|session| session.leases.iter().any(|lease| lease.address == address));
+        let flow = FlowKey::read(&flow).ok_or(ResponseCode::MALFORMED)?;
+        if is_own {
+            Ok(flow)
+        } else {
+            Err(ResponseCode::NOT_AUTHORIZED)
+        }
+    }
+
+    /// Where a packet for a tunnel goes, and in what. `frame` is empty; where the packet travels in a redundancy frame, that is
+    /// written to it. `None` while the tunnel has no transport: drop it and count.
+    #[inline]
+    pub fn outgoing(
         &mut self,
+        now: Instant,
         session: SessionId,
-        timers: TunnelTimers,
-        services: Services,
-    ) {
+        packet: &[u8],
+        frame: &mut Vec<u8>,
+    ) -> Option<Outgoing> {
+        let key = self.own(session)?;
+        let found = self.sessions.get(key)?;
+        if found.services.is_none() {
+            return Some(Outgoing::over(found.binding?, false));
+        }
+        self.outgoing_by_services(now, key, packet, frame)
+    }
+
+    fn outgoing_by_services(
+        &mut self,
+        now: Instant,
+        key: Key,
+        packet: &[u8],
+        frame: &mut Vec<u8>,
+    ) -> Option<Outgoing> {
+        let session = self.sessions.get(key)?;
+        let parsed = IpPacket::decode(packet, &Limits::WIDEST).ok();
+        // Hosts behind the client have no sockets of its own.
+        let flow = parsed.as_ref().and_then(|packet| {
+            let destination = packet.destination();
+            let mut leases = session.leases.iter();
+            FlowKey::of_destination(packet)
+                .filter(|_| leases.any(|lease| lease.address == destination))
+        });
+        let (Some(packet), Some(flow)) = (parsed, flow) else {
+            return Some(Outgoing::over(session.binding?, false));
+        };
+        let carrier = self.ddt_carrier(session, flow, packet.len());
+        if carrier.is_none()
+            && let Some((ways, spread)) = self.stream_ways(session, flow)
+            && let Some(first) = ways.into_iter().flatten().next()
+        {
+            let framed = self.write_frame(now, key, flow, &packet, frame);
+            // What is not framed would not be known for a copy.
+            return Some(if framed {
+                Outgoing::spread(ways, spread)
+            } else {
+                Outgoing::over(first, false)
+            });
+        }
+        let carrier = carrier.unwrap_or(key);
+        let binding = self.sessions.get(carrier)?.binding?;
+        let framed = self.write_frame(now, carrier, flow, &packet, frame);
+        Some(Outgoing::over(binding, framed))
+    }
+
+    /// The tunnel is over, and all that its services gave it.
+    pub(super) fn end_services(&mut self, now: Instant, session: &Session, mut services: Services) {
         if !services.routed.is_empty() {
-            self.common.take_back(&services.routed, session);
+            self.common.take_back(&services.routed, session.id);
         }
         self.held -= services.redundancy.as_ref().map_or(0, Redundancy::held);
-        for grant in services.grants(timers) {
-            self.events
-                .push_back(Event::ServiceEnded { session, grant });
+        self.end_family(now, session, std::mem::take(&mut services.family));
+        let session_id = session.id;
+        for grant in services.grants(session.timers()) {
+            self.events.push_back(Event::ServiceEnded {
+                session: session_id,
+                grant,
+            });
         }
     }
 }

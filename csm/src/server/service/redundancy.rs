@@ -1,47 +1,83 @@
-//! Redundancy by copies: what the server grants, takes and sends (spec 6, 7).
+//! Redundancy, by copies in datagrams or over further streams: what the server grants, takes and sends (spec 6, 7).
 //!
 //! *Attack*: a tunnel asks for redundancy for many sockets, or floods frames, to make the server hold packets; on plain UDP
 //! anybody sends frames in its name. *Mechanism*: 64 flow keys, 12 KiB of packets a tunnel and [`MAX_HELD`] in all, freed
 //! after a second; a frame is looked at only from the transport of a tunnel that was granted them, each of its packets like any
 //! other, and one that is far from all before only when others confirm it.
 
+use std::net::SocketAddr;
 use std::time::Instant;
 
 use tsc_tpl::{
-    IpPacket, Limits, Message, ReceptionReport, RedundancyFactor, RedundancyFrame,
-    RedundancyMethod, ResponseCode, Tlv,
+    IpPacket, Message, ReceptionReport, RedundancyFactor, RedundancyFrame, RedundancyMethod,
+    ResponseCode, ServerEndpoint, Tlv,
 };
 
 use super::super::Server;
 use super::super::arena::Key;
-use super::super::event::{
-    BindingId, DropReason, Event, Fresh, Outgoing, SessionId, Stats, Verdict,
-};
+use super::super::event::{BindingId, DropReason, Event, Fresh, MAX_WAYS, Spread, Stats, Verdict};
+use super::super::family::Offer;
 use super::super::session::{Life, Session};
-use super::Served;
-use crate::flow::{FlowKey, MAX_FLOWS};
+use super::{Answer, Served};
+use crate::companion::CompanionRole;
+use crate::flow::FlowKey;
 use crate::redundancy::{Arrival, MAX_COPIES, STRAGGLERS, Sender, Window};
 use crate::service::ServiceGrant;
+use crate::transport::Transport;
 
 /// Bytes of packets that all tunnels of a worker together keep for being repeated. Beyond that none are kept.
 pub const MAX_HELD: usize = 64 << 20;
 
+/// What there is instead of copies on streams.
+const STREAM_METHODS: [RedundancyMethod; 2] =
+    [RedundancyMethod::FAN_OUT, RedundancyMethod::LOAD_BALANCE];
+
 /// The service of one tunnel; from the first grant until [`STRAGGLERS`] after the last end.
 #[derive(Debug)]
 pub(super) struct Redundancy {
-    /// Granted: the socket, and how often its packets are repeated. At most [`MAX_FLOWS`].
-    flows: Vec<(FlowKey, u8)>,
+    /// At most [`MAX_FLOWS`](crate::MAX_FLOWS).
+    flows: Vec<Granted>,
+    /// The tunnel was on a stream when the service began, so that there are further ones instead of copies.
+    is_stream: bool,
     sender: Sender,
     window: Window,
     /// Set while nothing is granted.
     until: Option<Instant>,
 }
 
+/// What a socket was granted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Granted {
+    flow: FlowKey,
+    copies: u8,
+    method: RedundancyMethod,
+}
+
+impl From<Granted> for ServiceGrant {
+    fn from(granted: Granted) -> Self {
+        let Granted {
+            flow,
+            copies,
+            method,
+        } = granted;
+        Self::Redundancy {
+            flow,
+            copies,
+            method,
+        }
+    }
+}
+
 impl Redundancy {
-    fn new() -> Self {
+    fn new(is_stream: bool) -> Self {
         Self {
             flows: Vec::new(),
-            sender: Sender::default(),
+            is_stream,
+            sender: if is_stream {
+                Sender::of_streams()
+            } else {
+                Sender::default()
+            },
             window: Window::default(),
             until: None,
         }
@@ -58,16 +94,18 @@ impl Redundancy {
             .min()
     }
 
-    /// What there is to be told of.
-    pub(super) fn grants(&self) -> impl Iterator<Item = ServiceGrant> + use<> {
-        let flows = self.flows.clone();
-        let grant = |(flow, copies)| ServiceGrant::Redundancy { flow, copies };
-        flows.into_iter().map(grant)
+    pub(super) fn flows(&self) -> impl Iterator<Item = FlowKey> {
+        self.flows.iter().map(|granted| granted.flow)
     }
 
-    fn copies(&self, flow: FlowKey) -> Option<u8> {
-        let found = self.flows.iter().find(|(granted, _)| *granted == flow);
-        found.map(|(_, copies)| *copies)
+    /// What there is to be told of.
+    pub(super) fn grants(&self) -> impl Iterator<Item = ServiceGrant> + use<> {
+        self.flows.clone().into_iter().map(ServiceGrant::from)
+    }
+
+    fn find(&self, flow: FlowKey) -> Option<Granted> {
+        let mut flows = self.flows.iter();
+        flows.find(|granted| granted.flow == flow).copied()
     }
 
     /// Bytes of packets that are kept.
@@ -91,48 +129,136 @@ impl Server {
             .is_some_and(|binding| !binding.transport.is_stream())
     }
 
-    pub(super) fn enable_redundancy(&mut self, key: Key, request: &Message<'_>) -> Served {
+    pub(super) fn enable_redundancy(
+        &mut self,
+        now: Instant,
+        key: Key,
+        request: &Message<'_>,
+    ) -> Served {
         let id = self.session_id(key);
         let flow = self.own_flow(key, request)?;
         let wanted = request
             .redundancy_factor()
             .ok_or(ResponseCode::MALFORMED)?
             .value();
-        let copies = wanted.min(MAX_COPIES);
-        // Companions are not built yet.
-        if !self.has_datagrams(key) {
-            return Err(ResponseCode::SERVICE_UNAVAILABLE);
+        let wanted = wanted.min(MAX_COPIES);
+        let session = self.sessions.get(key);
+        let services = session.and_then(|session| session.services.as_ref());
+        if !services.is_none_or(|services| services.has_room_for(flow)) {
+            return Err(ResponseCode::NO_RESOURCES);
         }
+        let (granted, offered) = if self.has_datagrams(key) {
+            let granted = Granted {
+                flow,
+                copies: wanted,
+                method: RedundancyMethod::COPIES,
+            };
+            (granted, Answer::default())
+        } else {
+            let method = request.redundancy_method();
+            let method = method.filter(|method| STREAM_METHODS.contains(method));
+            let method = method.ok_or(ResponseCode::SERVICE_UNAVAILABLE)?;
+            let (copies, offered) = self.reserve_streams(now, key, wanted)?;
+            let granted = Granted {
+                flow,
+                copies,
+                method,
+            };
+            (granted, offered)
+        };
+        let is_stream = granted.method != RedundancyMethod::COPIES;
         let session = self
             .sessions
             .get_mut(key)
             .ok_or(ResponseCode::SERVICE_UNAVAILABLE)?;
         let services = session.services.get_or_insert_default();
-        let redundancy = services.redundancy.get_or_insert_with(Redundancy::new);
+        let redundancy = &mut services.redundancy;
+        let redundancy = redundancy.get_or_insert_with(|| Redundancy::new(is_stream));
         if !redundancy.is_in_force() {
             self.held -= redundancy.held();
-            *redundancy = Redundancy::new();
+            *redundancy = Redundancy::new(is_stream);
         }
-        let room = redundancy.flows.len() < MAX_FLOWS;
-        let found = redundancy.flows.iter_mut().find(|(had, _)| *had == flow);
-        let is_news = if let Some((_, had)) = found {
-            std::mem::replace(had, copies) != copies
-        } else if room {
-            redundancy.flows.push((flow, copies));
-            true
+        let found = redundancy.flows.iter_mut().find(|had| had.flow == flow);
+        let is_news = if let Some(had) = found {
+            std::mem::replace(had, granted) != granted
         } else {
-            return Err(ResponseCode::NO_RESOURCES);
+            redundancy.flows.push(granted);
+            true
         };
         if is_news {
-            let grant = ServiceGrant::Redundancy { flow, copies };
-            self.events
-                .push_back(Event::ServiceGranted { session: id, grant });
+            self.events.push_back(Event::ServiceGranted {
+                session: id,
+                grant: granted.into(),
+            });
         }
-        let factor = RedundancyFactor::new(copies).map_err(|_| ResponseCode::MALFORMED)?;
-        Ok(vec![
-            Tlv::RedundancyFactor(factor),
-            Tlv::RedundancyMethod(RedundancyMethod::COPIES),
-        ])
+        let factor = RedundancyFactor::new(granted.copies).map_err(|_| ResponseCode::MALFORMED)?;
+        Ok(Answer {
+            tlvs: vec![
+                Tlv::RedundancyFactor(factor),
+                Tlv::RedundancyMethod(granted.method),
+            ],
+            ..offered
+        })
+    }
+
+    /// Reserves further streams beside a stream: how many there are, and those that can be claimed.
+    fn reserve_streams(
+        &mut self,
+        now: Instant,
+        key: Key,
+        wanted: u8,
+    ) -> Result<(u8, Answer), ResponseCode> {
+        let session = self
+            .sessions
+            .get(key)
+            .filter(|session| session.main.is_none())
+            .ok_or(ResponseCode::SERVICE_UNAVAILABLE)?;
+        let binding = session.binding.and_then(|id| self.bindings.get(id.key()));
+        let binding = binding.ok_or(ResponseCode::SERVICE_UNAVAILABLE)?;
+        let transport = binding.transport;
+        let endpoint = self
+            .companion_endpoint(binding.interface, binding.local, transport)
+            .ok_or(ResponseCode::SERVICE_UNAVAILABLE)?;
+        let mut offers = Vec::new();
+        for number in 0..wanted {
+            match self.reserve(now, key, CompanionRole::Redundancy(number), transport) {
+                Ok(offer) => offers.extend(offer),
+                Err(error) if number == 0 => return Err(error),
+                Err(_) => return Ok((number, answer(transport, endpoint, offers))),
+            }
+        }
+        Ok((wanted, answer(transport, endpoint, offers)))
+    }
+
+    /// The transports for a packet to this socket of a tunnel that has further streams.
+    #[inline]
+    pub(super) fn stream_ways(
+        &self,
+        main: &Session,
+        flow: FlowKey,
+    ) -> Option<([Option<BindingId>; MAX_WAYS], Spread)> {
+        let services = main.services.as_ref()?;
+        let redundancy = services
+            .redundancy
+            .as_ref()
+            .filter(|found| found.is_stream)?;
+        let granted = redundancy.find(flow)?;
+        let mut ways = [None; MAX_WAYS];
+        let companions = (0..granted.copies).filter_map(|number| {
+            let key = services.family.claimed(CompanionRole::Redundancy(number))?;
+            let companion = self.sessions.get(key)?;
+            companion.binding.filter(|_| companion.carries())
+        });
+        let bindings = main.binding.into_iter().chain(companions);
+        for (way, binding) in ways.iter_mut().zip(bindings) {
+            *way = Some(binding);
+        }
+        let spread = if granted.method == RedundancyMethod::LOAD_BALANCE {
+            Spread::One
+        } else {
+            Spread::All
+        };
+        Some((ways, spread))
     }
 
     /// Not to have it is no error, so that a client can always come to rest.
@@ -145,38 +271,20 @@ impl Server {
         let flow = self.own_flow(key, request)?;
         let id = self.session_id(key);
         let Some(redundancy) = self.sessions.get_mut(key).and_then(Session::redundancy) else {
-            return Ok(Vec::new());
+            return Ok(Answer::default());
         };
-        let Some(place) = redundancy.flows.iter().position(|(had, _)| *had == flow) else {
-            return Ok(Vec::new());
+        let Some(place) = redundancy.flows.iter().position(|had| had.flow == flow) else {
+            return Ok(Answer::default());
         };
-        let (flow, copies) = redundancy.flows.swap_remove(place);
+        let ended = redundancy.flows.swap_remove(place);
         if !redundancy.is_in_force() {
             redundancy.until = Some(now + STRAGGLERS);
         }
-        let grant = ServiceGrant::Redundancy { flow, copies };
-        self.events
-            .push_back(Event::ServiceEnded { session: id, grant });
-        Ok(Vec::new())
-    }
-
-    /// The socket that a request names, which must have an address of the tunnel itself.
-    fn own_flow(&self, key: Key, request: &Message<'_>) -> Result<FlowKey, ResponseCode> {
-        let mut named = request.flows();
-        let (Some(flow), None) = (named.next(), named.next()) else {
-            return Err(ResponseCode::MALFORMED);
-        };
-        let address = flow.source.ip();
-        let is_own = self
-            .sessions
-            .get(key)
-            .is_some_and(|session| session.leases.iter().any(|lease| lease.address == address));
-        let flow = FlowKey::read(&flow).ok_or(ResponseCode::MALFORMED)?;
-        if is_own {
-            Ok(flow)
-        } else {
-            Err(ResponseCode::NOT_AUTHORIZED)
-        }
+        self.events.push_back(Event::ServiceEnded {
+            session: id,
+            grant: ended.into(),
+        });
+        Ok(Answer::default())
     }
 
     /// Takes a redundancy frame: which of its packets are to be passed on.
@@ -187,10 +295,14 @@ impl Server {
         key: Key,
         frame: &RedundancyFrame<'_>,
     ) -> Verdict {
+        // All streams of a family are one group.
+        let group = self.sessions.get(key).and_then(|session| session.main);
+        let group = group.filter(|of| matches!(of.role, CompanionRole::Redundancy(_)));
+        let group = group.map_or(key, |of| of.main);
         let Self {
             sessions, stats, ..
         } = self;
-        let Some(session) = sessions.get_mut(key) else {
+        let Some(session) = sessions.get_mut(group) else {
             return self.drop_unit(DropReason::UnknownBinding);
         };
         let Some(newest) = frame.entries().next() else {
@@ -234,61 +346,47 @@ impl Server {
                 stats.forwarded += 1;
             }
         }
+        let sender = session.sender();
+        let Some(session) = sessions.get_mut(key) else {
+            return self.drop_unit(DropReason::UnknownBinding);
+        };
         session.last_activity = now;
-        let session_id = session.id;
         if !(session.confirmed && matches!(session.life, Life::Active)) {
             self.wake(key);
         }
-        Verdict::ForwardFrame(session_id, fresh)
+        Verdict::ForwardFrame(sender, fresh)
     }
 
-    /// Where a packet for a tunnel goes, and in what. `frame` is empty; where the packet travels in a redundancy frame, that is
-    /// written to it. `None` while the tunnel has no transport: drop it and count.
-    #[inline]
-    pub fn outgoing(
+    /// Writes the frame of a packet to a socket of the tunnel, if that has redundancy.
+    pub(super) fn write_frame(
         &mut self,
         now: Instant,
-        session: SessionId,
-        packet: &[u8],
-        frame: &mut Vec<u8>,
-    ) -> Option<Outgoing> {
-        let key = self.own(session)?;
-        let found = self.sessions.get_mut(key)?;
-        let binding = found.binding?;
-        let framed = found.services.is_some() && self.write_frame(now, key, packet, frame);
-        Some(Outgoing { binding, framed })
-    }
-
-    fn write_frame(&mut self, now: Instant, key: Key, packet: &[u8], out: &mut Vec<u8>) -> bool {
+        key: Key,
+        flow: FlowKey,
+        packet: &IpPacket<'_>,
+        out: &mut Vec<u8>,
+    ) -> bool {
+        let room = MAX_HELD.saturating_sub(self.held);
         let Some(session) = self.sessions.get_mut(key) else {
             return false;
         };
-        let leases = &session.leases;
-        let Some(redundancy) = session
-            .services
-            .as_mut()
-            .and_then(|services| services.redundancy.as_mut())
-            .filter(|redundancy| redundancy.is_in_force())
-        else {
+        let Some(redundancy) = session.redundancy() else {
             return false;
         };
-        let Ok(packet) = IpPacket::decode(packet, &Limits::WIDEST) else {
+        let Some(granted) = redundancy.find(flow) else {
             return false;
         };
-        // Hosts behind the client have no sockets of its own.
-        let destination = packet.destination();
-        let copies = FlowKey::of_destination(&packet)
-            .filter(|_| leases.iter().any(|lease| lease.address == destination))
-            .and_then(|flow| redundancy.copies(flow));
-        let Some(copies) = copies else {
-            return false;
+        let copies = if redundancy.is_stream {
+            0
+        } else {
+            granted.copies
         };
-        let room = MAX_HELD.saturating_sub(self.held);
         let before = redundancy.held();
         let was_due = redundancy.sender.expires();
-        let framed = redundancy.sender.frame(now, &packet, copies, room, out);
+        let framed = redundancy.sender.frame(now, packet, copies, room, out);
+        let is_due = redundancy.sender.expires();
         self.held = self.held + redundancy.held() - before;
-        if was_due.is_none() && redundancy.sender.expires().is_some() {
+        if was_due.is_none() && is_due.is_some() {
             self.arm_session(key);
         }
         framed
@@ -322,34 +420,46 @@ impl Server {
         redundancy.sender.expire(now);
         self.held = self.held + redundancy.held() - before;
         if redundancy.until.is_some_and(|until| until <= now) {
-            self.held -= redundancy.held();
-            services.redundancy = None;
-            if services.is_empty() {
-                session.services = None;
-            }
+            self.end_redundancy(now, key);
         }
     }
 
-    /// The tunnel has another transport: copies in the datagram are for datagrams.
-    pub(in super::super) fn redundancy_rebound(&mut self, key: Key) {
+    /// Ends the service, and its streams.
+    fn end_redundancy(&mut self, now: Instant, key: Key) {
         let id = self.session_id(key);
-        if self.has_datagrams(key) {
-            return;
-        }
-        let Some(session) = self.sessions.get_mut(key) else {
-            return;
-        };
-        let Some(services) = &mut session.services else {
-            return;
-        };
-        if let Some(redundancy) = services.redundancy.take() {
+        let services = self.sessions.get_mut(key);
+        let services = services.and_then(|session| session.services.as_mut());
+        if let Some(redundancy) = services.and_then(|services| services.redundancy.take()) {
             self.held -= redundancy.held();
             let ended = |grant| Event::ServiceEnded { session: id, grant };
             self.events.extend(redundancy.grants().map(ended));
+            for number in (0..MAX_COPIES).filter(|_| redundancy.is_stream) {
+                self.end_companion(now, key, CompanionRole::Redundancy(number));
+            }
         }
-        if services.is_empty() {
-            session.services = None;
+        self.drop_empty_services(key);
+    }
+
+    /// The tunnel has another transport: copies are for datagrams, and further streams are beside streams.
+    pub(in super::super) fn redundancy_rebound(&mut self, now: Instant, key: Key) {
+        let is_stream = !self.has_datagrams(key);
+        let redundancy = self.sessions.get_mut(key).and_then(Session::redundancy);
+        if redundancy.is_some_and(|redundancy| redundancy.is_stream != is_stream) {
+            self.end_redundancy(now, key);
         }
+    }
+}
+
+/// What is answered of streams that can be claimed.
+fn answer(transport: Transport, endpoint: Option<SocketAddr>, offers: Vec<Offer>) -> Answer {
+    let endpoint = endpoint.filter(|_| !offers.is_empty());
+    Answer {
+        endpoint: endpoint.map(|addr| ServerEndpoint {
+            transport: transport.code(),
+            addr,
+        }),
+        offers,
+        ..Answer::default()
     }
 }
 

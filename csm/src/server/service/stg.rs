@@ -61,7 +61,8 @@ impl Server {
                 grant: ServiceGrant::RoutedPrefixes(new),
             });
         }
-        Ok(granted.iter().filter_map(Prefix::tlv).collect())
+        let tlvs: Vec<Tlv<'static>> = granted.iter().filter_map(Prefix::tlv).collect();
+        Ok(tlvs.into())
     }
 
     /// Takes back what is named; naming none is naming all. What the tunnel does not have is no error, so that a

@@ -50,6 +50,7 @@ impl Bench {
             interface: 0,
             transport,
             peer,
+            local: SocketAddr::from(([203, 0, 113, 1], 5060)),
             identity: name.map(Identity::new),
         };
         self.server.open_binding(self.now, info).unwrap()

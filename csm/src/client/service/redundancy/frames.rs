@@ -18,6 +18,8 @@ const REPORT_EVERY: Duration = Duration::from_millis(500);
 /// The frames of the tunnel: one sequence for each direction.
 #[derive(Debug)]
 pub(super) struct Group {
+    /// Of a stream and further ones: a frame holds one packet.
+    is_stream: bool,
     sender: Sender,
     window: Window,
     /// For the server's direction, and for this end's.
@@ -33,9 +35,14 @@ pub(super) struct Group {
 }
 
 impl Group {
-    pub(super) fn new() -> Box<Self> {
+    pub(super) fn new(is_stream: bool) -> Box<Self> {
         Box::new(Self {
-            sender: Sender::default(),
+            is_stream,
+            sender: if is_stream {
+                Sender::of_streams()
+            } else {
+                Sender::default()
+            },
             window: Window::default(),
             down: Adaptive::default(),
             up: Adaptive::default(),
@@ -44,6 +51,10 @@ impl Group {
             report_at: None,
             until: None,
         })
+    }
+
+    pub(super) const fn is_stream(&self) -> bool {
+        self.is_stream
     }
 
     /// The server grants so many copies of those that were asked for.
@@ -64,7 +75,7 @@ impl Group {
             return 0;
         };
         match flow.wish {
-            Redundancy::Off | Redundancy::Copies(_) => granted,
+            Redundancy::Off | Redundancy::Copies(_) | Redundancy::Balanced(_) => granted,
             Redundancy::Adaptive { most } => {
                 let told = if self.up.is_told() {
                     &self.up
@@ -88,11 +99,10 @@ impl Group {
 impl Sockets {
     /// When there is something to do.
     pub(in super::super) fn deadline(&self) -> Option<Instant> {
-        let group = self.group.as_ref()?;
-        [group.report_at, group.until, group.sender.expires()]
-            .into_iter()
-            .flatten()
-            .min()
+        let group = self.group.as_ref();
+        let group = group.map(|group| [group.report_at, group.until, group.sender.expires()]);
+        let group = group.into_iter().flatten().flatten();
+        group.chain(self.streams.deadline()).min()
     }
 
     /// Media passes: figures are wanted soon, if any socket goes by them.
@@ -131,7 +141,8 @@ impl Sockets {
             return false;
         };
         let copies = group.copies(flow);
-        let framed = group.sender.frame(now, &packet, copies, usize::MAX, out);
+        let repeats = if group.is_stream { 0 } else { copies };
+        let framed = group.sender.frame(now, &packet, repeats, usize::MAX, out);
         if framed {
             flow.status.sent += 1;
             flow.status.copies += u64::from(copies);
@@ -184,6 +195,49 @@ impl Client {
         if !tunnel.takes_from(epoch) {
             return self.drop_unit(DropReason::StaleEpoch);
         }
+        let is_known = tunnel.services.redundancy.group.is_some();
+        if !is_known || frame.count() == 0 {
+            return self.unexpected_frame(now, epoch);
+        }
+        match self.take_frame(now, &frame) {
+            Ok(fresh) => {
+                self.heard_over(now, epoch);
+                Inbound::DeliverFrame(frame, fresh)
+            }
+            Err(reason) => self.drop_unit(reason),
+        }
+    }
+
+    /// Takes a frame that has come over a companion stream of this tunnel.
+    pub(in super::super::super) fn handle_stream_frame<'a>(
+        &mut self,
+        now: Instant,
+        frame: RedundancyFrame<'a>,
+    ) -> Inbound<'a> {
+        match self.take_frame(now, &frame) {
+            Ok(fresh) => Inbound::DeliverFrame(frame, fresh),
+            Err(reason) => self.drop_unit(reason),
+        }
+    }
+
+    /// A frame of the main tunnel's group has come over this companion: a sign of life.
+    pub(in super::super::super) fn heard_stream(&mut self, now: Instant, epoch: Epoch) {
+        self.heard_over(now, epoch);
+    }
+
+    /// Whether frames are taken.
+    pub(in super::super::super) fn takes_frames(&self) -> bool {
+        matches!(&self.state, State::Up(tunnel) if tunnel.services.redundancy.group.is_some())
+    }
+
+    fn take_frame(
+        &mut self,
+        now: Instant,
+        frame: &RedundancyFrame<'_>,
+    ) -> Result<Fresh, DropReason> {
+        let State::Up(tunnel) = &mut self.state else {
+            return Err(DropReason::StaleEpoch);
+        };
         let Tunnel {
             services,
             assignment,
@@ -191,7 +245,7 @@ impl Client {
         } = &mut **tunnel;
         let sockets = &mut services.redundancy;
         let (Some(group), Some(newest)) = (&mut sockets.group, frame.entries().next()) else {
-            return self.unexpected_frame(now, epoch);
+            return Err(DropReason::UnexpectedFrame);
         };
         let own = &assignment.addresses;
         let is_own = |packet: &IpPacket<'_>| {
@@ -200,10 +254,10 @@ impl Client {
         };
         // On plain UDP that is a part of what makes it authentic: nothing else moves the window.
         if !is_own(&newest.packet) {
-            return self.drop_unit(DropReason::Destination);
+            return Err(DropReason::Destination);
         }
         if !group.window.believes(newest.sequence) {
-            return self.drop_unit(DropReason::FarFrame);
+            return Err(DropReason::FarFrame);
         }
         let mut fresh = Fresh::default();
         let places = (0_u16..u16::from(frame.count())).rev();
@@ -224,8 +278,7 @@ impl Client {
             }
         }
         sockets.note_media(now);
-        self.heard_over(now, epoch);
-        Inbound::DeliverFrame(frame, fresh)
+        Ok(fresh)
     }
 
     /// What the answer to a Keepalive says of this end's direction.
@@ -249,7 +302,7 @@ impl Client {
         };
         let sockets = &mut tunnel.services.redundancy;
         let Some(group) = &mut sockets.group else {
-            return;
+            return self.renew_streams(now);
         };
         group.sender.expire(now);
         let asks = group.report_at.take_if(|at| *at <= now).is_some();
@@ -259,6 +312,7 @@ impl Client {
         if group.until.is_some_and(|until| until <= now) {
             sockets.group = None;
         }
+        self.renew_streams(now);
         if asks {
             self.settle_redundancy(now);
             self.ask_report();

@@ -1,21 +1,19 @@
 //! Redundancy by copies: what sockets want, what is in force, and how much of it the network needs (spec 6, 7).
-//!
-//! What is wanted and what is granted stand side by side, and the difference is asked for, one request at a time: see
-//! `docs/services.md`.
 
 mod frames;
+mod streams;
 
 use std::net::SocketAddr;
 use std::time::Instant;
 
-use tsc_tpl::{
-    Message, ReceptionReport, RedundancyFactor, RedundancyMethod, ResponseCode, ServiceType, Tlv,
-};
+use tsc_tpl::{Message, ReceptionReport, RedundancyFactor, RedundancyMethod, ServiceType, Tlv};
 
 use self::frames::Group;
-use super::super::event::{Event, Refusal, RequestError, ServiceOutcome};
+use self::streams::Streams;
+use super::super::event::{Event, RequestError, ServiceOutcome};
 use super::super::{Client, State};
-use crate::flow::{FlowKey, MAX_FLOWS};
+use super::flows::{self, Flows, Wish, is_available};
+use crate::flow::FlowKey;
 use crate::redundancy::{MAX_COPIES, STRAGGLERS};
 use crate::service::ServiceGrant;
 
@@ -27,9 +25,13 @@ pub enum Redundancy {
     /// They are not.
     #[default]
     Off,
-    /// Each is repeated so often, [`MAX_COPIES`] times at most, in the datagrams that follow it.
+    /// Each is repeated so often, [`MAX_COPIES`] times at most: in the datagrams that follow it, or, where the tunnel is a stream, over
+    /// as many further streams (*fan-out*).
     Copies(u8),
-    /// As often as the losses of the network make it necessary, and not at all without any.
+    /// Where the tunnel is a stream each goes over one of it and so many further ones, whichever is fastest (*load balance*). Over
+    /// datagrams there is nothing to choose from.
+    Balanced(u8),
+    /// As often as the losses of the network make it necessary, and not at all without any. Over datagrams.
     Adaptive {
         /// At most so often.
         most: u8,
@@ -40,7 +42,7 @@ pub enum Redundancy {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RedundancyStatus {
-    /// Copies of each packet that the server has granted, and sends; `None` while the service is not in force.
+    /// Copies of each packet that the server has granted, and sends, or further streams; `None` while the service is not in force.
     pub granted: Option<u8>,
     /// Copies of each packet that this end sends now.
     pub sending: u8,
@@ -60,225 +62,102 @@ pub struct RedundancyStatus {
     pub uplink: Option<ReceptionReport>,
 }
 
+impl Wish for Redundancy {
+    fn is_wanted(self) -> bool {
+        self != Self::Off
+    }
+}
+
+/// A socket.
+type Flow = flows::Flow<Redundancy, RedundancyStatus>;
+
 /// The service of one tunnel.
-#[derive(Debug, Default)]
-pub(super) struct Sockets {
-    /// At most [`MAX_FLOWS`] that want it, and as many of which the server is still to be told that they do not any more.
-    flows: Vec<Flow>,
-    asking: Option<Asking>,
-    group: Option<Box<Group>>,
-}
-
-/// The request under way.
-#[derive(Clone, Copy, Debug)]
-struct Asking {
-    key: FlowKey,
-    /// For so many copies; `None` ends the service.
-    asked: Option<u8>,
-    /// The tunnel was resumed since. The answer may be the stored one of the transport before (spec 4), of what is not so any
-    /// more.
-    is_old: bool,
-}
-
-/// A socket that wants it, or wanted it until now.
 #[derive(Debug)]
-struct Flow {
-    key: FlowKey,
-    local: SocketAddr,
-    wish: Redundancy,
-    held: Held,
-    /// The server has said no: it is not asked again before something changes.
-    refused: bool,
-    /// The application has changed its wish, and was not told of what came of it.
-    untold: bool,
-    status: RedundancyStatus,
+pub(super) struct Sockets {
+    flows: Flows<Redundancy, RedundancyStatus>,
+    group: Option<Box<Group>>,
+    streams: Streams,
 }
 
-/// What the server holds for a socket.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Held {
-    Nothing,
-    Granted {
-        copies: u8,
-        /// With the request.
-        asked: u8,
-    },
-    /// The last request was not answered, or not usably: there may be a grant or not. It is ended first, until that is answered:
-    /// what begins anew begins with other sequences.
-    Unknown,
-}
-
-impl Flow {
-    fn new(key: FlowKey, local: SocketAddr, wish: Redundancy) -> Self {
+impl Default for Sockets {
+    fn default() -> Self {
         Self {
-            key,
-            local,
-            wish,
-            held: Held::Nothing,
-            refused: false,
-            untold: true,
-            status: RedundancyStatus::default(),
+            flows: Flows::new(ENABLE),
+            group: None,
+            streams: Streams::default(),
         }
     }
+}
 
-    fn is_wanted(&self) -> bool {
-        self.wish != Redundancy::Off
-    }
-
-    const fn granted(&self) -> Option<u8> {
-        match self.held {
-            Held::Granted { copies, .. } => Some(copies),
-            Held::Nothing | Held::Unknown => None,
+/// What the server should do for this socket's packets; `None` is no service.
+fn wanted(group: Option<&Group>, is_stream: bool, flow: &Flow) -> Option<u8> {
+    match flow.wish {
+        Redundancy::Off => None,
+        Redundancy::Copies(copies) => Some(copies.min(MAX_COPIES)),
+        Redundancy::Balanced(streams) if is_stream => Some(streams.min(MAX_COPIES)),
+        Redundancy::Adaptive { most } if !is_stream => {
+            Some(group.map_or(0, |group| group.downlink_copies(most)))
         }
+        Redundancy::Balanced(_) | Redundancy::Adaptive { .. } => None,
     }
+}
 
-    /// Copies that the server was asked for, and grants at most.
-    const fn asked(&self) -> Option<u8> {
-        match self.held {
-            Held::Granted { asked, .. } => Some(asked),
-            Held::Nothing | Held::Unknown => None,
-        }
-    }
-
-    fn event(&self, available: bool, enabled: bool) -> Event {
-        Event::SocketService {
-            service: ENABLE,
-            available,
-            enabled,
-            local: self.local,
-        }
+/// How packets of a socket are to be multiplied.
+const fn method(is_stream: bool, wish: Redundancy) -> RedundancyMethod {
+    if matches!(wish, Redundancy::Balanced(_)) {
+        RedundancyMethod::LOAD_BALANCE
+    } else if is_stream {
+        RedundancyMethod::FAN_OUT
+    } else {
+        RedundancyMethod::COPIES
     }
 }
 
 impl Sockets {
-    fn find(&mut self, key: FlowKey) -> Option<&mut Flow> {
-        self.flows.iter_mut().find(|flow| flow.key == key)
-    }
-
-    /// Whether the server holds the service for any socket, or may.
-    fn is_in_force(&self) -> bool {
-        self.flows.iter().any(|flow| flow.held != Held::Nothing)
-    }
-
-    /// Copies that the server should send of this socket's packets; `None` is no service.
-    fn wanted(&self, flow: &Flow) -> Option<u8> {
-        match flow.wish {
-            Redundancy::Off => None,
-            Redundancy::Copies(copies) => Some(copies.min(MAX_COPIES)),
-            Redundancy::Adaptive { most } => {
-                let group = self.group.as_ref();
-                Some(group.map_or(0, |group| group.downlink_copies(most)))
-            }
-        }
-    }
-
-    /// The next request: whose, and for how many copies. Forgets sockets that want nothing and have nothing.
-    fn next(&mut self) -> Option<(FlowKey, SocketAddr, Option<u8>)> {
-        if self.asking.is_some() {
-            return None;
-        }
-        self.flows
-            .retain(|flow| flow.is_wanted() || flow.held != Held::Nothing);
-        // What ends makes room for what begins.
-        let ends = |flow: &&Flow| {
-            flow.held == Held::Unknown || (flow.held != Held::Nothing && !flow.is_wanted())
-        };
-        if let Some(flow) = self.flows.iter().find(ends) {
-            return Some((flow.key, flow.local, None));
-        }
-        self.flows.iter().find_map(|flow| {
-            let wanted = self.wanted(flow);
-            (wanted != flow.asked() && !flow.refused).then_some((flow.key, flow.local, wanted))
-        })
-    }
-
-    /// Takes the wish of a socket.
-    fn wish(
-        &mut self,
-        key: FlowKey,
-        local: SocketAddr,
-        wish: Redundancy,
-    ) -> Result<(), RequestError> {
-        let wanted = self.flows.iter().filter(|flow| flow.is_wanted()).count();
-        let known = self.flows.len();
-        let begins =
-            wish != Redundancy::Off && !self.find(key).is_some_and(|flow| flow.is_wanted());
-        if begins && (wanted >= MAX_FLOWS || known >= 2 * MAX_FLOWS) {
-            return Err(RequestError::TooManySockets);
-        }
-        match self.find(key) {
-            Some(flow) => {
-                if begins {
-                    // Another socket with the same port.
-                    flow.status = RedundancyStatus::default();
-                }
-                flow.untold |= flow.wish != wish;
-                flow.wish = wish;
-                flow.local = local;
-                flow.refused = false;
-            }
-            None if wish == Redundancy::Off => {}
-            None => self.flows.push(Flow::new(key, local, wish)),
-        }
-        Ok(())
-    }
-
     /// What the server grants of what was asked. Less than that is a limit of the server's.
-    pub(super) fn granted(&self, answer: &Message<'_>) -> ServiceOutcome {
+    pub(super) fn granted(&mut self, is_stream: bool, answer: &Message<'_>) -> ServiceOutcome {
         let copies = answer.redundancy_factor().map(RedundancyFactor::value);
-        let is_copies = answer.redundancy_method() == Some(RedundancyMethod::COPIES);
-        match (self.asking, copies) {
-            (
-                Some(Asking {
-                    key,
-                    asked: Some(asked),
-                    ..
-                }),
-                Some(copies),
-            ) if copies <= asked && is_copies => {
-                ServiceOutcome::Granted(ServiceGrant::Redundancy { flow: key, copies })
-            }
-            _ => ServiceOutcome::Unusable,
+        let (Some((flow, Some(asked))), Some(copies)) = (self.flows.asking(), copies) else {
+            return ServiceOutcome::Unusable;
+        };
+        let wish = self.flows.find(flow).map(|flow| flow.wish);
+        let method = method(is_stream, wish.unwrap_or_default());
+        if copies > asked || answer.redundancy_method() != Some(method) {
+            return ServiceOutcome::Unusable;
         }
+        self.streams.offered(answer);
+        ServiceOutcome::Granted(ServiceGrant::Redundancy {
+            flow,
+            copies,
+            method,
+        })
     }
 
     /// The request under way is over: what the application is to be told, if anything.
     fn over(&mut self, now: Instant, outcome: &ServiceOutcome) -> Option<Event> {
-        let Asking { key, asked, is_old } = self.asking.take()?;
-        let flow = self.find(key)?;
-        let had = flow.granted().is_some();
-        flow.held = match (outcome, asked) {
-            (_, _) if is_old => Held::Unknown,
-            (ServiceOutcome::Granted(ServiceGrant::Redundancy { copies, .. }), Some(asked)) => {
-                Held::Granted {
-                    copies: *copies,
-                    asked,
-                }
-            }
-            (ServiceOutcome::Ended, _) => Held::Nothing,
-            // What was not to be had at all.
-            (ServiceOutcome::Refused(_), Some(_)) if !had => {
-                flow.refused = true;
-                Held::Nothing
-            }
-            // Whoever does not know the service holds none.
-            (ServiceOutcome::Refused(_), None) => Held::Nothing,
-            _ => Held::Unknown,
-        };
-        let granted = flow.granted();
-        let is_settled = flow.held != Held::Unknown;
-        let is_news = granted.is_some() != had || (flow.untold && is_settled && asked.is_some());
-        let event = (flow.is_wanted() && is_news).then(|| {
-            flow.untold &= !is_settled;
-            flow.event(is_available(outcome), granted.is_some())
-        });
+        let copies =
+            if let ServiceOutcome::Granted(ServiceGrant::Redundancy { copies, .. }) = outcome {
+                Some(*copies)
+            } else {
+                None
+            };
+        let over = self.flows.over(outcome, copies)?;
+        let granted = over.granted.is_some();
+        let flow = self.flows.find_mut(over.key)?;
+        let untold = flow.untold && over.is_settled && over.asked.is_some();
+        let is_news = flow.is_wanted() && (granted != over.had || untold);
+        if is_news {
+            flow.untold &= !over.is_settled;
+        }
+        let flow = self.flows.find(over.key).filter(|_| is_news);
+        let event = flow.map(|flow| self.flows.event(flow, is_available(outcome), granted));
         if let Some(group) = &mut self.group {
-            if let (Some(copies), Some(asked)) = (granted, asked) {
+            if let (Some(copies), Some(asked)) = (over.granted, over.asked) {
                 group.limit(copies, asked);
             }
             group.until = None;
         }
-        if !self.is_in_force()
+        if !self.flows.is_in_force()
             && let Some(group) = &mut self.group
         {
             group.until = Some(now + STRAGGLERS);
@@ -286,40 +165,23 @@ impl Sockets {
         event
     }
 
-    /// What is told of wishes that are fulfilled without asking the server for anything.
-    fn fulfilled(&mut self) -> Vec<Event> {
-        let mut events = Vec::new();
-        for place in 0..self.flows.len() {
-            let is_so = self.flows.get(place).is_some_and(|flow| {
-                flow.untold && flow.granted().is_some() && flow.asked() == self.wanted(flow)
-            });
-            if is_so && let Some(flow) = self.flows.get_mut(place) {
-                flow.untold = false;
-                events.push(flow.event(true, true));
-            }
-        }
-        events
-    }
-
     /// The tunnel has another transport, on which the service is in force or not.
     fn resumed(&mut self, is_active: bool) -> Vec<Event> {
-        if let Some(asking) = &mut self.asking {
-            asking.is_old = !is_active;
-        }
         let mut events = Vec::new();
-        for flow in &mut self.flows {
-            flow.refused = false;
-            if is_active {
-                continue;
-            }
-            if flow.granted().is_some() && flow.is_wanted() {
-                events.push(flow.event(true, false));
+        if !is_active {
+            let ended = |flow: &&Flow| flow.granted().is_some() && flow.is_wanted();
+            let ends = self.flows.iter().filter(ended);
+            events.extend(ends.map(|flow| self.flows.event(flow, true, false)));
+            for flow in self.flows.iter_mut() {
                 // And what comes of asking again.
-                flow.untold = true;
+                flow.untold |= flow.granted().is_some() && flow.is_wanted();
             }
-            flow.held = Held::Nothing;
         }
-        if !is_active && self.asking.is_none() {
+        self.flows.resumed(is_active);
+        if !is_active {
+            self.streams = Streams::default();
+        }
+        if !is_active && self.flows.asking().is_none() {
             self.group = None;
         }
         events
@@ -332,7 +194,7 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// There is no tunnel, or [`MAX_FLOWS`] sockets want this.
+    /// There is no tunnel, or [`MAX_FLOWS`](crate::MAX_FLOWS) sockets want this.
     pub fn set_redundancy(
         &mut self,
         now: Instant,
@@ -340,10 +202,14 @@ impl Client {
         local: SocketAddr,
         wish: Redundancy,
     ) -> Result<(), RequestError> {
-        self.open_tunnel()?
-            .services
-            .redundancy
-            .wish(key, local, wish)?;
+        let sockets = &mut self.open_tunnel()?.services.redundancy;
+        let had = sockets.flows.find(key).map(|flow| flow.wish);
+        sockets.flows.wish(key, local, wish)?;
+        if had.is_some_and(|had| method(true, had) != method(true, wish)) {
+            sockets
+                .flows
+                .renew(|flow| flow.key == key && flow.is_wanted());
+        }
         self.settle_redundancy(now);
         Ok(())
     }
@@ -355,9 +221,7 @@ impl Client {
             return None;
         };
         let Sockets { flows, group, .. } = &tunnel.services.redundancy;
-        let flow = flows
-            .iter()
-            .find(|flow| flow.key == key && flow.is_wanted())?;
+        let flow = flows.find(key).filter(|flow| flow.is_wanted())?;
         Some(RedundancyStatus {
             granted: flow.granted(),
             sending: group.as_ref().map_or(0, |group| group.copies(flow)),
@@ -370,6 +234,15 @@ impl Client {
         })
     }
 
+    /// What a socket wants, as this tunnel knows.
+    pub(in super::super::super) fn wanted_redundancy(&self, key: FlowKey) -> Redundancy {
+        let State::Up(tunnel) = &self.state else {
+            return Redundancy::Off;
+        };
+        let flow = tunnel.services.redundancy.flows.find(key);
+        flow.map_or(Redundancy::Off, |flow| flow.wish)
+    }
+
     /// Asks for what is wanted and not so. Requests follow one another; where there is no room for one it is settled when another
     /// is over.
     pub(super) fn settle_redundancy(&mut self, now: Instant) {
@@ -380,21 +253,34 @@ impl Client {
             .link
             .as_ref()
             .is_some_and(|link| link.target.transport.is_stream());
+        let is_offered = tunnel.assignment.services.contains(&ENABLE);
         let sockets = &mut tunnel.services.redundancy;
-        let next = sockets.next();
-        let fulfilled = sockets.fulfilled();
-        self.events.extend(fulfilled);
-        let Some((key, local, asked)) = next else {
+        let Sockets { flows, group, .. } = sockets;
+        let wanted = |flow: &Flow| wanted(group.as_deref(), is_stream, flow);
+        let next = flows.next(wanted);
+        let mut events = flows.fulfilled(wanted);
+        // What this transport cannot do is not asked for.
+        let cannot = |flow: &&mut Flow| flow.untold && flow.is_wanted() && wanted(flow).is_none();
+        for flow in flows.iter_mut().filter(cannot) {
+            flow.untold = false;
+            events.push(Event::SocketService {
+                service: ENABLE,
+                available: is_offered,
+                enabled: false,
+                local: flow.local,
+            });
+        }
+        let wish = next.and_then(|next| flows.find(next.key));
+        let method = method(is_stream, wish.map_or(Redundancy::Off, |flow| flow.wish));
+        self.events.extend(events);
+        let Some(next) = next else {
             return;
         };
-        let method = if is_stream {
-            RedundancyMethod::FAN_OUT
-        } else {
-            RedundancyMethod::COPIES
-        };
-        let factor = asked.and_then(|copies| RedundancyFactor::new(copies).ok());
+        let factor = next
+            .asked
+            .and_then(|copies| RedundancyFactor::new(copies).ok());
         let details = [
-            Some(key.tlv(local)),
+            Some(next.key.tlv(next.local)),
             factor.map(Tlv::RedundancyFactor),
             factor.map(|_| Tlv::RedundancyMethod(method)),
         ];
@@ -413,14 +299,10 @@ impl Client {
             return;
         };
         let sockets = &mut tunnel.services.redundancy;
-        sockets.asking = Some(Asking {
-            key,
-            asked,
-            is_old: false,
-        });
+        sockets.flows.begun(next);
         // Frames may come before the answer.
-        if asked.is_some() && !sockets.is_in_force() {
-            sockets.group = Some(Group::new());
+        if next.asked.is_some() && !sockets.flows.is_in_force() {
+            sockets.group = Some(Group::new(is_stream));
         }
     }
 
@@ -443,18 +325,4 @@ impl Client {
         self.events.extend(events);
         self.settle_redundancy(now);
     }
-}
-
-/// Whether the server offers the service, as far as an answer tells.
-fn is_available(outcome: &ServiceOutcome) -> bool {
-    let ServiceOutcome::Refused(Refusal { code, .. }) = outcome else {
-        return matches!(outcome, ServiceOutcome::Granted(_) | ServiceOutcome::Ended);
-    };
-    !matches!(
-        *code,
-        ResponseCode::SERVICE_UNAVAILABLE
-            | ResponseCode::UNSUPPORTED_SERVICE
-            | ResponseCode::UNSUPPORTED_MESSAGE
-            | ResponseCode::UNSUPPORTED_TLV
-    )
 }

@@ -1,0 +1,377 @@
+//! Dynamic datagram tunnels: which sockets of a stream tunnel want their datagrams beside it, and when they have them (spec 7).
+//!
+//! ```text
+//!   wish --request--> grant with the right to a companion --> the family claims it --> confirmed: in force
+//!                                                                       |
+//!    <-- the stream again, and the server is told -- in doubt <---------'--> over: asked for again after a rest
+//! ```
+//!
+//! A grant alone moves nothing: until the companion works, everything stays on the stream. The family (`client/family.rs`) has
+//! the companion; it says here what has become of it.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use tsc_tpl::{Message, ServiceType};
+
+use super::super::event::{Event, RequestError, ServiceOutcome};
+use super::super::{Client, State};
+use super::flows::{self, Flows, Wish, is_available};
+use crate::companion::{CompanionRole, Offer, Reservation};
+use crate::flow::FlowKey;
+use crate::secret::Tag;
+use crate::service::ServiceGrant;
+use crate::transport::Transport;
+
+const ENABLE: ServiceType = ServiceType::ENABLE_DDT;
+
+/// How long it rests after a companion that could not be had, or was lost: from, to. It doubles.
+const RESTS: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(600));
+/// The same where the server still has one that this end does not: longer than a server keeps it for nobody.
+const FOREIGN_REST: Duration = Duration::from_secs(35);
+/// How long a companion that was in doubt must work before sockets return to it: from, to. It doubles.
+const PROOFS: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(60));
+/// A companion that has worked for so long is as good as one that never failed.
+const RELIABLE_AFTER: Duration = Duration::from_secs(60);
+
+/// Which tunnel carries a socket's datagrams, where there are two.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum TunnelTransport {
+    /// The main tunnel, whatever that runs over.
+    #[default]
+    Main,
+    /// Datagrams: beside a stream a tunnel over UDP or DTLS (DDT), while there is one that works.
+    Datagram,
+}
+
+impl Wish for TunnelTransport {
+    fn is_wanted(self) -> bool {
+        self != Self::Main
+    }
+}
+
+/// What the application was told of a socket.
+#[derive(Clone, Copy, Debug, Default)]
+struct Told {
+    enabled: bool,
+}
+
+type Flow = flows::Flow<TunnelTransport, Told>;
+
+/// The service of one tunnel.
+#[derive(Debug)]
+pub(super) struct Datagrams {
+    flows: Flows<TunnelTransport, Told>,
+    path: Path,
+    /// A companion that the family has not seen yet.
+    offer: Option<Offer>,
+    /// The next rest, and the next proof.
+    rest: Duration,
+    proof: Duration,
+}
+
+/// The companion, as far as this end has one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Path {
+    /// There is none.
+    None {
+        /// Until when none is asked for.
+        rests: Option<Instant>,
+    },
+    /// It was granted, and does not work yet.
+    Opening,
+    /// It works.
+    Works {
+        since: Instant,
+        /// Until when it is on proof, without sockets.
+        proves: Option<Instant>,
+    },
+    /// It has worked, and may not any more.
+    Doubtful,
+}
+
+impl Default for Datagrams {
+    fn default() -> Self {
+        Self {
+            flows: Flows::new(ENABLE),
+            path: Path::None { rests: None },
+            offer: None,
+            rest: RESTS.0,
+            proof: PROOFS.0,
+        }
+    }
+}
+
+impl Datagrams {
+    /// Whether sockets may be on the companion.
+    const fn is_usable(&self) -> bool {
+        matches!(self.path, Path::Works { proves: None, .. })
+    }
+
+    /// Does without a companion until something else may be tried.
+    fn rest(&mut self, now: Instant, least: Duration) {
+        let rest = self.rest.max(least);
+        self.path = Path::None {
+            rests: Some(now + rest),
+        };
+        self.offer = None;
+        self.rest = (self.rest * 2).min(RESTS.1);
+    }
+
+    /// When there is something to do.
+    pub(super) const fn deadline(&self) -> Option<Instant> {
+        match self.path {
+            Path::None { rests } => rests,
+            Path::Works { proves, .. } => proves,
+            Path::Opening | Path::Doubtful => None,
+        }
+    }
+
+    /// Ends rests and proofs that are over; true if one was.
+    fn timeout(&mut self, now: Instant) -> bool {
+        let ends = match &mut self.path {
+            Path::None { rests } => rests,
+            Path::Works { proves, .. } => proves,
+            Path::Opening | Path::Doubtful => return false,
+        };
+        ends.take_if(|at| *at <= now).is_some()
+    }
+
+    /// Grants one companion's worth: what the server offers to be claimed.
+    pub(super) fn granted(&mut self, now: Instant, answer: &Message<'_>) -> ServiceOutcome {
+        let Some((flow, Some(_))) = self.flows.asking() else {
+            return ServiceOutcome::Unusable;
+        };
+        let offered = answer.companions().next();
+        match (offered, self.path) {
+            (Some((tsid, tag)), _) => {
+                let reservation = Reservation {
+                    tsid,
+                    tag: Tag::new(*tag.expose()),
+                };
+                let endpoint = answer.companion_endpoint();
+                let known = |code| Transport::from_code(code);
+                self.offer = Some(Offer {
+                    role: CompanionRole::Ddt,
+                    reservation,
+                    endpoint: endpoint.and_then(|at| Some((known(at.transport)?, at.addr))),
+                });
+                self.path = Path::Opening;
+            }
+            // It has one of ours that we do not.
+            (None, Path::None { .. }) => self.rest(now, FOREIGN_REST),
+            (None, Path::Opening | Path::Works { .. } | Path::Doubtful) => {}
+        }
+        ServiceOutcome::Granted(ServiceGrant::Ddt(flow))
+    }
+
+    /// Tells of what is not as it was told last. `available` is what an answer has just said of it.
+    fn news(&mut self, key: Option<FlowKey>, available: bool) -> Vec<Event> {
+        let is_usable = self.is_usable();
+        // Until a companion has come up or failed there is nothing to tell.
+        let is_open = matches!(self.path, Path::Opening);
+        let mut events = Vec::new();
+        for flow in self.flows.iter_mut().filter(|flow| flow.is_wanted()) {
+            let enabled = is_usable && flow.granted().is_some();
+            let is_answered = key == Some(flow.key) && !is_open;
+            let untold = flow.untold && (enabled || is_answered);
+            if enabled != flow.status.enabled || untold {
+                flow.status.enabled = enabled;
+                flow.untold = false;
+                events.push(Event::SocketService {
+                    service: ENABLE,
+                    available,
+                    enabled,
+                    local: flow.local,
+                });
+            }
+        }
+        events
+    }
+}
+
+impl Client {
+    /// Sets which tunnel is to carry the datagrams of the socket at `local`, where there are two. The server is asked as soon as it
+    /// can be; [`Event::SocketService`] tells what came of it.
+    pub(in super::super) fn set_tunnel_transport(
+        &mut self,
+        now: Instant,
+        key: FlowKey,
+        local: SocketAddr,
+        wish: TunnelTransport,
+    ) -> Result<(), RequestError> {
+        let datagrams = &mut self.open_tunnel()?.services.datagrams;
+        datagrams.flows.wish(key, local, wish)?;
+        self.settle_datagrams(now);
+        Ok(())
+    }
+
+    /// Asks for what is wanted and not so.
+    pub(super) fn settle_datagrams(&mut self, now: Instant) {
+        let Ok(tunnel) = self.open_tunnel() else {
+            return;
+        };
+        let link = tunnel.link.as_ref();
+        // There is nothing to ask for beside datagrams.
+        let main = link.map(|link| link.target.transport);
+        let is_stream = main.is_none_or(Transport::is_stream);
+        let datagrams = &mut tunnel.services.datagrams;
+        let is_usable = datagrams.is_usable();
+        let path = datagrams.path;
+        let may_ask = |flow: &&Flow| flow.is_wanted() && !flow.is_refused();
+        let first = datagrams.flows.iter().find(may_ask).map(|flow| flow.key);
+        let wanted = |flow: &Flow| {
+            let may = match path {
+                // One asks, and the others when there is a companion.
+                Path::None { rests: None } => is_stream && first == Some(flow.key),
+                Path::None { rests: Some(_) } | Path::Doubtful => false,
+                Path::Opening => flow.granted().is_some(),
+                Path::Works { .. } => is_usable,
+            };
+            (may && flow.is_wanted()).then_some(0)
+        };
+        let next = datagrams.flows.next(wanted);
+        if !datagrams.flows.iter().any(Flow::is_wanted) {
+            // What the network was like is for the next sockets to find out.
+            datagrams.path = Path::None { rests: None };
+            datagrams.offer = None;
+            (datagrams.rest, datagrams.proof) = (RESTS.0, PROOFS.0);
+        }
+        let events = datagrams.news(None, true);
+        self.events.extend(events);
+        let Some(next) = next else {
+            return;
+        };
+        let service = if next.asked.is_some() {
+            ENABLE
+        } else {
+            ENABLE.disable()
+        };
+        let details = [next.key.tlv(next.local)];
+        if self.ask_service(now, service, details).is_ok()
+            && let Ok(tunnel) = self.open_tunnel()
+        {
+            tunnel.services.datagrams.flows.begun(next);
+        }
+    }
+
+    /// A request is over.
+    pub(super) fn datagrams_over(&mut self, outcome: &ServiceOutcome) {
+        let State::Up(tunnel) = &mut self.state else {
+            return;
+        };
+        let datagrams = &mut tunnel.services.datagrams;
+        let granted = matches!(outcome, ServiceOutcome::Granted(_)).then_some(0);
+        let Some(over) = datagrams.flows.over(outcome, granted) else {
+            return;
+        };
+        let key = Some(over.key).filter(|_| over.asked.is_some());
+        let events = datagrams.news(key, is_available(outcome));
+        self.events.extend(events);
+    }
+
+    /// After a resume it is in force if the server lists it; else it is asked for anew (spec 5, "Resume").
+    pub(super) fn datagrams_resumed(&mut self, now: Instant) {
+        let State::Up(tunnel) = &mut self.state else {
+            return;
+        };
+        let is_active = tunnel.assignment.active_services.contains(&ENABLE);
+        let datagrams = &mut tunnel.services.datagrams;
+        datagrams.flows.resumed(is_active);
+        if !is_active {
+            datagrams.path = Path::None { rests: None };
+            datagrams.offer = None;
+        }
+        self.settle_datagrams(now);
+    }
+
+    /// Ends rests and proofs.
+    pub(in super::super) fn datagrams_timeout(&mut self, now: Instant) {
+        if let State::Up(tunnel) = &mut self.state
+            && tunnel.services.datagrams.timeout(now)
+        {
+            self.settle_datagrams(now);
+        }
+    }
+
+    /// A companion to be claimed.
+    pub(in super::super) fn take_offer(&mut self) -> Option<Offer> {
+        match &mut self.state {
+            State::Up(tunnel) => tunnel.services.datagrams.offer.take(),
+            State::Idle | State::Connecting(_) | State::Down => None,
+        }
+    }
+
+    /// Whether the companion is still needed.
+    pub(in super::super) fn needs_companion(&self) -> bool {
+        match &self.state {
+            State::Up(tunnel) => {
+                let datagrams = &tunnel.services.datagrams;
+                let is_wanted = datagrams.flows.iter().any(Flow::is_wanted);
+                is_wanted && !matches!(datagrams.path, Path::None { .. })
+            }
+            State::Idle | State::Connecting(_) | State::Down => false,
+        }
+    }
+
+    /// The companion works, or does not for now.
+    pub(in super::super) fn companion_works(&mut self, now: Instant, works: bool) {
+        let State::Up(tunnel) = &mut self.state else {
+            return;
+        };
+        let datagrams = &mut tunnel.services.datagrams;
+        datagrams.path = match (datagrams.path, works) {
+            (Path::Opening, true) => Path::Works {
+                since: now,
+                proves: None,
+            },
+            (Path::Doubtful, true) => {
+                let proof = datagrams.proof;
+                datagrams.proof = (proof * 2).min(PROOFS.1);
+                Path::Works {
+                    since: now,
+                    proves: Some(now + proof),
+                }
+            }
+            (Path::Works { since, .. }, false) => {
+                if now.saturating_duration_since(since) >= RELIABLE_AFTER {
+                    (datagrams.rest, datagrams.proof) = (RESTS.0, PROOFS.0);
+                }
+                Path::Doubtful
+            }
+            (same, _) => return datagrams.path = same,
+        };
+        self.settle_datagrams(now);
+    }
+
+    /// The companion is over, or could not be had.
+    pub(in super::super) fn companion_over(&mut self, now: Instant) {
+        let State::Up(tunnel) = &mut self.state else {
+            return;
+        };
+        let datagrams = &mut tunnel.services.datagrams;
+        if let Path::Works { since, .. } = datagrams.path
+            && now.saturating_duration_since(since) >= RELIABLE_AFTER
+        {
+            datagrams.rest = RESTS.0;
+        }
+        datagrams.rest(now, Duration::ZERO);
+        let waiting = datagrams.flows.iter().find(|flow| flow.granted().is_some());
+        let key = waiting.map(|flow| flow.key);
+        let events = datagrams.news(key, true);
+        self.events.extend(events);
+        self.settle_datagrams(now);
+    }
+
+    /// Whether the packets of this socket go over the companion.
+    #[inline]
+    pub(in super::super) fn is_on_companion(&self, key: FlowKey) -> bool {
+        let State::Up(tunnel) = &self.state else {
+            return false;
+        };
+        let datagrams = &tunnel.services.datagrams;
+        let flow = datagrams.flows.find(key).filter(|_| datagrams.is_usable());
+        flow.is_some_and(|flow| flow.is_wanted() && flow.granted().is_some())
+    }
+}

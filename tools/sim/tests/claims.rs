@@ -1,0 +1,386 @@
+//! Companions that are reserved and claimed, by those who may and those who may not (spec 7, "Companions"; 8.5).
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::wildcard_enum_match_arm
+)]
+
+mod common;
+
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::time::Duration;
+
+use common::{Bench, code, message};
+use tsc_csm::server::{AuthPolicy, BindingId, BindingLoss, Event, ServerConfig, Verdict};
+use tsc_csm::{Alternate, Transport};
+use tsc_sim::server_config;
+use tsc_tpl::{
+    CmType, ConnectionInfo, Limits, Message, MessageBuilder, ResponseCode, Sequence, ServiceType,
+    Tlv, TransportCode, Tsid, TunnelTag, Unit,
+};
+
+const SECOND: Duration = Duration::from_secs(1);
+const AT: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::new(203, 0, 113, 1), 5060));
+
+/// The main tunnel's name on the wire, and where it came from.
+struct Main {
+    binding: BindingId,
+    tsid: Tsid,
+    sequence: u32,
+}
+
+/// A right to claim.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Pair {
+    tsid: Tsid,
+    tag: [u8; 16],
+}
+
+fn config() -> ServerConfig {
+    let mut config = server_config(9);
+    let interface = &mut config.interfaces[0];
+    interface.services = vec![ServiceType::ENABLE_DDT];
+    interface.endpoints = Transport::ALL
+        .map(|transport| Alternate {
+            transport,
+            address: AT,
+        })
+        .to_vec();
+    config
+}
+
+fn main_tunnel(bench: &mut Bench, transport: Transport) -> Main {
+    let (binding, tsid, _) = bench.tunnel(transport);
+    Main {
+        binding,
+        tsid,
+        sequence: 10,
+    }
+}
+
+/// Asks for datagrams for a socket with this port; the answer.
+fn ask(bench: &mut Bench, main: &mut Main, service: ServiceType, port: u16) -> Vec<u8> {
+    main.sequence += 1;
+    let session = bench.server.session_of(main.binding).unwrap();
+    let address = bench
+        .server
+        .assigned_addresses(session)
+        .next()
+        .unwrap()
+        .address;
+    let std::net::IpAddr::V4(address) = address else {
+        panic!()
+    };
+    let flow = ConnectionInfo {
+        transport: TransportCode::UDP,
+        source: SocketAddrV4::new(address, port),
+        destination: SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0),
+    };
+    let mut request = Vec::new();
+    MessageBuilder::new(
+        CmType::CLIENT_SERVICE_REQUEST,
+        main.tsid,
+        Sequence(main.sequence),
+    )
+    .tlv(Tlv::ServiceType(service))
+    .tlv(Tlv::ConnectionInfoIpv4(flow))
+    .encode(&mut request)
+    .unwrap();
+    let (_, answers) = bench.say(main.binding, &request);
+    answers[0].to_vec()
+}
+
+fn with_message<T>(bytes: &[u8], read: impl FnOnce(&Message<'_>) -> T) -> T {
+    let Ok(Unit::Control(answer)) = Unit::decode_datagram(bytes, &Limits::WIDEST) else {
+        panic!()
+    };
+    read(&answer.parse().unwrap())
+}
+
+fn pair(answer: &[u8]) -> Option<Pair> {
+    with_message(answer, |answer| {
+        let (tsid, tag) = answer.companions().next()?;
+        Some(Pair {
+            tsid,
+            tag: *tag.expose(),
+        })
+    })
+}
+
+fn reserve(bench: &mut Bench, main: &mut Main) -> Pair {
+    pair(&ask(bench, main, ServiceType::ENABLE_DDT, 4000)).unwrap()
+}
+
+fn claim_request(pair: Pair) -> Vec<u8> {
+    let mut request = Vec::new();
+    MessageBuilder::new(
+        CmType::CONFIGURATION_REQUEST,
+        Tsid::UNASSIGNED,
+        Sequence(77),
+    )
+    .tlv(Tlv::ProtocolRevision(1))
+    .tlv(Tlv::TunnelSessionId(pair.tsid))
+    .tlv(Tlv::TunnelTag(TunnelTag::new(&pair.tag)))
+    .encode(&mut request)
+    .unwrap();
+    request
+}
+
+/// Claims over a new transport: that, and the answer.
+fn claim(bench: &mut Bench, pair: Pair, transport: Transport) -> (BindingId, Vec<u8>) {
+    claim_as(bench, pair, transport, None)
+}
+
+fn claim_as(
+    bench: &mut Bench,
+    pair: Pair,
+    transport: Transport,
+    name: Option<&str>,
+) -> (BindingId, Vec<u8>) {
+    let binding = bench.open_as(transport, name);
+    let (_, answers) = bench.say(binding, &claim_request(pair));
+    (binding, answers[0].to_vec())
+}
+
+fn confirm(bench: &mut Bench, binding: BindingId, tsid: Tsid) {
+    let (verdict, _) = bench.say(binding, &message(CmType::KEEPALIVE, tsid, 78));
+    assert_eq!(verdict, Verdict::Consumed);
+}
+
+fn companions(bench: &Bench, main: &Main) -> usize {
+    let session = bench.server.session_of(main.binding).unwrap();
+    bench.server.companions(session).len()
+}
+
+#[test]
+fn a_tag_claims_once_and_gives_the_addresses_of_the_main_tunnel() {
+    let mut bench = Bench::with(config());
+    let mut main = main_tunnel(&mut bench, Transport::Tls);
+    let pair = reserve(&mut bench, &mut main);
+    assert_eq!(
+        reserve(&mut bench, &mut main),
+        pair,
+        "the same while it is reserved"
+    );
+    let (binding, answer) = claim(&mut bench, pair, Transport::Dtls);
+    assert_eq!(code(&answer), ResponseCode::SUCCESS);
+    let session = bench.server.session_of(main.binding).unwrap();
+    with_message(&answer, |answer| {
+        assert_eq!(answer.tsid(), pair.tsid);
+        let leased = bench.server.assigned_addresses(session);
+        let given: Vec<_> = answer.addresses().map(|given| given.addr).collect();
+        let had: Vec<_> = leased.map(|lease| lease.address).collect();
+        assert_eq!(given, had);
+    });
+    // A repeat of the request is answered, another claim is not granted.
+    let (_, again) = bench.say(binding, &claim_request(pair));
+    assert_eq!(again[0], answer);
+    let (_, answer) = claim(&mut bench, pair, Transport::Dtls);
+    assert_eq!(code(&answer), ResponseCode::NOT_AUTHORIZED);
+    assert_eq!(companions(&bench, &main), 1);
+    confirm(&mut bench, binding, pair.tsid);
+    let further = ask(&mut bench, &mut main, ServiceType::ENABLE_DDT, 4002);
+    assert_eq!(code(&further), ResponseCode::SUCCESS);
+    assert_eq!(
+        self::pair(&further),
+        None,
+        "not repeated for further sockets"
+    );
+}
+
+#[test]
+fn whoever_has_no_right_is_told_the_same_whatever_is_wrong() {
+    let mut bench = Bench::with(config());
+    let mut main = main_tunnel(&mut bench, Transport::Tls);
+    let good = reserve(&mut bench, &mut main);
+    let mut answers = Vec::new();
+    let mut forged = good;
+    forged.tag[15] ^= 1;
+    answers.push(claim(&mut bench, forged, Transport::Dtls).1);
+    // The main tunnel itself, and one that does not exist.
+    for tsid in [main.tsid, Tsid(good.tsid.0 ^ 1)] {
+        answers.push(claim(&mut bench, Pair { tsid, ..good }, Transport::Dtls).1);
+    }
+    // Not the reserved kind: a stream, and a protected tunnel must have no clear companion.
+    for transport in [Transport::Tls, Transport::Tcp] {
+        answers.push(claim(&mut bench, good, transport).1);
+    }
+    for answer in &answers {
+        assert_eq!(code(answer), ResponseCode::NOT_AUTHORIZED);
+        assert_eq!(answer.len(), answers[0].len());
+    }
+    let (_, answer) = claim(&mut bench, good, Transport::Dtls);
+    assert_eq!(
+        code(&answer),
+        ResponseCode::SUCCESS,
+        "and it has lost nothing"
+    );
+}
+
+#[test]
+fn a_reservation_lapses() {
+    let mut bench = Bench::with(config());
+    let mut main = main_tunnel(&mut bench, Transport::Tls);
+    let pair = reserve(&mut bench, &mut main);
+    bench.now += SECOND * 30;
+    bench.catch_up();
+    let (_, answer) = claim(&mut bench, pair, Transport::Dtls);
+    assert_eq!(code(&answer), ResponseCode::NOT_AUTHORIZED);
+    let another = reserve(&mut bench, &mut main);
+    assert_ne!(another, pair);
+    let (_, answer) = claim(&mut bench, another, Transport::Dtls);
+    assert_eq!(code(&answer), ResponseCode::SUCCESS);
+}
+
+#[test]
+fn an_unconfirmed_companion_that_is_lost_is_reserved_again_with_another_tag() {
+    let mut bench = Bench::with(config());
+    let mut main = main_tunnel(&mut bench, Transport::Tls);
+    let pair = reserve(&mut bench, &mut main);
+    let (binding, _) = claim(&mut bench, pair, Transport::Dtls);
+    bench
+        .server
+        .binding_lost(bench.now, binding, BindingLoss::Failed);
+    let again = reserve(&mut bench, &mut main);
+    assert_eq!(again.tsid, pair.tsid);
+    assert_ne!(again.tag, pair.tag);
+    let (_, answer) = claim(&mut bench, pair, Transport::Dtls);
+    assert_eq!(code(&answer), ResponseCode::NOT_AUTHORIZED);
+    let (_, answer) = claim(&mut bench, again, Transport::Dtls);
+    assert_eq!(code(&answer), ResponseCode::SUCCESS);
+    // Whoever asks so late has not got there.
+    bench.now += SECOND * 10;
+    let third = reserve(&mut bench, &mut main);
+    assert_ne!(third, again);
+    assert_eq!(companions(&bench, &main), 0);
+}
+
+#[test]
+fn another_identity_does_not_claim() {
+    let mut config = config();
+    config.interfaces[0].auth = AuthPolicy::Mtls;
+    let mut bench = Bench::with(config);
+    let binding = bench.open_as(Transport::Tls, Some("alice"));
+    let (tsid, _) = bench.configure(binding);
+    confirm(&mut bench, binding, tsid);
+    let mut main = Main {
+        binding,
+        tsid,
+        sequence: 10,
+    };
+    let pair = reserve(&mut bench, &mut main);
+    for name in [Some("mallory"), None] {
+        let (_, answer) = claim_as(&mut bench, pair, Transport::Dtls, name);
+        assert_eq!(code(&answer), ResponseCode::NOT_AUTHORIZED);
+    }
+    let (_, answer) = claim_as(&mut bench, pair, Transport::Dtls, Some("alice"));
+    assert_eq!(code(&answer), ResponseCode::SUCCESS);
+}
+
+#[test]
+fn reserved_companions_count_as_tunnels_and_end_with_theirs() {
+    let mut config = config();
+    config.limits.tunnels_per_prefix = 3;
+    let mut bench = Bench::with(config);
+    let mut first = main_tunnel(&mut bench, Transport::Tls);
+    let mut second = main_tunnel(&mut bench, Transport::Tls);
+    let pair = reserve(&mut bench, &mut first);
+    let refused = ask(&mut bench, &mut second, ServiceType::ENABLE_DDT, 4000);
+    assert_eq!(code(&refused), ResponseCode::NO_RESOURCES);
+    let release = message(CmType::CONFIGURATION_RELEASE_REQUEST, first.tsid, 99);
+    let _ = bench.say(first.binding, &release);
+    let (_, answer) = claim(&mut bench, pair, Transport::Dtls);
+    assert_eq!(code(&answer), ResponseCode::NOT_AUTHORIZED);
+    // And what it took is free.
+    reserve(&mut bench, &mut second);
+    main_tunnel(&mut bench, Transport::Tls);
+}
+
+#[test]
+fn there_is_nothing_to_reserve_where_nobody_listens_and_elsewhere_is_told() {
+    let mut nobody = config();
+    nobody.interfaces[0].endpoints.clear();
+    let mut bench = Bench::with(nobody);
+    let mut main = main_tunnel(&mut bench, Transport::Tls);
+    let refused = ask(&mut bench, &mut main, ServiceType::ENABLE_DDT, 4000);
+    assert_eq!(code(&refused), ResponseCode::SERVICE_UNAVAILABLE);
+
+    let elsewhere = SocketAddr::from(([203, 0, 113, 9], 4433));
+    let mut config = config();
+    config.interfaces[0].endpoints = vec![Alternate {
+        transport: Transport::Dtls,
+        address: elsewhere,
+    }];
+    let mut bench = Bench::with(config);
+    let mut main = main_tunnel(&mut bench, Transport::Tls);
+    let answer = ask(&mut bench, &mut main, ServiceType::ENABLE_DDT, 4000);
+    let told = with_message(&answer, |answer| answer.companion_endpoint());
+    assert_eq!(told.unwrap().addr, elsewhere);
+    // A wildcard stands for the address that the client came to.
+    let mut config = self::config();
+    config.interfaces[0].endpoints[3].address = SocketAddr::from(([0; 8], 5060));
+    let mut bench = Bench::with(config);
+    let mut main = main_tunnel(&mut bench, Transport::Tls);
+    let answer = ask(&mut bench, &mut main, ServiceType::ENABLE_DDT, 4000);
+    let told = with_message(&answer, |answer| answer.companion_endpoint());
+    assert_eq!(told, None);
+}
+
+#[test]
+fn a_companion_has_no_companions_and_no_tag_makes_an_ordinary_tunnel() {
+    let mut bench = Bench::with(config());
+    let mut main = main_tunnel(&mut bench, Transport::Tls);
+    let pair = reserve(&mut bench, &mut main);
+    let (binding, _) = claim(&mut bench, pair, Transport::Dtls);
+    confirm(&mut bench, binding, pair.tsid);
+    let mut companion = Main {
+        binding,
+        tsid: pair.tsid,
+        sequence: 100,
+    };
+    let refused = ask(&mut bench, &mut companion, ServiceType::ENABLE_DDT, 4000);
+    assert_eq!(code(&refused), ResponseCode::SERVICE_UNAVAILABLE);
+    // A tag by itself is what peers use, and this is no peer.
+    let mut request = Vec::new();
+    MessageBuilder::new(CmType::CONFIGURATION_REQUEST, Tsid::UNASSIGNED, Sequence(1))
+        .tlv(Tlv::ProtocolRevision(1))
+        .tlv(Tlv::TunnelTag(TunnelTag::new(&pair.tag)))
+        .encode(&mut request)
+        .unwrap();
+    let binding = bench.open(Transport::Dtls);
+    let (_, answers) = bench.say(binding, &request);
+    assert_eq!(code(&answers[0]), ResponseCode::NOT_AUTHORIZED);
+}
+
+#[test]
+fn a_companion_that_nobody_uses_ends() {
+    let mut bench = Bench::with(config());
+    let mut main = main_tunnel(&mut bench, Transport::Tls);
+    let pair = reserve(&mut bench, &mut main);
+    let (binding, _) = claim(&mut bench, pair, Transport::Dtls);
+    confirm(&mut bench, binding, pair.tsid);
+    ask(&mut bench, &mut main, ServiceType::DISABLE_DDT, 4000);
+    bench.now += SECOND * 29;
+    bench.catch_up();
+    assert_eq!(companions(&bench, &main), 1, "who falls back may return");
+    bench.now += SECOND;
+    bench.catch_up();
+    let released = std::iter::from_fn(|| bench.server.poll_transmit()).find(|sent| {
+        let unit = Unit::decode_datagram(&sent.bytes, &Limits::WIDEST);
+        let Ok(Unit::Control(sent)) = unit else {
+            return false;
+        };
+        sent.header().cm_type == CmType::CONFIGURATION_RELEASE_REQUEST
+            && sent.header().tsid == pair.tsid
+    });
+    assert!(released.is_some());
+    // One who asks in that moment gets another.
+    let another = reserve(&mut bench, &mut main);
+    assert_ne!(another.tsid, pair.tsid);
+    let (_, answer) = claim(&mut bench, another, Transport::Dtls);
+    assert_eq!(code(&answer), ResponseCode::SUCCESS);
+    assert_eq!(companions(&bench, &main), 1);
+    let downs = std::iter::from_fn(|| bench.server.poll_event())
+        .filter(|event| matches!(event, Event::CompanionDown { .. }));
+    assert_eq!(downs.count(), 1);
+}

@@ -1,0 +1,336 @@
+//! Redundancy over further streams: each packet over all of them, or over one of them (spec 7, "Redundancy").
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::wildcard_enum_match_arm
+)]
+
+mod common;
+
+use std::collections::HashSet;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use common::tunnel::SECOND;
+use tsc_csm::client::{Event, Redundancy, TunnelTransport};
+use tsc_csm::server::ServerConfig;
+use tsc_csm::{CompanionRole, FlowKey, InnerTransport, Transport};
+use tsc_sim::{ClientId, LinkConfig, PathConfig, ServerId, World, client_config, server_config};
+use tsc_tpl::ServiceType;
+
+const SERVICE: ServiceType = ServiceType::ENABLE_REDUNDANCY;
+const STREAMS: [Transport; 2] = [Transport::Tcp, Transport::Tls];
+const PACE: Duration = Duration::from_millis(20);
+
+fn offering() -> ServerConfig {
+    let mut config = server_config(9);
+    config.interfaces[0].services = vec![SERVICE, ServiceType::ENABLE_DDT];
+    config
+}
+
+/// What a client was told of the service: available, enabled.
+fn told(world: &World, client: ClientId) -> Vec<(bool, bool)> {
+    let told = |event: &Event| match event {
+        Event::SocketService {
+            service: SERVICE,
+            available,
+            enabled,
+            ..
+        } => Some((*available, *enabled)),
+        _ => None,
+    };
+    let events = world.events(client).iter();
+    events.filter_map(|(_, event)| told(event)).collect()
+}
+
+fn address(world: &World, client: ClientId) -> IpAddr {
+    world.assignment(client).unwrap().addresses[0].address
+}
+
+/// Two clients of one server, who talk to each other; only the first wants redundancy.
+struct Call {
+    world: World,
+    server: ServerId,
+    near: ClientId,
+    far: ClientId,
+    transport: Transport,
+    sent: u32,
+}
+
+impl Call {
+    fn new(seed: u64, transport: Transport, redundancy: Redundancy) -> Self {
+        let mut world = World::new(seed);
+        let server = world.add_server(offering());
+        let near = world.add_client(client_config(&[transport]), PathConfig::CLEAN);
+        let far = world.add_client(client_config(&[Transport::Dtls]), PathConfig::CLEAN);
+        world.start(near);
+        world.start(far);
+        world.run(SECOND);
+        world.set_redundancy(near, redundancy).unwrap();
+        world.run(SECOND);
+        Self {
+            world,
+            server,
+            near,
+            far,
+            transport,
+            sent: 0,
+        }
+    }
+
+    /// So many packets each way.
+    fn talk(&mut self, packets: u32) {
+        let near = address(&self.world, self.near);
+        let far = address(&self.world, self.far);
+        for _ in 0..packets {
+            let payload = self.sent.to_be_bytes();
+            self.sent += 1;
+            self.world.send(self.near, far, &payload);
+            self.world.send(self.far, near, &payload);
+            self.world.run(PACE);
+        }
+    }
+
+    fn companions(&self) -> usize {
+        let tsid = self.world.assignment(self.near).unwrap().tsid;
+        let session = self.world.session(self.server, tsid).unwrap();
+        self.world.server(self.server).companions(session).len()
+    }
+
+    /// Everything has come to both, once; when the last came late, by how much.
+    #[track_caller]
+    fn assert_complete(&mut self) {
+        self.world.run(SECOND * 3);
+        for client in [self.near, self.far] {
+            let received = self.world.received(client).iter();
+            let numbers: Vec<u32> = received
+                .map(|(_, payload)| u32::from_be_bytes(*payload.first_chunk().unwrap()))
+                .collect();
+            let different: HashSet<u32> = numbers.iter().copied().collect();
+            assert_eq!(numbers.len(), different.len(), "a packet came twice");
+            assert_eq!(different.len(), usize::try_from(self.sent).unwrap());
+        }
+    }
+
+    /// The longest time between two packets that came to a client since.
+    fn gap(&self, client: ClientId, since: Duration) -> Duration {
+        let received = self.world.received(client);
+        let moments: Vec<Duration> = received
+            .iter()
+            .map(|(at, _)| *at)
+            .filter(|at| *at >= since)
+            .collect();
+        let gaps = moments.windows(2).map(|pair| pair[1] - pair[0]);
+        gaps.max().unwrap()
+    }
+}
+
+#[test]
+fn each_packet_goes_over_every_stream_and_is_passed_on_once() {
+    for transport in STREAMS {
+        for copies in [1, 2] {
+            let mut call = Call::new(3, transport, Redundancy::Copies(copies));
+            assert_eq!(told(&call.world, call.near), [(true, true)]);
+            assert_eq!(call.companions(), usize::from(copies), "{transport}");
+            let status = call.world.redundancy(call.near).unwrap();
+            assert_eq!(status.granted, Some(copies));
+            call.talk(100);
+            call.assert_complete();
+            let carried = call.world.carried(call.near, transport);
+            assert_eq!(carried.up, 100 * u64::from(copies + 1), "{transport}");
+            let status = call.world.redundancy(call.near).unwrap();
+            assert_eq!(status.received, 100);
+            assert_eq!(status.duplicates, 100 * u64::from(copies));
+        }
+    }
+}
+
+#[test]
+fn sockets_that_ask_at_the_same_time_share_the_streams() {
+    for seed in 0..10 {
+        let mut call = Call::new(u64::from(seed), Transport::Tls, Redundancy::Off);
+        call.world
+            .set_redundancy(call.near, Redundancy::Copies(2))
+            .unwrap();
+        // The first is granted, and its streams are being claimed.
+        call.world.run(Duration::from_millis(50) + PACE * seed);
+        let other = FlowKey {
+            transport: InnerTransport::Udp,
+            port: 4000,
+        };
+        call.world
+            .set_redundancy_of(call.near, other, Redundancy::Copies(2))
+            .unwrap();
+        call.world.run(SECOND);
+        assert_eq!(told(&call.world, call.near), [(true, true), (true, true)]);
+        assert_eq!(call.companions(), 2, "seed {seed}");
+        call.talk(10);
+        call.assert_complete();
+        let carried = call.world.carried(call.near, Transport::Tls);
+        assert_eq!(carried.up, 30, "seed {seed}");
+    }
+}
+
+#[test]
+fn a_stream_that_stalls_delays_nothing_that_another_carries() {
+    for tunnel in [0, 2, 3] {
+        let mut call = Call::new(5, Transport::Tls, Redundancy::Copies(2));
+        call.talk(20);
+        let since = call.world.elapsed();
+        call.world.stall(call.near, tunnel, true);
+        call.talk(200);
+        for client in [call.near, call.far] {
+            let gap = call.gap(client, since);
+            assert!(gap <= PACE * 2, "tunnel {tunnel}: {gap:?}");
+        }
+        call.world.stall(call.near, tunnel, false);
+        call.talk(20);
+        call.assert_complete();
+    }
+}
+
+#[test]
+fn losses_of_one_stream_are_covered_by_the_others() {
+    let lossy = LinkConfig::lossy(0.03);
+    let mut late = Vec::new();
+    for redundancy in [Redundancy::Off, Redundancy::Copies(2)] {
+        let mut call = Call::new(8, Transport::Tcp, redundancy);
+        call.world.path(call.near).set(lossy);
+        let since = call.world.elapsed();
+        call.talk(1_000);
+        late.push(call.gap(call.far, since));
+        call.assert_complete();
+    }
+    assert!(late[1] * 2 < late[0], "{late:?}");
+}
+
+#[test]
+fn a_stream_that_breaks_loses_nothing_and_comes_back() {
+    for tunnel in [0, 2, 3] {
+        let mut call = Call::new(9, Transport::Tcp, Redundancy::Copies(2));
+        call.talk(20);
+        call.world.break_tunnel(call.near, tunnel);
+        call.talk(100);
+        call.assert_complete();
+        call.world.run(SECOND * 10);
+        assert_eq!(call.companions(), 2);
+        call.talk(20);
+        call.assert_complete();
+        let carried = call.world.carried(call.near, Transport::Tcp).up;
+        call.talk(10);
+        let more = call.world.carried(call.near, Transport::Tcp).up - carried;
+        assert_eq!(more, 30, "tunnel {tunnel}");
+    }
+}
+
+#[test]
+fn balanced_packets_go_over_one_stream_each() {
+    let mut call = Call::new(11, Transport::Tls, Redundancy::Balanced(2));
+    assert_eq!(told(&call.world, call.near), [(true, true)]);
+    assert_eq!(call.companions(), 2);
+    call.talk(100);
+    call.assert_complete();
+    assert_eq!(call.world.carried(call.near, Transport::Tls).up, 100);
+    let status = call.world.redundancy(call.near).unwrap();
+    assert_eq!((status.received, status.duplicates), (100, 0));
+    // Another method is another grant.
+    call.world
+        .set_redundancy(call.near, Redundancy::Copies(2))
+        .unwrap();
+    call.world.run(SECOND);
+    call.talk(10);
+    call.assert_complete();
+    assert_eq!(call.world.carried(call.near, Transport::Tls).up, 130);
+}
+
+#[test]
+fn a_companion_that_the_server_ends_is_asked_for_again() {
+    let mut call = Call::new(12, Transport::Tls, Redundancy::Copies(2));
+    let tsid = call.world.assignment(call.near).unwrap().tsid;
+    let session = call.world.session(call.server, tsid).unwrap();
+    let companions = call.world.server(call.server).companions(session);
+    let (role, companion) = companions[0];
+    assert!(matches!(role, CompanionRole::Redundancy(_)));
+    call.world.release_session(call.server, companion, None);
+    call.talk(20);
+    call.assert_complete();
+    assert_eq!(call.companions(), 1);
+    call.world.run(SECOND * 10);
+    assert_eq!(call.companions(), 2);
+    call.talk(10);
+    call.assert_complete();
+}
+
+#[test]
+fn streams_end_with_the_last_socket_that_has_them() {
+    let mut call = Call::new(13, Transport::Tcp, Redundancy::Copies(2));
+    call.world
+        .set_redundancy(call.near, Redundancy::Copies(1))
+        .unwrap();
+    call.world.run(SECOND);
+    assert_eq!(call.companions(), 1);
+    call.world
+        .set_redundancy(call.near, Redundancy::Off)
+        .unwrap();
+    call.world.run(SECOND);
+    assert_eq!(call.companions(), 0);
+    call.talk(10);
+    call.assert_complete();
+    assert_eq!(call.world.server_stats(call.server).sessions, 2);
+}
+
+#[test]
+fn what_a_transport_cannot_do_is_told_at_once() {
+    for (transport, redundancy) in [
+        (Transport::Tcp, Redundancy::Adaptive { most: 2 }),
+        (Transport::Udp, Redundancy::Balanced(2)),
+    ] {
+        let mut call = Call::new(14, transport, redundancy);
+        assert_eq!(told(&call.world, call.near), [(true, false)], "{transport}");
+        assert_eq!(call.companions(), 0);
+        call.talk(10);
+        call.assert_complete();
+        assert_eq!(call.world.carried(call.near, call.transport).up, 10);
+    }
+}
+
+#[test]
+fn where_datagrams_pass_redundancy_is_theirs_and_the_streams_end() {
+    let mut call = Call::new(15, Transport::Tls, Redundancy::Copies(1));
+    assert_eq!(call.companions(), 1);
+    call.world
+        .set_tunnel_transport(call.near, TunnelTransport::Datagram)
+        .unwrap();
+    call.world.run(SECOND * 2);
+    assert_eq!(call.companions(), 1);
+    assert!(call.world.companion(call.near).is_some());
+    assert_eq!(call.world.redundancy(call.near).unwrap().granted, Some(1));
+    call.talk(50);
+    call.assert_complete();
+    assert!(call.world.carried(call.near, Transport::Dtls).up >= 50);
+    call.world
+        .set_tunnel_transport(call.near, TunnelTransport::Main)
+        .unwrap();
+    call.talk(50);
+    call.assert_complete();
+    assert_eq!(call.world.redundancy(call.near).unwrap().granted, Some(1));
+    assert_eq!(call.companions(), 1);
+}
+
+#[test]
+fn it_survives_a_resume_of_the_main_tunnel_and_its_end() {
+    for seed in 0..20 {
+        let mut call = Call::new(seed, Transport::Tcp, Redundancy::Copies(2));
+        call.world.path(call.near).set(LinkConfig::lossy(0.1));
+        call.talk(50);
+        call.world.break_transport(call.near);
+        call.talk(200);
+        call.world.path(call.near).set(LinkConfig::CLEAN);
+        call.world.run(SECOND * 30);
+        call.assert_complete();
+        assert_eq!(told(&call.world, call.near), [(true, true)], "seed {seed}");
+        call.world.release(call.near, SECOND);
+        call.world.run(SECOND * 3);
+        assert_eq!(call.world.server_stats(call.server).sessions, 1);
+    }
+}
