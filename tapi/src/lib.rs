@@ -75,7 +75,7 @@ pub use tsc_csm::{
     InnerAddress, MAX_COPIES, MAX_FLOWS, MAX_ROUTED_PREFIXES, Prefix, PrefixError, Transport,
     client::{
         AddressWish, AttemptFailure, ClientConfigError, DownReason, Redundancy, RedundancyStatus,
-        Refusal, SuspendReason,
+        Refusal, SuspendReason, TunnelTransport,
     },
     server::pool::Family,
 };

@@ -5,7 +5,7 @@ use std::{fmt, net::SocketAddr};
 use tokio::sync::oneshot;
 use tsc_csm::{
     FlowKey, MAX_FLOWS,
-    client::{Redundancy, RedundancyStatus},
+    client::{Redundancy, RedundancyStatus, TunnelTransport},
 };
 
 use crate::error::SocketError;
@@ -16,13 +16,17 @@ use crate::error::SocketError;
 pub enum Service {
     /// Packets are repeated: [`UdpSocket::set_redundancy`](crate::UdpSocket::set_redundancy).
     Redundancy,
+    /// Datagrams travel beside a stream tunnel:
+    /// [`UdpSocket::set_tunnel_transport`](crate::UdpSocket::set_tunnel_transport).
+    Ddt,
 }
 
 impl fmt::Display for Service {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Redundancy => f.write_str("redundancy"),
-        }
+        f.write_str(match self {
+            Self::Redundancy => "redundancy",
+            Self::Ddt => "DDT",
+        })
     }
 }
 
@@ -31,7 +35,33 @@ impl fmt::Display for Service {
 pub(crate) struct Wish {
     pub(crate) key: FlowKey,
     pub(crate) local: SocketAddr,
-    pub(crate) redundancy: Redundancy,
+    pub(crate) what: What,
+}
+
+/// What a socket wants of one service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum What {
+    Redundancy(Redundancy),
+    Transport(TunnelTransport),
+}
+
+impl What {
+    /// Nothing, of each service.
+    pub(crate) const NOTHING: [Self; 2] = [
+        Self::Redundancy(Redundancy::Off),
+        Self::Transport(TunnelTransport::Main),
+    ];
+
+    fn is_nothing(self) -> bool {
+        Self::NOTHING.contains(&self)
+    }
+
+    const fn service(self) -> Service {
+        match self {
+            Self::Redundancy(_) => Service::Redundancy,
+            Self::Transport(_) => Service::Ddt,
+        }
+    }
 }
 
 /// Who waits for the status of a socket.
@@ -40,9 +70,9 @@ pub(crate) type Query = (FlowKey, oneshot::Sender<Option<RedundancyStatus>>);
 /// See the module.
 #[derive(Debug, Default)]
 pub(crate) struct Wishes {
-    /// Sockets that want something, and what they are bound to; at most [`MAX_FLOWS`].
-    holders: Vec<(FlowKey, SocketAddr)>,
-    /// Of each port at most the end of one socket and the wish of the next.
+    /// Sockets that want something, and what they are bound to; at most [`MAX_FLOWS`] of each service.
+    holders: Vec<(FlowKey, Service, SocketAddr)>,
+    /// Of each port and service at most the end of one socket and the wish of the next.
     news: Vec<Wish>,
     /// At most [`MAX_FLOWS`].
     queries: Vec<Query>,
@@ -53,31 +83,34 @@ impl Wishes {
     ///
     /// Too many sockets want something.
     pub(crate) fn set(&mut self, wish: Wish) -> Result<(), SocketError> {
-        let holds = self.holders.iter().any(|(key, _)| *key == wish.key);
-        let ends = wish.redundancy == Redundancy::Off;
+        let (key, service) = (wish.key, wish.what.service());
+        let is_it = |(had, of, _): &(FlowKey, Service, SocketAddr)| *had == key && *of == service;
+        let holds = self.holders.iter().any(is_it);
+        let ends = wish.what.is_nothing();
         if ends {
             if !holds {
                 return Ok(());
             }
-            self.holders.retain(|(key, _)| *key != wish.key);
+            self.holders.retain(|holder| !is_it(holder));
         } else if !holds {
-            if self.holders.len() >= MAX_FLOWS {
+            let of_service = |(_, of, _): &&(FlowKey, Service, SocketAddr)| *of == service;
+            if self.holders.iter().filter(of_service).count() >= MAX_FLOWS {
                 return Err(SocketError::TooManyServices);
             }
-            self.holders.push((wish.key, wish.local));
+            self.holders.push((key, service, wish.local));
         }
         // What another socket of the port wanted has to end, also if nobody has looked since.
-        let keeps = |other: &Wish| !ends && other.redundancy == Redundancy::Off;
-        self.news
-            .retain(|other| other.key != wish.key || keeps(other));
+        let is_other = |other: &Wish| other.key != key || other.what.service() != service;
+        let keeps = |other: &Wish| !ends && other.what.is_nothing();
+        self.news.retain(|other| is_other(other) || keeps(other));
         self.news.push(wish);
         Ok(())
     }
 
     /// What the socket is bound to, of which the server knows the port.
     pub(crate) fn bound(&self, port: u16) -> Option<SocketAddr> {
-        let holder = self.holders.iter().find(|(key, _)| key.port == port);
-        holder.map(|(_, local)| *local)
+        let holder = self.holders.iter().find(|(key, ..)| key.port == port);
+        holder.map(|(.., local)| *local)
     }
 
     /// # Errors
@@ -118,7 +151,7 @@ mod tests {
                 port,
             },
             local: ([10, 0, 0, 1], port).into(),
-            redundancy,
+            what: What::Redundancy(redundancy),
         }
     }
 
@@ -138,8 +171,8 @@ mod tests {
         let (news, _) = wishes.take();
         assert_eq!(news.len(), 65);
         assert!(wishes.is_empty());
-        assert_eq!(news[0].redundancy, Redundancy::Copies(2));
-        assert_eq!(news[63].redundancy, Redundancy::Off);
+        assert_eq!(news[0].what, What::Redundancy(Redundancy::Copies(2)));
+        assert_eq!(news[63].what, What::Redundancy(Redundancy::Off));
         assert_eq!(wishes.bound(65), Some(([10, 0, 0, 1], 65).into()));
     }
 
@@ -153,7 +186,8 @@ mod tests {
         wishes.set(wish(1, Redundancy::Copies(2))).unwrap();
         wishes.set(wish(1, Redundancy::Copies(1))).unwrap();
         let (news, _) = wishes.take();
-        let wanted: Vec<_> = news.iter().map(|wish| wish.redundancy).collect();
-        assert_eq!(wanted, [Redundancy::Off, Redundancy::Copies(1)]);
+        let wanted: Vec<_> = news.iter().map(|wish| wish.what).collect();
+        let expected = [Redundancy::Off, Redundancy::Copies(1)];
+        assert_eq!(wanted, expected.map(What::Redundancy));
     }
 }

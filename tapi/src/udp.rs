@@ -15,7 +15,7 @@ use std::{
 use tokio::sync::{Notify, oneshot};
 use tsc_csm::{
     FlowKey, InnerTransport, MAX_COPIES,
-    client::{Redundancy, RedundancyStatus},
+    client::{Redundancy, RedundancyStatus, TunnelTransport},
 };
 use tsc_eip::{
     Dscp, SendOptions, UdpHandle,
@@ -24,7 +24,7 @@ use tsc_eip::{
 
 use crate::{
     error::SocketError,
-    services::Wish,
+    services::{What, Wish},
     shared::{Shared, State},
 };
 
@@ -256,7 +256,8 @@ impl UdpSocket {
     /// Sets how this socket's packets are protected against loss, in both directions, from now on and over every resume (service
     /// *redundancy*; SDK guide, "Enabling Redundancy"). The call returns at once; whether the server offers it and from
     /// when on it is in force is told by [`Notification::Service`](crate::Notification::Service), and by
-    /// [`UdpSocket::redundancy_status`]. It works over UDP and DTLS.
+    /// [`UdpSocket::redundancy_status`]. Over UDP and DTLS packets are repeated in the datagrams that follow; over TCP and TLS they
+    /// travel over further streams as well ([`Redundancy::Copies`]), or over the fastest of several ([`Redundancy::Balanced`]).
     ///
     /// ```no_run
     /// # use tsc_tapi::{Redundancy, UdpSocket};
@@ -273,7 +274,9 @@ impl UdpSocket {
     pub fn set_redundancy(&self, redundancy: Redundancy) -> io::Result<()> {
         let copies = match redundancy {
             Redundancy::Off => 0,
-            Redundancy::Copies(copies) | Redundancy::Adaptive { most: copies } => copies,
+            Redundancy::Copies(copies)
+            | Redundancy::Balanced(copies)
+            | Redundancy::Adaptive { most: copies } => copies,
         };
         if copies > MAX_COPIES {
             return Err(io::Error::new(
@@ -281,14 +284,30 @@ impl UdpSocket {
                 format!("a packet is repeated {MAX_COPIES} times at most"),
             ));
         }
+        self.want(What::Redundancy(redundancy))
+    }
+
+    /// Sets which tunnel carries this socket's datagrams, in both directions, from now on and over every resume (service *DDT*).
+    /// Over TCP and TLS one lost packet delays all that follow it; with [`TunnelTransport::Datagram`] the socket's datagrams
+    /// travel in a tunnel over UDP or DTLS beside the stream, with the same inner address, as long as that works. Where it does
+    /// not (a firewall), or not any more, they go over the stream, and what was lost is tried again from time to time.
+    ///
+    /// The call returns at once; whether the server offers it, and from when on the datagrams are beside the stream or on it
+    /// again, is told by [`Notification::Service`](crate::Notification::Service). On a tunnel over UDP or DTLS there is nothing
+    /// to do, and nothing is told.
+    ///
+    /// # Errors
+    ///
+    /// [`SocketError::TooManyServices`], or the tunnel is over.
+    pub fn set_tunnel_transport(&self, transport: TunnelTransport) -> io::Result<()> {
+        self.want(What::Transport(transport))
+    }
+
+    fn want(&self, what: What) -> io::Result<()> {
         self.shared.with(|state| {
             state.check_up()?;
             let (key, local) = (self.key(), self.local);
-            state.wishes.set(Wish {
-                key,
-                local,
-                redundancy,
-            })?;
+            state.wishes.set(Wish { key, local, what })?;
             Ok(())
         })
     }
@@ -350,14 +369,12 @@ impl UdpSocket {
 
 impl Drop for UdpSocket {
     fn drop(&mut self) {
-        let wish = Wish {
-            key: self.key(),
-            local: self.local,
-            redundancy: Redundancy::Off,
-        };
+        let (key, local) = (self.key(), self.local);
         self.shared.with(|state| {
-            // One that wants nothing always has room.
-            drop(state.wishes.set(wish));
+            for what in What::NOTHING {
+                // One that wants nothing always has room.
+                drop(state.wishes.set(Wish { key, local, what }));
+            }
             state.remove_socket(self.handle);
         });
     }

@@ -342,6 +342,7 @@ fn interface(index: u16, pools: &[PoolConfig]) -> impl Strategy<Value = Interfac
                         nagle: flags[0],
                         stg: false,
                         redundancy: flags[0],
+                        ddt: flags[1],
                         server_keepalive: flags[1],
                         inter_client_block: flags[1],
                     },

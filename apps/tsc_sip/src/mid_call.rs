@@ -11,14 +11,12 @@ use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::sync::mpsc;
 
-use tsc_tapi::Redundancy;
-
 use crate::{
     access::{Access, Current},
     dialog::Dialog,
     endpoint::{IncomingRequest, PendingRequest, RequestError},
     media::MediaStream,
-    net::{InnerNet, InnerSocket, bind_media_pair},
+    net::{InnerNet, InnerSocket, MediaServices, bind_media_pair},
     random::{OsRandom, Random},
     report::Role,
     sdp::{self, Agreed, Description},
@@ -86,7 +84,7 @@ pub(crate) struct Established {
     /// How often either side has gone on at another address.
     pub(crate) moves: u32,
     /// How RTP is protected against loss, on whatever sockets.
-    pub(crate) redundancy: Redundancy,
+    pub(crate) services: MediaServices,
     role: Role,
     /// What we described last.
     ours: Description,
@@ -113,7 +111,7 @@ enum Waited<T> {
 }
 
 impl Established {
-    pub(crate) const fn new(
+    pub(crate) fn new(
         role: Role,
         dialog: Dialog,
         ours: Description,
@@ -124,7 +122,7 @@ impl Established {
             dialog,
             agreed,
             moves: 0,
-            redundancy: Redundancy::Off,
+            services: MediaServices::default(),
             role,
             ours,
             local,
@@ -245,7 +243,7 @@ impl Established {
         access: &Access<N>,
     ) -> io::Result<(N::Socket, N::Socket)> {
         let sockets = bind_media_pair(&*access.net, access.ip).await?;
-        sockets.0.set_redundancy(self.redundancy)?;
+        sockets.0.set_services(self.services)?;
         self.local = (sockets.0.local_addr()?, sockets.1.local_addr()?);
         Ok(sockets)
     }

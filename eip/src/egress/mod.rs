@@ -101,6 +101,12 @@ impl Egress {
         self.queue.pop_front().map(|(_, packet)| packet)
     }
 
+    /// The first packet that is `wanted`, whatever waits before it.
+    pub(crate) fn take(&mut self, wanted: impl Fn(&[u8]) -> bool) -> Option<Vec<u8>> {
+        let place = self.queue.iter().position(|(_, packet)| wanted(packet))?;
+        self.queue.remove(place).map(|(_, packet)| packet)
+    }
+
     /// Drops packets queued before `limit` that are `stale`.
     pub(crate) fn discard(&mut self, limit: Instant, stale: impl Fn(&[u8]) -> bool) -> usize {
         let before = self.queue.len();

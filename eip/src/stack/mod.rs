@@ -126,6 +126,13 @@ impl Stack {
         self.next_packet()
     }
 
+    /// The first packet that is `wanted`, whatever waits before it: for a tunnel that has a way for some of its packets only. What
+    /// connections send is not looked at.
+    #[must_use]
+    pub fn take_transmit(&mut self, wanted: impl Fn(&[u8]) -> bool) -> Option<Vec<u8>> {
+        self.egress.take(wanted)
+    }
+
     /// Drops packets that have waited for [`poll_transmit`](Self::poll_transmit) since before `limit` and that are `stale`, for a
     /// tunnel that had nowhere to send: late media is worthless. Counted in [`Stats::drops`]; the number is returned. What
     /// connections send is not concerned.

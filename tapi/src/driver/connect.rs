@@ -53,7 +53,9 @@ impl Driver {
                 .client
                 .transport_failed(now, epoch, TransportFailure::Unsupported);
         };
-        self.notify(Notification::Connecting(server.clone()));
+        if epoch.tunnel() == 0 {
+            self.notify(Notification::Connecting(server.clone()));
+        }
         let future = self.connect(&server, target, address);
         self.openings.push(Opening {
             epoch,
@@ -107,7 +109,8 @@ impl Driver {
         };
         let security = self.security.clone();
         let mut options = self.options.clone();
-        if !route.is_some_and(|route| route.proxied) {
+        // There is no proxy for datagrams.
+        if !kind.is_stream() || !route.is_some_and(|route| route.proxied) {
             options.proxy = ProxySettings::direct();
         }
         Box::pin(async move { transport::connect(&target, security.as_ref(), &options).await })

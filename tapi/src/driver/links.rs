@@ -8,7 +8,9 @@ use std::{
 };
 
 use bytes::Bytes;
-use tsc_csm::client::{BadUnit, Client, Epoch, Inbound, Target, TransportLoss};
+use tsc_csm::client::{
+    BadUnit, Epoch, Family, Inbound, MAX_TUNNELS, Spread, Target, TransportLoss,
+};
 use tsc_osaa::{
     client::{self as transport, ClientTransport, Received, TransportError},
     stream::StreamError,
@@ -24,7 +26,7 @@ use crate::{
 };
 
 /// Packets that a turn takes from the stack at a time.
-const BATCH: usize = 64;
+pub(super) const BATCH: usize = 64;
 /// Reads of one transport in one turn: each of some bytes of a stream, or of a batch of datagrams.
 const READS_PER_TURN: usize = 8;
 /// How long a transport may take to end in order.
@@ -126,53 +128,154 @@ impl Driver {
     /// Sends what the control plane and the sockets have for the transports; true if something left.
     pub(super) fn send(&mut self, cx: &mut Context<'_>, now: Instant) -> bool {
         self.take_control();
-        let mut progress = false;
-        let mut index = 0;
-        let mut blocked = true;
-        let packets_to = self.client.can_send();
-        while let Some(link) = self.links.get_mut(index) {
-            let capture = self.capture.as_ref().map(|(_, capture)| capture);
-            let sent = link.send_control(cx, capture).and_then(|control| {
-                let packets = if packets_to == Some(link.epoch) && link.control.is_empty() {
-                    let outbox = Outbox {
-                        now,
-                        client: &mut self.client,
-                        packets: &mut self.outbox,
-                        sent: &mut self.sent,
-                        frame: &mut self.frame,
-                        limits: self.limits,
-                        capture,
-                    };
-                    let outcome = outbox.send(link, &self.shared, cx)?;
-                    blocked = outcome.blocked;
-                    outcome.progress
-                } else {
-                    false
-                };
-                if let Poll::Ready(Err(error)) = link.transport.poll_flush(cx) {
-                    return Err(error);
-                }
-                Ok((control, packets))
+        let mut progress = self.send_each(cx, now, |driver, cx, link| {
+            let capture = driver.capture.as_ref().map(|(_, capture)| capture);
+            link.send_control(cx, capture)
+        });
+        // Full queues of transports that take nothing end it.
+        loop {
+            let more = self.refill(now);
+            if self.outboxes.iter().all(VecDeque::is_empty) {
+                // Packets from one of the tunnel's own sockets to another make news on the way.
+                progress |= more;
+                break;
+            }
+            let sent = self.send_each(cx, now, |driver, cx, link| {
+                driver.send_packets(cx, now, link)
             });
-            match sent {
-                Ok((control, packets)) => {
-                    progress |= control || packets;
-                    if packets {
-                        self.client.note_sent(now);
-                    }
-                    index += 1;
-                }
-                Err(error) => {
-                    progress = true;
-                    self.lost(now, index, &error);
-                }
+            progress |= sent;
+            if !sent {
+                break;
             }
         }
+        self.send_each(cx, now, |_, cx, link| match link.transport.poll_flush(cx) {
+            Poll::Ready(Err(error)) => Err(error),
+            Poll::Ready(Ok(())) | Poll::Pending => Ok(false),
+        });
+        let [main, ..] = &self.outboxes;
+        let is_bound = self.client.can_send().is_some();
         let mut state = self.shared.lock();
-        state.blocked = blocked;
-        state.bound = packets_to.is_some();
+        // Without a transport packets are no news, but for those that have another way.
+        state.blocked = !self.client.is_divided() && (!main.is_empty() || !is_bound);
+        state.bound = is_bound;
         drop(state);
         progress
+    }
+
+    /// Lets every transport do something; those that fail are lost. True if anything came of it.
+    fn send_each(
+        &mut self,
+        cx: &mut Context<'_>,
+        now: Instant,
+        mut send: impl FnMut(&mut Self, &mut Context<'_>, &mut Link) -> Result<bool, TransportError>,
+    ) -> bool {
+        let mut progress = false;
+        let mut links = std::mem::take(&mut self.links);
+        let mut failed = Vec::new();
+        for (index, link) in links.iter_mut().enumerate() {
+            match send(self, cx, link) {
+                Ok(sent) => progress |= sent,
+                Err(error) => failed.push((index, error)),
+            }
+        }
+        self.links = links;
+        for (index, error) in failed.into_iter().rev() {
+            progress = true;
+            self.lost(now, index, &error);
+        }
+        progress
+    }
+
+    /// Takes packets from the inner sockets and from a gateway's hosts to the queues of the tunnels that carry them, into frames
+    /// where sockets want that; true if there are more.
+    fn refill(&mut self, now: Instant) -> bool {
+        let Self {
+            client,
+            shared,
+            outboxes,
+            sent,
+            frame,
+            limits,
+            ..
+        } = self;
+        let is_bound = client.can_send().is_some();
+        return_to_main(client, outboxes);
+        shared.drive(|state| {
+            for buffer in sent.drain(..) {
+                state.recycle(buffer);
+            }
+            loop {
+                let [main, ..] = &*outboxes;
+                let has_room = is_bound && main.len() < BATCH;
+                let packet = next_packet(state, *limits, |state| {
+                    if has_room {
+                        state.poll_transmit()
+                    } else if client.is_divided() {
+                        // A stream that stalls does not stop what has another way.
+                        state.stack.take_transmit(|packet| client.is_beside(packet))
+                    } else {
+                        None
+                    }
+                });
+                let Some(mut packet) = packet else { break };
+                frame.clear();
+                let Some(outgoing) = client.outgoing(now, &packet, frame) else {
+                    state.recycle(packet);
+                    continue;
+                };
+                if outgoing.framed {
+                    std::mem::swap(&mut packet, frame);
+                }
+                let tunnels = outgoing.epochs().map(Epoch::tunnel);
+                match outgoing.spread {
+                    Spread::All => queue_on_all(outboxes, tunnels, packet),
+                    Spread::One => {
+                        let waiting = |tunnel: &usize| outboxes.get(*tunnel).map(VecDeque::len);
+                        let shortest = tunnels.min_by_key(waiting);
+                        queue_on_all(outboxes, shortest.into_iter(), packet);
+                    }
+                }
+            }
+            state.stack.wants_transmit()
+        })
+    }
+
+    /// Sends the packets of the tunnel that this transport carries.
+    fn send_packets(
+        &mut self,
+        cx: &mut Context<'_>,
+        now: Instant,
+        link: &mut Link,
+    ) -> Result<bool, TransportError> {
+        let tunnel = link.epoch.tunnel();
+        if self.client.transport(tunnel) != Some(link.epoch) || !link.control.is_empty() {
+            return Ok(false);
+        }
+        let Some(packets) = self.outboxes.get_mut(tunnel) else {
+            return Ok(false);
+        };
+        if packets.is_empty() {
+            return Ok(false);
+        }
+        let mut units = [IoSlice::new(&[]); BATCH];
+        for (unit, packet) in units.iter_mut().zip(packets.iter()) {
+            *unit = IoSlice::new(packet);
+        }
+        let units = units.get(..packets.len()).unwrap_or_default();
+        let Poll::Ready(taken) = link.transport.poll_send_batch(cx, units) else {
+            return Ok(false);
+        };
+        let taken = taken?;
+        if let Some((_, capture)) = &self.capture {
+            for packet in packets.iter().take(taken) {
+                record(capture, packet);
+            }
+        }
+        self.sent.extend(packets.drain(..taken));
+        if taken > 0 {
+            self.client.note_sent(now, link.epoch);
+        }
+        Ok(taken > 0)
     }
 
     /// Moves control messages to the transports they are for.
@@ -219,7 +322,7 @@ impl Driver {
 struct Inbox<'a> {
     now: Instant,
     epoch: Epoch,
-    client: &'a mut Client,
+    client: &'a mut Family,
     shared: &'a Shared,
     capture: Option<&'a Capture>,
 }
@@ -302,82 +405,57 @@ impl Link {
     }
 }
 
-/// What became of a turn's packets.
-#[derive(Clone, Copy, Debug, Default)]
-struct Sent {
-    progress: bool,
-    /// The transport takes no more for now, and wakes the driver when it does.
-    blocked: bool,
-}
-
-/// Inner packets on their way to the transport.
-struct Outbox<'a> {
-    now: Instant,
-    client: &'a mut Client,
-    packets: &'a mut VecDeque<Vec<u8>>,
-    sent: &'a mut Vec<Vec<u8>>,
-    frame: &'a mut Vec<u8>,
-    limits: Limits,
-    capture: Option<&'a Capture>,
-}
-
-impl Outbox<'_> {
-    /// Sends inner packets until there are none or the transport takes no more.
-    fn send(
-        mut self,
-        link: &mut Link,
-        shared: &Shared,
-        cx: &mut Context<'_>,
-    ) -> Result<Sent, TransportError> {
-        let mut outcome = Sent::default();
-        loop {
-            // Packets from one of the tunnel's own sockets to another make news on the way.
-            let more = shared.drive(|state| {
-                for buffer in self.sent.drain(..) {
-                    state.recycle(buffer);
-                }
-                self.refill(state);
-                state.stack.wants_transmit()
-            });
-            if self.packets.is_empty() {
-                outcome.progress |= more;
-                return Ok(outcome);
-            }
-            let mut units = [IoSlice::new(&[]); BATCH];
-            for (unit, packet) in units.iter_mut().zip(self.packets.iter()) {
-                *unit = IoSlice::new(packet);
-            }
-            let units = units.get(..self.packets.len()).unwrap_or_default();
-            let Poll::Ready(taken) = link.transport.poll_send_batch(cx, units) else {
-                outcome.blocked = true;
-                return Ok(outcome);
-            };
-            let taken = taken?;
-            outcome.progress |= taken > 0;
-            if let Some(capture) = self.capture {
-                for packet in self.packets.iter().take(taken) {
-                    record(capture, packet);
-                }
-            }
-            self.sent.extend(self.packets.drain(..taken));
+/// Puts a packet on the queues of tunnels. Where one is full it is not sent: as if the network had lost it.
+fn queue_on_all(
+    outboxes: &mut [VecDeque<Vec<u8>>; MAX_TUNNELS],
+    tunnels: impl Iterator<Item = usize>,
+    packet: Vec<u8>,
+) {
+    let mut tunnels = tunnels.peekable();
+    let mut packet = Some(packet);
+    while let Some(tunnel) = tunnels.next() {
+        let copy = if tunnels.peek().is_some() {
+            packet.clone()
+        } else {
+            packet.take()
+        };
+        if let Some(outbox) = outboxes
+            .get_mut(tunnel)
+            .filter(|outbox| outbox.len() < BATCH)
+        {
+            outbox.extend(copy);
         }
     }
+}
 
-    /// Takes packets from the inner sockets and from a gateway's hosts, into frames where sockets want that. One that was
-    /// made before a resume lowered the inner MTU does not go out: on a stream it would end the transport (spec 2).
-    fn refill(&mut self, state: &mut State) {
-        while self.packets.len() < BATCH
-            && let Some(mut packet) = state.poll_transmit()
-        {
-            if packet.len() > usize::from(self.limits.inner_mtu) {
-                state.recycle(packet);
-                continue;
+/// The next packet that fits. One that was made before a resume lowered the inner MTU does not go out: on a stream it would end the
+/// transport (spec 2).
+fn next_packet(
+    state: &mut State,
+    limits: Limits,
+    mut take: impl FnMut(&mut State) -> Option<Vec<u8>>,
+) -> Option<Vec<u8>> {
+    loop {
+        let packet = take(state)?;
+        if packet.len() <= usize::from(limits.inner_mtu) {
+            return Some(packet);
+        }
+        state.recycle(packet);
+    }
+}
+
+/// What waits for a companion that has no transport any more is the main tunnel's, as it is; what finds no room there is lost.
+fn return_to_main(client: &Family, outboxes: &mut [VecDeque<Vec<u8>>; MAX_TUNNELS]) {
+    let [main, companions @ ..] = outboxes;
+    for (place, waiting) in companions.iter_mut().enumerate() {
+        if waiting.is_empty() || client.transport(place + 1).is_some() {
+            continue;
+        }
+        for unit in waiting.drain(..) {
+            if main.len() < BATCH {
+                let packet = framed_packet(&unit).map(|packet| packet.as_bytes().to_vec());
+                main.push_back(packet.unwrap_or(unit));
             }
-            self.frame.clear();
-            if self.client.frame(self.now, &packet, self.frame) {
-                std::mem::swap(&mut packet, self.frame);
-            }
-            self.packets.push_back(packet);
         }
     }
 }
@@ -411,23 +489,6 @@ mod tests {
 
     use super::*;
 
-    struct Zeros;
-
-    impl tsc_csm::Random for Zeros {
-        fn fill(&mut self, buf: &mut [u8]) {
-            buf.fill(0);
-        }
-    }
-
-    fn client() -> Client {
-        let target = Target {
-            transport: tsc_csm::Transport::Udp,
-            endpoint: tsc_csm::client::Endpoint::Configured(0),
-        };
-        let config = tsc_csm::client::ClientConfig::new(vec![target]);
-        Client::new(config, Box::new(Zeros)).unwrap()
-    }
-
     #[test]
     fn packets_made_for_a_larger_inner_mtu_do_not_leave() {
         let stack = Stack::new(StackConfig::default(), 1);
@@ -454,18 +515,9 @@ mod tests {
                 )
                 .unwrap();
         }
-        let mut packets = VecDeque::new();
-        let mut client = client();
-        Outbox {
-            now: Instant::now(),
-            client: &mut client,
-            packets: &mut packets,
-            sent: &mut Vec::new(),
-            frame: &mut Vec::new(),
-            limits: Limits::new(1280),
-            capture: None,
-        }
-        .refill(&mut state);
-        assert_eq!(packets.iter().map(Vec::len).collect::<Vec<_>>(), [128]);
+        let next = |state: &mut State| {
+            next_packet(state, Limits::new(1280), State::poll_transmit).map(|packet| packet.len())
+        };
+        assert_eq!((next(&mut state), next(&mut state)), (Some(128), None));
     }
 }

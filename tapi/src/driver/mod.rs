@@ -36,7 +36,7 @@ use tokio::{
 };
 use tsc_csm::{
     Assignment, Random,
-    client::{AttemptFailure, Client, DownReason, Epoch, Event},
+    client::{AttemptFailure, DownReason, Epoch, Event, Family, MAX_TUNNELS},
 };
 use tsc_eip::{Stack, StackConfig};
 use tsc_osaa::{
@@ -86,7 +86,7 @@ impl Random for SystemRandom {
 
 /// See the module.
 pub(crate) struct Driver {
-    client: Client,
+    client: Family,
     shared: Arc<Shared>,
     routes: Routes,
     resolve: ResolveOptions,
@@ -100,9 +100,9 @@ pub(crate) struct Driver {
     openings: Vec<Opening>,
     links: Vec<Link>,
     closing: JoinSet<()>,
-    /// Inner packets on their way to the transport; at most [`BATCH`].
-    outbox: VecDeque<Vec<u8>>,
-    /// Those that left, on their way back to their pool; at most [`BATCH`].
+    /// Inner packets on their way to the transports of each tunnel; at most [`BATCH`](links::BATCH) each.
+    outboxes: [VecDeque<Vec<u8>>; MAX_TUNNELS],
+    /// Those that left, on their way back to their pool; at most [`BATCH`](links::BATCH) of each tunnel.
     sent: Vec<Vec<u8>>,
     /// The redundancy frame that a packet leaves in.
     frame: Vec<u8>,
@@ -152,7 +152,7 @@ impl Driver {
             .memory
             .recall(|name| routes.named(name).is_some())
             .and_then(|(name, _)| routes.named(&name));
-        let client = Client::new(csm, Box::new(random))?;
+        let client = Family::new(csm, Box::new(|| Box::new(SystemRandom)))?;
         for Route { server, .. } in routes.iter() {
             let name = builder
                 .server_name
@@ -207,7 +207,7 @@ impl Driver {
             openings: Vec::new(),
             links: Vec::new(),
             closing: JoinSet::new(),
-            outbox: VecDeque::new(),
+            outboxes: Default::default(),
             sent: Vec::new(),
             frame: Vec::new(),
             limits: Limits::WIDEST,
@@ -469,7 +469,9 @@ impl Driver {
         self.limits = Limits::new(config.inner_mtu);
         let mtu = usize::from(config.inner_mtu);
         self.unframe();
-        self.outbox.retain(|packet| packet.len() <= mtu);
+        for outbox in &mut self.outboxes {
+            outbox.retain(|packet| packet.len() <= mtu);
+        }
         let addresses: Vec<_> = config.addresses.iter().map(|inner| inner.address).collect();
         let mut state = self.shared.lock();
         state.stack.set_mtu(config.inner_mtu);

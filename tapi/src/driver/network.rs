@@ -178,14 +178,17 @@ impl Driver {
         };
         let is_media = |packet: &[u8]| UnitClass::of(packet) == UnitClass::RealTime;
         if since < limit {
-            self.outbox.retain(|unit| {
+            let [main, ..] = &mut self.outboxes;
+            main.retain(|unit| {
                 let packet = framed_packet(unit).map_or(&**unit, |packet| packet.as_bytes());
                 !is_media(packet)
             });
         }
         let mut state = self.shared.lock();
         let State { stack, routed, .. } = &mut *state;
-        let dropped = stack.discard_transmit(limit, is_media);
+        // What has another way goes it.
+        let is_late = |packet: &[u8]| is_media(packet) && !self.client.is_beside(packet);
+        let dropped = stack.discard_transmit(limit, is_late);
         routed.discard(limit, is_media);
         if dropped > 0 {
             tracing::debug!(dropped, "late media is not sent");

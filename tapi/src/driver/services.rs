@@ -14,7 +14,7 @@ use crate::{
     error::ServiceError,
     notification::Notification,
     routed::{Answer, Job},
-    services::{Query, Service, Wish},
+    services::{Query, Service, What, Wish},
 };
 
 /// A request under way; to whom its outcome is told, if to anybody.
@@ -95,16 +95,15 @@ impl Driver {
 
     /// Hands on what sockets want, and answers what they ask.
     pub(super) fn take_wishes(&mut self, now: Instant, (wishes, queries): (Vec<Wish>, Vec<Query>)) {
-        for Wish {
-            key,
-            local,
-            redundancy,
-        } in wishes
-        {
+        for Wish { key, local, what } in wishes {
             let local = self.own_address(local);
+            let result = match what {
+                What::Redundancy(wish) => self.client.set_redundancy(now, key, local, wish),
+                What::Transport(wish) => self.client.set_tunnel_transport(now, key, local, wish),
+            };
             // Only while the server does not answer, or without a tunnel.
-            if let Err(error) = self.client.set_redundancy(now, key, local, redundancy) {
-                tracing::debug!(%error, socket = %local, "redundancy");
+            if let Err(error) = result {
+                tracing::debug!(%error, socket = %local, ?what, "a wish is not passed on");
             }
         }
         for (key, answer) in queries {
@@ -139,6 +138,7 @@ impl Driver {
         tracing::info!(%service, available, enabled, %socket, "service");
         let service = match service {
             ServiceType::ENABLE_REDUNDANCY => Service::Redundancy,
+            ServiceType::ENABLE_DDT => Service::Ddt,
             _ => return,
         };
         let socket = self
@@ -157,7 +157,8 @@ impl Driver {
 
     /// The tunnel has another transport, for which packets that wait may have to be framed in another way: they go as they are.
     pub(super) fn unframe(&mut self) {
-        for packet in &mut self.outbox {
+        let [main, ..] = &mut self.outboxes;
+        for packet in main {
             if let Some(newest) = framed_packet(packet) {
                 *packet = newest.as_bytes().to_vec();
             }

@@ -239,7 +239,7 @@ async fn calls(
     caller.calls = options.calls;
     caller.duration = options.duration;
     caller.record.clone_from(&options.record);
-    caller.redundancy = options.redundancy;
+    caller.services.redundancy = options.redundancy;
     let client = run_client(Arc::clone(&caller_net), caller, Stop::never()).await?;
 
     let mut calls = client.calls;

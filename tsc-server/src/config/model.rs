@@ -354,6 +354,8 @@ pub struct AssignedServices {
     pub stg: bool,
     /// `redundancy`: packets of sockets that ask for it are repeated in the datagrams that follow.
     pub redundancy: bool,
+    /// `DDT`: datagrams of sockets that ask for it travel beside a stream.
+    pub ddt: bool,
     /// `server-keepalive`: the server sends the Keepalives of clients that ask for it.
     pub server_keepalive: bool,
     /// `inter-client-block`: no packet passes from one tunnel of the interface to another tunnel.

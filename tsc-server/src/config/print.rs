@@ -205,6 +205,7 @@ fn words(services: AssignedServices) -> impl Iterator<Item = Service> {
         (services.nagle, Service::Nagle),
         (services.stg, Service::Stg),
         (services.redundancy, Service::Redundancy),
+        (services.ddt, Service::Ddt),
         (services.server_keepalive, Service::ServerKeepalive),
         (services.inter_client_block, Service::InterClientBlock),
     ];

@@ -115,6 +115,9 @@ fn core_interface(config: &Config, interface: &InterfaceConfig) -> core::Interfa
     if interface.services.redundancy {
         core.services.push(ServiceType::ENABLE_REDUNDANCY);
     }
+    if interface.services.ddt {
+        core.services.push(ServiceType::ENABLE_DDT);
+    }
     if interface.services.server_keepalive {
         core.services.push(ServiceType::ENABLE_SERVER_KEEPALIVE);
     }

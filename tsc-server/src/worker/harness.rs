@@ -86,6 +86,7 @@ impl PacketPath {
                 interface: 0,
                 transport: Transport::Tcp,
                 peer: (peer, 1000).into(),
+                local: (std::net::Ipv4Addr::LOCALHOST, 5060).into(),
                 identity: None,
             };
             let Some(binding) = open(&mut path.core, now, info, &request) else {

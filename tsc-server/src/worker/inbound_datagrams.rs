@@ -373,6 +373,7 @@ impl Worker {
                             interface: port.interface,
                             transport: Transport::Dtls,
                             peer,
+                            local: port.socket.local_addr(),
                             identity: info.peer.as_ref().map(identity),
                         },
                     );

@@ -66,6 +66,7 @@ impl Worker {
             interface,
             transport: if tls { Transport::Tls } else { Transport::Tcp },
             peer: stream.peer_addr(),
+            local: stream.local_addr(),
             identity: stream.peer_identity().map(|peer| identity(peer)),
         };
         match self.core.open_binding(now, info) {

@@ -10,7 +10,7 @@ use std::{
 
 use tokio::sync::{mpsc, watch};
 use tsc_csm::{
-    BoxedRandom, Random, Transport,
+    Alternate, BoxedRandom, Random, Transport,
     server::{MAX_SHARDS, Server as Core},
 };
 use tsc_osaa::{
@@ -354,6 +354,7 @@ impl Worker {
                 (Transport::Tls, transports.tls),
             ];
             push_bound(bound, interface, socket.local_addr(), spoken);
+            self.add_endpoints(index, socket.local_addr(), spoken);
             self.listeners.push(Listener {
                 socket,
                 interface: index,
@@ -365,6 +366,7 @@ impl Worker {
                 (Transport::Dtls, transports.dtls),
             ];
             push_bound(bound, interface, socket.local_addr(), spoken);
+            self.add_endpoints(index, socket.local_addr(), spoken);
             let mut plain = None;
             if transports.udp {
                 plain = self.core.add_listener(index, socket.local_addr());
@@ -381,6 +383,19 @@ impl Worker {
             self.ports.push(opened);
         }
         Ok(())
+    }
+
+    /// Tells the session core where companions find the interface.
+    fn add_endpoints(
+        &mut self,
+        interface: usize,
+        address: SocketAddr,
+        spoken: [(Transport, bool); 2],
+    ) {
+        for (transport, _) in spoken.into_iter().filter(|(_, is_spoken)| *is_spoken) {
+            let endpoint = Alternate { transport, address };
+            self.core.add_endpoint(interface, endpoint);
+        }
     }
 }
 

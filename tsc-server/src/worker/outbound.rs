@@ -4,7 +4,7 @@ use std::{net::SocketAddr, task::Context, time::Instant};
 
 use tsc_csm::{
     Transport,
-    server::{BindingId, Destination, Event},
+    server::{BindingId, Destination, Event, SessionId, Spread},
 };
 use tsc_osaa::trace::{Direction, Interface as Side};
 
@@ -49,40 +49,74 @@ impl Worker {
                     continue;
                 }
             };
-            self.frame.clear();
-            let outgoing = self.core.outgoing(now, to, packet, &mut self.frame);
-            let way = outgoing.and_then(|outgoing| self.ways.find(outgoing.binding));
-            let framed = outgoing.is_some_and(|outgoing| outgoing.framed);
-            let unit = if framed { &self.frame } else { packet };
-            let sent = match way {
-                None => {
-                    self.counters.no_transport += 1;
-                    continue;
-                }
-                Some(Way::Stream(slot)) => self.streams.queue_packet(now, slot, unit),
-                Some(Way::Udp { port, peer }) => {
-                    if let Some(port) = self.ports.get_mut(port) {
-                        port.queue(cx, peer, unit);
-                    }
-                    true
-                }
-                Some(Way::Dtls { port, key }) => self
-                    .ports
-                    .get_mut(port)
-                    .is_some_and(|port| port.seal(cx, key, unit).is_ok()),
-            };
-            if sent {
-                self.counters.switched += 1;
-                if let Some(capture) = &self.capture {
-                    capture.record(Side::Inner, Direction::Outbound, packet);
-                }
-            } else {
-                self.counters.queue_full += 1;
-            }
+            self.send_to_tunnel(cx, now, to, packet);
         }
         batch.clear();
         self.batch = batch;
         self.flush_tun();
+    }
+
+    /// Moves a packet to the send queue of each transport that it goes over.
+    fn send_to_tunnel(&mut self, cx: &mut Context<'_>, now: Instant, to: SessionId, packet: &[u8]) {
+        let mut frame = std::mem::take(&mut self.frame);
+        frame.clear();
+        let outgoing = self.core.outgoing(now, to, packet, &mut frame);
+        let (mut is_known, mut is_sent) = (false, false);
+        if let Some(outgoing) = outgoing {
+            let unit = if outgoing.framed { &*frame } else { packet };
+            let mut ways = outgoing
+                .bindings()
+                .filter_map(|binding| self.ways.find(binding));
+            let ways = match outgoing.spread {
+                Spread::All => [ways.next(), ways.next(), ways.next()],
+                // Each on the one that has least to do.
+                Spread::One => {
+                    let shortest = ways.min_by_key(|way| self.waiting_on(*way));
+                    [shortest, None, None]
+                }
+            };
+            for way in ways.into_iter().flatten() {
+                is_known = true;
+                is_sent |= self.send_unit(cx, now, way, unit);
+            }
+        }
+        self.frame = frame;
+        if !is_known {
+            self.counters.no_transport += 1;
+        } else if is_sent {
+            self.counters.switched += 1;
+            if let Some(capture) = &self.capture {
+                capture.record(Side::Inner, Direction::Outbound, packet);
+            }
+        } else {
+            self.counters.queue_full += 1;
+        }
+    }
+
+    /// Bytes that wait for a transport.
+    fn waiting_on(&self, way: Way) -> usize {
+        match way {
+            Way::Stream(slot) => self.streams.waiting_on(slot),
+            Way::Udp { .. } | Way::Dtls { .. } => 0,
+        }
+    }
+
+    /// Moves a unit to the send queue of a transport.
+    #[inline]
+    fn send_unit(&mut self, cx: &mut Context<'_>, now: Instant, way: Way, unit: &[u8]) -> bool {
+        match way {
+            Way::Stream(slot) => self.streams.queue_packet(now, slot, unit),
+            Way::Udp { port, peer } => {
+                if let Some(port) = self.ports.get_mut(port) {
+                    port.queue(cx, peer, unit);
+                }
+                true
+            }
+            Way::Dtls { port, key } => self
+                .ports
+                .get_mut(port)
+                .is_some_and(|port| port.seal(cx, key, unit).is_ok()),
+        }
     }
 
     /// Sends what the session core wants to say, and acts on what it tells.
@@ -116,12 +150,14 @@ impl Worker {
             }
         }
         while let Some(event) = self.core.poll_event() {
-            let outer =
-                if let Event::SessionUp { binding, .. } | Event::Bound { binding, .. } = &event {
-                    self.outer(*binding)
-                } else {
-                    None
-                };
+            let outer = if let Event::SessionUp { binding, .. }
+            | Event::CompanionUp { binding, .. }
+            | Event::Bound { binding, .. } = &event
+            {
+                self.outer(*binding)
+            } else {
+                None
+            };
             self.log.event(now, &event, outer);
             if let Event::SessionUp {
                 session, addresses, ..

@@ -95,6 +95,37 @@ impl Log {
                     identity
                 );
             }
+            Event::CompanionUp {
+                session,
+                companion,
+                role,
+                tsid,
+                ..
+            } => {
+                self.name(*companion, *tsid);
+                let main = self.tsid(*session);
+                tracing::info!(
+                    event = "companion-up",
+                    %tsid,
+                    %role,
+                    tunnel = main.map(tracing::field::display),
+                    interface,
+                    transport,
+                    peer
+                );
+            }
+            Event::CompanionDown {
+                companion,
+                role,
+                tsid,
+                reason,
+                ..
+            } => {
+                if let Some(slot) = self.names.get_mut(companion.index()) {
+                    *slot = None;
+                }
+                tracing::info!(event = "companion-down", %tsid, %role, ?reason);
+            }
             Event::Bound { session, .. } => {
                 let tsid = self.tsid(*session);
                 tracing::info!(

@@ -180,6 +180,11 @@ impl Streams {
         taken
     }
 
+    /// Bytes that wait on a stream.
+    pub(super) fn waiting_on(&self, slot: usize) -> usize {
+        self.slots.get(slot).map_or(0, |stream| stream.counted)
+    }
+
     /// Queues a control message.
     pub(super) fn queue(&mut self, slot: usize, bytes: &[u8]) -> Result<(), QueueError> {
         let stream = self.slots.get_mut(slot).ok_or(QueueError::Ended)?;

@@ -129,6 +129,7 @@ pub(super) mod tests {
                 interface: 0,
                 transport: Transport::Tcp,
                 peer: "192.0.2.1:1000".parse().unwrap(),
+                local: "192.0.2.2:5060".parse().unwrap(),
                 identity: None,
             };
             core.open_binding(now, info).unwrap()

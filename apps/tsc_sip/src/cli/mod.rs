@@ -17,7 +17,7 @@ use std::{
 
 use clap::Args;
 use tsc_cli::UsageError;
-use tsc_tapi::{MAX_COPIES, Redundancy};
+use tsc_tapi::{MAX_COPIES, Redundancy, TunnelTransport};
 
 pub use account::SipArgs;
 pub use calls::CallArgs;
@@ -26,7 +26,7 @@ pub use inner_tcp::InnerTcpArgs;
 pub use network::{NetworkArgs, connect_outcome};
 pub use server::ServerArgs;
 
-use crate::{client::ClientOptions, media::Audio};
+use crate::{client::ClientOptions, media::Audio, net::MediaServices};
 
 /// What is played and recorded.
 #[derive(Clone, Debug, Args)]
@@ -49,10 +49,16 @@ pub struct MediaArgs {
     )]
     pub codec: Vec<crate::media::Codec>,
 
-    /// Have RTP repeated in the datagrams that follow, in both directions: `off`, once, twice, or as the losses of the network
-    /// make it necessary. Where the tunnel's server assigns redundancy, and over udp and dtls.
-    #[arg(long, value_name = "off|1|2|adaptive", default_value = "off", value_parser = redundancy)]
+    /// Have RTP repeated in both directions: `off`, once, twice, or (over udp and dtls) as the losses of the network make it necessary.
+    /// Over udp and dtls in the datagrams that follow, over tcp and tls on further connections; `balanced` sends each packet over
+    /// one of three connections. Where the tunnel's server assigns redundancy.
+    #[arg(long, value_name = "off|1|2|adaptive|balanced", default_value = "off", value_parser = redundancy)]
     pub redundancy: Redundancy,
+
+    /// Have RTP carried in a datagram tunnel beside a stream (DDT): over udp beside tcp, over dtls beside tls. Where the tunnel's
+    /// server assigns DDT, and as long as datagrams pass; else on the stream.
+    #[arg(long)]
+    pub ddt: bool,
 
     /// A packet counts as late when it comes more than this many milliseconds after its schedule, which starts with
     /// the first packet.
@@ -77,7 +83,14 @@ impl MediaArgs {
         options.record = self.record_directory()?;
         options.media_timeout = Duration::from_secs(self.media_timeout);
         options.playout_delay = Duration::from_millis(self.playout_delay);
-        options.redundancy = self.redundancy;
+        options.services = MediaServices {
+            redundancy: self.redundancy,
+            transport: if self.ddt {
+                TunnelTransport::Datagram
+            } else {
+                TunnelTransport::Main
+            },
+        };
         Ok(())
     }
 
@@ -95,7 +108,8 @@ fn redundancy(text: &str) -> Result<Redundancy, &'static str> {
         "1" => Ok(Redundancy::Copies(1)),
         "2" => Ok(Redundancy::Copies(2)),
         "adaptive" => Ok(Redundancy::Adaptive { most: MAX_COPIES }),
-        _ => Err("expected off, 1, 2 or adaptive"),
+        "balanced" => Ok(Redundancy::Balanced(MAX_COPIES)),
+        _ => Err("expected off, 1, 2, adaptive or balanced"),
     }
 }
 

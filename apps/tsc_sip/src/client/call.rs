@@ -69,10 +69,10 @@ async fn try_call<N: InnerNet>(
     let sockets = bind_media_pair(&*access.net, access.ip)
         .await
         .map_err(CallError::Sockets)?;
-    // TSC_REDUNDANCY: accepted at once; the tunnel's notifications tell from when on it is in force.
+    // Redundancy and DDT: accepted at once; the tunnel's notifications tell from when on they are in force.
     sockets
         .0
-        .set_redundancy(options.redundancy)
+        .set_services(options.services)
         .map_err(CallError::Sockets)?;
     let local = local(&sockets).map_err(CallError::Sockets)?;
     // 62 bits, so that peers with signed numbers can read it.
@@ -122,7 +122,7 @@ async fn try_call<N: InnerNet>(
         .open(sockets, agreed, config, &mut OsRandom)
         .await;
     let mut call = Established::new(Role::Caller, dialog, offer, local, agreed);
-    call.redundancy = options.redundancy;
+    call.services = options.services;
     let end = talk(shared, access, &mut call, &mut stream, &mut events).await;
     stream.stop().await;
 

@@ -2,12 +2,11 @@
 
 use std::{fmt, net::SocketAddr, num::NonZeroU16, path::PathBuf, sync::Arc, time::Duration};
 
-use tsc_tapi::Redundancy;
-
 use crate::{
     endpoint,
     http::DownloadOptions,
     media::{Audio, Codec, MediaConfig},
+    net::MediaServices,
     secret::Secret,
     sip::{Host, Transport},
     transaction::Timers,
@@ -55,8 +54,8 @@ pub struct ClientOptions {
     pub linger: Duration,
     /// Timers of SIP.
     pub timers: Timers,
-    /// How RTP is protected against loss, by tunnels that can.
-    pub redundancy: Redundancy,
+    /// What is asked of the tunnel for RTP.
+    pub services: MediaServices,
     /// What carries SIP.
     pub transport: Transport,
     /// Chats and files.
@@ -166,7 +165,7 @@ impl ClientOptions {
             media_timeout: MediaConfig::MEDIA_TIMEOUT,
             linger: endpoint::LINGER,
             timers: Timers::default(),
-            redundancy: Redundancy::Off,
+            services: MediaServices::default(),
             transport: Transport::default(),
             sessions: SessionOptions::default(),
             downloads: DownloadOptions::default(),

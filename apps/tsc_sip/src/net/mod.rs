@@ -18,7 +18,7 @@ use std::{
 };
 
 use tokio::io::{AsyncRead, AsyncWrite};
-use tsc_tapi::Redundancy;
+use tsc_tapi::{Redundancy, TunnelTransport};
 
 pub use host::HostNet;
 pub(crate) use probe::Prober;
@@ -132,14 +132,23 @@ pub trait InnerSocket: Send + Sync + 'static {
     /// What the network says.
     fn local_addr(&self) -> io::Result<SocketAddr>;
 
-    /// Asks the network to protect the socket's packets against loss. One that cannot does nothing.
+    /// Asks the network to treat the socket's packets so. One that cannot does nothing.
     ///
     /// # Errors
     ///
     /// What the network says.
-    fn set_redundancy(&self, _redundancy: Redundancy) -> io::Result<()> {
+    fn set_services(&self, _services: MediaServices) -> io::Result<()> {
         Ok(())
     }
+}
+
+/// What is asked of the tunnel for RTP.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MediaServices {
+    /// How it is protected against loss.
+    pub redundancy: Redundancy,
+    /// Which tunnel carries it, where there are two.
+    pub transport: TunnelTransport,
 }
 
 /// Our address in a network for talking to `peer`: the first of its family.

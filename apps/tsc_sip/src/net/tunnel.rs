@@ -6,9 +6,9 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
-use tsc_tapi::{Notification, Redundancy, TcpListener, TcpStream, Tunnel, TunnelConfig, UdpSocket};
+use tsc_tapi::{Notification, TcpListener, TcpStream, Tunnel, TunnelConfig, UdpSocket};
 
-use super::{InnerListener, InnerNet, InnerSocket};
+use super::{InnerListener, InnerNet, InnerSocket, MediaServices};
 
 impl InnerNet for Tunnel {
     type Socket = UdpSocket;
@@ -70,8 +70,9 @@ impl InnerSocket for UdpSocket {
         Self::local_addr(self)
     }
 
-    fn set_redundancy(&self, redundancy: Redundancy) -> io::Result<()> {
-        Self::set_redundancy(self, redundancy)
+    fn set_services(&self, services: MediaServices) -> io::Result<()> {
+        self.set_redundancy(services.redundancy)?;
+        self.set_tunnel_transport(services.transport)
     }
 }
 

@@ -8,6 +8,7 @@
     clippy::wildcard_enum_match_arm
 )]
 
+mod ddt;
 mod heard;
 mod media;
 mod mid_call;
@@ -62,7 +63,8 @@ const TRANSPORTS: [&str; 4] = ["udp", "tcp", "tls", "dtls"];
 
 fn lab(round_trip: Duration, egress: Egress) -> (Lab, Wire) {
     let (network, wire) = Network::with_wire(WireOptions::round_trip(round_trip));
-    let lab = Lab::on(network, egress, MORE_PORTS, "");
+    let interface = format!("assigned-services = [\"DDT\", \"redundancy\"]\n{MORE_PORTS}");
+    let lab = Lab::on(network, egress, &interface, "");
     (lab, wire)
 }
 

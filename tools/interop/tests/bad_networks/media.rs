@@ -17,7 +17,7 @@ use tokio::{
     time::interval,
 };
 use tsc_interop::{Namespace, address};
-use tsc_tapi::{TcpStream, Tunnel};
+use tsc_tapi::{TcpStream, Tunnel, TunnelTransport};
 
 use crate::{FRAME, close, heard::Heard, soon};
 
@@ -83,10 +83,21 @@ pub(crate) struct Call {
 
 impl Call {
     pub(crate) async fn begin(tunnel: Tunnel, echo: SocketAddr, source: SocketAddr) -> Self {
+        Self::over(tunnel, TunnelTransport::Main, echo, source).await
+    }
+
+    /// With the media where this says.
+    pub(crate) async fn over(
+        tunnel: Tunnel,
+        transport: TunnelTransport,
+        echo: SocketAddr,
+        source: SocketAddr,
+    ) -> Self {
         let tunnel = Arc::new(tunnel);
         let stop = Arc::new(AtomicBool::new(false));
         let heard = Heard::default();
         let socket = Arc::new(tunnel.bind_udp("0.0.0.0:0".parse().unwrap()).unwrap());
+        socket.set_tunnel_transport(transport).unwrap();
         let listen = {
             let (socket, heard) = (Arc::clone(&socket), heard.clone());
             tokio::spawn(async move {
