@@ -96,6 +96,8 @@ pub struct CallReport {
     pub jitter_ms: f64,
     /// Mean round trip by RTCP, in milliseconds.
     pub rtt_ms: Option<f64>,
+    /// Mean time that packets waited to be played, in milliseconds.
+    pub playout_ms: Option<f64>,
     /// Estimated mean opinion score (G.107) of what was heard; absent if there was no media.
     pub mos: Option<f64>,
     /// RTP packets that the other side says it missed.
@@ -112,6 +114,9 @@ pub struct CallReport {
     /// G.711 payload that arrived, by timestamp.
     #[serde(skip)]
     pub heard: Vec<u8>,
+    /// What the listener heard, if that is recorded.
+    #[serde(skip)]
+    pub rendered: Vec<i16>,
 }
 
 /// A report that notes failures.
@@ -158,6 +163,7 @@ impl CallReport {
             reordered: 0,
             jitter_ms: 0.0,
             rtt_ms: None,
+            playout_ms: None,
             mos: None,
             remote_lost: None,
             remote_jitter_ms: None,
@@ -165,6 +171,7 @@ impl CallReport {
             recording: None,
             played: Vec::new(),
             heard: Vec::new(),
+            rendered: Vec::new(),
         }
     }
 
@@ -184,6 +191,7 @@ impl CallReport {
         self.reordered = media.reordered;
         self.jitter_ms = millis(media.jitter);
         self.rtt_ms = media.rtt.map(millis);
+        self.playout_ms = Some(millis(media.playout_delay));
         self.mos = Some((media.mos * 100.0).round() / 100.0);
         self.remote_lost = media.remote.map(|remote| remote.lost);
         self.remote_jitter_ms = media
@@ -192,12 +200,13 @@ impl CallReport {
         self.ignored = media.ignored;
         self.played = media.played;
         self.heard = media.heard;
+        self.rendered = media.rendered;
         if expected && media.received == 0 {
             self.fail(Outcome::MediaFailed, "no RTP arrived");
         }
     }
 
-    /// Writes what was heard into a directory, as WAV and as bare G.711 beside it.
+    /// Writes what arrived into a directory, as WAV and as bare G.711 beside it, and what the listener heard of it.
     ///
     /// # Errors
     ///
@@ -218,6 +227,8 @@ impl CallReport {
         fs::create_dir_all(directory)?;
         let path = directory.join(format!("{name}.wav"));
         Audio::write(&path, codec, &self.heard)?;
+        let listener = directory.join(format!("{name}-heard.wav"));
+        Audio::from_samples(std::mem::take(&mut self.rendered)).save(&listener)?;
         fs::write(path.with_extension(codec.file_suffix()), &self.heard)?;
         self.recording = Some(path);
         Ok(())
@@ -368,10 +379,13 @@ mod tests {
         let mut report = CallReport::new("id", "peer", Role::Callee);
         report.codec = Some(Codec::Pcmu);
         report.heard = Codec::Pcmu.encode(&[1000; 160]);
+        report.rendered = vec![990; 160];
         report.record(dir.path(), "../../x/y").unwrap();
         let path = report.recording.unwrap();
         assert_eq!(path.parent(), Some(dir.path()));
         assert_eq!(fs::read(path.with_extension("ulaw")).unwrap(), report.heard);
+        let listener = Audio::read(&dir.path().join("______x_y-heard.wav")).unwrap();
+        assert_eq!(listener.samples(), [990; 160]);
         assert_eq!(
             Codec::Pcmu.encode(Audio::read(&path).unwrap().samples()),
             report.heard

@@ -156,7 +156,8 @@ fn loss_is_counted_also_at_both_ends_of_the_call() {
         callee.lost, 116,
         "the sender's last count tells what no sequence number can"
     );
-    assert!(callee.mos < 2.0, "{}", callee.mos);
+    // 23 % with concealment, scattered: 95 * 23.2 / (23.2 + 25.1) of R, which is 47.6 then.
+    assert!((2.4..2.5).contains(&callee.mos), "{}", callee.mos);
     assert!(caller.remote.unwrap().lost > 90);
 }
 
@@ -177,6 +178,8 @@ fn late_packets_are_counted_and_recorded() {
         "recordings hold what arrived"
     );
     assert!(callee.jitter > Duration::from_millis(1));
+    assert_eq!(callee.playout_delay, Duration::from_millis(60));
+    assert!(callee.rendered.is_empty(), "nobody asked for it");
 }
 
 #[test]

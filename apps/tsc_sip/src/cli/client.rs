@@ -73,6 +73,7 @@ impl ClientArgs {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::media::PlayoutDelay;
     use clap::CommandFactory;
     use std::time::Duration;
 
@@ -83,12 +84,20 @@ mod tests {
 
     #[test]
     fn options_follow_the_command_line() {
-        let line = "x --no-tunnel 127.0.0.1 --call echo -n 3 --duration 1.5 --codec pcma";
+        let line = "x --no-tunnel 127.0.0.1 --call echo -n 3 --duration 1.5 --codec pcma --playout-delay 80";
         let args = ClientArgs::try_parse_from(line.split(' ')).unwrap();
         let options = args.options().unwrap();
         assert_eq!((options.calls, options.callee.as_str()), (3, "echo"));
         assert_eq!(options.duration, Some(Duration::from_millis(1500)));
         assert_eq!(options.codecs, [crate::media::Codec::Pcma]);
+        let fixed = PlayoutDelay::Fixed(Duration::from_millis(80));
+        assert_eq!(options.playout_delay, fixed);
+        let line = "x --no-tunnel 127.0.0.1 --playout-delay adaptive";
+        let args = ClientArgs::try_parse_from(line.split(' ')).unwrap();
+        assert_eq!(
+            args.options().unwrap().playout_delay,
+            PlayoutDelay::Adaptive
+        );
         assert!(options.password.is_none() && options.register);
     }
 
@@ -103,6 +112,8 @@ mod tests {
         );
         assert!(parse("x -s a:1 --duration 0").is_err());
         assert!(parse("x -s a:1 --no-tunnel ::1").is_err());
+        assert!(parse("x -s a:1 --playout-delay 2001").is_err());
+        assert!(parse("x -s a:1 --playout-delay soon").is_err());
         let args = parse("x -s a:b").unwrap();
         let error = args.network.tunnel.builder("test").unwrap_err();
         assert!(error.to_string().starts_with("--server"), "{error}");

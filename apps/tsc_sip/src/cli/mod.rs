@@ -26,7 +26,11 @@ pub use inner_tcp::InnerTcpArgs;
 pub use network::{NetworkArgs, connect_outcome};
 pub use server::ServerArgs;
 
-use crate::{client::ClientOptions, media::Audio, net::MediaServices};
+use crate::{
+    client::ClientOptions,
+    media::{Audio, PlayoutDelay},
+    net::MediaServices,
+};
 
 /// What is played and recorded.
 #[derive(Clone, Debug, Args)]
@@ -36,7 +40,8 @@ pub struct MediaArgs {
     #[arg(long, value_name = "FILE")]
     pub play: Option<PathBuf>,
 
-    /// Directory for recordings of what was heard: for each call a WAV file and the bare G.711 payload.
+    /// Directory for recordings: for each call a WAV file of what the network delivered, its bare G.711 payload, and NAME-heard.wav, what
+    /// the listener heard of it.
     #[arg(long, value_name = "DIR")]
     pub record: Option<PathBuf>,
 
@@ -60,10 +65,10 @@ pub struct MediaArgs {
     #[arg(long)]
     pub ddt: bool,
 
-    /// A packet counts as late when it comes more than this many milliseconds after its schedule, which starts with
-    /// the first packet.
-    #[arg(long, value_name = "MS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(0..=2000))]
-    pub playout_delay: u64,
+    /// A packet counts as late, and is not heard, when it comes more than this many milliseconds after its schedule, which
+    /// starts with the first packet. `adaptive` has the listener wait as the network makes it necessary, 60 to 200 ms.
+    #[arg(long, value_name = "MS|adaptive", default_value = "60", value_parser = playout_delay)]
+    pub playout_delay: PlayoutDelay,
 
     /// End a call when neither RTP nor RTCP has come from the other side for this many seconds; 0 never does.
     #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(0..=86_400))]
@@ -82,7 +87,7 @@ impl MediaArgs {
         options.codecs.clone_from(&self.codec);
         options.record = self.record_directory()?;
         options.media_timeout = Duration::from_secs(self.media_timeout);
-        options.playout_delay = Duration::from_millis(self.playout_delay);
+        options.playout_delay = self.playout_delay;
         options.services = MediaServices {
             redundancy: self.redundancy,
             transport: if self.ddt {
@@ -111,6 +116,15 @@ fn redundancy(text: &str) -> Result<Redundancy, &'static str> {
         "balanced" => Ok(Redundancy::Balanced(MAX_COPIES)),
         _ => Err("expected off, 1, 2, adaptive or balanced"),
     }
+}
+
+fn playout_delay(text: &str) -> Result<PlayoutDelay, &'static str> {
+    if text == "adaptive" {
+        return Ok(PlayoutDelay::Adaptive);
+    }
+    let millis = text.parse().ok().filter(|millis| *millis <= 2000);
+    let fixed = |millis| PlayoutDelay::Fixed(Duration::from_millis(millis));
+    millis.map(fixed).ok_or("expected adaptive, or 0 to 2000")
 }
 
 /// A directory to write to, made if need be, and tried.

@@ -188,7 +188,7 @@ impl ServerArgs {
             http_port: (!self.no_http).then_some(self.http_port),
             receive: writable("--receive", self.receive.as_deref())?,
             max_file: self.max_file,
-            playout_delay: Duration::from_millis(self.media.playout_delay),
+            playout_delay: self.media.playout_delay,
             ..ServerOptions::default()
         };
         if let (Some(registrar), Some(user)) = (self.register_at, &self.register_as) {

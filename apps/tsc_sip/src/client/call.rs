@@ -216,5 +216,6 @@ fn media_config<N: InnerNet>(
     let source = Source::Play { payload, packets };
     let mut config = MediaConfig::new(source, format!("{}@{}", options.user, access.ip));
     config.playout_delay = options.playout_delay;
+    config.render = options.record.is_some();
     config
 }

@@ -5,7 +5,7 @@ use std::{fmt, net::SocketAddr, num::NonZeroU16, path::PathBuf, sync::Arc, time:
 use crate::{
     endpoint,
     http::DownloadOptions,
-    media::{Audio, Codec, MediaConfig},
+    media::{Audio, Codec, MediaConfig, PlayoutDelay},
     net::MediaServices,
     secret::Secret,
     sip::{Host, Transport},
@@ -46,7 +46,7 @@ pub struct ClientOptions {
     /// How long the callee may ring until we cancel.
     pub ring_timeout: Duration,
     /// See [`MediaConfig::playout_delay`].
-    pub playout_delay: Duration,
+    pub playout_delay: PlayoutDelay,
     /// How long a call goes on without RTP and RTCP of the other side where media is expected; then it is ended with
     /// BYE. Zero is for ever.
     pub media_timeout: Duration,
@@ -161,7 +161,7 @@ impl ClientOptions {
             codecs: Codec::ALL.to_vec(),
             record: None,
             ring_timeout: Duration::from_secs(60),
-            playout_delay: MediaConfig::PLAYOUT_DELAY,
+            playout_delay: PlayoutDelay::default(),
             media_timeout: MediaConfig::MEDIA_TIMEOUT,
             linger: endpoint::LINGER,
             timers: Timers::default(),

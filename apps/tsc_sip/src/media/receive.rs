@@ -1,6 +1,6 @@
-//! What arrived: loss, lateness, duplicates, order and jitter of one source (RFC 3550 appendix A).
+//! What arrived: loss, duplicates, order and jitter of one source (RFC 3550 appendix A).
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::SAMPLE_RATE;
 
@@ -18,8 +18,6 @@ pub struct ReceiveStats {
     pub expected: u64,
     /// Packets that arrived, each counted once.
     pub received: u64,
-    /// Of these, such that came after their playout time.
-    pub late: u64,
     /// Of these, such that came after a packet with a higher sequence number.
     pub reordered: u64,
     /// Further copies.
@@ -45,8 +43,6 @@ pub enum Received {
     New {
         /// Place of its first sample.
         offset: i64,
-        /// It came after its playout time.
-        late: bool,
     },
     /// A copy of one that was here already.
     Duplicate,
@@ -56,9 +52,8 @@ pub enum Received {
 
 /// The receiving end of one source. The source is known by signalling, so there is no probation (RFC 3550
 /// A.1 has it for sources that appear from nowhere).
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Receiver {
-    playout_delay: Duration,
     state: Option<State>,
     stats: ReceiveStats,
     /// Expected packets before the last restart of the sequence.
@@ -85,17 +80,10 @@ struct State {
 }
 
 impl Receiver {
-    /// A receiver that plays each packet at `playout_delay` after the time that follows from the first
-    /// packet's arrival and the timestamps.
+    /// A receiver to which nothing has come.
     #[must_use]
-    pub fn new(playout_delay: Duration) -> Self {
-        Self {
-            playout_delay,
-            state: None,
-            stats: ReceiveStats::default(),
-            settled: 0,
-            prior: (0, 0),
-        }
+    pub fn new() -> Self {
+        Self::default()
     }
 
     /// Takes one packet.
@@ -103,10 +91,7 @@ impl Receiver {
         let Some(state) = &mut self.state else {
             self.state = Some(State::new(now, sequence, timestamp));
             self.stats.received = 1;
-            return Received::New {
-                offset: 0,
-                late: false,
-            };
+            return Received::New { offset: 0 };
         };
         let distance = sequence.wrapping_sub(low_bits(state.highest));
         let back = distance.wrapping_neg();
@@ -143,9 +128,7 @@ impl Receiver {
         self.stats.received += 1;
         let offset = state.offset(timestamp);
         state.note_transit(now, offset);
-        let late = now > state.playout(offset, self.playout_delay);
-        self.stats.late += u64::from(late);
-        Received::New { offset, late }
+        Received::New { offset }
     }
 
     /// The counts so far.
@@ -244,24 +227,6 @@ impl State {
         self.transit = transit;
         self.jitter = (self.jitter + difference).saturating_sub((self.jitter + 8) >> 4);
     }
-
-    fn playout(&self, offset: i64, delay: Duration) -> Instant {
-        let samples = u64::try_from(offset).unwrap_or_default();
-        // A jump of the timestamp cannot leave the range of the clock.
-        let samples = samples.min(u64::from(u32::MAX));
-        let schedule = Duration::from_micros(samples * 1_000_000 / u64::from(SAMPLE_RATE));
-        let at = self.first_arrival + schedule + delay;
-        match offset < 0 {
-            // Packets that were overtaken by the first one were due before it.
-            true => at - duration_of(offset.unsigned_abs()).min(delay),
-            false => at,
-        }
-    }
-}
-
-fn duration_of(samples: u64) -> Duration {
-    let samples = samples.min(u64::from(u32::MAX));
-    Duration::from_micros(samples * 1_000_000 / u64::from(SAMPLE_RATE))
 }
 
 #[allow(clippy::cast_possible_truncation)] // the low bits are what is asked for
@@ -271,9 +236,9 @@ const fn low_bits(extended: u64) -> u16 {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::time::Duration;
 
-    const DELAY: Duration = Duration::from_millis(60);
+    use super::*;
 
     struct World {
         receiver: Receiver,
@@ -282,7 +247,7 @@ mod tests {
 
     impl World {
         fn new() -> Self {
-            let receiver = Receiver::new(DELAY);
+            let receiver = Receiver::new();
             let start = Instant::now();
             Self { receiver, start }
         }
@@ -302,20 +267,11 @@ mod tests {
         for n in 0..50 {
             let got = world.packet(n, u64::from(n) * 20);
             let offset = i64::from(n) * 160;
-            assert_eq!(
-                got,
-                Received::New {
-                    offset,
-                    late: false
-                }
-            );
+            assert_eq!(got, Received::New { offset });
         }
         let stats = world.receiver.stats();
         assert_eq!((stats.expected, stats.received, stats.lost()), (50, 50, 0));
-        assert_eq!(
-            (stats.late, stats.duplicated, stats.reordered, stats.jitter),
-            (0, 0, 0, 0)
-        );
+        assert_eq!((stats.duplicated, stats.reordered, stats.jitter), (0, 0, 0));
         assert_eq!(world.receiver.extended_highest(), 65_530 + 49);
         assert_eq!(world.receiver.fraction_lost(), 0);
     }
@@ -340,37 +296,10 @@ mod tests {
     fn the_first_packet_may_have_overtaken_others() {
         let mut world = World::new();
         world.packet(2, 40);
-        assert_eq!(
-            world.packet(0, 41),
-            Received::New {
-                offset: -320,
-                late: false
-            }
-        );
-        assert_eq!(
-            world.packet(1, 42),
-            Received::New {
-                offset: -160,
-                late: false
-            }
-        );
+        assert_eq!(world.packet(0, 41), Received::New { offset: -320 });
+        assert_eq!(world.packet(1, 42), Received::New { offset: -160 });
         let stats = world.receiver.stats();
         assert_eq!((stats.expected, stats.received, stats.reordered), (3, 3, 2));
-    }
-
-    #[test]
-    fn late_is_what_misses_its_playout_time() {
-        let mut world = World::new();
-        world.packet(0, 0);
-        assert!(matches!(
-            world.packet(1, 80),
-            Received::New { late: false, .. }
-        ));
-        assert!(matches!(
-            world.packet(2, 101),
-            Received::New { late: true, .. }
-        ));
-        assert_eq!(world.receiver.stats().late, 1);
     }
 
     /// By hand from RFC 3550 A.8: transit differences in clock units, J += D - (J + 8 >> 4) on J times 16.

@@ -11,8 +11,8 @@ use rtp_types::{RtpPacket, RtpPacketBuilder};
 use tsc_tapi::media::{self, Impairments};
 
 use super::{
-    Codec, Received, Receiver, ReceptionReport, RtcpError, RtcpReport, SAMPLE_RATE,
-    SAMPLES_PER_PACKET, SenderInfo,
+    Codec, Playout, PlayoutDelay, Received, Receiver, ReceptionReport, RtcpError, RtcpReport,
+    SAMPLE_RATE, SAMPLES_PER_PACKET, SenderInfo,
 };
 use crate::{
     random::{Random, SeededRandom},
@@ -45,18 +45,17 @@ pub struct MediaConfig {
     pub source: Source,
     /// Canonical name in SDES: `user@host`.
     pub cname: String,
-    /// A packet is late when it comes later than this after its schedule, which follows from the first packet's
-    /// arrival and the timestamps.
-    pub playout_delay: Duration,
+    /// How long packets wait for those that come later; what comes after that is late.
+    pub playout_delay: PlayoutDelay,
     /// Minimum between RTCP reports, before it is spread (RFC 3550 6.2 and 6.3.1).
     pub rtcp_interval: Duration,
     /// Bytes of each recording; what comes later in the call is counted but not recorded.
     pub max_recording: usize,
+    /// Whether what the listener hears is recorded too.
+    pub render: bool,
 }
 
 impl MediaConfig {
-    /// Default of [`MediaConfig::playout_delay`].
-    pub const PLAYOUT_DELAY: Duration = Duration::from_millis(60);
     /// The reduced minimum of RFC 3550 6.2, 360 divided by the session's bandwidth in kbit/s: G.711 in packets of
     /// 20 ms with all its headers has 80.
     pub const RTCP_INTERVAL: Duration = Duration::from_millis(4500);
@@ -71,9 +70,10 @@ impl MediaConfig {
         Self {
             source,
             cname: cname.into(),
-            playout_delay: Self::PLAYOUT_DELAY,
+            playout_delay: PlayoutDelay::default(),
             rtcp_interval: Self::RTCP_INTERVAL,
             max_recording: Self::MAX_RECORDING,
+            render: false,
         }
     }
 }
@@ -109,8 +109,10 @@ pub struct MediaReport {
     pub jitter: Duration,
     /// Mean round trip by RTCP, if a report came back.
     pub rtt: Option<Duration>,
-    /// Estimated mean opinion score of what was heard (G.107): delay is half the round trip plus packet time and
-    /// playout delay, loss is what was lost or late.
+    /// Mean time from when a packet of the fastest way would have come until it was played.
+    pub playout_delay: Duration,
+    /// Estimated mean opinion score of what was heard (G.107): delay is half the shortest round trip plus packet time and
+    /// [`playout_delay`](Self::playout_delay), loss is what was lost or late, with the bursts that the listener hears.
     pub mos: f64,
     /// What the other end last reported about our stream.
     pub remote: Option<RemoteView>,
@@ -125,6 +127,8 @@ pub struct MediaReport {
     /// G.711 payload that arrived, placed by timestamp, gaps filled with silence. It holds late packets too:
     /// it shows what the network delivered.
     pub heard: Vec<u8>,
+    /// What the listener heard, if that was to be recorded: late packets missing, gaps concealed.
+    pub rendered: Vec<i16>,
 }
 
 /// One call's media. See the [module](super).
@@ -143,11 +147,13 @@ pub struct MediaSession {
     receiver: Receiver,
     remote_ssrc: Option<u32>,
     heard: Recording,
+    playout: Playout,
     rtcp_at: Option<Instant>,
     last_sr: Option<(u32, Instant)>,
     remote_packets: u64,
     remote: Option<RemoteView>,
     round_trips: (Duration, u32),
+    shortest: Option<Duration>,
     bye_received: bool,
     ignored: u64,
     send_errors: u64,
@@ -200,15 +206,24 @@ impl MediaSession {
                 stopped: false,
                 played: Vec::new(),
             },
-            receiver: Receiver::new(config.playout_delay),
+            receiver: Receiver::new(),
             remote_ssrc: None,
             heard: Recording::default(),
+            playout: Playout::new(
+                config.playout_delay,
+                if config.render {
+                    config.max_recording
+                } else {
+                    0
+                },
+            ),
             // In a session of two the first report may go at once (RFC 3550 6.2).
             rtcp_at: Some(now),
             last_sr: None,
             remote_packets: 0,
             remote: None,
             round_trips: (Duration::ZERO, 0),
+            shortest: None,
             bye_received: false,
             ignored: 0,
             send_errors: 0,
@@ -390,7 +405,7 @@ impl MediaSession {
         }
         self.alive_at = now;
         let (sequence, timestamp) = (packet.sequence_number(), packet.timestamp());
-        let Received::New { offset, .. } = self.receiver.receive(now, sequence, timestamp) else {
+        let Received::New { offset } = self.receiver.receive(now, sequence, timestamp) else {
             return;
         };
         self.awaited = false;
@@ -402,6 +417,8 @@ impl MediaSession {
         let limit = self.config.max_recording;
         let silence = self.agreed.codec.silence();
         self.heard.place(offset, packet.payload(), silence, limit);
+        let samples = self.agreed.codec.decode(packet.payload());
+        self.playout.put(now, offset, &samples);
         if let Source::Echo = self.config.source {
             let echo = &mut self.sender.echo;
             echo.extend(packet.payload());
@@ -451,8 +468,10 @@ impl MediaSession {
         let spent = u32::try_from(spent.cast_signed().max(0)).unwrap_or_default();
         if spent < 60 << 16 {
             let (sum, count) = &mut self.round_trips;
-            *sum += Duration::from_secs_f64(f64::from(spent) / 65_536.0);
+            let spent = Duration::from_secs_f64(f64::from(spent) / 65_536.0);
+            *sum += spent;
             *count += 1;
+            self.shortest = Some(self.shortest.map_or(spent, |least| least.min(spent)));
         }
     }
 
@@ -475,29 +494,38 @@ impl MediaSession {
         let lost = expected.saturating_sub(stats.received);
         let (sum, count) = self.round_trips;
         let rtt = (count > 0).then(|| sum / count);
-        let unusable = lost + stats.late;
+        let rendered = self.playout.finish();
+        let played = self.playout.stats();
+        let unusable = lost + played.late;
         #[allow(clippy::cast_precision_loss)] // counts of packets, far below 2^52
         let loss = match expected {
             0 => 1.0,
             expected => unusable as f64 / expected as f64,
         };
-        let delay = rtt.unwrap_or_default() / 2 + PACKET_TIME + self.config.playout_delay;
+        // How much longer gaps are than independent losses would make them.
+        #[allow(clippy::cast_precision_loss)] // counts of frames, too
+        let burst_ratio = match played.gaps {
+            0 => 1.0,
+            gaps => played.concealed as f64 / gaps as f64 * (1.0 - loss),
+        };
+        let delay = self.shortest.unwrap_or_default() / 2 + PACKET_TIME + played.delay;
         MediaReport {
             codec: self.agreed.codec,
             sent: self.sender.packets,
             received: stats.received,
             lost,
-            late: stats.late,
+            late: played.late,
             duplicated: stats.duplicated,
             reordered: stats.reordered,
             jitter: Duration::from_secs(stats.jitter.into()) / SAMPLE_RATE,
             rtt,
+            playout_delay: played.delay,
             mos: Impairments {
                 delay,
                 loss,
-                burst_ratio: 1.0,
-                // The recording has silence where a packet is missing.
-                codec: media::Codec::G711_SILENCE,
+                burst_ratio,
+                // What is missing is concealed.
+                codec: media::Codec::G711,
             }
             .mos(),
             remote: self.remote,
@@ -506,6 +534,7 @@ impl MediaSession {
             send_errors: self.send_errors,
             played: std::mem::take(&mut self.sender.played),
             heard: std::mem::take(&mut self.heard.payload),
+            rendered,
         }
     }
 }

@@ -130,6 +130,15 @@ impl Audio {
     ///
     /// [`WavError::Read`] with what the file system says.
     pub fn write(path: &Path, codec: Codec, payload: &[u8]) -> Result<(), WavError> {
+        Self::from_samples(codec.decode(payload)).save(path)
+    }
+
+    /// Writes a WAV file.
+    ///
+    /// # Errors
+    ///
+    /// [`WavError::Read`] with what the file system says.
+    pub fn save(&self, path: &Path) -> Result<(), WavError> {
         let spec = hound::WavSpec {
             channels: 1,
             sample_rate: SAMPLE_RATE,
@@ -138,8 +147,8 @@ impl Audio {
         };
         let write = || {
             let mut writer = hound::WavWriter::create(path, spec)?;
-            for sample in codec.decode(payload) {
-                writer.write_sample(sample)?;
+            for sample in self.samples() {
+                writer.write_sample(*sample)?;
             }
             writer.finalize()
         };

@@ -194,6 +194,7 @@ impl<N: InnerNet> Call<N> {
         let user = self.leg.invite.request.uri.user_name();
         let mut config = MediaConfig::new(source, format!("{user}@{}", self.leg.access.ip));
         config.playout_delay = options.playout_delay;
+        config.render = options.record.is_some();
         config
     }
 

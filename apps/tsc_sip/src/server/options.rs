@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, str::FromStr, t
 use crate::{
     digest::{Authenticator, Users},
     endpoint,
-    media::{Audio, Codec, MediaConfig},
+    media::{Audio, Codec, MediaConfig, PlayoutDelay},
     registrar::RegistrarConfig,
     secret::Secret,
     transaction::Timers,
@@ -79,7 +79,7 @@ pub struct ServerOptions {
     /// Directory for recordings.
     pub record: Option<PathBuf>,
     /// See [`MediaConfig::playout_delay`].
-    pub playout_delay: Duration,
+    pub playout_delay: PlayoutDelay,
     /// How long a call goes on without RTP and RTCP of the other side where media is expected; then it is ended with
     /// BYE. Zero is for ever.
     pub media_timeout: Duration,
@@ -117,7 +117,7 @@ impl Default for ServerOptions {
             max_calls: 256,
             max_calls_per_source: 192,
             record: None,
-            playout_delay: MediaConfig::PLAYOUT_DELAY,
+            playout_delay: PlayoutDelay::default(),
             media_timeout: MediaConfig::MEDIA_TIMEOUT,
             linger: endpoint::LINGER,
             timers: Timers::default(),
