@@ -4,8 +4,8 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::Context as _;
+use tsc_figures::bars::{Bar, Whose, chart};
 
-use crate::plot::{Bar, Whose, chart};
 use crate::results::Results;
 use crate::suite::TRANSPORTS;
 use crate::tables::{self, MEMORY, PATHS, SET_UPS};

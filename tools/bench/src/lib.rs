@@ -10,10 +10,8 @@
 
 pub mod check;
 pub mod document;
-pub mod host;
 pub mod instructions;
 pub mod paths;
-pub mod plot;
 pub mod results;
 pub mod suite;
 pub mod tables;

@@ -7,9 +7,9 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, bail};
 use serde::{Deserialize, Serialize};
+use tsc_figures::host::{HostInfo, say};
 use tsc_load::report::{LoadReport, Report, SubjectReport};
 
-use crate::host::HostInfo;
 use crate::suite::Section;
 
 /// What a section gave.
@@ -38,7 +38,7 @@ pub fn measure(load: &Path, section: &Section, directory: &Path) -> anyhow::Resu
         reports.push(report(load, run, section.limit).with_context(|| run.join(" "))?);
     }
     let result = SectionResult {
-        host: HostInfo::read(),
+        host: host(),
         runs: section.runs.iter().map(|run| run.join(" ")).collect(),
         reports,
     };
@@ -46,6 +46,13 @@ pub fn measure(load: &Path, section: &Section, directory: &Path) -> anyhow::Resu
     let text = serde_json::to_string_pretty(&result)?;
     fs::write(file(directory, &section.name), text)?;
     Ok(())
+}
+
+/// This host, with the versions of what we are compared with.
+fn host() -> HostInfo {
+    let mut host = HostInfo::read(&["coturn", "openvpn", "wireguard-go", "stunnel4", "libssl3"]);
+    host.packages.extend(say("boringtun-cli", &["--version"]));
+    host
 }
 
 fn file(directory: &Path, section: &str) -> PathBuf {

@@ -2,6 +2,8 @@
 
 use std::fmt::Write as _;
 
+use crate::escape;
+
 /// Whose figure it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Whose {
@@ -95,12 +97,6 @@ pub fn chart(title: &str, unit: &str, digits: usize, bars: &[Bar]) -> String {
         height - 8.0
     );
     svg
-}
-
-fn escape(text: &str) -> String {
-    text.replace('&', "&amp;")
-        .replace('<', "&lt;")
-        .replace('>', "&gt;")
 }
 
 #[cfg(test)]
