@@ -183,6 +183,35 @@ fn late_packets_are_counted_and_recorded() {
 }
 
 #[test]
+fn the_listener_hears_what_came_in_time_and_that_is_recorded_on_request() {
+    let start = Instant::now();
+    let mut sender = session(start, 1, speech(Some(50)));
+    let agreed = *session(start, 2, Source::Echo).agreed();
+    let mut config = MediaConfig::new(Source::Echo, "2@x");
+    config.render = true;
+    let mut receiver = MediaSession::new(start, agreed, config, &mut SeededRandom::new(2));
+    for n in 0..50u32 {
+        let mut packet = Vec::new();
+        assert!(sender.tick(&mut packet));
+        // The tenth misses its time by 20 ms, the others do not by as much.
+        let way = if n == 10 { 4 } else { 2 * (n % 2) };
+        receiver.handle_rtp(start + TICK * (n + way), address(1, 4000), &packet);
+    }
+    let report = receiver.report();
+    assert_eq!((report.received, report.late), (50, 1));
+    let arrived = Codec::Pcmu.decode(&report.heard);
+    assert_eq!(report.rendered.len(), arrived.len());
+    assert_eq!(report.rendered[..1600], arrived[..1600]);
+    assert_ne!(
+        report.rendered[1600..1760],
+        arrived[1600..1760],
+        "concealed"
+    );
+    // After the first 4 ms of what follows.
+    assert_eq!(report.rendered[1792..], arrived[1792..]);
+}
+
+#[test]
 fn what_does_not_belong_to_the_call_is_ignored() {
     let now = Instant::now();
     let mut sender = session(now, 1, speech(Some(3)));

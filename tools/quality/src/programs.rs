@@ -63,6 +63,21 @@ impl Programs {
         if directory.ends_with("release") {
             cargo.arg("--release");
         }
+        // What `cargo run` says of us is not for the programs: some build scripts look at it, and all that depends on them would be
+        // built anew.
+        let of_us = [
+            "CARGO_PKG_",
+            "CARGO_MANIFEST_",
+            "CARGO_BIN_",
+            "CARGO_CRATE_",
+            "CARGO_PRIMARY_",
+        ];
+        for (name, _) in env::vars_os() {
+            let text = name.to_string_lossy();
+            if of_us.iter().any(|prefix| text.starts_with(prefix)) {
+                cargo.env_remove(&name);
+            }
+        }
         let status = cargo.status().context("cargo is needed, or --programs")?;
         ensure!(status.success(), "the programs cannot be built");
         Self::in_directory(directory)

@@ -120,6 +120,7 @@ pub(crate) fn rtp_rtcp(data: &[u8]) {
     };
     let mut config = MediaConfig::new(Source::Echo, "a@b");
     config.max_recording = LIMIT;
+    config.render = true;
     let mut now = Instant::now();
     let mut session = MediaSession::new(now, agreed, config, &mut SeededRandom::new(1));
     let mut packets = 0;
@@ -147,6 +148,7 @@ pub(crate) fn rtp_rtcp(data: &[u8]) {
     assert!(report.received + report.duplicated <= packets);
     assert!(report.late <= report.received && report.reordered <= report.received);
     assert!(report.heard.len() <= LIMIT && report.played.len() <= LIMIT);
+    assert!(report.rendered.len() <= LIMIT);
     assert!((1.0..=4.5).contains(&report.mos), "{}", report.mos);
 }
 
