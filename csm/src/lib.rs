@@ -141,6 +141,7 @@
 mod assignment;
 pub mod client;
 mod flow;
+mod peer;
 mod prefix;
 mod random;
 mod redundancy;
@@ -154,6 +155,7 @@ mod wire;
 
 pub use assignment::{Alternate, Assignment, InnerAddress};
 pub use flow::{FlowKey, InnerTransport, MAX_FLOWS};
+pub use peer::{Candidate, MAX_CANDIDATES, MOST_UNANSWERED, PathEnd};
 pub use prefix::{MAX_ROUTED_PREFIXES, Prefix, PrefixError};
 pub use random::{BoxedRandom, Random};
 pub use redundancy::MAX_COPIES;

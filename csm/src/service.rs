@@ -1,6 +1,7 @@
 //! What a service in force gives to a tunnel, as both ends tell it to their owners.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use tsc_tpl::ServiceType;
@@ -23,6 +24,13 @@ pub enum ServiceGrant {
         /// Copies of each packet.
         copies: u8,
     },
+    /// Peer: these two inner addresses may reach each other without the server.
+    Peer {
+        /// Of this tunnel.
+        own: IpAddr,
+        /// Of the other.
+        peer: IpAddr,
+    },
     /// A service of which this version only knows that it was granted.
     Other(ServiceType),
 }
@@ -35,6 +43,7 @@ impl ServiceGrant {
             Self::RoutedPrefixes(_) => ServiceType::ENABLE_STG,
             Self::ServerKeepalive(_) => ServiceType::ENABLE_SERVER_KEEPALIVE,
             Self::Redundancy { .. } => ServiceType::ENABLE_REDUNDANCY,
+            Self::Peer { .. } => ServiceType::ENABLE_PEER,
             Self::Other(service) => service.enable(),
         }
     }
@@ -55,6 +64,7 @@ impl fmt::Display for ServiceGrant {
             Self::Redundancy { flow, copies } => {
                 write!(f, "redundancy for {flow}, {copies} copies")
             }
+            Self::Peer { own, peer } => write!(f, "peer tunnel of {own} with {peer}"),
             Self::Other(service) => service.fmt(f),
         }
     }

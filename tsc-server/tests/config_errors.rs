@@ -112,11 +112,11 @@ fn services_not_implemented_are_named_as_such() {
         "assigned-services = [\"DDT\", \"sip\", \"nagle\"]\nauthentication",
         r#"
 error: test.toml:21:22: tscf-interface[0].assigned-services[0]: "DDT" is not implemented in this version
-  help: remove it; implemented are SIP, redundancy, server-keepalive, nagle, STG and inter-client-block
+  help: remove it; implemented are SIP, redundancy, server-keepalive, nagle, STG, peer and inter-client-block
 error: test.toml:21:29: tscf-interface[0].assigned-services[1]: "sip" is none of SIP, redundancy, DDT, DTTE, server-keepalive, nagle, STG, inter-client-block, peer
   help: did you mean "SIP"?"#,
     );
-    for service in ["DDT", "DTTE", "peer"] {
+    for service in ["DDT", "DTTE"] {
         let text = changed(
             "authentication",
             &format!("assigned-services = \"nagle, {service}\"\nauthentication"),

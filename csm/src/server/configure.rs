@@ -6,7 +6,8 @@ use std::time::Instant;
 use bytes::Bytes;
 use tsc_tpl::registry::{MIN_INNER_MTU_IPV4, MIN_INNER_MTU_IPV6, PROTOCOL_REVISION};
 use tsc_tpl::{
-    CmType, ControlMessage, Family, Header, Message, MessageError, ResponseCode, Sequence, Tsid,
+    CmType, ControlMessage, Family, Header, Message, MessageError, ResponseCode, Sequence,
+    ServiceType, Tsid,
 };
 
 use super::Server;
@@ -283,6 +284,11 @@ impl Server {
         inbox.see(sequence);
         let resume_key = Key32::random(&mut self.random);
         let next_sequence = Sequence(self.random.u32());
+        let takes_peers = message.supported_services().is_some_and(|listed| {
+            listed
+                .iter()
+                .any(|service| service == ServiceType::ENABLE_PEER)
+        });
         let make = |_| Session {
             id: owner,
             tsid,
@@ -306,6 +312,7 @@ impl Server {
             timers: timers.into(),
             life: Life::Active,
             armed: None,
+            takes_peers,
         };
         let key = self
             .sessions
@@ -384,6 +391,7 @@ impl Server {
         session.timers = timers.into();
         session.last_activity = now;
         self.restart_keepalive(now, key);
+        self.peers_rebound(now, key, origin.transport.is_stream());
         Some(id)
     }
 

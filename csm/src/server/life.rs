@@ -168,6 +168,7 @@ impl Server {
         session.inbox.expire(now);
         if session.services.is_some() {
             self.redundancy_timeout(now, key);
+            self.peers_timeout(now, key);
             if !self.keepalive_timeout(now, key) {
                 return self.arm_session(key);
             }
@@ -271,7 +272,7 @@ impl Server {
         }
         tracing::debug!(tsid = %session.tsid, ?reason, "tunnel closed");
         if let Some(services) = session.services.take() {
-            self.end_services(session.id, session.timers(), *services);
+            self.end_services(now, session.id, session.timers(), *services);
         }
         self.events.push_back(Event::SessionDown {
             session: session.id,

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tsc_csm::client::{
-    BadUnit, Client, ClientConfig, DownReason, Endpoint, Epoch, Event, Inbound, Redundancy,
-    RedundancyStatus, RequestError, RequestId, Stats, Target,
+    BadUnit, Client, ClientConfig, DownReason, Endpoint, Epoch, Event, Inbound, PeerTransmit,
+    Redundancy, RedundancyStatus, RequestError, RequestId, Stats, Target,
 };
 use tsc_csm::{Assignment, Prefix, Transport};
 use tsc_tpl::{IpPacket, Limits, ServiceType, StreamDecoder, Unit};
@@ -15,6 +15,7 @@ use tsc_tpl::{IpPacket, Limits, ServiceType, StreamDecoder, Unit};
 use crate::conn::Item;
 use crate::packet;
 use crate::path::Path;
+use crate::peers::Leg;
 use crate::rng::Rng;
 use crate::world::{ClientId, ConnId, Pending, ServerId, World};
 
@@ -302,6 +303,12 @@ impl World {
     ) -> bool {
         let packet = packet::udp(source, destination, payload);
         let (now, mut frame) = (self.now, Vec::new());
+        let direct = self.clients[client.0].core.direct(now, &packet);
+        self.drain_client(client.0);
+        if let Some(direct) = direct {
+            self.send_direct(client.0, direct, &packet);
+            return true;
+        }
         let core = &mut self.clients[client.0].core;
         let is_framed = core.frame(now, &packet, &mut frame);
         self.send_raw(client, if is_framed { frame } else { packet })
@@ -333,6 +340,15 @@ impl World {
             while let Some(transmit) = self.clients[client].core.poll_transmit() {
                 self.client_send(client, transmit.epoch, transmit.bytes);
             }
+            while let Some(transmit) = self.clients[client].core.poll_peer_transmit() {
+                let PeerTransmit {
+                    path,
+                    to,
+                    bytes,
+                    sealed,
+                } = transmit;
+                self.peer_transmit(client, path, to, &bytes, sealed);
+            }
             let Some(event) = self.clients[client].core.poll_event() else {
                 return;
             };
@@ -345,6 +361,7 @@ impl World {
                     address,
                 } => self.open_for(client, *epoch, *target, *address),
                 Event::Close { epoch, .. } => self.close_for(client, *epoch),
+                Event::Peer(event) => self.peer_event(client, event),
                 _ => {}
             }
             let elapsed = self.elapsed();
@@ -446,7 +463,9 @@ impl World {
             Some(nat) => self.nats[nat.0].outbound(now, local),
             None => local,
         };
-        for at in path.up.datagram(now, bytes.len()) {
+        let arrivals = path.up.datagram(now, bytes.len());
+        let arrivals = self.fate(Leg::Up(ClientId(client)), &bytes, arrivals);
+        for at in arrivals {
             let bytes = bytes.clone();
             self.schedule(
                 at,

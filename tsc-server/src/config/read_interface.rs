@@ -157,7 +157,7 @@ fn services(value: &Value<'_>) -> AssignedServices {
 }
 
 fn assign(services: &mut AssignedServices, item: &Value<'_>, word: &str) {
-    let implemented = "remove it; implemented are SIP, redundancy, server-keepalive, nagle, STG and inter-client-block";
+    let implemented = "remove it; implemented are SIP, redundancy, server-keepalive, nagle, STG, peer and inter-client-block";
     match Service::from_word(word) {
         Some(Service::Sip) => services.sip = true,
         Some(Service::Nagle) => services.nagle = true,
@@ -165,7 +165,8 @@ fn assign(services: &mut AssignedServices, item: &Value<'_>, word: &str) {
         Some(Service::ServerKeepalive) => services.server_keepalive = true,
         Some(Service::InterClientBlock) => services.inter_client_block = true,
         Some(Service::Redundancy) => services.redundancy = true,
-        Some(Service::Ddt | Service::Dtte | Service::Peer) => {
+        Some(Service::Peer) => services.peer = true,
+        Some(Service::Ddt | Service::Dtte) => {
             let value = shown(word);
             item.fail(ConfigErrorKind::NotImplemented { value }, implemented);
         }

@@ -118,6 +118,10 @@ fn core_interface(config: &Config, interface: &InterfaceConfig) -> core::Interfa
     if interface.services.server_keepalive {
         core.services.push(ServiceType::ENABLE_SERVER_KEEPALIVE);
     }
+    if interface.services.peer {
+        core.services.push(ServiceType::ENABLE_PEER);
+    }
+    core.inter_client_block = interface.services.inter_client_block;
     core.inner_mtu = interface.inner_mtu;
     core.dscp = interface.dscp;
     core.auth = match &interface.authentication {

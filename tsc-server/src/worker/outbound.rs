@@ -11,7 +11,7 @@ use tsc_osaa::trace::{Direction, Interface as Side};
 use super::{
     Worker,
     batch::{Sender, Target},
-    mesh::Item,
+    mesh::{Item, Parcel},
     record::{Outer, trace_bytes},
     way::Way,
 };
@@ -116,6 +116,14 @@ impl Worker {
             }
         }
         while let Some(event) = self.core.poll_event() {
+            let event = match event {
+                Event::Relay(relayed) => {
+                    self.mesh
+                        .notify(relayed.shard(), Parcel::Brokered(Box::new(relayed)));
+                    continue;
+                }
+                event => event,
+            };
             let outer =
                 if let Event::SessionUp { binding, .. } | Event::Bound { binding, .. } = &event {
                     self.outer(*binding)

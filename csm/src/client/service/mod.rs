@@ -4,15 +4,21 @@
 //! leaves of it is said in [`Client::services_resumed`].
 
 mod keepalive;
+mod peer;
 mod redundancy;
 mod stg;
 
 use std::net::IpAddr;
 use std::time::Instant;
 
+use bytes::Bytes;
 use tsc_tpl::{CmType, ControlMessage, Message, MessageError, ResponseCode, ServiceType, Tlv};
 
 use self::keepalive::ServerKeepalive;
+pub use self::peer::{
+    Direct, MAX_DIRECT_PACKET, MAX_PEERS, PathId, PeerEvent, PeerStatus, PeerTransmit,
+};
+use self::peer::{Peers, Reply};
 use self::redundancy::Sockets;
 pub use self::redundancy::{Redundancy, RedundancyStatus};
 use self::stg::Stg;
@@ -31,6 +37,7 @@ pub(super) struct Services {
     stg: Stg,
     keepalive: ServerKeepalive,
     redundancy: Sockets,
+    peer: Peers,
 }
 
 impl Services {
@@ -41,7 +48,8 @@ impl Services {
 
     /// When a service has something to do.
     pub(super) fn deadline(&self) -> Option<Instant> {
-        self.redundancy.deadline()
+        let peer = self.peer.deadline();
+        self.redundancy.deadline().into_iter().chain(peer).min()
     }
 }
 
@@ -73,9 +81,10 @@ impl Client {
             ServiceType::ENABLE_SERVER_KEEPALIVE | ServiceType::DISABLE_SERVER_KEEPALIVE => {
                 self.request_server_keepalive(now, service)
             }
-            ServiceType::ENABLE_REDUNDANCY | ServiceType::DISABLE_REDUNDANCY => {
-                Err(RequestError::OfSockets)
-            }
+            ServiceType::ENABLE_REDUNDANCY
+            | ServiceType::DISABLE_REDUNDANCY
+            | ServiceType::ENABLE_PEER
+            | ServiceType::DISABLE_PEER => Err(RequestError::OfSockets),
             _ => self.ask_service(now, service, []),
         }
     }
@@ -123,6 +132,10 @@ impl Client {
         service: ServiceType,
         answer: Option<Result<&Message<'_>, &MessageError>>,
     ) {
+        if service.enable() == ServiceType::ENABLE_PEER {
+            self.peer_over(now, request, answer);
+            return self.settle_services(now);
+        }
         let outcome = match answer {
             None => ServiceOutcome::NoAnswer,
             // A response with wrong content fails its transaction (spec 2).
@@ -154,9 +167,14 @@ impl Client {
                 outcome,
             });
         }
-        // There may be room now.
+        self.settle_services(now);
+    }
+
+    /// A request is over: there may be room for another.
+    fn settle_services(&mut self, now: Instant) {
         self.settle_keepalive(now);
         self.settle_redundancy(now);
+        self.settle_peers(now);
     }
 
     fn service_granted(&mut self, service: ServiceType, answer: &Message<'_>) -> ServiceOutcome {
@@ -184,10 +202,11 @@ impl Client {
         }
         self.keepalive_resumed(now);
         self.redundancy_resumed(now);
+        self.peers_resumed(now);
     }
 
-    /// A request of the server for a service: executed once, and answered to every repeat (spec 4). None of them is
-    /// built yet, so each is refused in the way that its type asks for.
+    /// A request of the server for a service: executed once, and answered to every repeat (spec 4). Those that are not built
+    /// are refused in the way that their type asks for.
     pub(super) fn service_request<'a>(
         &mut self,
         now: Instant,
@@ -211,18 +230,14 @@ impl Client {
         }
         let parsed = raw.parse();
         let bytes = match &parsed {
-            Ok(request) => {
-                let known = request.service_type().is_some_and(ServiceType::is_known);
-                let code = if known {
-                    ResponseCode::SERVICE_UNAVAILABLE
-                } else {
-                    ResponseCode::UNSUPPORTED_SERVICE
-                };
-                wire::service_refusal(request, code, None)
-            }
+            Ok(request) => match self.peer_request(now, epoch, request) {
+                Some(Reply::Later) => None,
+                Some(Reply::Now(bytes)) => bytes,
+                None => refuse(request),
+            },
             Err(error) => wire::refuse_message(&header, error),
         };
-        if let Some(bytes) = bytes {
+        if let (Some(bytes), State::Up(tunnel)) = (bytes, &mut self.state) {
             tunnel.inbox.remember(now, header.sequence, answer, &bytes);
             self.transmit(epoch, bytes);
         }
@@ -231,4 +246,15 @@ impl Client {
             Err(error) => self.message_error(now, error),
         }
     }
+}
+
+/// For services that are not built.
+fn refuse(request: &Message<'_>) -> Option<Bytes> {
+    let known = request.service_type().is_some_and(ServiceType::is_known);
+    let code = if known {
+        ResponseCode::SERVICE_UNAVAILABLE
+    } else {
+        ResponseCode::UNSUPPORTED_SERVICE
+    };
+    wire::service_refusal(request, code, None)
 }

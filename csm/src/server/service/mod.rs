@@ -4,6 +4,7 @@
 //! after a resume and what ends with the tunnel.
 
 mod keepalive;
+mod peer;
 mod redundancy;
 mod stg;
 
@@ -13,6 +14,8 @@ use std::time::Instant;
 use tsc_tpl::{ControlMessage, Message, ResponseCode, ServiceType, Tlv};
 
 use self::keepalive::ServerKeepalive;
+use self::peer::Peers;
+pub use self::peer::{MAX_PARTNERS, Relayed};
 pub use self::redundancy::MAX_HELD;
 use self::redundancy::Redundancy;
 use super::Server;
@@ -31,6 +34,7 @@ pub(super) struct Services {
     routed: Vec<Prefix>,
     keepalive: Option<ServerKeepalive>,
     redundancy: Option<Redundancy>,
+    peers: Option<Box<Peers>>,
 }
 
 /// What a service answers: the TLVs of its success, or why not.
@@ -42,8 +46,9 @@ impl Services {
             routed,
             keepalive,
             redundancy,
+            peers,
         } = self;
-        routed.is_empty() && keepalive.is_none() && redundancy.is_none()
+        routed.is_empty() && keepalive.is_none() && redundancy.is_none() && peers.is_none()
     }
 
     /// For Active_Services: what stays in force over a resume.
@@ -55,7 +60,15 @@ impl Services {
         let redundancy = redundancy
             .filter(|redundancy| redundancy.is_in_force())
             .map(|_| ServiceType::ENABLE_REDUNDANCY);
-        stg.into_iter().chain(keepalive).chain(redundancy).collect()
+        let peers = self.peers.as_ref();
+        let peers = peers
+            .filter(|peers| peers.is_in_force())
+            .map(|_| ServiceType::ENABLE_PEER);
+        stg.into_iter()
+            .chain(keepalive)
+            .chain(redundancy)
+            .chain(peers)
+            .collect()
     }
 
     pub(super) fn routed(&self) -> &[Prefix] {
@@ -73,7 +86,9 @@ impl Services {
         let keepalive = self.keepalive.as_ref().filter(|_| is_bound);
         let keepalive = keepalive.and_then(ServerKeepalive::deadline);
         let redundancy = self.redundancy.as_ref().and_then(Redundancy::deadline);
-        keepalive.into_iter().chain(redundancy).min()
+        let peers = self.peers.as_ref();
+        let peers = peers.and_then(|peers| peers.deadline(is_bound));
+        keepalive.into_iter().chain(redundancy).chain(peers).min()
     }
 
     /// What there is to be told of when all of it ends with a tunnel of these timers.
@@ -84,7 +99,13 @@ impl Services {
             .map(|_| ServerKeepalive::grant(timers.keepalive));
         let redundancy = self.redundancy.into_iter();
         let redundancy = redundancy.flat_map(|redundancy| redundancy.grants());
-        routed.into_iter().chain(keepalive).chain(redundancy)
+        let peers = self.peers.into_iter();
+        let peers = peers.flat_map(|peers| peers.grants());
+        routed
+            .into_iter()
+            .chain(keepalive)
+            .chain(redundancy)
+            .chain(peers)
     }
 }
 
@@ -114,6 +135,13 @@ impl Server {
         }
         let parsed = message.parse();
         let bytes = match &parsed {
+            // The answer is the other client's.
+            Ok(request) if self.is_peer_request(key, request) => {
+                match self.ask_peer(now, key, request) {
+                    Ok(()) => return Verdict::Consumed,
+                    Err(code) => self.peer_refusal(&header, code),
+                }
+            }
             Ok(request) => match self.serve(now, key, request) {
                 Ok(granted) => wire::service_success(request, granted),
                 Err(code) => {
@@ -135,17 +163,24 @@ impl Server {
         }
     }
 
+    fn is_assigned(&self, key: Key, service: ServiceType) -> bool {
+        let session = self.sessions.get(key);
+        session
+            .and_then(|session| self.config.interfaces.get(session.interface))
+            .is_some_and(|interface| interface.offers(service))
+    }
+
+    fn is_peer_request(&self, key: Key, request: &Message<'_>) -> bool {
+        request.service_type() == Some(ServiceType::ENABLE_PEER)
+            && self.is_assigned(key, ServiceType::ENABLE_PEER)
+    }
+
     fn serve(&mut self, now: Instant, key: Key, request: &Message<'_>) -> Served {
         let service = request.service_type().ok_or(ResponseCode::MALFORMED)?;
         if !service.is_known() {
             return Err(ResponseCode::UNSUPPORTED_SERVICE);
         }
-        let assigned = self
-            .sessions
-            .get(key)
-            .and_then(|session| self.config.interfaces.get(session.interface))
-            .is_some_and(|interface| interface.services.contains(&service.enable()));
-        if !assigned {
+        if !self.is_assigned(key, service) {
             return Err(ResponseCode::SERVICE_UNAVAILABLE);
         }
         match service {
@@ -158,6 +193,7 @@ impl Server {
             }
             ServiceType::ENABLE_REDUNDANCY => self.enable_redundancy(key, request),
             ServiceType::DISABLE_REDUNDANCY => self.disable_redundancy(now, key, request),
+            ServiceType::DISABLE_PEER => self.disable_peer(now, key, request),
             // Assigned, but not described yet (spec 3.5) or not built.
             _ => Err(ResponseCode::SERVICE_UNAVAILABLE),
         }
@@ -166,6 +202,7 @@ impl Server {
     /// The tunnel is over, and all that its services gave it.
     pub(super) fn end_services(
         &mut self,
+        now: Instant,
         session: SessionId,
         timers: TunnelTimers,
         services: Services,
@@ -174,6 +211,9 @@ impl Server {
             self.common.take_back(&services.routed, session);
         }
         self.held -= services.redundancy.as_ref().map_or(0, Redundancy::held);
+        if let Some(peers) = &services.peers {
+            self.end_peers(now, session, peers);
+        }
         for grant in services.grants(timers) {
             self.events
                 .push_back(Event::ServiceEnded { session, grant });
