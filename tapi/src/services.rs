@@ -16,12 +16,15 @@ use crate::error::SocketError;
 pub enum Service {
     /// Packets are repeated: [`UdpSocket::set_redundancy`](crate::UdpSocket::set_redundancy).
     Redundancy,
+    /// Peers are reached without the server: [`UdpSocket::set_peer`](crate::UdpSocket::set_peer).
+    Peer,
 }
 
 impl fmt::Display for Service {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Redundancy => f.write_str("redundancy"),
+            Self::Peer => f.write_str("peer"),
         }
     }
 }

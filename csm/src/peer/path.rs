@@ -34,8 +34,8 @@ pub(crate) enum Action {
     Datagram(SocketAddr, Bytes),
     /// Send a unit over the association with this address.
     Sealed(SocketAddr, Bytes),
-    /// Begin a handshake with this address.
-    Connect(SocketAddr),
+    /// Begin a handshake with this address, for whoever has this certificate.
+    Connect(SocketAddr, [u8; 32]),
     /// Close the association with this address, or stop making it.
     Disconnect(SocketAddr),
 }
@@ -75,9 +75,7 @@ pub enum PathEnd {
     /// The server says that the other end is gone, or does not want it any more.
     #[error("ended by the server")]
     ByServer,
-    /// A later one has taken its place.
-    #[error("replaced by another")]
-    Replaced,
+
     /// Nobody uses it any more.
     #[error("not used any more")]
     Unused,

@@ -120,6 +120,9 @@ impl Search {
     }
 
     pub(super) fn due(&self) -> Instant {
+        if self.is_hopeless() {
+            return self.until - PATIENCE;
+        }
         let tries = self.tries.iter().filter_map(|tried| match &tried.stage {
             Stage::Waiting => Some(tried.begins),
             Stage::Asking(request) => Some(request.due()),
@@ -185,7 +188,8 @@ impl Search {
             }
             Stage::Waiting => {
                 tried.stage = Stage::Connecting;
-                out.actions.push_back(Action::Connect(address));
+                out.actions
+                    .push_back(Action::Connect(address, self.fingerprint));
             }
             Stage::Asking(request) => match request.poll(now) {
                 Step::Wait => {}

@@ -368,7 +368,8 @@ impl ServerSecurity {
             ClientAuth::Fingerprint(fingerprint) => Ok(Arc::new(Pinned {
                 fingerprint: *fingerprint,
                 algorithms: provider.signature_verification_algorithms,
-            }) as Arc<dyn ClientCertVerifier>),
+            })
+                as Arc<dyn ClientCertVerifier>),
             ClientAuth::None => Ok(WebPkiClientVerifier::no_client_auth()),
             ClientAuth::Optional(roots) => builder(roots).allow_unauthenticated().build(),
             ClientAuth::Required(roots) => builder(roots).build(),

@@ -8,7 +8,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use tsc_csm::client::{BadUnit, Client, Epoch, Inbound, Target, TransportLoss};
+use tsc_csm::client::{BadUnit, Client, Direct, Epoch, Inbound, Target, TransportLoss};
 use tsc_osaa::{
     client::{self as transport, ClientTransport, Received, TransportError},
     stream::StreamError,
@@ -140,6 +140,7 @@ impl Driver {
                         packets: &mut self.outbox,
                         sent: &mut self.sent,
                         frame: &mut self.frame,
+                        direct: &mut self.peers.outbox,
                         limits: self.limits,
                         capture,
                     };
@@ -168,11 +169,31 @@ impl Driver {
                 }
             }
         }
+        if packets_to.is_none() && !self.peers.is_empty() {
+            self.drain_for_peers(now);
+            blocked = false;
+        }
         let mut state = self.shared.lock();
         state.blocked = blocked;
         state.bound = packets_to.is_some();
         drop(state);
         progress
+    }
+
+    /// While the tunnel has no transport packets for peers go on; others wait, as many as a turn takes.
+    fn drain_for_peers(&mut self, now: Instant) {
+        let mut state = self.shared.lock();
+        Outbox {
+            now,
+            client: &mut self.client,
+            packets: &mut self.outbox,
+            sent: &mut self.sent,
+            frame: &mut self.frame,
+            direct: &mut self.peers.outbox,
+            limits: self.limits,
+            capture: None,
+        }
+        .refill(&mut state);
     }
 
     /// Moves control messages to the transports they are for.
@@ -317,6 +338,8 @@ struct Outbox<'a> {
     packets: &'a mut VecDeque<Vec<u8>>,
     sent: &'a mut Vec<Vec<u8>>,
     frame: &'a mut Vec<u8>,
+    /// Those that do not go over the server; at most [`BATCH`].
+    direct: &'a mut Vec<(Direct, Vec<u8>)>,
     limits: Limits,
     capture: Option<&'a Capture>,
 }
@@ -367,10 +390,15 @@ impl Outbox<'_> {
     /// made before a resume lowered the inner MTU does not go out: on a stream it would end the transport (spec 2).
     fn refill(&mut self, state: &mut State) {
         while self.packets.len() < BATCH
+            && self.direct.len() < BATCH
             && let Some(mut packet) = state.poll_transmit()
         {
             if packet.len() > usize::from(self.limits.inner_mtu) {
                 state.recycle(packet);
+                continue;
+            }
+            if let Some(direct) = self.client.direct(self.now, &packet) {
+                self.direct.push((direct, packet));
                 continue;
             }
             self.frame.clear();
@@ -383,7 +411,7 @@ impl Outbox<'_> {
 }
 
 /// Records an inner packet that leaves; of a frame the newest, as the others have left before.
-fn record(capture: &Capture, unit: &[u8]) {
+pub(super) fn record(capture: &Capture, unit: &[u8]) {
     let packet = framed_packet(unit).map_or(unit, |packet| packet.as_bytes());
     capture.record(Interface::Inner, Direction::Outbound, packet);
 }
@@ -462,6 +490,7 @@ mod tests {
             packets: &mut packets,
             sent: &mut Vec::new(),
             frame: &mut Vec::new(),
+            direct: &mut Vec::new(),
             limits: Limits::new(1280),
             capture: None,
         }

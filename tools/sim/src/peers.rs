@@ -142,7 +142,7 @@ impl World {
                     socket.listens = true;
                 }
             }
-            PeerEvent::Connect { path, address } => {
+            PeerEvent::Connect { path, address, .. } => {
                 if let Some(socket) = self.sockets.open.get_mut(&(client, *path)) {
                     socket.hellos.insert(*address);
                     self.hello(client, *path, *address, 0);

@@ -55,7 +55,7 @@ pub(super) struct Peers {
     partners: Vec<Partner>,
     /// Partners whose end this client is still to be told; at most as many.
     ends: VecDeque<Partner>,
-    telling: Option<Request<()>>,
+    telling: Option<(Request<()>, Partner)>,
     asks: Allowance,
     is_asked: Allowance,
 }
@@ -155,7 +155,7 @@ impl Peers {
             }
         });
         let telling = self.telling.as_ref().filter(|_| is_bound);
-        let telling = telling.map(Request::due);
+        let telling = telling.map(|(request, _)| request.due());
         asked.chain(forwarded).chain(telling).min()
     }
 
@@ -428,7 +428,7 @@ impl Server {
         let peers = self.sessions.get_mut(key)?.peers()?;
         let told = peers
             .telling
-            .take_if(|request| request.matches(header.cm_type, header.sequence));
+            .take_if(|(request, _)| request.matches(header.cm_type, header.sequence));
         if told.is_some() {
             self.tell_end(now, key);
             return Some(Verdict::Consumed);
@@ -551,6 +551,7 @@ impl Server {
         };
         // Not to be told of the end of what begins anew.
         peers.ends.retain(|ended| *ended != partner);
+        peers.telling.take_if(|(_, ended)| *ended == partner);
         if peers.partners.contains(&partner) || peers.partners.len() >= MAX_PARTNERS {
             return;
         }
@@ -644,14 +645,8 @@ impl Server {
         };
         let answer = CmType::SERVICE_RESPONSE;
         let schedule = Schedule::request(is_stream);
-        peers.telling = Some(Request::sent(
-            now,
-            (),
-            sequence,
-            answer,
-            bytes.clone(),
-            schedule,
-        ));
+        let request = Request::sent(now, (), sequence, answer, bytes.clone(), schedule);
+        peers.telling = Some((request, partner));
         session.next_sequence = sequence.next();
         if let Some(binding) = binding {
             self.transmit_over(binding, bytes);
@@ -670,7 +665,7 @@ impl Server {
         let forwarded = peers.forwarded.iter_mut();
         let requests = forwarded
             .map(|forwarded| &mut forwarded.request)
-            .chain(&mut peers.telling);
+            .chain(peers.telling.as_mut().map(|(request, _)| request));
         let schedule = Schedule::request(is_stream);
         let repeats: Vec<_> = requests
             .map(|request| request.restart(now, schedule))
@@ -705,7 +700,7 @@ impl Server {
             }
         }
         let mut has_failed = false;
-        if let Some(telling) = &mut peers.telling {
+        if let Some((telling, _)) = &mut peers.telling {
             match telling.poll(now) {
                 Step::Wait => {}
                 Step::Retransmit(bytes) => repeats.push(bytes),

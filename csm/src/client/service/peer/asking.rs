@@ -335,7 +335,8 @@ impl Client {
             return;
         };
         // What is being asked for now is not what has ended.
-        let is_over = !pair.is_asking() || pair.up.is_some();
+        let is_new = pair.outlives(request.header().sequence);
+        let is_over = !is_new && (!pair.is_asking() || pair.up.is_some());
         let ids: Vec<PathId> = match &pair.up {
             Some(up) => vec![up.id],
             None => pair.ids().collect(),

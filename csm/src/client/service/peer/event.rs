@@ -21,20 +21,22 @@ pub enum PeerEvent {
         /// Its name from now on.
         path: PathId,
     },
-    /// Take handshakes of DTLS on the socket, and want a certificate of each client. Only this one is the right one; but compared
-    /// here, too, as [`peer_connected`](super::super::super::Client::peer_connected) is told it.
+    /// Take handshakes of DTLS on the socket, from whoever shows this certificate. It is compared here, too.
     Listen {
         /// The socket.
         path: PathId,
         /// SHA-256 of the right certificate.
         fingerprint: [u8; 32],
     },
-    /// Begin a handshake of DTLS with this address, from the socket, and show our own certificate.
+    /// Begin a handshake of DTLS with this address, from the socket, and show our own certificate. The other end's is compared here,
+    /// too.
     Connect {
         /// The socket.
         path: PathId,
         /// Where to.
         address: SocketAddr,
+        /// SHA-256 of the certificate that the other end must show.
+        fingerprint: [u8; 32],
     },
     /// Send what [`poll_peer_transmit`](super::super::super::Client::poll_peer_transmit) still holds, then close the association with
     /// this address, or stop making it.

@@ -128,8 +128,10 @@ impl Peers {
 
     /// Forgets pairs that have nothing, the one that rests least first where there are too many.
     fn tidy(&mut self, now: Instant) {
-        self.pairs
-            .retain(|pair| pair.is_active() || pair.rests_until.is_some_and(|until| until > now));
+        self.pairs.retain(|pair| {
+            // Longer than it rests, so that the next failure counts as one more.
+            pair.is_active() || pair.rests_until.is_some_and(|until| until + RESTS.1 > now)
+        });
         while self.pairs.len() >= MAX_PAIRS {
             let resting = self.pairs.iter().enumerate();
             let first = resting
@@ -488,10 +490,14 @@ impl Client {
         let Some(mut slot) = pair.take(id) else {
             return;
         };
-        pair.rest(now, why);
+        // Another takes its place: for the server nothing ends.
+        let has_other = pair.is_active();
+        if !has_other {
+            pair.rest(now, why);
+        }
         tracing::debug!(%own, %peer, %why, "peer tunnel over");
         // The other end may not know, and the server counts on being told.
-        let is_told = matches!(why, PathEnd::ByServer | PathEnd::Replaced);
+        let is_told = why == PathEnd::ByServer || has_other;
         if was_known && !is_told && peers.ends.len() < MAX_PAIRS {
             peers.ends.push_back((own, peer));
         }
@@ -644,8 +650,12 @@ fn drain_into(
         let (to, bytes, sealed) = match action {
             Action::Datagram(to, bytes) => (to, bytes, false),
             Action::Sealed(to, bytes) => (to, bytes, true),
-            Action::Connect(address) => {
-                events.push_back(Event::Peer(PeerEvent::Connect { path: id, address }));
+            Action::Connect(address, fingerprint) => {
+                events.push_back(Event::Peer(PeerEvent::Connect {
+                    path: id,
+                    address,
+                    fingerprint,
+                }));
                 continue;
             }
             Action::Disconnect(address) => {

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
-use tsc_tpl::Header;
+use tsc_tpl::{Header, Sequence};
 
 use super::super::super::event::{Epoch, RequestId};
 use super::event::{PathId, PeerStatus};
@@ -24,6 +24,8 @@ pub(super) struct Pair {
     pub(super) up: Option<Slot>,
     pub(super) rests_until: Option<Instant>,
     failures: u32,
+    /// Of the other end's last request, as the server has forwarded it.
+    invited_by: Option<Sequence>,
 }
 
 /// A path and its name.
@@ -71,6 +73,7 @@ impl Pair {
             up: None,
             rests_until: None,
             failures: 0,
+            invited_by: None,
         }
     }
 
@@ -120,6 +123,10 @@ impl Pair {
     /// Begins to make a tunnel; there must be no other under way.
     pub(super) fn set_up(&mut self, id: PathId, path: Path, stage: Stage) {
         self.is_invited = matches!(stage, Stage::Invited(_));
+        self.invited_by = match &stage {
+            Stage::Invited(invited) => Some(invited.header.sequence),
+            _ => None,
+        };
         self.rests_until = None;
         self.setup = Some((Slot { id, path }, stage));
     }
@@ -153,7 +160,7 @@ impl Pair {
     pub(super) fn rest(&mut self, now: Instant, why: PathEnd) {
         let rest = match why {
             // Whoever wants it again has a reason.
-            PathEnd::Unused | PathEnd::Replaced => return,
+            PathEnd::Unused => return,
             _ => (RESTS.0 * 2_u32.saturating_pow(self.failures.min(16))).min(RESTS.1),
         };
         self.failures = self.failures.saturating_add(1);
@@ -162,6 +169,12 @@ impl Pair {
 
     pub(super) fn rest_until(&mut self, until: Instant) {
         self.rests_until = Some(until);
+    }
+
+    /// Whether a request of the server is older than the one by which the other end has asked last: late news of what was before.
+    pub(super) fn outlives(&self, request: Sequence) -> bool {
+        let newer = |invited: Sequence| invited.is_newer_than(request);
+        self.invited_by.is_some_and(newer)
     }
 
     /// May be tried at once.
