@@ -222,10 +222,8 @@ impl Path {
 
     /// Whether a datagram of a handshake may go there; it is counted as sent.
     pub(crate) fn may_send(&mut self, to: SocketAddr) -> bool {
-        match &self.phase {
-            Phase::Up(link) if link.address == to => true,
-            _ => self.out.unproven.may_send(to),
-        }
+        let is_peer = self.link().is_some_and(|link| link.address == to);
+        is_peer || self.out.unproven.may_send(to)
     }
 
     /// A handshake with this address is done, and this is the other's certificate.
@@ -370,12 +368,18 @@ impl Path {
         }
     }
 
+    const fn link(&self) -> Option<&Link> {
+        if let Phase::Up(link) = &self.phase {
+            Some(link)
+        } else {
+            None
+        }
+    }
+
     /// Where packets for the other end go; `None` while they go over the server.
     pub(crate) fn usable(&self, now: Instant) -> Option<(SocketAddr, bool)> {
-        match &self.phase {
-            Phase::Up(link) if link.is_usable(now) => Some((link.address, link.is_clear())),
-            _ => None,
-        }
+        let link = self.link().filter(|link| link.is_usable(now))?;
+        Some((link.address, link.is_clear()))
     }
 
     /// A packet goes this way.
@@ -387,17 +391,11 @@ impl Path {
 
     /// When the last packet has gone or come this way.
     pub(crate) fn last_packet(&self) -> Option<Instant> {
-        match &self.phase {
-            Phase::Up(link) => Some(link.last_packet),
-            _ => None,
-        }
+        self.link().map(|link| link.last_packet)
     }
 
     pub(crate) fn round_trip(&self) -> Option<Duration> {
-        match &self.phase {
-            Phase::Up(link) => link.round_trip(),
-            _ => None,
-        }
+        self.link().and_then(Link::round_trip)
     }
 
     /// What came and was not taken.

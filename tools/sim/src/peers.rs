@@ -292,7 +292,7 @@ impl World {
             .filter_map(|nat| nat.inbound_from(now, to, from))
             .next();
         let behind_nat = self.nats.iter().any(|nat| nat.public() == to.ip());
-        let Some(inside) = inside.or((!behind_nat).then_some(to)) else {
+        let Some(inside) = inside.or_else(|| (!behind_nat).then_some(to)) else {
             return;
         };
         self.down_to_socket(from, inside, bytes);

@@ -261,6 +261,22 @@ fn it_passes_cone_nats_and_falls_back_where_nothing_can() {
     }
 }
 
+#[test]
+fn what_cannot_be_is_tried_more_and_more_seldom() {
+    let symmetric = Some(NatKind::Symmetric);
+    let mut call = Call::new(Setup {
+        nats: [symmetric; 2],
+        ..CONES
+    });
+    call.world.set_peer(call.near, true).unwrap();
+    call.pace = SECOND;
+    call.talk(600 * SECOND);
+    // After 15 s, 30 s, 60 s, 120 s, 240 s, and the time that each takes.
+    let requests = call.world.server_stats(call.server).peer_requests;
+    assert!((4..=6).contains(&requests), "{requests}");
+    assert_eq!(call.told(call.near), [(true, false)]);
+}
+
 /// Clients behind one NAT.
 fn neighbours(setup: Setup) -> Call {
     let mut world = World::new(setup.seed);

@@ -116,14 +116,11 @@ impl Worker {
             }
         }
         while let Some(event) = self.core.poll_event() {
-            let event = match event {
-                Event::Relay(relayed) => {
-                    self.mesh
-                        .notify(relayed.shard(), Parcel::Brokered(Box::new(relayed)));
-                    continue;
-                }
-                event => event,
-            };
+            if let Event::Relay(relayed) = event {
+                let shard = relayed.shard();
+                self.mesh.notify(shard, Parcel::Brokered(Box::new(relayed)));
+                continue;
+            }
             let outer =
                 if let Event::SessionUp { binding, .. } | Event::Bound { binding, .. } = &event {
                     self.outer(*binding)

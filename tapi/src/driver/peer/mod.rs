@@ -187,7 +187,10 @@ impl Driver {
             .map(|route| &route.server)
             .find(|other| other.host() == host && !other.transport().is_stream());
         let port = datagrams.and_then(crate::Server::port);
-        Some(SocketAddr::new(server.ip(), port.unwrap_or(server.port())))
+        Some(SocketAddr::new(
+            server.ip(),
+            port.unwrap_or_else(|| server.port()),
+        ))
     }
 
     /// Hands the paths what the control plane says over them.

@@ -123,9 +123,10 @@ impl Pair {
     /// Begins to make a tunnel; there must be no other under way.
     pub(super) fn set_up(&mut self, id: PathId, path: Path, stage: Stage) {
         self.is_invited = matches!(stage, Stage::Invited(_));
-        self.invited_by = match &stage {
-            Stage::Invited(invited) => Some(invited.header.sequence),
-            _ => None,
+        self.invited_by = if let Stage::Invited(invited) = &stage {
+            Some(invited.header.sequence)
+        } else {
+            None
         };
         self.rests_until = None;
         self.setup = Some((Slot { id, path }, stage));
@@ -158,11 +159,11 @@ impl Pair {
 
     /// Is left alone for a while.
     pub(super) fn rest(&mut self, now: Instant, why: PathEnd) {
-        let rest = match why {
-            // Whoever wants it again has a reason.
-            PathEnd::Unused => return,
-            _ => (RESTS.0 * 2_u32.saturating_pow(self.failures.min(16))).min(RESTS.1),
-        };
+        // Whoever wants it again has a reason.
+        if why == PathEnd::Unused {
+            return;
+        }
+        let rest = (RESTS.0 * 2_u32.saturating_pow(self.failures.min(16))).min(RESTS.1);
         self.failures = self.failures.saturating_add(1);
         self.rest_until(now + rest);
     }
