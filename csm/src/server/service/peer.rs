@@ -201,7 +201,7 @@ impl Server {
             .config
             .interfaces
             .get(interface)
-            .is_some_and(|interface| interface.services.contains(&ENABLE));
+            .is_some_and(|interface| interface.offers(ENABLE));
         let request = StunMessage::decode(datagram)
             .ok()
             .filter(|message| offers && message.kind == StunKind::Request);
@@ -364,9 +364,7 @@ impl Server {
         let seen = self.seen(key).ok_or(unavailable)?;
         let session = self.sessions.get_mut(key).ok_or(unavailable)?;
         let interface = self.config.interfaces.get(session.interface);
-        let may = interface.is_some_and(|interface| {
-            interface.services.contains(&ENABLE) && !interface.inter_client_block
-        });
+        let may = interface.is_some_and(|interface| interface.offers(ENABLE));
         let is_there = matches!(session.life, Life::Active | Life::Persistent { .. });
         if !may || !is_there || !session.confirmed || !session.takes_peers {
             return Err(unavailable);
