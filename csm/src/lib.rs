@@ -130,6 +130,11 @@
 //! - **Redundancy**: the factor is a property of the socket: each of its packets is repeated so often, in frames of whatever socket. Factor
 //!   0 is granted too: frames without copies, by which losses are measured. What does not fit a frame of 1200 bytes goes
 //!   without. A frame far ahead of, or far behind, all before is believed when others confirm it.
+//! - **Peer tunnels**: a pair of inner addresses has one, so what ends it names both, and sockets that use it are not counted as flow
+//!   keys. The tag is sent only to an address that has returned a cookie or shown the right certificate. B chooses UDP only where
+//!   both main tunnels are clear, and the server strikes clear candidates of its answer elsewhere. Without any candidate left the answer is
+//!   `peer_unavailable`. Candidates over TCP and TLS are ignored. Nothing comes to A's sockets but from B's candidates, and
+//!   to B's but from hosts of A's. STUN is answered only by interfaces that offer the service.
 //! - **Limits by source prefix** count a tunnel where it was configured, for all its life: resuming from elsewhere
 //!   would otherwise move it out of the count.
 //! - **`unsupported_tlv` and `unsupported_message`** do not count towards the eight message errors: a newer peer
@@ -143,6 +148,7 @@ mod assignment;
 pub mod client;
 mod companion;
 mod flow;
+mod peer;
 mod prefix;
 mod random;
 mod redundancy;
@@ -157,6 +163,7 @@ mod wire;
 pub use assignment::{Alternate, Assignment, InnerAddress};
 pub use companion::CompanionRole;
 pub use flow::{FlowKey, InnerTransport, MAX_FLOWS};
+pub use peer::{Candidate, MAX_CANDIDATES, MOST_UNANSWERED, PathEnd};
 pub use prefix::{MAX_ROUTED_PREFIXES, Prefix, PrefixError};
 pub use random::{BoxedRandom, Random};
 pub use redundancy::MAX_COPIES;

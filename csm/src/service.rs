@@ -1,6 +1,7 @@
 //! What a service in force gives to a tunnel, as both ends tell it to their owners.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use tsc_tpl::{RedundancyMethod, ServiceType};
@@ -27,6 +28,13 @@ pub enum ServiceGrant {
     },
     /// DDT: what the server sends to this socket goes over the datagram companion while there is one.
     Ddt(FlowKey),
+    /// Peer: these two inner addresses may reach each other without the server.
+    Peer {
+        /// Of this tunnel.
+        own: IpAddr,
+        /// Of the other.
+        peer: IpAddr,
+    },
     /// A service of which this version only knows that it was granted.
     Other(ServiceType),
 }
@@ -40,6 +48,7 @@ impl ServiceGrant {
             Self::ServerKeepalive(_) => ServiceType::ENABLE_SERVER_KEEPALIVE,
             Self::Redundancy { .. } => ServiceType::ENABLE_REDUNDANCY,
             Self::Ddt(_) => ServiceType::ENABLE_DDT,
+            Self::Peer { .. } => ServiceType::ENABLE_PEER,
             Self::Other(service) => service.enable(),
         }
     }
@@ -70,6 +79,7 @@ impl fmt::Display for ServiceGrant {
                 write!(f, "redundancy for {flow}, {copies} {what}")
             }
             Self::Ddt(flow) => write!(f, "datagrams for {flow}"),
+            Self::Peer { own, peer } => write!(f, "peer tunnel of {own} with {peer}"),
             Self::Other(service) => service.fmt(f),
         }
     }

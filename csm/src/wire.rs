@@ -278,6 +278,23 @@ pub(crate) fn service_request<'a>(
     encode(&builder.tlv(Tlv::ServiceType(service)).tlvs(details))
 }
 
+/// Service_Request 20: a peer tunnel between these inner addresses, the client's own first, is over at its other end.
+pub(crate) fn peer_ended(
+    tsid: Tsid,
+    sequence: Sequence,
+    own: std::net::IpAddr,
+    peer: std::net::IpAddr,
+) -> Option<Bytes> {
+    let (own, peer) = (SocketAddr::new(own, 0), SocketAddr::new(peer, 0));
+    let between = crate::peer::connection_info(Transport::Udp, own, Some(peer));
+    let builder = MessageBuilder::new(CmType::SERVICE_REQUEST, tsid, sequence);
+    encode(
+        &builder
+            .tlv(Tlv::ServiceType(ServiceType::DISABLE_PEER))
+            .tlv(between),
+    )
+}
+
 /// Address_Request as wishes.
 pub(crate) fn address_wishes(message: &Message<'_>) -> Vec<(Family, u8)> {
     message
@@ -305,11 +322,11 @@ fn alternate<'a>(alternate: &Alternate) -> Tlv<'a> {
 }
 
 /// At least 1 s: zero would be an invitation.
-fn retry_after<'a>(time: Duration) -> Tlv<'a> {
+pub(crate) fn retry_after<'a>(time: Duration) -> Tlv<'a> {
     Tlv::RetryAfter(seconds(time).max(Seconds(1)))
 }
 
-fn nat_info<'a>(peer: SocketAddr) -> Tlv<'a> {
+pub(crate) fn nat_info<'a>(peer: SocketAddr) -> Tlv<'a> {
     // A dual-stack socket shows IPv4 clients with mapped addresses; the client knows itself by IPv4.
     match SocketAddr::new(peer.ip().to_canonical(), peer.port()) {
         SocketAddr::V4(peer) => Tlv::NatInfoIpv4(peer),
@@ -322,7 +339,7 @@ fn seconds(time: Duration) -> Seconds {
 }
 
 /// Everything but the requests of clients on streams is held to what a datagram carries (spec 3.3).
-fn encode(builder: &MessageBuilder<'_>) -> Option<Bytes> {
+pub(crate) fn encode(builder: &MessageBuilder<'_>) -> Option<Bytes> {
     let mut bytes = Vec::with_capacity(builder.encoded_len());
     let result = builder.encode_datagram(&mut bytes);
     finish(bytes, result)

@@ -16,7 +16,9 @@ mod dtls_common;
 use dtls_common::Pair;
 use dtls_common::pki::{self, Leaf, PKI, Purpose, SERVER_NAME};
 use dtls_common::world::{Setup, World};
-use tsc_osaa::cert::{CertificateError, ClientAuth, ClientSecurity, Trust};
+use tsc_osaa::cert::{
+    CertificateError, ClientAuth, ClientSecurity, Identity, ServerSecurity, Trust,
+};
 use tsc_osaa::dtls::{
     DtlsBackendKind, DtlsClientConfig, DtlsConfigError, DtlsError, DtlsOptions, DtlsServerConfig,
 };
@@ -28,6 +30,7 @@ for_all_pairs!(
     bad_server_certificates_are_refused,
     bad_client_certificates_are_refused,
     verification_can_be_switched_off,
+    one_certificate_and_no_other_by_its_fingerprint,
     server_is_found_by_address,
     rsa_server_certificate,
     ed25519_certificates,
@@ -209,6 +212,44 @@ async fn expect_refusal_by_server(
     assert!(world.connected.is_empty());
     assert!(world.clients[client].info.is_none());
     assert_eq!(world.endpoint.stats().associations, 0);
+}
+
+/// Both ends have a certificate that nobody has signed, and have been told the other's.
+async fn one_certificate_and_no_other_by_its_fingerprint(pair: Pair) {
+    let (near, far) = (
+        Identity::self_signed().unwrap(),
+        Identity::self_signed().unwrap(),
+    );
+    assert_ne!(near.fingerprint(), far.fingerprint());
+    let setup = |wanted: [u8; 32]| {
+        let mut setup = Setup::new(pair);
+        let auth = ClientAuth::Fingerprint(wanted);
+        setup.server = ServerSecurity::new(far.clone(), auth).unwrap();
+        setup.build()
+    };
+    let client = |wanted: [u8; 32]| {
+        ClientSecurity::new(Trust::Fingerprint(wanted), Some(near.clone())).unwrap()
+    };
+    let mut world = setup(near.fingerprint());
+    let right = world.add_client(&client(far.fingerprint()), "192.0.2.1");
+    world.until_connected(right).await;
+    world.assert_alive(right).await;
+    let peer = world.connected[0].2.peer.as_ref().unwrap();
+    assert_eq!(*peer.fingerprint(), near.fingerprint());
+
+    let mut world = setup(far.fingerprint());
+    let wrong = world.add_client(&client(far.fingerprint()), "192.0.2.1");
+    expect_refusal_by_server(&mut world, wrong, |_| true).await;
+
+    let mut world = setup(near.fingerprint());
+    let deceived = world.add_client(&client(near.fingerprint()), "192.0.2.1");
+    world
+        .run_until("refused by the client", |world| {
+            world.clients[deceived].error.is_some()
+        })
+        .await;
+    let error = world.clients[deceived].error.as_ref().unwrap();
+    assert!(matches!(error, DtlsError::Certificate(_)), "{error:?}");
 }
 
 async fn verification_can_be_switched_off(pair: Pair) {

@@ -14,11 +14,13 @@ use tsc_osaa::{
     resolve::Families,
     socket::OuterDscp,
 };
+use tsc_tpl::ServiceType;
 
 use crate::{
     error::ConnectError,
     memory::PathMemory,
     notification::{NOTIFICATION_BACKLOG, Notification, Notifications},
+    peers,
     server::Server,
     tunnel::{self, Tunnel},
 };
@@ -210,6 +212,19 @@ impl TunnelBuilder {
     /// Where it is remembered which way worked on which network. Default: [`PathMemory::process`].
     pub fn path_memory(mut self, memory: PathMemory) -> Self {
         self.memory = memory;
+        self
+    }
+
+    /// Lets other clients of the same server ask for a tunnel to this one, over which UDP packets between both go without the server
+    /// (service *peer*). They learn this host's addresses, as the server lets these pass. Default: no.
+    ///
+    /// Sockets of this tunnel ask others by [`UdpSocket::set_peer`](crate::UdpSocket::set_peer), whatever is set here.
+    pub fn peer_tunnels(mut self, accept: bool) -> Self {
+        let services = &mut self.csm.supported_services;
+        services.retain(|service| *service != ServiceType::ENABLE_PEER);
+        if accept && peers::certificate().is_some() {
+            services.push(ServiceType::ENABLE_PEER);
+        }
         self
     }
 

@@ -46,6 +46,7 @@ mod linger;
 mod lookup;
 mod memory;
 mod notification;
+mod peers;
 mod routed;
 mod routes;
 mod server;
@@ -72,10 +73,11 @@ pub use tcp::{
     TcpStream, WriteHalf,
 };
 pub use tsc_csm::{
-    InnerAddress, MAX_COPIES, MAX_FLOWS, MAX_ROUTED_PREFIXES, Prefix, PrefixError, Transport,
+    InnerAddress, MAX_COPIES, MAX_FLOWS, MAX_ROUTED_PREFIXES, PathEnd, Prefix, PrefixError,
+    Transport,
     client::{
-        AddressWish, AttemptFailure, ClientConfigError, DownReason, Redundancy, RedundancyStatus,
-        Refusal, SuspendReason, TunnelTransport,
+        AddressWish, AttemptFailure, ClientConfigError, DownReason, MAX_DIRECT_PACKET, MAX_PEERS,
+        Redundancy, RedundancyStatus, Refusal, SuspendReason, TunnelTransport,
     },
     server::pool::Family,
 };

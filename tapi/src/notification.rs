@@ -1,9 +1,15 @@
 //! What a tunnel tells its application.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
 
 use tokio::sync::broadcast;
-use tsc_csm::client::{DownReason, SuspendReason};
+use tsc_csm::{
+    PathEnd,
+    client::{DownReason, SuspendReason},
+};
 use tsc_eip::media::MediaQuality;
 
 use crate::{TunnelConfig, server::Server, services::Service};
@@ -41,6 +47,16 @@ pub enum Notification {
         enabled: bool,
         /// The socket, by its inner address.
         socket: SocketAddr,
+    },
+    /// A peer tunnel is up, or over: packets of sockets that want it, and UDP packets for whoever has asked for it, go directly, or
+    /// over the server again ([`UdpSocket::set_peer`](crate::UdpSocket::set_peer)).
+    PeerTunnel {
+        /// This end's inner address.
+        own: IpAddr,
+        /// The other's inner address.
+        peer: IpAddr,
+        /// Where it was found, or why the tunnel is over.
+        outer: Result<SocketAddr, PathEnd>,
     },
     /// An alarm about the media that comes to a socket was raised, or has ended:
     /// [`UdpSocket::watch_media`](crate::UdpSocket::watch_media).

@@ -19,6 +19,8 @@ pub enum Service {
     /// Datagrams travel beside a stream tunnel:
     /// [`UdpSocket::set_tunnel_transport`](crate::UdpSocket::set_tunnel_transport).
     Ddt,
+    /// Peers are reached without the server: [`UdpSocket::set_peer`](crate::UdpSocket::set_peer).
+    Peer,
 }
 
 impl fmt::Display for Service {
@@ -26,6 +28,7 @@ impl fmt::Display for Service {
         f.write_str(match self {
             Self::Redundancy => "redundancy",
             Self::Ddt => "DDT",
+            Self::Peer => "peer",
         })
     }
 }

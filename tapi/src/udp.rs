@@ -24,6 +24,7 @@ use tsc_eip::{
 
 use crate::{
     error::SocketError,
+    peers::{self, PeerWish},
     services::{What, Wish},
     shared::{Shared, State},
 };
@@ -312,6 +313,39 @@ impl UdpSocket {
         })
     }
 
+    /// Sets whether this socket's packets are to reach their receivers without the server, where these are clients of the same server
+    /// that let others ask for it ([`TunnelBuilder::peer_tunnels`](crate::TunnelBuilder::peer_tunnels); service *peer*). The call
+    /// returns at once. With the first packet to each receiver the server is asked to bring both together, and a way is looked for:
+    /// in the same network, or through NATs. [`Notification::Service`](crate::Notification::Service) tells whether there is one to
+    /// any of this socket's receivers, and [`Notification::PeerTunnel`](crate::Notification::PeerTunnel) of each. Until there is,
+    /// and when there is not any more, packets go over the server; so do those of more than
+    /// [`MAX_DIRECT_PACKET`](crate::MAX_DIRECT_PACKET) bytes.
+    ///
+    /// The other end learns this host's addresses: that in its own network, if both are seen at one address, and that by which it is
+    /// seen from outside.
+    ///
+    /// ```no_run
+    /// # fn example(rtp: &tsc_tapi::UdpSocket) -> std::io::Result<()> {
+    /// rtp.set_peer(true)?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`SocketError::TooManyServices`], or the tunnel is over; [`io::ErrorKind::Unsupported`] where this build has no DTLS.
+    pub fn set_peer(&self, wanted: bool) -> io::Result<()> {
+        if wanted && peers::certificate().is_none() {
+            return Err(io::ErrorKind::Unsupported.into());
+        }
+        self.shared.with(|state| {
+            state.check_up()?;
+            let (key, local) = (self.key(), self.local);
+            state.peer_wishes.set(PeerWish { key, local, wanted })?;
+            Ok(())
+        })
+    }
+
     /// What redundancy does for this socket; nothing of it before it was asked for.
     ///
     /// # Errors
@@ -371,10 +405,15 @@ impl Drop for UdpSocket {
     fn drop(&mut self) {
         let (key, local) = (self.key(), self.local);
         self.shared.with(|state| {
+            // One that wants nothing always has room.
             for what in What::NOTHING {
-                // One that wants nothing always has room.
                 drop(state.wishes.set(Wish { key, local, what }));
             }
+            drop(state.peer_wishes.set(PeerWish {
+                key,
+                local,
+                wanted: false,
+            }));
             state.remove_socket(self.handle);
         });
     }

@@ -68,6 +68,7 @@ pub mod registry;
 mod reserved;
 mod room;
 mod stream;
+mod stun;
 mod tlv;
 mod unit;
 
@@ -85,6 +86,10 @@ pub use self::registry::{
 };
 pub use self::reserved::{ReservedFrame, ReservedKind};
 pub use self::stream::{Feed, StreamDecoder};
+pub use self::stun::{
+    MAX_STUN_GROWTH, MAX_STUN_MESSAGE, STUN_HEADER_LEN, StunError, StunKind, StunMessage,
+    StunTransaction,
+};
 pub use self::tlv::{
     AddressRequest, AuthToken, CertificateFingerprint, ConnectionInfo, Cookie, Dscp, Family,
     Ipv4Netmask, Ipv6PrefixLength, Padding, PayloadType, ReceptionReport, RedundancyFactor,

@@ -41,6 +41,11 @@ fn streams() {
 }
 
 #[test]
+fn stun() {
+    replay("stun", shared::stun);
+}
+
+#[test]
 fn roundtrips() {
     replay("roundtrip", shared::roundtrip);
 }

@@ -344,6 +344,7 @@ fn interface(index: u16, pools: &[PoolConfig]) -> impl Strategy<Value = Interfac
                         redundancy: flags[0],
                         ddt: flags[1],
                         server_keepalive: flags[1],
+                        peer: flags[2],
                         inter_client_block: flags[1],
                     },
                     routed: Vec::new(),

@@ -119,6 +119,9 @@ pub struct ClientConfig {
     /// Follow redirects and alternates received on a clear transport to hosts the application did not
     /// configure. Anyone on the path can then take the client away; off by default (spec 5).
     pub follow_clear_redirects: bool,
+    /// SHA-256 of the certificate that this client shows to others over peer tunnels; without one it has none. With
+    /// [`ServiceType::ENABLE_PEER`] among the `supported_services` others may ask for them.
+    pub peer_fingerprint: Option<[u8; 32]>,
     /// Addresses of the configured servers known from the start; more are learnt through
     /// [`Client::resolved`](super::Client::resolved).
     pub known_hosts: Vec<IpAddr>,
@@ -145,6 +148,7 @@ impl ClientConfig {
             resume_timeout: None,
             retry: RetryPolicy::default(),
             follow_clear_redirects: false,
+            peer_fingerprint: None,
             known_hosts: Vec::new(),
         }
     }

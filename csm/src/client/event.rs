@@ -10,6 +10,7 @@ use tsc_tpl::{
 };
 
 use super::config::Target;
+use super::service::PeerEvent;
 use crate::assignment::Assignment;
 pub use crate::redundancy::Fresh;
 use crate::service::ServiceGrant;
@@ -78,6 +79,8 @@ pub enum Event {
         /// The socket.
         local: SocketAddr,
     },
+    /// Something to do or to know about peer tunnels.
+    Peer(PeerEvent),
     /// A service that was in force is off, and nobody asked for that: a resume did not bring it back. Ask anew.
     ServiceEnded(ServiceGrant),
     /// An attempt at a transport, or the request made over it, has failed: also one that the owner itself reported.
@@ -382,6 +385,9 @@ pub enum RequestError {
     /// [`MAX_FLOWS`](crate::MAX_FLOWS) sockets want the service.
     #[error("too many sockets want this service")]
     TooManySockets,
+    /// Peer tunnels need a certificate.
+    #[error("peer tunnels need a certificate")]
+    NoCertificate,
     /// A service of sockets, which is wanted by [`Client::set_redundancy`](super::Client::set_redundancy).
     #[error("a service that sockets ask for")]
     OfSockets,

@@ -41,7 +41,10 @@ use self::plan::Plan;
 pub use self::plan::{MAX_ADDRESSES, MAX_GIVEN_TARGETS};
 pub use self::race::{ASK_PATIENCE, HEAD_START, MAX_RACING, URGENT};
 use self::race::{Attempt, Seeker, Why};
-pub use self::service::{Redundancy, RedundancyStatus, TunnelTransport};
+pub use self::service::{
+    Direct, MAX_DIRECT_PACKET, MAX_PEERS, PathId, PeerEvent, PeerStatus, PeerTransmit, Redundancy,
+    RedundancyStatus, TunnelTransport,
+};
 pub use self::tunnel::PROBE_AFTER;
 use self::tunnel::{Asked, Link, Tunnel};
 use crate::assignment::Assignment;
@@ -77,6 +80,8 @@ pub struct Client {
     next_request: u32,
     transmits: VecDeque<Transmit>,
     events: VecDeque<Event>,
+    /// For the paths of peer tunnels.
+    peer_transmits: VecDeque<PeerTransmit>,
     stats: Stats,
 }
 
@@ -119,6 +124,7 @@ impl Client {
             next_request: 0,
             transmits: VecDeque::new(),
             events: VecDeque::new(),
+            peer_transmits: VecDeque::new(),
             stats: Stats::default(),
             random,
             config,
@@ -247,6 +253,7 @@ impl Client {
                     self.send_keepalive(now);
                 }
                 self.end_wait(now);
+                self.probe_peers(now);
             }
             State::Connecting(_) => self.end_wait(now),
             State::Idle | State::Down => {}
@@ -387,6 +394,7 @@ impl Client {
         }
         self.redundancy_timeout(now);
         self.datagrams_timeout(now);
+        self.peer_timeout(now);
         self.silence_timeout(now);
         self.look_beside_if_due(now);
     }
@@ -627,7 +635,10 @@ impl Client {
     fn down(&mut self, reason: DownReason) {
         let state = std::mem::replace(&mut self.state, State::Down);
         let (link, seeker) = match state {
-            State::Up(tunnel) => (tunnel.link, tunnel.seeker),
+            State::Up(tunnel) => {
+                self.end_peers(tunnel.services);
+                (tunnel.link, tunnel.seeker)
+            }
             State::Connecting(seeker) => (None, Some(seeker)),
             State::Idle => (None, None),
             State::Down => return,

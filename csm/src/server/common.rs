@@ -97,6 +97,11 @@ impl Common {
             .or_else(|| self.routes.load().find(destination))
     }
 
+    /// The tunnel that an inner address is assigned to, hosts behind tunnels left out.
+    pub(super) fn owner(&self, address: IpAddr) -> Option<SessionId> {
+        self.addresses.owner(address)
+    }
+
     /// One more transport without a tunnel.
     pub(super) fn open_pending(
         &self,

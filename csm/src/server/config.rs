@@ -223,6 +223,8 @@ pub struct InterfaceConfig {
     pub endpoints: Vec<Alternate>,
     /// *Assigned services*: what clients are offered (spec 7); blank by default.
     pub services: Vec<ServiceType>,
+    /// *inter-client-block*: no packets between clients, which is the owner's switch to see to, and no peer tunnels.
+    pub inter_client_block: bool,
     /// *STG*: the prefixes that may be granted to each identity, as far as [`ServiceType::ENABLE_STG`] is among the
     /// `services`; at most [`MAX_ROUTED_IDENTITIES`] with [`MAX_ROUTED_PREFIXES`] each. Two identities may share
     /// one, which then goes to the first that asks. As pools do, a prefix belongs to one worker: no other knows of
@@ -265,6 +267,7 @@ impl InterfaceConfig {
             redirect: RedirectPolicy::Never,
             endpoints: Vec::new(),
             services: Vec::new(),
+            inter_client_block: false,
             routed_prefixes: BTreeMap::new(),
             inner_mtu: DEFAULT_INNER_MTU,
             dscp: None,
@@ -277,6 +280,12 @@ impl InterfaceConfig {
             requests_per_second: None,
             configuration_time: super::CONFIGURATION_TIME,
         }
+    }
+
+    /// Whether a service may be had here; by either of its values.
+    pub(crate) fn offers(&self, service: ServiceType) -> bool {
+        let is_forbidden = service.enable() == ServiceType::ENABLE_PEER && self.inter_client_block;
+        self.services.contains(&service.enable()) && !is_forbidden
     }
 
     pub(crate) const fn timers(&self, stream: bool) -> TunnelTimers {

@@ -6,8 +6,8 @@ use std::time::Instant;
 use bytes::Bytes;
 use tsc_tpl::registry::{MIN_INNER_MTU_IPV4, MIN_INNER_MTU_IPV6, PROTOCOL_REVISION};
 use tsc_tpl::{
-    CmType, ControlMessage, Family, Header, Message, MessageError, ResponseCode, Sequence, TlvType,
-    Tsid,
+    CmType, ControlMessage, Family, Header, Message, MessageError, ResponseCode, Sequence,
+    ServiceType, TlvType, Tsid,
 };
 
 use super::Server;
@@ -39,6 +39,8 @@ pub(super) struct Founding {
     pub(super) prefix: SourcePrefix,
     pub(super) leases: Box<[Lease]>,
     pub(super) inner_mtu: u16,
+    /// The client lets others ask for peer tunnels.
+    pub(super) takes_peers: bool,
     /// Of a companion.
     pub(super) main: Option<Membership>,
 }
@@ -294,10 +296,16 @@ impl Server {
                 MIN_INNER_MTU_IPV4
             })
             .min(interface.inner_mtu);
+        let takes_peers = message.supported_services().is_some_and(|listed| {
+            listed
+                .iter()
+                .any(|service| service == ServiceType::ENABLE_PEER)
+        });
         self.found(
             now,
             origin,
             Founding {
+                takes_peers,
                 tsid,
                 owner,
                 sequence: message.header().sequence,
@@ -331,6 +339,7 @@ impl Server {
             prefix,
             leases,
             inner_mtu,
+            takes_peers,
             main,
         } = founding;
         let mut inbox = Inbox::default();
@@ -361,6 +370,7 @@ impl Server {
             timers: timers.into(),
             life: Life::Active,
             armed: None,
+            takes_peers,
         };
         let key = self
             .sessions
@@ -449,6 +459,7 @@ impl Server {
         session.timers = timers.into();
         session.last_activity = now;
         self.restart_keepalive(now, key);
+        self.peers_rebound(now, key, origin.transport.is_stream());
         Some(id)
     }
 

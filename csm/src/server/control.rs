@@ -97,6 +97,9 @@ impl Server {
         session.last_activity = now;
         self.wake(key);
         if header.cm_type.response().is_none() {
+            if let Some(verdict) = self.peer_response(now, id, key, message) {
+                return verdict;
+            }
             return self.response(now, key, &header);
         }
         match header.cm_type {

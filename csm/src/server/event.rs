@@ -9,6 +9,7 @@ use tsc_tpl::{DatagramError, FramingError, MessageError, ResponseCode, Tsid};
 
 use super::arena::Key;
 use super::config::Identity;
+use super::service::Relayed;
 use crate::companion::CompanionRole;
 pub use crate::redundancy::{Fresh, MAX_WAYS, Spread};
 use crate::service::ServiceGrant;
@@ -429,6 +430,9 @@ pub enum Event {
         /// Why.
         reason: CloseReason,
     },
+    /// Something about peer tunnels for another shard: it takes it with
+    /// [`Server::handle_relayed`](super::Server::handle_relayed). Of those to one shard the order counts.
+    Relay(Relayed),
     /// A request for a tunnel, or for resuming one, was refused. For logs; comes at most at the rate of the limits,
     /// as requests beyond it are only counted.
     Refused {
@@ -499,6 +503,16 @@ pub struct Stats {
     pub outdated: u64,
     /// Gauge: bytes of packets that are kept for being repeated.
     pub kept: usize,
+    /// Requests for peer tunnels.
+    pub peer_requests: u64,
+    /// Of those, the ones that another client has granted.
+    pub peer_granted: u64,
+    /// Of those, the ones that were refused, by this server or by another client.
+    pub peer_refused: u64,
+    /// Candidates of peer tunnels that were struck out: not the address that the client is seen at.
+    pub peer_struck: u64,
+    /// STUN requests answered.
+    pub stun: u64,
     /// Answers that were dropped because the owner did not drain the queue.
     pub transmit_overflow: u64,
 }
@@ -535,6 +549,11 @@ impl AddAssign for Stats {
             duplicates,
             outdated,
             kept,
+            peer_requests,
+            peer_granted,
+            peer_refused,
+            peer_struck,
+            stun,
             transmit_overflow,
         } = other;
         self.sessions += sessions;
@@ -565,6 +584,11 @@ impl AddAssign for Stats {
         self.duplicates += duplicates;
         self.outdated += outdated;
         self.kept += kept;
+        self.peer_requests += peer_requests;
+        self.peer_granted += peer_granted;
+        self.peer_refused += peer_refused;
+        self.peer_struck += peer_struck;
+        self.stun += stun;
         self.transmit_overflow += transmit_overflow;
     }
 }

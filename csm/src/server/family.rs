@@ -380,6 +380,7 @@ fn companion_of(main: &Session, member: &Member, owner: SessionId, sequence: Seq
         prefix: main.prefix,
         leases: main.leases.clone(),
         inner_mtu: main.inner_mtu,
+        takes_peers: false,
         main: Some(Membership {
             main: main.id.key(),
             role: member.role,

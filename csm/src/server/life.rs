@@ -170,6 +170,7 @@ impl Server {
             self.lapse(now, key);
             self.ddt_timeout(now, key);
             self.redundancy_timeout(now, key);
+            self.peers_timeout(now, key);
             if !self.keepalive_timeout(now, key) {
                 return self.arm_session(key);
             }

@@ -57,6 +57,8 @@ pub(crate) struct Session {
     pub(crate) life: Life,
     /// Position in the deadline queue.
     pub(crate) armed: Option<Instant>,
+    /// It has listed the peer service among those that it can do.
+    pub(crate) takes_peers: bool,
 }
 
 /// [`TunnelTimers`] in a quarter of their size, in milliseconds: they are at most some minutes.

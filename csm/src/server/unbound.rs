@@ -8,7 +8,9 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use tsc_tpl::registry::MIN_UNAUTHENTICATED_REQUEST;
-use tsc_tpl::{CmType, ControlMessage, Limits as UnitLimits, ResponseCode, TlvType, Unit};
+use tsc_tpl::{
+    CmType, ControlMessage, FirstByte, Limits as UnitLimits, ResponseCode, TlvType, Unit,
+};
 
 use super::configure::{Origin, Outcome, Route};
 use super::event::{BindingId, Destination, DropReason, ListenerId, Unbound};
@@ -30,6 +32,15 @@ impl Server {
         let Some(socket) = self.listeners.get(listener.index()).copied() else {
             return self.ignore(DropReason::Stranger);
         };
+        if is_stun(datagram) {
+            return match self.answer_stun(now, socket.interface, peer, datagram) {
+                Some(bytes) => {
+                    self.transmit(Destination::Udp { listener, peer }, bytes);
+                    Unbound::Answered
+                }
+                None => Unbound::Dropped(DropReason::Stranger),
+            };
+        }
         let message = match Unit::decode_datagram(datagram, &UnitLimits::default()) {
             Ok(Unit::Control(message)) => message,
             Ok(Unit::Ip(_) | Unit::Redundancy(_) | Unit::Reserved(_)) => {
@@ -166,4 +177,9 @@ impl Server {
             binding.peer,
         ))
     }
+}
+
+fn is_stun(datagram: &[u8]) -> bool {
+    let first = datagram.first().copied();
+    first.is_some_and(|first| FirstByte::classify(first) == FirstByte::Stun)
 }

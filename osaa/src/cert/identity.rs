@@ -181,6 +181,23 @@ impl Identity {
         .into()
     }
 
+    /// A new key, and a certificate of its own that says nothing about who has it: for ends that know each other's fingerprints.
+    ///
+    /// # Errors
+    /// There is no randomness.
+    pub fn self_signed() -> Result<Self, CredentialError> {
+        let fail = |error: rcgen::Error| CredentialError::UnusableKey(error.to_string());
+        let key = rcgen::KeyPair::generate().map_err(fail)?;
+        // Some libraries want a name to be there, and what it is tells which program this is.
+        let mut parameters = rcgen::CertificateParams::new(Vec::new()).map_err(fail)?;
+        parameters.distinguished_name = rcgen::DistinguishedName::new();
+        let name = rcgen::DnType::CommonName;
+        parameters.distinguished_name.push(name, "peer");
+        let certificate = parameters.self_signed(&key).map_err(fail)?;
+        let key = PrivateKeyDer::Pkcs8(key.serialize_der().into());
+        Self::new(vec![certificate.der().clone()], key)
+    }
+
     /// Loads a chain and a key; both may be in one source.
     ///
     /// # Errors

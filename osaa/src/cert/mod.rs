@@ -16,6 +16,7 @@ mod der;
 mod error;
 mod identity;
 mod peer;
+mod pinned;
 #[cfg(feature = "dtls-openssl")]
 pub(crate) mod resumption;
 mod security;

@@ -16,7 +16,8 @@ use tracing::warn;
 #[cfg(feature = "dtls-openssl")]
 use super::resumption::{SessionMemory, TicketKeys};
 use super::{
-    CertificateError, CredentialError, Identity, PeerIdentity, PemSource, verifier::AcceptAnyServer,
+    CertificateError, CredentialError, Identity, PeerIdentity, PemSource, pinned::Pinned,
+    verifier::AcceptAnyServer,
 };
 
 /// The application protocol of a tunnel (spec 8.4): offered by clients; servers accept its absence, not a different
@@ -143,6 +144,8 @@ pub enum Trust {
     System,
     /// Those issued below these roots.
     Roots(Roots),
+    /// The one certificate with this SHA-256, whatever it says of itself: of who told it is trusted.
+    Fingerprint([u8; 32]),
     /// **Any.** The tunnel is then encrypted towards whoever answers: for experiments only. Logged with a warning
     /// each time it is taken into use.
     DangerousNone,
@@ -158,6 +161,8 @@ pub enum ClientAuth {
     Optional(Roots),
     /// Without a good one there is no connection (mutual TLS).
     Required(Roots),
+    /// One is asked for, and there is a connection only with the one that has this SHA-256.
+    Fingerprint([u8; 32]),
 }
 
 /// What a client's handshake shows in clear, to servers and to whoever is on the way.
@@ -206,6 +211,10 @@ impl ClientSecurity {
         let verifier: Arc<dyn ServerCertVerifier> = match &trust {
             Trust::System => webpki_server_verifier(&Roots::system()?, &provider)?,
             Trust::Roots(roots) => webpki_server_verifier(roots, &provider)?,
+            Trust::Fingerprint(fingerprint) => Arc::new(Pinned {
+                fingerprint: *fingerprint,
+                algorithms: provider.signature_verification_algorithms,
+            }),
             Trust::DangerousNone => {
                 warn!(
                     "DANGEROUS: server certificates are not verified; anyone on the path can read and change this tunnel"
@@ -355,7 +364,12 @@ impl ServerSecurity {
         let builder = |roots: &Roots| {
             WebPkiClientVerifier::builder_with_provider(Arc::clone(&roots.0), Arc::clone(&provider))
         };
-        let verifier = match &client_auth {
+        let verifier: Arc<dyn ClientCertVerifier> = match &client_auth {
+            ClientAuth::Fingerprint(fingerprint) => Ok(Arc::new(Pinned {
+                fingerprint: *fingerprint,
+                algorithms: provider.signature_verification_algorithms,
+            })
+                as Arc<dyn ClientCertVerifier>),
             ClientAuth::None => Ok(WebPkiClientVerifier::no_client_auth()),
             ClientAuth::Optional(roots) => builder(roots).allow_unauthenticated().build(),
             ClientAuth::Required(roots) => builder(roots).build(),
@@ -427,8 +441,13 @@ impl ServerSecurity {
     ) -> Result<Option<PeerIdentity>, CertificateError> {
         match (&self.inner.client_auth, chain.split_first()) {
             (ClientAuth::None, _) | (ClientAuth::Optional(_), None) => Ok(None),
-            (ClientAuth::Required(_), None) => Err(CertificateError::Missing),
-            (ClientAuth::Optional(_) | ClientAuth::Required(_), Some((leaf, intermediates))) => {
+            (ClientAuth::Required(_) | ClientAuth::Fingerprint(_), None) => {
+                Err(CertificateError::Missing)
+            }
+            (
+                ClientAuth::Optional(_) | ClientAuth::Required(_) | ClientAuth::Fingerprint(_),
+                Some((leaf, intermediates)),
+            ) => {
                 self.inner
                     .verifier
                     .verify_client_cert(leaf, intermediates, now)

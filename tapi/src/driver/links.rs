@@ -156,7 +156,8 @@ impl Driver {
         let is_bound = self.client.can_send().is_some();
         let mut state = self.shared.lock();
         // Without a transport packets are no news, but for those that have another way.
-        state.blocked = !self.client.is_divided() && (!main.is_empty() || !is_bound);
+        let has_other_ways = self.client.is_divided() || !self.peers.is_empty();
+        state.blocked = !has_other_ways && (!main.is_empty() || !is_bound);
         state.bound = is_bound;
         drop(state);
         progress
@@ -196,8 +197,11 @@ impl Driver {
             sent,
             frame,
             limits,
+            peers,
             ..
         } = self;
+        let has_peers = !peers.is_empty();
+        let direct = &mut peers.outbox;
         let is_bound = client.can_send().is_some();
         return_to_main(client, outboxes);
         shared.drive(|state| {
@@ -206,7 +210,9 @@ impl Driver {
             }
             loop {
                 let [main, ..] = &*outboxes;
-                let has_room = is_bound && main.len() < BATCH;
+                // Without a transport packets for peers go on; others wait, as many as the queue takes.
+                let has_room =
+                    (is_bound || has_peers) && main.len() < BATCH && direct.len() < BATCH;
                 let packet = next_packet(state, *limits, |state| {
                     if has_room {
                         state.poll_transmit()
@@ -218,9 +224,14 @@ impl Driver {
                     }
                 });
                 let Some(mut packet) = packet else { break };
+                if let Some(way) = client.direct(now, &packet) {
+                    direct.push((way, packet));
+                    continue;
+                }
                 frame.clear();
                 let Some(outgoing) = client.outgoing(now, &packet, frame) else {
-                    state.recycle(packet);
+                    let [main, ..] = &mut *outboxes;
+                    main.push_back(packet);
                     continue;
                 };
                 if outgoing.framed {
@@ -461,7 +472,7 @@ fn return_to_main(client: &Family, outboxes: &mut [VecDeque<Vec<u8>>; MAX_TUNNEL
 }
 
 /// Records an inner packet that leaves; of a frame the newest, as the others have left before.
-fn record(capture: &Capture, unit: &[u8]) {
+pub(super) fn record(capture: &Capture, unit: &[u8]) {
     let packet = framed_packet(unit).map_or(unit, |packet| packet.as_bytes());
     capture.record(Interface::Inner, Direction::Outbound, packet);
 }

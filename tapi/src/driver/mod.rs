@@ -18,6 +18,7 @@ mod connect;
 mod links;
 mod lookup;
 mod network;
+mod peer;
 mod services;
 
 use std::{
@@ -40,7 +41,7 @@ use tsc_csm::{
 };
 use tsc_eip::{Stack, StackConfig};
 use tsc_osaa::{
-    cert::{ClientSecurity, HelloOptions},
+    cert::{ClientSecurity, HelloOptions, Identity},
     client::{self as transport, ConnectOptions, RECV_BUFFER},
     random::OsRandom,
     resolve::ResolveOptions,
@@ -49,7 +50,9 @@ use tsc_osaa::{
 };
 use tsc_tpl::Limits;
 
-use self::{connect::Opening, links::Link, lookup::Lookup, network::Network, services::Asking};
+use self::{
+    connect::Opening, links::Link, lookup::Lookup, network::Network, peer::Peers, services::Asking,
+};
 use crate::{
     TunnelConfig,
     builder::{LONGEST_TIME, TunnelBuilder},
@@ -57,6 +60,7 @@ use crate::{
     linger,
     memory::PathMemory,
     notification::Notification,
+    peers,
     routes::{Route, Routes, ways},
     server::Server,
     shared::{Command, Shared},
@@ -127,6 +131,7 @@ pub(crate) struct Driver {
     linger_until: Option<Instant>,
     /// The request to the server that is under way for a packet socket.
     asking: Option<Asking>,
+    peers: Peers,
 }
 
 /// However the task ends, also by a runtime that shuts down or a panic: nobody waits for it for ever.
@@ -148,6 +153,7 @@ impl Driver {
         let routes = Routes::new(ways(builder.servers, &builder.proxy, builder.direct));
         let mut csm = builder.csm;
         csm.targets = routes.targets();
+        csm.peer_fingerprint = peers::certificate().map(Identity::fingerprint);
         csm.first = builder
             .memory
             .recall(|name| routes.named(name).is_some())
@@ -224,6 +230,7 @@ impl Driver {
             deliver_until: None,
             linger_until: None,
             asking: None,
+            peers: Peers::new(builder.dtls_backend),
         };
         Ok((driver, shared))
     }
@@ -288,8 +295,10 @@ impl Driver {
             progress |= self.poll_lookups(cx, now);
             progress |= self.poll_openings(cx, now);
             progress |= self.receive(cx, now);
+            progress |= self.poll_peers(cx, now);
             progress |= self.take_events(now);
             progress |= self.send(cx, now);
+            progress |= self.send_direct(cx);
             progress |= self.release_when_delivered(now);
             if let Some(reason) = self.down.take() {
                 return Poll::Ready(reason);
@@ -303,11 +312,16 @@ impl Driver {
     }
 
     fn take_commands(&mut self, now: Instant) {
-        let (commands, wishes) = {
+        let (commands, wishes, peer_wishes) = {
             let mut state = self.shared.lock();
-            (state.take_commands(), state.wishes.take())
+            (
+                state.take_commands(),
+                state.wishes.take(),
+                state.peer_wishes.take(),
+            )
         };
         self.take_wishes(now, wishes);
+        self.take_peer_wishes(now, peer_wishes);
         for command in commands {
             match command {
                 Command::Release(deadline) => {
@@ -442,6 +456,7 @@ impl Driver {
                     enabled,
                     local,
                 } => self.socket_service(service, available, enabled, local),
+                Event::Peer(event) => self.peer_event(now, event),
                 other => tracing::debug!(event = ?other, "ignored"),
             }
         }

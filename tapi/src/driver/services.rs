@@ -113,7 +113,7 @@ impl Driver {
     }
 
     /// The address that a socket sends from, for one that is bound to all.
-    fn own_address(&self, local: SocketAddr) -> SocketAddr {
+    pub(super) fn own_address(&self, local: SocketAddr) -> SocketAddr {
         let config = self.config.as_ref().map(|config| config.borrow().clone());
         let own = config
             .filter(|_| local.ip().is_unspecified())
@@ -139,14 +139,17 @@ impl Driver {
         let service = match service {
             ServiceType::ENABLE_REDUNDANCY => Service::Redundancy,
             ServiceType::ENABLE_DDT => Service::Ddt,
+            ServiceType::ENABLE_PEER => Service::Peer,
             _ => return,
         };
-        let socket = self
-            .shared
-            .lock()
-            .wishes
-            .bound(socket.port())
-            .unwrap_or(socket);
+        let bound = {
+            let state = self.shared.lock();
+            match service {
+                Service::Redundancy | Service::Ddt => state.wishes.bound(socket.port()),
+                Service::Peer => state.peer_wishes.bound(socket.port()),
+            }
+        };
+        let socket = bound.unwrap_or(socket);
         self.shared.notify(Notification::Service {
             service,
             available,

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use tsc_csm::client::{
     BadUnit, ClientConfig, DownReason, Endpoint, Epoch, Event, Family, Inbound, MAX_WAYS,
-    Redundancy, RedundancyStatus, RequestError, RequestId, Spread, Stats, Target, TunnelTransport,
+    PeerTransmit, Redundancy, RedundancyStatus, RequestError, RequestId, Spread, Stats, Target,
+    TunnelTransport,
 };
 use tsc_csm::{Assignment, BoxedRandom, CompanionRole, FlowKey, Prefix, Transport};
 use tsc_tpl::{IpPacket, Limits, ServiceType, StreamDecoder, Unit};
@@ -15,6 +16,7 @@ use tsc_tpl::{IpPacket, Limits, ServiceType, StreamDecoder, Unit};
 use crate::conn::Item;
 use crate::packet;
 use crate::path::Path;
+use crate::peers::Leg;
 use crate::rng::Rng;
 use crate::world::{ClientId, ConnId, Pending, ServerId, World};
 
@@ -411,6 +413,12 @@ impl World {
     /// Sends any inner packet, the way that packets of its socket go.
     pub fn send_packet(&mut self, client: ClientId, packet: Vec<u8>) -> bool {
         let (now, mut frame) = (self.now, Vec::new());
+        let direct = self.clients[client.0].core.direct(now, &packet);
+        self.drain_client(client.0);
+        if let Some(direct) = direct {
+            self.send_direct(client.0, direct, &packet);
+            return true;
+        }
         let core = &mut self.clients[client.0].core;
         let Some(outgoing) = core.outgoing(now, &packet, &mut frame) else {
             return false;
@@ -456,6 +464,15 @@ impl World {
             while let Some(transmit) = self.clients[client].core.poll_transmit() {
                 self.client_send(client, transmit.epoch, transmit.bytes);
             }
+            while let Some(transmit) = self.clients[client].core.poll_peer_transmit() {
+                let PeerTransmit {
+                    path,
+                    to,
+                    bytes,
+                    sealed,
+                } = transmit;
+                self.peer_transmit(client, path, to, &bytes, sealed);
+            }
             let Some(event) = self.clients[client].core.poll_event() else {
                 return;
             };
@@ -468,6 +485,7 @@ impl World {
                     address,
                 } => self.open_for(client, *epoch, *target, *address),
                 Event::Close { epoch, .. } => self.close_for(client, *epoch),
+                Event::Peer(event) => self.peer_event(client, event),
                 _ => {}
             }
             let elapsed = self.elapsed();
@@ -569,7 +587,9 @@ impl World {
             Some(nat) => self.nats[nat.0].outbound(now, local),
             None => local,
         };
-        for at in path.up.datagram(now, bytes.len()) {
+        let arrivals = path.up.datagram(now, bytes.len());
+        let arrivals = self.fate(Leg::Up(ClientId(client)), &bytes, arrivals);
+        for at in arrivals {
             let bytes = bytes.clone();
             self.schedule(
                 at,

@@ -37,6 +37,7 @@ mod link;
 mod nat;
 pub mod packet;
 mod path;
+mod peers;
 mod presets;
 mod rng;
 mod server;
@@ -45,8 +46,9 @@ mod world;
 
 pub use client::Carried;
 pub use link::{Link, LinkConfig, Losses};
-pub use nat::Nat;
+pub use nat::{Nat, NatKind};
 pub use path::{Firewall, NatId, Path, PathConfig};
+pub use peers::{Fate, Leg, Sent, fingerprint, peer_config};
 pub use presets::{client_config, server_config};
 pub use rng::Rng;
 pub use server::Setup;

@@ -14,9 +14,10 @@ use tsc_tpl::{CmType, Limits, Sequence, StreamDecoder, Tsid, Unit};
 
 use crate::client::describe;
 use crate::conn::Item;
+use crate::peers::Leg;
 use crate::rng::Rng;
 use crate::watch::Watch;
-use crate::world::{ConnId, Pending, ServerId, World};
+use crate::world::{ClientId, ConnId, Pending, ServerId, World};
 
 /// What is told to a server beside its configuration.
 #[derive(Clone, Debug, Default)]
@@ -361,6 +362,11 @@ impl World {
         let mut sent = Vec::new();
         loop {
             while let Some(transmit) = self.servers[number].core.poll_transmit() {
+                if transmit.bytes.first() == Some(&1) {
+                    // STUN is no control message.
+                    self.server_send(number, transmit.to, transmit.bytes);
+                    continue;
+                }
                 self.servers[number].watch.transmit(now, &transmit.bytes);
                 if let Ok(Unit::Control(message)) =
                     Unit::decode_datagram(&transmit.bytes, &Limits::WIDEST)
@@ -451,13 +457,17 @@ impl World {
             .find(|conn| conn.local == inside)
             .map(|conn| conn.client)
         else {
+            let from = SocketAddr::new(self.servers[server].address, 5060);
+            self.answer_to_socket(from, to, bytes);
             return;
         };
         let path = &mut self.clients[client].path;
         if !path.firewall.passes(transport) {
             return;
         }
-        for at in path.down.datagram(now, bytes.len()) {
+        let arrivals = path.down.datagram(now, bytes.len());
+        let arrivals = self.fate(Leg::Down(ClientId(client)), bytes, arrivals);
+        for at in arrivals {
             self.schedule(
                 at,
                 Pending::Down {

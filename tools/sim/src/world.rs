@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tsc_csm::Transport;
-use tsc_csm::client::{ClientConfig, Epoch, Target};
+use tsc_csm::client::{ClientConfig, Epoch, PathId, Target};
 use tsc_csm::server::ServerConfig;
 
 use crate::client::ClientNode;
@@ -15,6 +15,7 @@ use crate::conn::{Conn, Item};
 use crate::link::Link;
 use crate::nat::Nat;
 use crate::path::{NatId, Path, PathConfig};
+use crate::peers::{Meddler, Sockets};
 use crate::rng::Rng;
 use crate::server::{ServerNode, Setup};
 
@@ -60,6 +61,25 @@ pub(crate) enum Pending {
     Pump(ConnId, bool),
     /// A record that ends a DTLS association arrives; `true` is at the server.
     Ended(ConnId, bool),
+    /// A datagram of a peer tunnel's socket is between the networks.
+    Between {
+        from: SocketAddr,
+        to: SocketAddr,
+        bytes: Bytes,
+    },
+    /// It arrives at a socket.
+    Direct {
+        from: SocketAddr,
+        to: SocketAddr,
+        bytes: Bytes,
+    },
+    /// A hello is to be repeated.
+    Hello {
+        client: usize,
+        path: PathId,
+        to: SocketAddr,
+        flight: usize,
+    },
     /// Raw bytes of a stranger arrive at a server's UDP socket.
     Stranger {
         server: usize,
@@ -84,6 +104,8 @@ pub struct World {
     next_event: u64,
     steps: u64,
     trace: Option<Vec<String>>,
+    pub(crate) sockets: Sockets,
+    pub(crate) meddler: Option<Meddler>,
 }
 
 impl World {
@@ -105,6 +127,8 @@ impl World {
             pending: BTreeMap::new(),
             next_event: 0,
             steps: 0,
+            sockets: Sockets::default(),
+            meddler: None,
             // TSC_SIM_TRACE=1 prints every message of a failing test.
             trace: std::env::var_os("TSC_SIM_TRACE").map(|_| Vec::new()),
         }
@@ -305,6 +329,14 @@ impl World {
             }
             Pending::Pump(conn, up) => self.pump(conn, up),
             Pending::Ended(conn, at_server) => self.ended(conn, at_server),
+            Pending::Between { from, to, bytes } => self.peer_between(from, to, &bytes),
+            Pending::Direct { from, to, bytes } => self.peer_arrived(from, to, &bytes),
+            Pending::Hello {
+                client,
+                path,
+                to,
+                flight,
+            } => self.hello(client, path, to, flight),
             Pending::Stranger {
                 server,
                 from,

@@ -347,3 +347,134 @@ fn the_number_of_shards_has_bounds() {
     assert!(matches!(make(65), Err(ServerConfigError::Shards)));
     assert_eq!(make(64).unwrap().len(), 64);
 }
+
+/// Brings what one shard has for another there, until there is nothing left.
+fn cross(server: &mut Shards) -> Vec<Bytes> {
+    let mut relayed = Vec::new();
+    let mut sent = Vec::new();
+    loop {
+        for shard in 0..server.shards.len() {
+            sent.extend(server.answers(shard));
+            while let Some(event) = server.shards[shard].poll_event() {
+                if let Event::Relay(news) = event {
+                    relayed.push(news);
+                }
+            }
+        }
+        if relayed.is_empty() {
+            return sent;
+        }
+        for news in relayed.drain(..) {
+            let shard = usize::from(news.shard());
+            server.shards[shard].handle_relayed(server.now, news);
+        }
+    }
+}
+
+/// The client that asks and the one that is asked are at different workers.
+#[test]
+fn peer_tunnels_are_brokered_between_shards_and_their_end_is_told_there() {
+    use tsc_tpl::{CertificateFingerprint, ConnectionInfo, ServiceList, TransportCode, TunnelTag};
+    const PEER: ServiceType = ServiceType::ENABLE_PEER;
+    let mut config = server_config(7);
+    config.interfaces[0].services = vec![PEER];
+    let mut server = Shards::new(config, 3);
+    let tunnel = |server: &mut Shards, shard: usize| {
+        let binding = server.open(shard);
+        let mut bytes = Vec::new();
+        let request = CmType::CONFIGURATION_REQUEST;
+        MessageBuilder::new(request, Tsid::UNASSIGNED, Sequence(1))
+            .tlv(Tlv::ProtocolRevision(1))
+            .tlv(Tlv::SupportedServices(ServiceList::new(&[PEER]).unwrap()))
+            .encode(&mut bytes)
+            .unwrap();
+        let (_, answers) = server.say(shard, binding, &bytes);
+        let (tsid, key) = granted(&answers[0]).unwrap();
+        let session = server.shards[shard].session_of(binding).unwrap();
+        let _ = server.say(shard, binding, &message(CmType::KEEPALIVE, tsid, 2));
+        Tunnel {
+            binding,
+            session,
+            tsid,
+            key,
+        }
+    };
+    let (near, far) = (tunnel(&mut server, 0), tunnel(&mut server, 2));
+    let v4 = |address: IpAddr, port| match address {
+        IpAddr::V4(address) => std::net::SocketAddrV4::new(address, port),
+        IpAddr::V6(_) => panic!("IPv4 here"),
+    };
+    let info = |source, destination| {
+        Tlv::ConnectionInfoIpv4(ConnectionInfo {
+            transport: TransportCode::UDP,
+            source,
+            destination,
+        })
+    };
+    let (from, to) = (server.address(&near), server.address(&far));
+    let outer = v4([192, 0, 2, 1].into(), 4000);
+    let any = v4([0, 0, 0, 0].into(), 0);
+    let mut ask = Vec::new();
+    MessageBuilder::new(CmType::CLIENT_SERVICE_REQUEST, near.tsid, Sequence(3))
+        .tlv(Tlv::ServiceType(PEER))
+        .tlv(info(v4(from, 9), v4(to, 9)))
+        .tlv(info(outer, any))
+        .tlv(Tlv::CertificateFingerprint(CertificateFingerprint(
+            &[1; 32],
+        )))
+        .encode(&mut ask)
+        .unwrap();
+    let (verdict, answers) = server.say(0, near.binding, &ask);
+    assert_eq!((verdict, answers), (Verdict::Consumed, vec![]));
+    let forwarded = cross(&mut server);
+    let Ok(Unit::Control(forwarded)) = Unit::decode_datagram(&forwarded[0], &Limits::WIDEST) else {
+        panic!("nothing forwarded")
+    };
+    let header = forwarded.header();
+    assert_eq!(
+        (header.tsid, header.cm_type),
+        (far.tsid, CmType::CLIENT_SERVICE_REQUEST)
+    );
+    let mut answer = Vec::new();
+    MessageBuilder::response(&header, ResponseCode::SUCCESS)
+        .unwrap()
+        .tlv(Tlv::ServiceType(PEER))
+        .tlv(Tlv::PeerServiceResponse(true))
+        .tlv(info(outer, any))
+        .tlv(Tlv::TunnelTag(TunnelTag::new(&[5; 16])))
+        .tlv(Tlv::CertificateFingerprint(CertificateFingerprint(
+            &[2; 32],
+        )))
+        .encode(&mut answer)
+        .unwrap();
+    let _ = server.say(2, far.binding, &answer);
+    let answers = cross(&mut server);
+    let Ok(Unit::Control(answered)) = Unit::decode_datagram(&answers[0], &Limits::WIDEST) else {
+        panic!("no answer")
+    };
+    assert_eq!(code(&answers[0]), ResponseCode::SUCCESS);
+    assert_eq!(
+        (answered.header().tsid, answered.header().sequence),
+        (near.tsid, Sequence(3))
+    );
+    assert!(server.shards[0].has_service(near.session, PEER));
+    assert!(server.shards[2].has_service(far.session, PEER));
+    // A repeat gets the same answer, and asks nobody.
+    let (_, repeated) = server.say(0, near.binding, &ask);
+    assert_eq!(repeated, answers);
+    // The end of one is told to the other.
+    let release = message(CmType::CONFIGURATION_RELEASE_REQUEST, far.tsid, 9);
+    let _ = server.say(2, far.binding, &release);
+    let told = cross(&mut server);
+    let Ok(Unit::Control(told)) = Unit::decode_datagram(told.last().unwrap(), &Limits::WIDEST)
+    else {
+        panic!("nothing told")
+    };
+    assert_eq!(
+        (told.header().tsid, told.header().cm_type),
+        (near.tsid, CmType::SERVICE_REQUEST)
+    );
+    let service = told.raw_value(TlvType::SERVICE_TYPE).unwrap();
+    assert_eq!(service, ServiceType::DISABLE_PEER.0.to_be_bytes());
+    assert!(!server.shards[0].has_service(near.session, PEER));
+}

@@ -5,7 +5,8 @@ pub(crate) mod generate;
 
 use tsc_tpl::{
     ControlMessage, DatagramError, FramingError, Limits, MessageBuilder, RedundancyEntry,
-    RedundancyFrame, ReservedFrame, ReservedKind, StreamDecoder, Unit, registry,
+    RedundancyFrame, ReservedFrame, ReservedKind, StreamDecoder, StunKind, StunMessage, Unit,
+    registry,
 };
 
 use generate::Source;
@@ -40,6 +41,21 @@ pub(crate) fn datagram(data: &[u8]) {
         Unit::decode_datagram(&longer, &Limits::WIDEST),
         Err(DatagramError::Trailing(1))
     );
+}
+
+/// Any datagram is a Binding message or refused; what is one says the same when it is written again.
+pub(crate) fn stun(data: &[u8]) {
+    let Ok(message) = StunMessage::decode(data) else {
+        return;
+    };
+    let again = message.encode();
+    assert_eq!(StunMessage::decode(&again), Ok(message));
+    if message.kind == StunKind::Request {
+        let seen = core::net::SocketAddr::from(([0x2001_u16, 0xDB8, 0, 0, 0, 0, 0, 1], 40_000));
+        let answer = message.success(seen).encode();
+        assert!(answer.len() <= data.len() + tsc_tpl::MAX_STUN_GROWTH);
+    }
+    let _ = message.to_string();
 }
 
 /// A stream gives the same units and the same end however it is cut, and each unit is one a datagram

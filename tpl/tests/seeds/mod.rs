@@ -3,7 +3,7 @@
 use crate::shared::generate::{self, Source};
 use tsc_tpl::{
     CmType, IpPacket, Limits, MessageBuilder, RedundancyEntry, RedundancyFrame, ReservedFrame,
-    ReservedKind, Sequence, StreamDecoder, Tlv, Tsid, Unit, registry,
+    ReservedKind, Sequence, StreamDecoder, StunKind, StunMessage, Tlv, Tsid, Unit, registry,
 };
 
 type Seed = (&'static str, String, Vec<u8>);
@@ -38,6 +38,9 @@ pub(crate) fn all() -> Vec<Seed> {
             format!("request-then-{name}"),
             [&[0x22], good.as_slice(), &bytes].concat(),
         ));
+    }
+    for (name, bytes) in stun() {
+        seeds.push(("stun", name, bytes));
     }
     for (name, bytes) in entropies() {
         seeds.push(("roundtrip", name, bytes));
@@ -237,4 +240,35 @@ fn unhex(text: &str) -> Vec<u8> {
         .step_by(2)
         .map(|at| u8::from_str_radix(&text[at..at + 2], 16).unwrap())
         .collect()
+}
+
+/// Binding messages, and what is nearly one.
+fn stun() -> Vec<(String, Vec<u8>)> {
+    let transaction = *b"transaction!";
+    let v4 = "192.0.2.1:40000".parse().unwrap();
+    let v6 = "[2001:db8::1]:40000".parse().unwrap();
+    let kinds = [
+        ("request", StunKind::Request),
+        ("indication", StunKind::Indication),
+        ("success-v4", StunKind::Success(v4)),
+        ("success-v6", StunKind::Success(v6)),
+    ];
+    let mut seeds = Vec::new();
+    for (name, kind) in kinds {
+        for fingerprint in [true, false] {
+            let message = StunMessage {
+                kind,
+                transaction,
+                fingerprint,
+            };
+            let bytes = message.encode();
+            let marked = if fingerprint { "marked" } else { "bare" };
+            seeds.push((
+                format!("{name}-{marked}-cut"),
+                bytes[..bytes.len() - 3].to_vec(),
+            ));
+            seeds.push((format!("{name}-{marked}"), bytes));
+        }
+    }
+    seeds
 }

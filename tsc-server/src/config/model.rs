@@ -358,7 +358,9 @@ pub struct AssignedServices {
     pub ddt: bool,
     /// `server-keepalive`: the server sends the Keepalives of clients that ask for it.
     pub server_keepalive: bool,
-    /// `inter-client-block`: no packet passes from one tunnel of the interface to another tunnel.
+    /// `peer`: clients that want it are brought together, and reach each other without the server.
+    pub peer: bool,
+    /// `inter-client-block`: no packet passes from one tunnel of the interface to another tunnel, nor between them.
     pub inter_client_block: bool,
 }
 

@@ -207,6 +207,7 @@ fn words(services: AssignedServices) -> impl Iterator<Item = Service> {
         (services.redundancy, Service::Redundancy),
         (services.ddt, Service::Ddt),
         (services.server_keepalive, Service::ServerKeepalive),
+        (services.peer, Service::Peer),
         (services.inter_client_block, Service::InterClientBlock),
     ];
     all.into_iter()

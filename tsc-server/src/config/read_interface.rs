@@ -157,7 +157,7 @@ fn services(value: &Value<'_>) -> AssignedServices {
 }
 
 fn assign(services: &mut AssignedServices, item: &Value<'_>, word: &str) {
-    let implemented = "remove it; implemented are SIP, redundancy, DDT, server-keepalive, nagle, STG and inter-client-block";
+    let implemented = "remove it; implemented are SIP, redundancy, DDT, server-keepalive, nagle, STG, peer and inter-client-block";
     match Service::from_word(word) {
         Some(Service::Sip) => services.sip = true,
         Some(Service::Nagle) => services.nagle = true,
@@ -166,7 +166,8 @@ fn assign(services: &mut AssignedServices, item: &Value<'_>, word: &str) {
         Some(Service::InterClientBlock) => services.inter_client_block = true,
         Some(Service::Redundancy) => services.redundancy = true,
         Some(Service::Ddt) => services.ddt = true,
-        Some(Service::Dtte | Service::Peer) => {
+        Some(Service::Peer) => services.peer = true,
+        Some(Service::Dtte) => {
             let value = shown(word);
             item.fail(ConfigErrorKind::NotImplemented { value }, implemented);
         }

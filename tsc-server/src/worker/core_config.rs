@@ -121,6 +121,11 @@ fn core_interface(config: &Config, interface: &InterfaceConfig) -> core::Interfa
     if interface.services.server_keepalive {
         core.services.push(ServiceType::ENABLE_SERVER_KEEPALIVE);
     }
+    // Where it is forbidden clients need not find out.
+    if interface.services.peer && !interface.services.inter_client_block {
+        core.services.push(ServiceType::ENABLE_PEER);
+    }
+    core.inter_client_block = interface.services.inter_client_block;
     core.inner_mtu = interface.inner_mtu;
     core.dscp = interface.dscp;
     core.auth = match &interface.authentication {

@@ -126,6 +126,7 @@ impl Worker {
         match kind {
             Some(Kind::Plain) => self.plain_datagram(now, origin, bytes, run),
             Some(Kind::Dtls) => self.dtls_datagram(cx, now, origin.port, origin.peer, bytes),
+            Some(Kind::Stun) => self.stun(cx, now, origin, bytes),
             Some(Kind::Foreign) | None => {
                 let reason = format_args!("a protocol that this port does not speak");
                 self.foreign(now, origin.peer, reason);
@@ -133,6 +134,20 @@ impl Worker {
         }
         if self.batch.is_full() {
             self.forward(cx, now);
+        }
+    }
+
+    /// Whoever it is, and whatever else its address has here (spec 7, "Peer tunneling").
+    fn stun(&mut self, cx: &mut Context<'_>, now: Instant, origin: &Origin, bytes: &[u8]) {
+        let Some(port) = self.ports.get_mut(origin.port) else {
+            return;
+        };
+        match self
+            .core
+            .answer_stun(now, port.interface, origin.peer, bytes)
+        {
+            Some(answer) => port.queue(cx, origin.peer, &answer),
+            None => self.foreign(now, origin.peer, format_args!("STUN")),
         }
     }
 

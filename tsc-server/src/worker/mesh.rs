@@ -20,7 +20,7 @@ use std::{
     task::Waker,
 };
 
-use tsc_csm::server::{MovedBinding, SessionId, Shard};
+use tsc_csm::server::{MovedBinding, Relayed, SessionId, Shard};
 use tsc_osaa::{dtls::DetachedAssociation, stream::DetachedStream};
 
 use super::{
@@ -65,6 +65,8 @@ pub(super) enum Parcel {
     Crossing(Box<Crossing>),
     Stream(Box<MovingStream>),
     Association(Box<MovingAssociation>),
+    /// What clients of two workers have to say to each other before they have a tunnel of their own.
+    Brokered(Box<Relayed>),
     /// What has become of an address of this port.
     Peer {
         port: usize,

@@ -29,6 +29,7 @@ impl Worker {
                 }
                 Parcel::Stream(moving) => self.take_stream(now, *moving),
                 Parcel::Association(moving) => self.take_association(cx, now, *moving),
+                Parcel::Brokered(relayed) => self.core.handle_relayed(now, *relayed),
                 Parcel::Peer {
                     port,
                     peer,

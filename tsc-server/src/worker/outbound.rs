@@ -11,7 +11,7 @@ use tsc_osaa::trace::{Direction, Interface as Side};
 use super::{
     Worker,
     batch::{Sender, Target},
-    mesh::Item,
+    mesh::{Item, Parcel},
     record::{Outer, trace_bytes},
     way::Way,
 };
@@ -150,6 +150,11 @@ impl Worker {
             }
         }
         while let Some(event) = self.core.poll_event() {
+            if let Event::Relay(relayed) = event {
+                let shard = relayed.shard();
+                self.mesh.notify(shard, Parcel::Brokered(Box::new(relayed)));
+                continue;
+            }
             let outer = if let Event::SessionUp { binding, .. }
             | Event::CompanionUp { binding, .. }
             | Event::Bound { binding, .. } = &event

@@ -65,6 +65,8 @@ pub(super) enum Kind {
     Plain,
     /// A DTLS record.
     Dtls,
+    /// A STUN message.
+    Stun,
     /// Not for this port.
     Foreign,
 }
@@ -101,7 +103,8 @@ impl Port {
     pub(super) fn classify(&self, datagram: &[u8]) -> Kind {
         match datagram.first().map(|first| FirstByte::classify(*first)) {
             Some(FirstByte::Dtls) if self.dtls.is_some() => Kind::Dtls,
-            Some(FirstByte::Dtls | FirstByte::Stun) | None => Kind::Foreign,
+            Some(FirstByte::Stun) => Kind::Stun,
+            Some(FirstByte::Dtls) | None => Kind::Foreign,
             Some(_) if self.plain.is_some() => Kind::Plain,
             Some(_) => Kind::Foreign,
         }

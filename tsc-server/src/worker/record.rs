@@ -170,8 +170,8 @@ impl Log {
                 let tsid = tsid.map(tracing::field::display);
                 tracing::info!(event = "service-ended", tsid, %grant);
             }
-            // What is new has no line yet.
-            _ => {}
+            // Between workers; and what is new has no line yet.
+            Event::Relay(_) | _ => {}
         }
     }
 

@@ -206,6 +206,11 @@ fn log_sessions(sessions: &Stats) {
         duplicates = sessions.duplicates,
         outdated = sessions.outdated,
         kept = sessions.kept,
+        peer_requests = sessions.peer_requests,
+        peer_granted = sessions.peer_granted,
+        peer_refused = sessions.peer_refused,
+        peer_struck = sessions.peer_struck,
+        stun = sessions.stun,
         transmit_overflow = sessions.transmit_overflow
     );
 }

@@ -6,17 +6,23 @@
 mod ddt;
 mod flows;
 mod keepalive;
+mod peer;
 mod redundancy;
 mod stg;
 
 use std::net::IpAddr;
 use std::time::Instant;
 
+use bytes::Bytes;
 use tsc_tpl::{CmType, ControlMessage, Message, MessageError, ResponseCode, ServiceType, Tlv};
 
 use self::ddt::Datagrams;
 pub use self::ddt::TunnelTransport;
 use self::keepalive::ServerKeepalive;
+pub use self::peer::{
+    Direct, MAX_DIRECT_PACKET, MAX_PEERS, PathId, PeerEvent, PeerStatus, PeerTransmit,
+};
+use self::peer::{Peers, Reply};
 use self::redundancy::Sockets;
 pub use self::redundancy::{Redundancy, RedundancyStatus};
 use self::stg::Stg;
@@ -36,6 +42,7 @@ pub(super) struct Services {
     keepalive: ServerKeepalive,
     redundancy: Sockets,
     datagrams: Datagrams,
+    peer: Peers,
 }
 
 impl Services {
@@ -46,7 +53,11 @@ impl Services {
 
     /// When a service has something to do.
     pub(super) fn deadline(&self) -> Option<Instant> {
-        let deadlines = [self.redundancy.deadline(), self.datagrams.deadline()];
+        let deadlines = [
+            self.redundancy.deadline(),
+            self.datagrams.deadline(),
+            self.peer.deadline(),
+        ];
         deadlines.into_iter().flatten().min()
     }
 }
@@ -82,7 +93,9 @@ impl Client {
             ServiceType::ENABLE_REDUNDANCY
             | ServiceType::DISABLE_REDUNDANCY
             | ServiceType::ENABLE_DDT
-            | ServiceType::DISABLE_DDT => Err(RequestError::OfSockets),
+            | ServiceType::DISABLE_DDT
+            | ServiceType::ENABLE_PEER
+            | ServiceType::DISABLE_PEER => Err(RequestError::OfSockets),
             _ => self.ask_service(now, service, []),
         }
     }
@@ -130,6 +143,10 @@ impl Client {
         service: ServiceType,
         answer: Option<Result<&Message<'_>, &MessageError>>,
     ) {
+        if service.enable() == ServiceType::ENABLE_PEER {
+            self.peer_over(now, request, answer);
+            return self.settle_services(now);
+        }
         let outcome = match answer {
             None => ServiceOutcome::NoAnswer,
             // A response with wrong content fails its transaction (spec 2).
@@ -161,10 +178,15 @@ impl Client {
                 outcome,
             }),
         }
-        // There may be room now.
+        self.settle_services(now);
+    }
+
+    /// A request is over: there may be room for another.
+    fn settle_services(&mut self, now: Instant) {
         self.settle_keepalive(now);
         self.settle_redundancy(now);
         self.settle_datagrams(now);
+        self.settle_peers(now);
     }
 
     fn service_granted(
@@ -201,10 +223,11 @@ impl Client {
         self.keepalive_resumed(now);
         self.redundancy_resumed(now);
         self.datagrams_resumed(now);
+        self.peers_resumed(now);
     }
 
-    /// A request of the server for a service: executed once, and answered to every repeat (spec 4). None of them is
-    /// built yet, so each is refused in the way that its type asks for.
+    /// A request of the server for a service: executed once, and answered to every repeat (spec 4). Those that are not built
+    /// are refused in the way that their type asks for.
     pub(super) fn service_request<'a>(
         &mut self,
         now: Instant,
@@ -228,18 +251,14 @@ impl Client {
         }
         let parsed = raw.parse();
         let bytes = match &parsed {
-            Ok(request) => {
-                let known = request.service_type().is_some_and(ServiceType::is_known);
-                let code = if known {
-                    ResponseCode::SERVICE_UNAVAILABLE
-                } else {
-                    ResponseCode::UNSUPPORTED_SERVICE
-                };
-                wire::service_refusal(request, code, None)
-            }
+            Ok(request) => match self.peer_request(now, epoch, request) {
+                Some(Reply::Later) => None,
+                Some(Reply::Now(bytes)) => bytes,
+                None => refuse(request),
+            },
             Err(error) => wire::refuse_message(&header, error),
         };
-        if let Some(bytes) = bytes {
+        if let (Some(bytes), State::Up(tunnel)) = (bytes, &mut self.state) {
             tunnel.inbox.remember(now, header.sequence, answer, &bytes);
             self.transmit(epoch, bytes);
         }
@@ -248,4 +267,15 @@ impl Client {
             Err(error) => self.message_error(now, error),
         }
     }
+}
+
+/// For services that are not built.
+fn refuse(request: &Message<'_>) -> Option<Bytes> {
+    let known = request.service_type().is_some_and(ServiceType::is_known);
+    let code = if known {
+        ResponseCode::SERVICE_UNAVAILABLE
+    } else {
+        ResponseCode::UNSUPPORTED_SERVICE
+    };
+    wire::service_refusal(request, code, None)
 }

@@ -5,6 +5,7 @@
 
 mod ddt;
 mod keepalive;
+mod peer;
 mod redundancy;
 mod stg;
 
@@ -19,6 +20,8 @@ use tsc_tpl::{
 
 use self::ddt::Ddt;
 use self::keepalive::ServerKeepalive;
+use self::peer::Peers;
+pub use self::peer::{MAX_PARTNERS, Relayed};
 pub use self::redundancy::MAX_HELD;
 use self::redundancy::Redundancy;
 use super::Server;
@@ -42,6 +45,7 @@ pub(super) struct Services {
     redundancy: Option<Redundancy>,
     ddt: Option<Ddt>,
     pub(super) family: Family,
+    peers: Option<Box<Peers>>,
 }
 
 /// What a service answers: its success, or why not.
@@ -87,12 +91,14 @@ impl Services {
             redundancy,
             ddt,
             family,
+            peers,
         } = self;
         routed.is_empty()
             && keepalive.is_none()
             && redundancy.is_none()
             && ddt.is_none()
             && family.is_empty()
+            && peers.is_none()
     }
 
     /// Whether one more socket may have a service: all of them together name 64 at most (spec 7).
@@ -114,8 +120,14 @@ impl Services {
             .map(|_| ServiceType::ENABLE_REDUNDANCY);
         let ddt = self.ddt.as_ref().filter(|ddt| ddt.is_in_force());
         let ddt = ddt.map(|_| ServiceType::ENABLE_DDT);
-        let pairs = stg.into_iter().chain(keepalive);
-        pairs.chain(redundancy).chain(ddt).collect()
+        let peers = self.peers.as_ref();
+        let peers = peers
+            .filter(|peers| peers.is_in_force())
+            .map(|_| ServiceType::ENABLE_PEER);
+        [stg, keepalive, redundancy, ddt, peers]
+            .into_iter()
+            .flatten()
+            .collect()
     }
 
     pub(super) fn routed(&self) -> &[Prefix] {
@@ -134,7 +146,10 @@ impl Services {
         let keepalive = keepalive.and_then(ServerKeepalive::deadline);
         let redundancy = self.redundancy.as_ref().and_then(Redundancy::deadline);
         let ddt = self.ddt.as_ref().and_then(Ddt::deadline);
-        [keepalive, redundancy, ddt, self.family.deadline()]
+        let peers = self.peers.as_ref();
+        let peers = peers.and_then(|peers| peers.deadline(is_bound));
+        let family = self.family.deadline();
+        [keepalive, redundancy, ddt, peers, family]
             .into_iter()
             .flatten()
             .min()
@@ -149,8 +164,10 @@ impl Services {
         let redundancy = self.redundancy.into_iter();
         let redundancy = redundancy.flat_map(|redundancy| redundancy.grants());
         let ddt = self.ddt.into_iter().flat_map(Ddt::grants);
+        let peers = self.peers.into_iter();
+        let peers = peers.flat_map(|peers| peers.grants());
         let pairs = routed.into_iter().chain(keepalive);
-        pairs.chain(redundancy).chain(ddt)
+        pairs.chain(redundancy).chain(ddt).chain(peers)
     }
 }
 
@@ -180,6 +197,13 @@ impl Server {
         }
         let parsed = message.parse();
         let bytes = match &parsed {
+            // The answer is the other client's.
+            Ok(request) if self.is_peer_request(key, request) => {
+                match self.ask_peer(now, key, request) {
+                    Ok(()) => return Verdict::Consumed,
+                    Err(code) => self.peer_refusal(&header, code),
+                }
+            }
             Ok(request) => match self.serve(now, key, request) {
                 Ok(granted) => wire::service_success(request, granted.tlvs()),
                 Err(code) => {
@@ -201,26 +225,30 @@ impl Server {
         }
     }
 
+    /// Whether this tunnel may have a service. A companion has no routes, no companions and no peers of its own.
+    fn is_assigned(&self, key: Key, service: ServiceType) -> bool {
+        let of_main = matches!(
+            service.enable(),
+            ServiceType::ENABLE_STG | ServiceType::ENABLE_DDT | ServiceType::ENABLE_PEER
+        );
+        let session = self.sessions.get(key);
+        session
+            .filter(|session| session.main.is_none() || !of_main)
+            .and_then(|session| self.config.interfaces.get(session.interface))
+            .is_some_and(|interface| interface.offers(service))
+    }
+
+    fn is_peer_request(&self, key: Key, request: &Message<'_>) -> bool {
+        request.service_type() == Some(ServiceType::ENABLE_PEER)
+            && self.is_assigned(key, ServiceType::ENABLE_PEER)
+    }
+
     fn serve(&mut self, now: Instant, key: Key, request: &Message<'_>) -> Served {
         let service = request.service_type().ok_or(ResponseCode::MALFORMED)?;
         if !service.is_known() {
             return Err(ResponseCode::UNSUPPORTED_SERVICE);
         }
-        let assigned = self
-            .sessions
-            .get(key)
-            .and_then(|session| self.config.interfaces.get(session.interface))
-            .is_some_and(|interface| interface.services.contains(&service.enable()));
-        if !assigned {
-            return Err(ResponseCode::SERVICE_UNAVAILABLE);
-        }
-        // A companion has no routes and no companions of its own.
-        let of_main = matches!(
-            service.enable(),
-            ServiceType::ENABLE_STG | ServiceType::ENABLE_DDT
-        );
-        let is_companion = |session: &Session| session.main.is_some();
-        if of_main && self.sessions.get(key).is_some_and(is_companion) {
+        if !self.is_assigned(key, service) {
             return Err(ResponseCode::SERVICE_UNAVAILABLE);
         }
         match service {
@@ -235,6 +263,7 @@ impl Server {
             ServiceType::DISABLE_REDUNDANCY => self.disable_redundancy(now, key, request),
             ServiceType::ENABLE_DDT => self.enable_ddt(now, key, request),
             ServiceType::DISABLE_DDT => self.disable_ddt(now, key, request),
+            ServiceType::DISABLE_PEER => self.disable_peer(now, key, request),
             // Assigned, but not described yet (spec 3.5) or not built.
             _ => Err(ResponseCode::SERVICE_UNAVAILABLE),
         }
@@ -335,6 +364,9 @@ impl Server {
         self.held -= services.redundancy.as_ref().map_or(0, Redundancy::held);
         self.end_family(now, session, std::mem::take(&mut services.family));
         let session_id = session.id;
+        if let Some(peers) = &services.peers {
+            self.end_peers(now, session_id, peers);
+        }
         for grant in services.grants(session.timers()) {
             self.events.push_back(Event::ServiceEnded {
                 session: session_id,

@@ -115,7 +115,7 @@ impl Server {
         let (certificate, keys) = present(security.identity())?;
         let asks = match security.client_auth() {
             ClientAuth::None => false,
-            ClientAuth::Required(_) => true,
+            ClientAuth::Required(_) | ClientAuth::Fingerprint(_) => true,
             ClientAuth::Optional(_) => {
                 return Err(DtlsConfigError::Unsupported {
                     backend: DtlsBackendKind::Dimpl,

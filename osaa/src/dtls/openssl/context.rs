@@ -215,6 +215,10 @@ impl Server {
         });
         let (mode, roots) = match security.client_auth() {
             ClientAuth::None => (SslVerifyMode::NONE, None),
+            ClientAuth::Fingerprint(_) => (
+                SslVerifyMode::PEER | SslVerifyMode::FAIL_IF_NO_PEER_CERT,
+                None,
+            ),
             ClientAuth::Optional(roots) => (SslVerifyMode::PEER, Some(roots)),
             ClientAuth::Required(roots) => (
                 SslVerifyMode::PEER | SslVerifyMode::FAIL_IF_NO_PEER_CERT,

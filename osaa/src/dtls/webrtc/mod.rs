@@ -120,7 +120,9 @@ impl Server {
                 client_auth: match security.client_auth() {
                     ClientAuth::None => ClientAuthType::NoClientCert,
                     ClientAuth::Optional(_) => ClientAuthType::RequestClientCert,
-                    ClientAuth::Required(_) => ClientAuthType::RequireAnyClientCert,
+                    ClientAuth::Required(_) | ClientAuth::Fingerprint(_) => {
+                        ClientAuthType::RequireAnyClientCert
+                    }
                 },
                 // Clients by dimpl always offer it, and an offer that finds nothing is refused. Nobody uses the keys.
                 srtp_protection_profiles: vec![

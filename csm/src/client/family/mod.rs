@@ -9,6 +9,8 @@
 //! Transports are named by epochs as with one tunnel; the highest bits of an epoch say whose it is. Only where a packet goes is
 //! asked for each: [`Family::outgoing`].
 
+mod peers;
+
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};

@@ -1,0 +1,386 @@
+//! Peer tunnels between hosts behind real NATs: the kernel's, which the server's address is outside of.
+//!
+//! ```text
+//!   left ---- NAT ----.
+//!   192.168.1.2       |
+//!                     +---- the test's own namespace, a router ---- edge: tsc-server
+//!   right --- NAT ----'
+//!   192.168.2.2
+//! ```
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::wildcard_enum_match_arm
+)]
+
+use std::{
+    collections::BTreeSet,
+    fs::File,
+    net::{IpAddr, SocketAddr},
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use nix::sched::{CloneFlags, setns};
+use tokio::{
+    sync::oneshot,
+    time::{interval, timeout},
+};
+use tsc_interop::{Egress, Lab, Namespace, isolated};
+use tsc_tapi::{
+    Notification, Notifications, PathEnd, PemSource, Roots, Server, Service, Transport, Trust,
+    Tunnel, TunnelBuilder, UdpSocket,
+};
+
+/// Nothing here takes longer unless it hangs.
+const LIMIT: Duration = Duration::from_secs(60);
+/// Between two packets of speech.
+const PACE: Duration = Duration::from_millis(20);
+const PEER: &str = "assigned-services = [\"peer\"]";
+
+async fn soon<T>(what: impl Future<Output = T>) -> T {
+    timeout(LIMIT, what).await.expect("in time")
+}
+
+fn block_on<T>(what: impl Future<Output = T>) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    runtime.unwrap().block_on(what)
+}
+
+fn run(line: &str) {
+    Namespace::Access.run(line);
+}
+
+fn run_in(namespace: &str, line: &str) {
+    run(&format!("ip netns exec {namespace} {line}"));
+}
+
+/// A host behind a NAT of its own, which lets in only answers. `number` is 1 or 2.
+fn connect_host(name: &str, number: u8) {
+    let nat = format!("nat{number}");
+    for namespace in [name, nat.as_str()] {
+        run(&format!("ip netns add {namespace}"));
+        run_in(namespace, "ip link set lo up");
+    }
+    run(&format!(
+        "ip link add wan{number} type veth peer name wan netns {nat}"
+    ));
+    run(&format!(
+        "ip address add 203.0.{number}.1/24 dev wan{number}"
+    ));
+    run(&format!("ip link set wan{number} up"));
+    run_in(&nat, &format!("ip address add 203.0.{number}.2/24 dev wan"));
+    run_in(&nat, "ip link set wan up");
+    run_in(&nat, &format!("ip route add default via 203.0.{number}.1"));
+    run_in(
+        &nat,
+        &format!("ip link add lan type veth peer name lan netns {name}"),
+    );
+    run_in(
+        &nat,
+        &format!("ip address add 192.168.{number}.1/24 dev lan"),
+    );
+    run_in(&nat, "ip link set lan up");
+    run_in(
+        name,
+        &format!("ip address add 192.168.{number}.2/24 dev lan"),
+    );
+    run_in(name, "ip link set lan up");
+    run_in(
+        name,
+        &format!("ip route add default via 192.168.{number}.1"),
+    );
+    run_in(&nat, "sysctl -q -w net.ipv4.ip_forward=1");
+    for rule in [
+        "add table ip lab",
+        "add chain ip lab out { type nat hook postrouting priority 100 ; }",
+        "add rule ip lab out oifname wan masquerade",
+        "add chain ip lab in { type filter hook input priority 0 ; }",
+        "add rule ip lab in iifname wan ct state new drop",
+        "add chain ip lab through { type filter hook forward priority 0 ; }",
+        "add rule ip lab through iifname wan ct state new drop",
+    ] {
+        run_in(&nat, &format!("nft {rule}"));
+    }
+}
+
+/// The lab, and two hosts behind NATs, with a router between them.
+fn lab(interface: &str) -> Lab {
+    let lab = Lab::with(Egress::UserSpace, interface, "");
+    run("sysctl -q -w net.ipv4.ip_forward=1");
+    Namespace::Edge.run("ip route add 203.0.0.0/16 via 192.0.2.2");
+    connect_host("left", 1);
+    connect_host("right", 2);
+    // Counts what goes from one NAT to the other, and can stop it.
+    for rule in [
+        "add table ip lab",
+        "add chain ip lab between { type filter hook forward priority 0 ; }",
+        "add rule ip lab between iifname wan1 oifname wan2 counter",
+        "add rule ip lab between iifname wan2 oifname wan1 counter",
+    ] {
+        run(&format!("nft {rule}"));
+    }
+    lab
+}
+
+/// Nothing passes between the two NATs any more; both still reach the server.
+fn cut() {
+    for (from, to) in [("wan1", "wan2"), ("wan2", "wan1")] {
+        run(&format!(
+            "nft insert rule ip lab between iifname {from} oifname {to} drop"
+        ));
+    }
+}
+
+/// A tunnel whose sockets are in another namespace.
+struct Host {
+    tunnel: Option<Tunnel>,
+    notifications: Notifications,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Host {
+    fn open(lab: &Lab, namespace: &str, transport: Transport) -> Self {
+        let server = lab.address();
+        let server = Server::new(transport, server.ip().to_string(), server.port());
+        let roots = Roots::from_pem(&PemSource::File(lab.authority())).unwrap();
+        let builder = Tunnel::builder(server)
+            .trust(Trust::Roots(roots))
+            .server_name("localhost")
+            .peer_tunnels(true);
+        Self::with(namespace, builder)
+    }
+
+    fn with(namespace: &str, builder: TunnelBuilder) -> Self {
+        let notifications = builder.notifications();
+        let (up, opened) = oneshot::channel();
+        let (stop, stopped) = oneshot::channel();
+        let namespace = File::open(format!("/run/netns/{namespace}")).unwrap();
+        let thread = std::thread::spawn(move || {
+            // Of this thread only.
+            setns(namespace, CloneFlags::CLONE_NEWNET).unwrap();
+            block_on(async {
+                let tunnel = soon(builder.connect()).await.unwrap();
+                up.send(tunnel).unwrap();
+                let _ = stopped.await;
+            });
+        });
+        let tunnel = opened.blocking_recv().unwrap();
+        Self {
+            tunnel: Some(tunnel),
+            notifications,
+            stop: Some(stop),
+            thread: Some(thread),
+        }
+    }
+
+    fn bind(&self) -> UdpSocket {
+        let tunnel = self.tunnel.as_ref().unwrap();
+        let address = tunnel.config().ipv4().unwrap();
+        tunnel.bind_udp(SocketAddr::new(address, 0)).unwrap()
+    }
+
+    /// What is told of the service next: available, enabled.
+    async fn told(&mut self) -> (bool, bool) {
+        loop {
+            match soon(self.notifications.recv()).await {
+                Some(Notification::Service {
+                    service: Service::Peer,
+                    available,
+                    enabled,
+                    ..
+                }) => return (available, enabled),
+                Some(Notification::Down(reason)) => panic!("{reason:?}"),
+                None => panic!("no tunnel"),
+                Some(_) => {}
+            }
+        }
+    }
+
+    /// What has become of the next peer tunnel.
+    async fn outer(&mut self) -> Result<SocketAddr, PathEnd> {
+        loop {
+            match soon(self.notifications.recv()).await {
+                Some(Notification::PeerTunnel { outer, .. }) => return outer,
+                Some(Notification::Down(reason)) => panic!("{reason:?}"),
+                None => panic!("no tunnel"),
+                Some(_) => {}
+            }
+        }
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        drop(self.tunnel.take());
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Sends numbered packets both ways, and receives them: how many of each direction were lost.
+async fn talk(left: &UdpSocket, right: &UdpSocket, packets: u32) -> (u32, u32) {
+    let (left_at, right_at) = (left.local_addr().unwrap(), right.local_addr().unwrap());
+    let send = async |from: &UdpSocket, to: SocketAddr| {
+        let mut pace = interval(PACE);
+        for number in 0..packets {
+            pace.tick().await;
+            let mut payload = [0; 172];
+            payload[..4].copy_from_slice(&number.to_be_bytes());
+            from.send_to(&payload, to).await.unwrap();
+        }
+    };
+    let receive = async |at: &UdpSocket| {
+        let mut seen = BTreeSet::new();
+        let mut buffer = [0; 2000];
+        while let Ok(received) = timeout(Duration::from_secs(1), at.recv_from(&mut buffer)).await {
+            let (len, _) = received.unwrap();
+            assert_eq!(len, 172);
+            let number = u32::from_be_bytes(*buffer.first_chunk().unwrap());
+            assert!(seen.insert(number), "{number} came twice");
+        }
+        packets - u32::try_from(seen.len()).unwrap()
+    };
+    let (_, _, to_right, to_left) = tokio::join!(
+        send(left, right_at),
+        send(right, left_at),
+        receive(right),
+        receive(left)
+    );
+    (to_right, to_left)
+}
+
+/// Packets that the kernel has passed on from one NAT to the other, either way.
+fn direct_packets() -> u64 {
+    let text = Namespace::Access.run("nft list chain ip lab between");
+    let words: Vec<&str> = text.split_whitespace().collect();
+    let counts = words.windows(2).filter(|pair| pair[0] == "packets");
+    counts.map(|pair| pair[1].parse::<u64>().unwrap()).sum()
+}
+
+/// Packets that the server's host has sent to and got from both NATs.
+fn server_packets() -> u64 {
+    let text = Namespace::Edge.run("cat /sys/class/net/outer/statistics/rx_packets");
+    text.trim().parse().unwrap()
+}
+
+const CALL: u32 = 250;
+
+fn call(left: Transport, right: Transport) {
+    let lab = lab(PEER);
+    let (mut left, mut right) = (
+        Host::open(&lab, "left", left),
+        Host::open(&lab, "right", right),
+    );
+    block_on(async {
+        let (here, there) = (left.bind(), right.bind());
+        here.set_peer(true).unwrap();
+        there
+            .send_to(&[0; 172], here.local_addr().unwrap())
+            .await
+            .unwrap();
+        soon(here.recv_from(&mut [0; 200])).await.unwrap();
+        // The first packet begins it.
+        here.send_to(&[0; 172], there.local_addr().unwrap())
+            .await
+            .unwrap();
+        soon(there.recv_from(&mut [0; 200])).await.unwrap();
+        assert_eq!(left.told().await, (true, true));
+        let outer = right.outer().await.unwrap();
+        assert_eq!(outer.ip(), IpAddr::from([203, 0, 1, 2]));
+        let (direct, server) = (direct_packets(), server_packets());
+        assert_eq!(talk(&here, &there, CALL).await, (0, 0));
+        // All of it went directly; what the server got beside is Keepalives, and ARP.
+        let direct = direct_packets() - direct;
+        assert!(
+            direct >= u64::from(2 * CALL),
+            "{direct} packets went directly"
+        );
+        let server = server_packets() - server;
+        assert!(server < 20, "{server} packets came to the server");
+
+        // The direct path fails: speech goes on over the server, with less than a second lost.
+        cut();
+        let begun = Instant::now();
+        let (to_right, to_left) = talk(&here, &there, 400).await;
+        assert!(
+            to_right < 50 && to_left < 50,
+            "{to_right} and {to_left} lost"
+        );
+        assert_eq!(left.told().await, (true, false));
+        assert!(begun.elapsed() < LIMIT);
+        assert_eq!(talk(&here, &there, 50).await, (0, 0));
+    });
+}
+
+#[test]
+fn a_call_over_clear_tunnels_goes_directly_and_comes_back_when_it_must() {
+    isolated(
+        "a_call_over_clear_tunnels_goes_directly_and_comes_back_when_it_must",
+        || call(Transport::Udp, Transport::Tcp),
+    );
+}
+
+#[test]
+fn a_call_over_protected_tunnels_goes_directly_and_comes_back_when_it_must() {
+    isolated(
+        "a_call_over_protected_tunnels_goes_directly_and_comes_back_when_it_must",
+        || call(Transport::Dtls, Transport::Tls),
+    );
+}
+
+#[test]
+fn a_client_that_leaves_takes_the_tunnel_with_it() {
+    isolated("a_client_that_leaves_takes_the_tunnel_with_it", || {
+        let lab = lab(PEER);
+        let mut left = Host::open(&lab, "left", Transport::Tls);
+        let right = Host::open(&lab, "right", Transport::Tls);
+        let (here, there) = (left.bind(), right.bind());
+        block_on(async {
+            here.set_peer(true).unwrap();
+            here.send_to(&[0; 172], there.local_addr().unwrap())
+                .await
+                .unwrap();
+            assert_eq!(
+                left.outer().await.map(|outer| outer.ip()),
+                Ok([203, 0, 2, 2].into())
+            );
+        });
+        drop((there, right));
+        block_on(async {
+            let end = left.outer().await.unwrap_err();
+            // Its goodbye, or the server's word, or the end of the association.
+            assert!(
+                matches!(
+                    end,
+                    PathEnd::Released | PathEnd::ByServer | PathEnd::Transport
+                ),
+                "{end}"
+            );
+        });
+        drop(here);
+    });
+}
+
+#[test]
+fn without_the_service_a_call_goes_as_ever() {
+    isolated("without_the_service_a_call_goes_as_ever", || {
+        let lab = lab("assigned-services = [\"nagle\"]");
+        let mut left = Host::open(&lab, "left", Transport::Tls);
+        let right = Host::open(&lab, "right", Transport::Udp);
+        block_on(async {
+            let (here, there) = (left.bind(), right.bind());
+            here.set_peer(true).unwrap();
+            assert_eq!(left.told().await, (false, false));
+            assert_eq!(talk(&here, &there, 50).await, (0, 0));
+        });
+        assert_eq!(direct_packets(), 0);
+    });
+}
