@@ -130,6 +130,12 @@
 //! - **Redundancy**: the factor is a property of the socket: each of its packets is repeated so often, in frames of whatever socket. Factor
 //!   0 is granted too: frames without copies, by which losses are measured. What does not fit a frame of 1200 bytes goes
 //!   without. A frame far ahead of, or far behind, all before is believed when others confirm it.
+//! - **Redundancy over streams**: the grant is in force at once, over the streams that there are; what does not travel in a frame goes over the
+//!   main tunnel only. The client's *adaptive* redundancy is for datagrams.
+//! - **Companions**: the server keeps one without flow keys for 30 s, so that a socket that falls back to the stream for a moment finds it again.
+//!   Asked again for one that was claimed less than 10 s ago and is not confirmed yet, it offers nothing new: the client may be about to
+//!   confirm it. Companion_Endpoint is sent where the default does not hold; a client behind a proxy, which the server does not see, needs
+//!   it and does without the service otherwise. A companion can have redundancy by copies and server keepalive, and no other service.
 //! - **Peer tunnels**: a pair of inner addresses has one, so what ends it names both, and sockets that use it are not counted as flow
 //!   keys. The tag is sent only to an address that has returned a cookie or shown the right certificate. B chooses UDP only where
 //!   both main tunnels are clear, and the server strikes clear candidates of its answer elsewhere. Without any candidate left the answer is
