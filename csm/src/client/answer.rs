@@ -374,7 +374,10 @@ impl Client {
                 origin,
             },
         };
-        let targets: Vec<_> = alternates.iter().map(target).collect();
+        // A companion stays on its kind of transport.
+        let is_for =
+            |alternate: &&Alternate| self.claim.is_none() || alternate.transport == from.transport;
+        let targets: Vec<_> = alternates.iter().filter(is_for).map(target).collect();
         self.plan.add(&targets, first);
     }
 

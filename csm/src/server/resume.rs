@@ -9,6 +9,7 @@ use super::arena::Key;
 use super::configure::{Denied, Origin, Outcome};
 use super::event::{BindingId, Event};
 use super::session::Life;
+use crate::companion::CompanionRole;
 use crate::resume;
 
 impl Server {
@@ -66,6 +67,10 @@ impl Server {
                     .as_ref()
                     .is_ok_and(|identity| *identity == session.identity)
                 && !matches!(session.life, Life::Releasing(_))
+                && session.main.is_none_or(|of| {
+                    let is_stream = matches!(of.role, CompanionRole::Redundancy(_));
+                    is_stream == origin.transport.is_stream()
+                })
         });
         let Some(key) = found.filter(|_| proved & allowed) else {
             return Err(Denied::Code(ResponseCode::RESUME_REJECTED));

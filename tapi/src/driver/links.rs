@@ -208,11 +208,11 @@ impl Driver {
             for buffer in sent.drain(..) {
                 state.recycle(buffer);
             }
+            let mut has_room = false;
             loop {
                 let [main, ..] = &*outboxes;
                 // Without a transport packets for peers go on; others wait, as many as the queue takes.
-                let has_room =
-                    (is_bound || has_peers) && main.len() < BATCH && direct.len() < BATCH;
+                has_room = (is_bound || has_peers) && main.len() < BATCH && direct.len() < BATCH;
                 let packet = next_packet(state, *limits, |state| {
                     if has_room {
                         state.poll_transmit()
@@ -247,7 +247,8 @@ impl Driver {
                     }
                 }
             }
-            state.stack.wants_transmit()
+            // What waits for room is no news.
+            has_room && state.stack.wants_transmit()
         })
     }
 
@@ -455,7 +456,8 @@ fn next_packet(
     }
 }
 
-/// What waits for a companion that has no transport any more is the main tunnel's, as it is; what finds no room there is lost.
+/// What waits for a datagram companion that has no transport any more is the main tunnel's, as it is; what finds no room there is lost.
+/// Of what waits for a further stream the main tunnel has a copy, or it is lost as in the network: as it is nobody could tell it from that.
 fn return_to_main(client: &Family, outboxes: &mut [VecDeque<Vec<u8>>; MAX_TUNNELS]) {
     let [main, companions @ ..] = outboxes;
     for (place, waiting) in companions.iter_mut().enumerate() {
@@ -463,7 +465,7 @@ fn return_to_main(client: &Family, outboxes: &mut [VecDeque<Vec<u8>>; MAX_TUNNEL
             continue;
         }
         for unit in waiting.drain(..) {
-            if main.len() < BATCH {
+            if place == 0 && main.len() < BATCH {
                 let packet = framed_packet(&unit).map(|packet| packet.as_bytes().to_vec());
                 main.push_back(packet.unwrap_or(unit));
             }

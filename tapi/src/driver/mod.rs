@@ -48,7 +48,7 @@ use tsc_osaa::{
     socket::{Dscp, OuterDscp},
     trace::{Capture, CaptureWriter, DEFAULT_FILE_LIMIT},
 };
-use tsc_tpl::Limits;
+use tsc_tpl::{Limits, ServiceType};
 
 use self::{
     connect::Opening, links::Link, lookup::Lookup, network::Network, peer::Peers, services::Asking,
@@ -480,12 +480,20 @@ impl Driver {
 
     /// Puts an assignment in force.
     fn assign(&mut self, assignment: Assignment) -> Arc<TunnelConfig> {
+        let goes_on = assignment
+            .active_services
+            .contains(&ServiceType::ENABLE_REDUNDANCY);
         let config = Arc::new(TunnelConfig::from(assignment));
         self.limits = Limits::new(config.inner_mtu);
         let mtu = usize::from(config.inner_mtu);
-        self.unframe();
+        if !goes_on {
+            self.unframe();
+        }
         for outbox in &mut self.outboxes {
-            outbox.retain(|packet| packet.len() <= mtu);
+            outbox.retain(|unit| {
+                let packet = links::framed_packet(unit).map_or(&**unit, |packet| packet.as_bytes());
+                packet.len() <= mtu
+            });
         }
         let addresses: Vec<_> = config.addresses.iter().map(|inner| inner.address).collect();
         let mut state = self.shared.lock();

@@ -193,14 +193,48 @@ async fn adaptive_redundancy_begins_with_losses_and_costs_little_before() {
     assert_eq!((status.granted, status.sending), (Some(2), 2), "{status:?}");
 }
 
+/// Each packet goes over three connections, or over one of them, and is passed on once.
+#[tokio::test(flavor = "multi_thread")]
+async fn streams_have_further_streams_instead_of_copies() {
+    let lab = Lab::start(&LabOptions::default()).unwrap();
+    for transport in [Transport::Tcp, Transport::Tls] {
+        let backend = DtlsBackendKind::OpenSsl;
+        let near = soon(lab.tunnel(transport, backend).unwrap().connect());
+        let near = near.await.unwrap();
+        let far = soon(lab.tunnel(Transport::Udp, backend).unwrap().connect());
+        let far = far.await.unwrap();
+        let sockets = (bind(&near), bind(&far));
+        let mut notifications = near.notifications();
+        for (wish, doubles) in [
+            (Redundancy::Copies(2), true),
+            (Redundancy::Balanced(2), false),
+        ] {
+            sockets.0.set_redundancy(wish).unwrap();
+            let local = sockets.0.local_addr().unwrap();
+            assert_eq!(told(&mut notifications).await, (true, true, local));
+            assert_eq!(talk(&sockets.0, &sockets.1).await, (0, 0), "{transport}");
+            let status = soon(sockets.0.redundancy_status()).await.unwrap();
+            assert_eq!(status.granted, Some(2));
+            assert_eq!(
+                status.duplicates > 2 * u64::from(PACKETS) / 2,
+                doubles,
+                "{status:?}"
+            );
+            sockets.0.set_redundancy(Redundancy::Off).unwrap();
+        }
+        soon(near.close(LIMIT)).await.unwrap();
+        soon(far.close(LIMIT)).await.unwrap();
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn where_it_is_not_to_be_had_nothing_changes() {
     let options = LabOptions::default();
     let lab = Lab::start(&options).unwrap();
-    // Copies in the datagram need datagrams, and the other side has no services.
-    for (side, transport) in [(Side::Access, Transport::Tls), (Side::Core, Transport::Udp)] {
+    // The other side has no services.
+    for transport in [Transport::Tls, Transport::Udp] {
         let tunnel = lab
-            .tunnel_to(side, transport, DtlsBackendKind::OpenSsl)
+            .tunnel_to(Side::Core, transport, DtlsBackendKind::OpenSsl)
             .unwrap();
         let tunnel = soon(tunnel.connect()).await.unwrap();
         let mut notifications = tunnel.notifications();

@@ -529,6 +529,34 @@ fn more_sockets_than_a_tunnel_may_have_are_refused_here() {
     assert_eq!(told(&world, client), vec![(true, true); MAX_FLOWS]);
 }
 
+/// All sockets leave and one comes back before the server has been told of any.
+#[test]
+fn a_grant_that_outlives_its_companion_is_ended_and_asked_for_anew() {
+    let mut call = Call::new(Transport::Tcp, Transport::Udp).in_force();
+    let other = FlowKey {
+        transport: InnerTransport::Udp,
+        port: 4000,
+    };
+    let (main, datagram) = (TunnelTransport::Main, TunnelTransport::Datagram);
+    let near = call.near;
+    call.world
+        .set_tunnel_transport_of(near, other, datagram)
+        .unwrap();
+    call.world.run(SECOND);
+    for (key, wish) in [
+        (other, main),
+        (packet::FLOW, main),
+        (packet::FLOW, datagram),
+    ] {
+        call.world.set_tunnel_transport_of(near, key, wish).unwrap();
+    }
+    call.world.run(SECOND * 60);
+    assert!(is_in_force(&call.world, near));
+    call.talk(10);
+    assert!(call.beside().0 >= 10);
+    call.assert_complete();
+}
+
 #[test]
 fn changing_ones_mind_without_end_comes_to_rest_with_the_last_word() {
     for seed in 0..20 {

@@ -262,6 +262,60 @@ fn a_companion_that_the_server_ends_is_asked_for_again() {
 }
 
 #[test]
+fn a_stream_that_the_server_still_has_and_the_client_does_not_comes_back() {
+    let mut call = Call::new(12, Transport::Tls, Redundancy::Copies(2));
+    call.world.stall(call.near, 2, true);
+    for redundancy in [Redundancy::Off, Redundancy::Copies(2)] {
+        call.world.set_redundancy(call.near, redundancy).unwrap();
+        call.world.run(SECOND);
+    }
+    // The server forgets it in the end, and the client asks from time to time.
+    call.world.run(SECOND * 1_500);
+    let before = call.world.carried(call.near, Transport::Tls);
+    call.talk(10);
+    call.assert_complete();
+    let after = call.world.carried(call.near, Transport::Tls);
+    assert_eq!((after.up - before.up, after.down - before.down), (30, 30));
+}
+
+#[test]
+fn fewer_streams_are_used_in_both_directions() {
+    let mut call = Call::new(12, Transport::Tls, Redundancy::Copies(2));
+    call.world
+        .set_redundancy(call.near, Redundancy::Copies(1))
+        .unwrap();
+    call.world.run(SECOND);
+    let before = call.world.carried(call.near, Transport::Tls);
+    call.talk(10);
+    call.assert_complete();
+    let after = call.world.carried(call.near, Transport::Tls);
+    assert_eq!((after.up - before.up, after.down - before.down), (20, 20));
+}
+
+#[test]
+fn what_is_missing_is_asked_for_by_the_socket_that_wants_most() {
+    let mut call = Call::new(12, Transport::Tls, Redundancy::Copies(1));
+    let other = FlowKey {
+        transport: InnerTransport::Udp,
+        port: 4000,
+    };
+    call.world
+        .set_redundancy_of(call.near, other, Redundancy::Copies(2))
+        .unwrap();
+    call.world.run(SECOND);
+    assert_eq!(call.companions(), 2);
+    for _ in 0..2 {
+        let tsid = call.world.assignment(call.near).unwrap().tsid;
+        let session = call.world.session(call.server, tsid).unwrap();
+        let companions = call.world.server(call.server).companions(session);
+        let (_, companion) = companions[1];
+        call.world.release_session(call.server, companion, None);
+        call.world.run(SECOND * 20);
+        assert_eq!(call.companions(), 2);
+    }
+}
+
+#[test]
 fn streams_end_with_the_last_socket_that_has_them() {
     let mut call = Call::new(13, Transport::Tcp, Redundancy::Copies(2));
     call.world

@@ -633,6 +633,11 @@ impl Family {
                 break;
             }
         }
+        let streams = self.companions.iter().skip(DDT + 1).flatten().count();
+        if down.is_none() && usize::from(self.main.wanted_streams()) > streams {
+            // The server may hold one that this end does not.
+            self.main.stream_over(now);
+        }
         if let Some(down) = down {
             // Its companions end with it, and there is nobody left to tell.
             for mut companion in self.companions.iter_mut().filter_map(Option::take) {

@@ -29,8 +29,9 @@ const ENABLE: ServiceType = ServiceType::ENABLE_DDT;
 const RESTS: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(600));
 /// The same where the server still has one that this end does not: longer than a server keeps it for nobody.
 const FOREIGN_REST: Duration = Duration::from_secs(35);
-/// How long a companion that was in doubt must work before sockets return to it: from, to. It doubles.
-const PROOFS: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(60));
+/// How long a companion that was in doubt must work before sockets return to it: from, to. It doubles. A server keeps it for 30 s
+/// without any.
+const PROOFS: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(20));
 /// A companion that has worked for so long is as good as one that never failed.
 const RELIABLE_AFTER: Duration = Duration::from_secs(60);
 
@@ -158,6 +159,8 @@ impl Datagrams {
                     endpoint: endpoint.and_then(|at| Some((known(at.transport)?, at.addr))),
                 });
                 self.path = Path::Opening;
+                // What was granted with the one before is not with this one.
+                self.flows.renew(|other| other.key != flow);
             }
             // It has one of ours that we do not.
             (None, Path::None { .. }) => self.rest(now, FOREIGN_REST),
@@ -224,7 +227,10 @@ impl Client {
         let wanted = |flow: &Flow| {
             let may = match path {
                 // One asks, and the others when there is a companion.
-                Path::None { rests: None } => is_stream && first == Some(flow.key),
+                // What is still held was granted with a companion that is gone: it ends first.
+                Path::None { rests: None } => {
+                    is_stream && first == Some(flow.key) && flow.granted().is_none()
+                }
                 Path::None { rests: Some(_) } | Path::Doubtful => false,
                 Path::Opening => flow.granted().is_some(),
                 Path::Works { .. } => is_usable,

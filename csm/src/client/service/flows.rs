@@ -284,11 +284,10 @@ impl<W: Wish, S: Default> Flows<W, S> {
         events
     }
 
-    /// Asks the server once more, for the first socket of those that it has granted something to.
+    /// Asks the server once more for `which` of the sockets that it has granted something to.
     pub(super) fn renew(&mut self, which: impl Fn(&Flow<W, S>) -> bool) {
-        let mut granted = self.entries.iter_mut();
-        if let Some(flow) = granted.find(|flow| flow.granted().is_some() && which(flow)) {
-            flow.renews = true;
+        for flow in &mut self.entries {
+            flow.renews |= flow.granted().is_some() && which(flow);
         }
     }
 

@@ -244,11 +244,13 @@ impl Server {
             .filter(|found| found.is_stream)?;
         let granted = redundancy.find(flow)?;
         let mut ways = [None; MAX_WAYS];
-        let companions = (0..granted.copies).filter_map(|number| {
+        let companions = (0..MAX_COPIES).filter_map(|number| {
             let key = services.family.claimed(CompanionRole::Redundancy(number))?;
             let companion = self.sessions.get(key)?;
             companion.binding.filter(|_| companion.carries())
         });
+        // The client numbers them as it likes.
+        let companions = companions.take(usize::from(granted.copies));
         let bindings = main.binding.into_iter().chain(companions);
         for (way, binding) in ways.iter_mut().zip(bindings) {
             *way = Some(binding);
@@ -322,6 +324,10 @@ impl Server {
         let Some(redundancy) = session.redundancy() else {
             return self.unexpected_frame(now, id);
         };
+        // Of streams that are ending while datagrams have begun.
+        if group != key && !redundancy.is_stream {
+            return self.drop_unit(DropReason::UnexpectedFrame);
+        }
         stats.frames += 1;
         stats.wrong_source += foreign;
         stats.bad_units += oversized;

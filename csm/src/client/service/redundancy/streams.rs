@@ -54,6 +54,8 @@ impl Streams {
             endpoint,
         });
         self.offers = offers.take(usize::from(MAX_COPIES)).collect();
+        // They are taken from the end.
+        self.offers.reverse();
     }
 
     pub(super) const fn deadline(&self) -> Option<Instant> {
@@ -113,7 +115,11 @@ impl Client {
         let sockets = &mut tunnel.services.redundancy;
         let is_due = sockets.streams.renew_at.take_if(|at| *at <= now).is_some();
         if is_due {
-            sockets.flows.renew(|_| true);
+            // The one with most of them has them all.
+            let wanted = sockets.flows.iter().filter(|flow| flow.is_wanted());
+            let most = wanted.max_by_key(|flow| flow.granted());
+            let most = most.map(|flow| flow.key);
+            sockets.flows.renew(|flow| Some(flow.key) == most);
             self.settle_redundancy(now);
         }
     }
