@@ -111,6 +111,8 @@ pub struct Family {
     /// What sockets want of redundancy, which is asked for where their packets go; at most [`MAX_FLOWS`].
     redundancy: Vec<(FlowKey, SocketAddr, Redundancy)>,
     events: VecDeque<Event>,
+    /// When packets came that may have changed something.
+    unsettled: Option<Instant>,
     /// Those of companions that are gone, and of companions that have sent their last.
     transmits: VecDeque<Transmit>,
 }
@@ -129,6 +131,7 @@ impl Family {
             random,
             redundancy: Vec::new(),
             events: VecDeque::new(),
+            unsettled: None,
             transmits: VecDeque::new(),
         })
     }
@@ -211,7 +214,7 @@ impl Family {
 
     /// As [`Client::handle_unit`].
     pub fn handle_unit<'a>(&mut self, now: Instant, epoch: Epoch, unit: Unit<'a>) -> Inbound<'a> {
-        // Packets change nothing but clocks.
+        // Packets change next to nothing: that has time until the owner asks.
         let is_packet = matches!(unit, Unit::Ip(_) | Unit::Redundancy(_));
         let is_stream = epoch.tunnel() > DDT + 1;
         let inbound = if let Unit::Redundancy(frame) = unit
@@ -226,7 +229,9 @@ impl Family {
                 None => self.main.handle_unit(now, epoch, unit),
             }
         };
-        if !is_packet || self.companions_mut().any(|companion| !companion.worked) {
+        if is_packet {
+            self.unsettled = Some(now);
+        } else {
             self.settle(now);
         }
         inbound
@@ -456,6 +461,11 @@ impl Family {
     /// As [`Client::poll_event`].
     #[must_use]
     pub fn poll_event(&mut self) -> Option<Event> {
+        if self.events.is_empty()
+            && let Some(now) = self.unsettled.take()
+        {
+            self.settle(now);
+        }
         self.events.pop_front()
     }
 

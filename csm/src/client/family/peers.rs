@@ -29,6 +29,7 @@ impl Family {
     /// As [`Client::direct`](super::super::Client::direct), before [`Self::outgoing`] is asked.
     #[inline]
     pub fn direct(&mut self, now: Instant, packet: &[u8]) -> Option<Direct> {
+        self.unsettled = Some(now);
         self.main.direct(now, packet)
     }
 
