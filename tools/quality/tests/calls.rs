@@ -1,7 +1,11 @@
 //! A few short calls by the whole bench: programs, namespaces, the bad network, results, document.
 #![allow(clippy::unwrap_used)]
 
-use std::{env, fs, process::Command};
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use tsc_quality::{
     matrix::Cell,
@@ -26,10 +30,11 @@ fn calls_over_a_bad_network_are_heard_and_counted() {
     ]);
     command.args(["--seconds", "8", "--no-pesq", "--only", cells]);
     command.arg("--results").arg(&kept);
-    // Those that .ci/run has built.
-    if let Some(programs) = env::var_os("TSC_INTEROP_PROGRAMS") {
-        command.arg("--programs").arg(programs);
-    }
+    // Those that .ci/run has built, or else those that were built with this test.
+    let built = Path::new(env!("CARGO_BIN_EXE_tsc-quality")).parent();
+    let programs = env::var_os("TSC_INTEROP_PROGRAMS").map(PathBuf::from);
+    let programs = programs.or_else(|| built.map(PathBuf::from)).unwrap();
+    command.arg("--programs").arg(programs);
     let output = command.output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{said}");

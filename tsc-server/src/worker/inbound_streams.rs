@@ -17,7 +17,13 @@ use tsc_osaa::{
 };
 use tsc_tpl::{StreamDecoder, Unit};
 
-use super::{Worker, identity, record::trace, switch::Switch, tun::Tun, way::Way};
+use super::{
+    Worker, identity,
+    record::{trace, trace_packet},
+    switch::Switch,
+    tun::Tun,
+    way::Way,
+};
 
 /// Reads of one stream in one turn before the others get theirs.
 const READS_PER_STREAM: usize = 4;
@@ -191,21 +197,27 @@ impl Worker {
             };
             trace(self.capture.as_ref(), &unit, Direction::Inbound);
             match self.core.handle_unit(now, binding, &unit) {
-                Verdict::Forward(from) => {
-                    if let Unit::Ip(packet) = &unit {
-                        let mut switch = Switch {
-                            core: &self.core,
-                            router: &mut self.router,
-                            batch: &mut self.batch,
-                            counters: &mut self.counters,
-                            tun_mtu: self.tun.as_ref().map(Tun::mtu),
-                            interfaces: &self.interfaces,
-                        };
-                        switch.tunnel_packet(now, interface, from, packet);
+                verdict @ (Verdict::Forward(from) | Verdict::ForwardFrame(from, _)) => {
+                    let mut switch = Switch {
+                        core: &self.core,
+                        router: &mut self.router,
+                        batch: &mut self.batch,
+                        counters: &mut self.counters,
+                        tun_mtu: self.tun.as_ref().map(Tun::mtu),
+                        interfaces: &self.interfaces,
+                    };
+                    match (&unit, verdict) {
+                        (Unit::Redundancy(frame), Verdict::ForwardFrame(_, fresh)) => {
+                            for packet in fresh.packets(frame) {
+                                trace_packet(self.capture.as_ref(), &packet, Direction::Inbound);
+                                switch.tunnel_packet(now, interface, from, &packet);
+                            }
+                        }
+                        (Unit::Ip(packet), _) => switch.tunnel_packet(now, interface, from, packet),
+                        _ => {}
                     }
                 }
-                // On streams no frames are granted.
-                Verdict::ForwardFrame(..) | Verdict::Consumed | Verdict::Dropped(_) => {}
+                Verdict::Consumed | Verdict::Dropped(_) => {}
                 close @ Verdict::Close(_) => break close,
                 Verdict::Elsewhere(shard) => {
                     let mut bytes = unit_bytes(&unit).to_vec();
