@@ -208,7 +208,7 @@ impl Driver {
             for buffer in sent.drain(..) {
                 state.recycle(buffer);
             }
-            let mut has_room = false;
+            let mut has_room;
             loop {
                 let [main, ..] = &*outboxes;
                 // Without a transport packets for peers go on; others wait, as many as the queue takes.
