@@ -228,7 +228,8 @@ fn read_address(value: &[u8], transaction: &StunTransaction) -> Result<SocketAdd
         }
         _ => return Err(StunError::Address),
     };
-    Ok(SocketAddr::new(address, port))
+    // As it is written: an IPv4 address has one form.
+    Ok(SocketAddr::new(address.to_canonical(), port))
 }
 
 fn write_address(out: &mut Vec<u8>, seen: SocketAddr, transaction: &StunTransaction) {

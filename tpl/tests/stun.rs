@@ -35,6 +35,16 @@ fn addresses_are_hidden_as_in_the_published_vectors() {
     assert_eq!(message.encode(), hex(v6));
 }
 
+#[test]
+fn an_ipv4_address_has_one_form() {
+    let seen = SocketAddr::from(([192, 0, 2, 1], 32853));
+    // As an IPv6 address that stands for it; the last four bytes are hidden by the transaction's.
+    let mapped = "01010018 2112a442 b7e7a701bc34d686fa87dfae 00200014 0002a147 2112a442 b7e7a701 bc342979 3a87ddaf";
+    let message = StunMessage::decode(&hex(mapped)).unwrap();
+    assert_eq!(message.kind, StunKind::Success(seen));
+    assert_eq!(StunMessage::decode(&message.encode()), Ok(message));
+}
+
 /// RFC 5769, 2.1: its FINGERPRINT is over what has a USERNAME, which is not understood here.
 #[test]
 fn requests_that_want_more_than_we_know_are_refused() {
