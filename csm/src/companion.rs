@@ -3,7 +3,7 @@
 use std::fmt;
 use std::net::SocketAddr;
 
-use tsc_tpl::Tsid;
+use tsc_tpl::{Message, Tsid};
 
 use crate::assignment::InnerAddress;
 use crate::secret::Tag;
@@ -46,6 +46,22 @@ pub(crate) struct Offer {
     pub(crate) reservation: Reservation,
     /// Where it is opened, if not at the same address and port.
     pub(crate) endpoint: Option<(Transport, SocketAddr)>,
+}
+
+impl Offer {
+    /// Those of a service's success.
+    pub(crate) fn read(answer: &Message<'_>, role: CompanionRole) -> impl Iterator<Item = Self> {
+        let endpoint = answer.companion_endpoint();
+        let endpoint = endpoint.and_then(|at| Some((Transport::from_code(at.transport)?, at.addr)));
+        answer.companions().map(move |(tsid, tag)| Self {
+            role,
+            reservation: Reservation {
+                tsid,
+                tag: Tag::new(*tag.expose()),
+            },
+            endpoint,
+        })
+    }
 }
 
 /// What a client knows of the tunnel that it is about to claim.

@@ -151,6 +151,7 @@
 //!   `unsupported_version`, `unsupported_tlv`, `not_authorized` and certificate errors are final for a target.
 
 mod assignment;
+mod backoff;
 pub mod client;
 mod companion;
 mod flow;

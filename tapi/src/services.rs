@@ -46,13 +46,16 @@ pub(crate) struct Wish {
 pub(crate) enum What {
     Redundancy(Redundancy),
     Transport(TunnelTransport),
+    /// Whether peers are to be reached without the server.
+    Peer(bool),
 }
 
 impl What {
     /// Nothing, of each service.
-    pub(crate) const NOTHING: [Self; 2] = [
+    pub(crate) const NOTHING: [Self; 3] = [
         Self::Redundancy(Redundancy::Off),
         Self::Transport(TunnelTransport::Main),
+        Self::Peer(false),
     ];
 
     fn is_nothing(self) -> bool {
@@ -63,6 +66,7 @@ impl What {
         match self {
             Self::Redundancy(_) => Service::Redundancy,
             Self::Transport(_) => Service::Ddt,
+            Self::Peer(_) => Service::Peer,
         }
     }
 }
@@ -177,6 +181,32 @@ mod tests {
         assert_eq!(news[0].what, What::Redundancy(Redundancy::Copies(2)));
         assert_eq!(news[63].what, What::Redundancy(Redundancy::Off));
         assert_eq!(wishes.bound(65), Some(([10, 0, 0, 1], 65).into()));
+    }
+
+    #[test]
+    fn wishes_of_different_services_do_not_hide_each_other() {
+        let peer = |port, wanted| Wish {
+            what: What::Peer(wanted),
+            ..wish(port, Redundancy::Off)
+        };
+        let mut wishes = Wishes::default();
+        for port in 1..=64 {
+            wishes.set(wish(port, Redundancy::Copies(1))).unwrap();
+            wishes.set(peer(port, true)).unwrap();
+        }
+        let refused = wishes.set(peer(65, true));
+        assert_eq!(refused, Err(SocketError::TooManyServices));
+        wishes.set(peer(65, false)).unwrap();
+        assert_eq!(wishes.take().0.len(), 128);
+        for _ in 0..3 {
+            wishes.set(peer(1, false)).unwrap();
+            wishes.set(peer(1, true)).unwrap();
+        }
+        let (news, _) = wishes.take();
+        let wanted: Vec<_> = news.iter().map(|wish| wish.what).collect();
+        assert_eq!(wanted, [What::Peer(false), What::Peer(true)]);
+        assert_eq!(wishes.bound(1), Some(([10, 0, 0, 1], 1).into()));
+        assert!(wishes.is_empty());
     }
 
     #[test]

@@ -17,7 +17,6 @@ use tsc_eip::{Event, Stack, TcpHandle, TcpListenHandle, UdpHandle};
 use crate::{
     error::SocketError,
     notification::Notification,
-    peers::PeerWishes,
     routed::Routed,
     services::Wishes,
     tcp::Stream,
@@ -59,7 +58,6 @@ pub(crate) struct State {
     pub(crate) routed: Routed,
     /// What sockets want of the services.
     pub(crate) wishes: Wishes,
-    pub(crate) peer_wishes: PeerWishes,
     /// The next packet to send is one of those, if there is one.
     routed_next: bool,
     /// Bounded: at most one of each kind waits.
@@ -88,7 +86,6 @@ impl Shared {
                 listeners: HashMap::new(),
                 routed: Routed::default(),
                 wishes: Wishes::default(),
-                peer_wishes: PeerWishes::default(),
                 routed_next: false,
                 commands: Vec::new(),
                 marked: false,
@@ -254,10 +251,7 @@ impl State {
     }
 
     const fn has_work(&self) -> bool {
-        self.marked
-            || !self.commands.is_empty()
-            || !self.wishes.is_empty()
-            || !self.peer_wishes.is_empty()
+        self.marked || !self.commands.is_empty() || !self.wishes.is_empty()
     }
 
     /// Takes what the application wants; the driver looks after packets in the same turn.

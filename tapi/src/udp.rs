@@ -24,7 +24,7 @@ use tsc_eip::{
 
 use crate::{
     error::SocketError,
-    peers::{self, PeerWish},
+    peers,
     services::{What, Wish},
     shared::{Shared, State},
 };
@@ -338,12 +338,7 @@ impl UdpSocket {
         if wanted && peers::certificate().is_none() {
             return Err(io::ErrorKind::Unsupported.into());
         }
-        self.shared.with(|state| {
-            state.check_up()?;
-            let (key, local) = (self.key(), self.local);
-            state.peer_wishes.set(PeerWish { key, local, wanted })?;
-            Ok(())
-        })
+        self.want(What::Peer(wanted))
     }
 
     /// What redundancy does for this socket; nothing of it before it was asked for.
@@ -409,11 +404,6 @@ impl Drop for UdpSocket {
             for what in What::NOTHING {
                 drop(state.wishes.set(Wish { key, local, what }));
             }
-            drop(state.peer_wishes.set(PeerWish {
-                key,
-                local,
-                wanted: false,
-            }));
             state.remove_socket(self.handle);
         });
     }

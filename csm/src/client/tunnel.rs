@@ -12,6 +12,7 @@ use super::plan::Way;
 use super::race::{Seeker, Why};
 use super::service::Services;
 use crate::assignment::Assignment;
+use crate::backoff::Backoff;
 use crate::secret::Key32;
 use crate::transaction::{Inbox, MAX_OUTSTANDING, Request};
 
@@ -72,17 +73,15 @@ pub(super) struct Tunnel {
 pub(super) struct Upgrade {
     /// `None`: it is not wanted.
     at: Option<Instant>,
-    wait: Duration,
+    /// Between two tries.
+    wait: Backoff,
 }
-
-/// The first wait between two tries to move to datagrams, and the longest: it doubles.
-const UPGRADE_WAITS: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(600));
 
 impl Upgrade {
     pub(super) fn new(now: Instant, wanted: bool) -> Self {
         Self {
             at: wanted.then_some(now),
-            wait: UPGRADE_WAITS.0,
+            wait: Backoff::NETWORK,
         }
     }
 
@@ -93,8 +92,7 @@ impl Upgrade {
     /// Datagrams do not pass, or passed and then did not.
     pub(super) fn failed(&mut self, now: Instant) {
         if let Some(at) = &mut self.at {
-            *at = now + self.wait;
-            self.wait = (self.wait * 2).min(UPGRADE_WAITS.1);
+            *at = now + self.wait.next();
         }
     }
 
@@ -102,7 +100,7 @@ impl Upgrade {
     pub(super) fn network_changed(&mut self, now: Instant) {
         if let Some(at) = &mut self.at {
             *at = now;
-            self.wait = UPGRADE_WAITS.0;
+            self.wait.reset();
         }
     }
 }

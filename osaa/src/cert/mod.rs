@@ -20,6 +20,7 @@ mod pinned;
 #[cfg(feature = "dtls-openssl")]
 pub(crate) mod resumption;
 mod security;
+mod signatures;
 mod verifier;
 
 pub use error::{CertificateError, CredentialError};

@@ -312,16 +312,11 @@ impl Driver {
     }
 
     fn take_commands(&mut self, now: Instant) {
-        let (commands, wishes, peer_wishes) = {
+        let (commands, wishes) = {
             let mut state = self.shared.lock();
-            (
-                state.take_commands(),
-                state.wishes.take(),
-                state.peer_wishes.take(),
-            )
+            (state.take_commands(), state.wishes.take())
         };
         self.take_wishes(now, wishes);
-        self.take_peer_wishes(now, peer_wishes);
         for command in commands {
             match command {
                 Command::Release(deadline) => {

@@ -100,6 +100,7 @@ impl Driver {
             let result = match what {
                 What::Redundancy(wish) => self.client.set_redundancy(now, key, local, wish),
                 What::Transport(wish) => self.client.set_tunnel_transport(now, key, local, wish),
+                What::Peer(wanted) => self.client.set_peer(now, key, local, wanted),
             };
             // Only while the server does not answer, or without a tunnel.
             if let Err(error) = result {
@@ -142,13 +143,7 @@ impl Driver {
             ServiceType::ENABLE_PEER => Service::Peer,
             _ => return,
         };
-        let bound = {
-            let state = self.shared.lock();
-            match service {
-                Service::Redundancy | Service::Ddt => state.wishes.bound(socket.port()),
-                Service::Peer => state.peer_wishes.bound(socket.port()),
-            }
-        };
+        let bound = self.shared.lock().wishes.bound(socket.port());
         let socket = bound.unwrap_or(socket);
         self.shared.notify(Notification::Service {
             service,

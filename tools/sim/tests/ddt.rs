@@ -10,8 +10,9 @@ mod common;
 use std::net::IpAddr;
 use std::time::Duration;
 
+use common::services::{self, address, companions};
 use common::tunnel::{SECOND, up_with};
-use tsc_csm::client::{ClientConfig, Event, Redundancy, TunnelTransport};
+use tsc_csm::client::{ClientConfig, Redundancy, TunnelTransport};
 use tsc_csm::server::{DownReason, Event as ServerEvent, ServerConfig, TunnelTimers};
 use tsc_csm::{CompanionRole, FlowKey, InnerTransport, MAX_FLOWS, Transport};
 use tsc_sim::{
@@ -38,32 +39,11 @@ fn offering() -> ServerConfig {
 
 /// What a client was told of the service: available, enabled.
 fn told(world: &World, client: ClientId) -> Vec<(bool, bool)> {
-    let told = |event: &Event| match event {
-        Event::SocketService {
-            service: SERVICE,
-            available,
-            enabled,
-            ..
-        } => Some((*available, *enabled)),
-        _ => None,
-    };
-    let events = world.events(client).iter();
-    events.filter_map(|(_, event)| told(event)).collect()
+    services::told(world, client, SERVICE)
 }
 
 fn is_in_force(world: &World, client: ClientId) -> bool {
     told(world, client).last() == Some(&(true, true))
-}
-
-fn address(world: &World, client: ClientId) -> IpAddr {
-    world.assignment(client).unwrap().addresses[0].address
-}
-
-/// The companions of a client's tunnel at its server.
-fn companions(world: &World, server: ServerId, client: ClientId) -> usize {
-    let tsid = world.assignment(client).unwrap().tsid;
-    let session = world.session(server, tsid).unwrap();
-    world.server(server).companions(session).len()
 }
 
 /// Two clients of one server, who talk to each other; only the first wants datagrams beside its stream.

@@ -11,6 +11,7 @@ use std::collections::HashSet;
 use std::net::IpAddr;
 use std::time::Duration;
 
+use common::services::{self, address};
 use common::tunnel::SECOND;
 use tsc_csm::client::{Event, Redundancy, TunnelTransport};
 use tsc_csm::server::ServerConfig;
@@ -30,21 +31,7 @@ fn offering() -> ServerConfig {
 
 /// What a client was told of the service: available, enabled.
 fn told(world: &World, client: ClientId) -> Vec<(bool, bool)> {
-    let told = |event: &Event| match event {
-        Event::SocketService {
-            service: SERVICE,
-            available,
-            enabled,
-            ..
-        } => Some((*available, *enabled)),
-        _ => None,
-    };
-    let events = world.events(client).iter();
-    events.filter_map(|(_, event)| told(event)).collect()
-}
-
-fn address(world: &World, client: ClientId) -> IpAddr {
-    world.assignment(client).unwrap().addresses[0].address
+    services::told(world, client, SERVICE)
 }
 
 /// Two clients of one server, who talk to each other; only the first wants redundancy.
@@ -92,9 +79,18 @@ impl Call {
     }
 
     fn companions(&self) -> usize {
-        let tsid = self.world.assignment(self.near).unwrap().tsid;
-        let session = self.world.session(self.server, tsid).unwrap();
-        self.world.server(self.server).companions(session).len()
+        services::companions(&self.world, self.server, self.near)
+    }
+
+    /// What is carried for the first client while so many packets go each way, and all of them arrive: up, down.
+    #[track_caller]
+    fn carried_by(&mut self, packets: u32) -> (u64, u64) {
+        let carried = |call: &Self| call.world.carried(call.near, call.transport);
+        let before = carried(self);
+        self.talk(packets);
+        self.assert_complete();
+        let after = carried(self);
+        (after.up - before.up, after.down - before.down)
     }
 
     /// Everything has come to both, once; when the last came late, by how much.
@@ -216,10 +212,7 @@ fn a_stream_that_breaks_loses_nothing_and_comes_back() {
         assert_eq!(call.companions(), 2);
         call.talk(20);
         call.assert_complete();
-        let carried = call.world.carried(call.near, Transport::Tcp).up;
-        call.talk(10);
-        let more = call.world.carried(call.near, Transport::Tcp).up - carried;
-        assert_eq!(more, 30, "tunnel {tunnel}");
+        assert_eq!(call.carried_by(10).0, 30, "tunnel {tunnel}");
     }
 }
 
@@ -271,11 +264,7 @@ fn a_stream_that_the_server_still_has_and_the_client_does_not_comes_back() {
     }
     // The server forgets it in the end, and the client asks from time to time.
     call.world.run(SECOND * 1_500);
-    let before = call.world.carried(call.near, Transport::Tls);
-    call.talk(10);
-    call.assert_complete();
-    let after = call.world.carried(call.near, Transport::Tls);
-    assert_eq!((after.up - before.up, after.down - before.down), (30, 30));
+    assert_eq!(call.carried_by(10), (30, 30));
 }
 
 #[test]
@@ -285,11 +274,7 @@ fn fewer_streams_are_used_in_both_directions() {
         .set_redundancy(call.near, Redundancy::Copies(1))
         .unwrap();
     call.world.run(SECOND);
-    let before = call.world.carried(call.near, Transport::Tls);
-    call.talk(10);
-    call.assert_complete();
-    let after = call.world.carried(call.near, Transport::Tls);
-    assert_eq!((after.up - before.up, after.down - before.down), (20, 20));
+    assert_eq!(call.carried_by(10), (20, 20));
 }
 
 #[test]

@@ -12,6 +12,7 @@ use std::net::{IpAddr, SocketAddr, SocketAddrV4};
 use std::time::Duration;
 
 use common::asking::{Asking, refusal, request, success};
+use common::services::{self, address};
 use common::tunnel::{SECOND, up_with};
 use tsc_csm::Transport;
 use tsc_csm::client::{Event, Redundancy, RequestError};
@@ -40,18 +41,7 @@ fn offering() -> ServerConfig {
 
 /// What a client was told of the service: available, enabled.
 fn told(world: &World, client: ClientId) -> Vec<(bool, bool)> {
-    let told = |event: &Event| match event {
-        Event::SocketService {
-            available, enabled, ..
-        } => Some((*available, *enabled)),
-        _ => None,
-    };
-    let events = world.events(client).iter();
-    events.filter_map(|(_, event)| told(event)).collect()
-}
-
-fn address(world: &World, client: ClientId) -> IpAddr {
-    world.assignment(client).unwrap().addresses[0].address
+    services::told(world, client, SERVICE)
 }
 
 fn granted(world: &World, client: ClientId) -> Option<u8> {

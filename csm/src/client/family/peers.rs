@@ -87,9 +87,8 @@ impl Family {
         from: SocketAddr,
         bytes: &'a [u8],
     ) -> Inbound<'a> {
-        let inbound = self.main.peer_datagram(now, path, from, bytes);
-        self.settle(now);
-        inbound
+        self.unsettled = Some(now);
+        self.main.peer_datagram(now, path, from, bytes)
     }
 
     /// As [`Client::peer_unit`](super::super::Client::peer_unit).
@@ -100,9 +99,8 @@ impl Family {
         from: SocketAddr,
         bytes: &'a [u8],
     ) -> Inbound<'a> {
-        let inbound = self.main.peer_unit(now, path, from, bytes);
-        self.settle(now);
-        inbound
+        self.unsettled = Some(now);
+        self.main.peer_unit(now, path, from, bytes)
     }
 
     /// As [`Client::poll_peer_transmit`](super::super::Client::poll_peer_transmit).

@@ -6,7 +6,7 @@
 //!    <-- the stream again, and the server is told -- in doubt <---------'--> over: asked for again after a rest
 //! ```
 //!
-//! A grant alone moves nothing: until the companion works, everything stays on the stream. The family (`client/family.rs`) has
+//! A grant alone moves nothing: until the companion works, everything stays on the stream. The family (`client/family/`) has
 //! the companion; it says here what has become of it.
 
 use std::net::SocketAddr;
@@ -17,21 +17,18 @@ use tsc_tpl::{Message, ServiceType};
 use super::super::event::{Event, RequestError, ServiceOutcome};
 use super::super::{Client, State};
 use super::flows::{self, Flows, Wish, is_available};
-use crate::companion::{CompanionRole, Offer, Reservation};
+use crate::backoff::Backoff;
+use crate::companion::{CompanionRole, Offer};
 use crate::flow::FlowKey;
-use crate::secret::Tag;
 use crate::service::ServiceGrant;
 use crate::transport::Transport;
 
 const ENABLE: ServiceType = ServiceType::ENABLE_DDT;
 
-/// How long it rests after a companion that could not be had, or was lost: from, to. It doubles.
-const RESTS: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(600));
 /// The same where the server still has one that this end does not: longer than a server keeps it for nobody.
 const FOREIGN_REST: Duration = Duration::from_secs(35);
-/// How long a companion that was in doubt must work before sockets return to it: from, to. It doubles. A server keeps it for 30 s
-/// without any.
-const PROOFS: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(20));
+/// How long a companion that was in doubt must work before sockets return to it. A server keeps it for 30 s without any.
+const PROOFS: Backoff = Backoff::new(Duration::from_secs(2), Duration::from_secs(20));
 /// A companion that has worked for so long is as good as one that never failed.
 const RELIABLE_AFTER: Duration = Duration::from_secs(60);
 
@@ -67,9 +64,9 @@ pub(super) struct Datagrams {
     path: Path,
     /// A companion that the family has not seen yet.
     offer: Option<Offer>,
-    /// The next rest, and the next proof.
-    rest: Duration,
-    proof: Duration,
+    /// After a companion that could not be had, or was lost.
+    rest: Backoff,
+    proof: Backoff,
 }
 
 /// The companion, as far as this end has one.
@@ -98,8 +95,8 @@ impl Default for Datagrams {
             flows: Flows::new(ENABLE),
             path: Path::None { rests: None },
             offer: None,
-            rest: RESTS.0,
-            proof: PROOFS.0,
+            rest: Backoff::NETWORK,
+            proof: PROOFS,
         }
     }
 }
@@ -112,12 +109,16 @@ impl Datagrams {
 
     /// Does without a companion until something else may be tried.
     fn rest(&mut self, now: Instant, least: Duration) {
-        let rest = self.rest.max(least);
         self.path = Path::None {
-            rests: Some(now + rest),
+            rests: Some(now + self.rest.next().max(least)),
         };
         self.offer = None;
-        self.rest = (self.rest * 2).min(RESTS.1);
+    }
+
+    /// What was is no sign of what will be.
+    const fn forget_failures(&mut self) {
+        self.rest.reset();
+        self.proof.reset();
     }
 
     /// When there is something to do.
@@ -144,20 +145,10 @@ impl Datagrams {
         let Some((flow, Some(_))) = self.flows.asking() else {
             return ServiceOutcome::Unusable;
         };
-        let offered = answer.companions().next();
+        let offered = Offer::read(answer, CompanionRole::Ddt).next();
         match (offered, self.path) {
-            (Some((tsid, tag)), _) => {
-                let reservation = Reservation {
-                    tsid,
-                    tag: Tag::new(*tag.expose()),
-                };
-                let endpoint = answer.companion_endpoint();
-                let known = |code| Transport::from_code(code);
-                self.offer = Some(Offer {
-                    role: CompanionRole::Ddt,
-                    reservation,
-                    endpoint: endpoint.and_then(|at| Some((known(at.transport)?, at.addr))),
-                });
+            (Some(offer), _) => {
+                self.offer = Some(offer);
                 self.path = Path::Opening;
                 // What was granted with the one before is not with this one.
                 self.flows.renew(|other| other.key != flow);
@@ -242,7 +233,7 @@ impl Client {
             // What the network was like is for the next sockets to find out.
             datagrams.path = Path::None { rests: None };
             datagrams.offer = None;
-            (datagrams.rest, datagrams.proof) = (RESTS.0, PROOFS.0);
+            datagrams.forget_failures();
         }
         let events = datagrams.news(None, true);
         self.events.extend(events);
@@ -333,8 +324,7 @@ impl Client {
                 proves: None,
             },
             (Path::Doubtful, true) => {
-                let proof = datagrams.proof;
-                datagrams.proof = (proof * 2).min(PROOFS.1);
+                let proof = datagrams.proof.next();
                 Path::Works {
                     since: now,
                     proves: Some(now + proof),
@@ -342,7 +332,7 @@ impl Client {
             }
             (Path::Works { since, .. }, false) => {
                 if now.saturating_duration_since(since) >= RELIABLE_AFTER {
-                    (datagrams.rest, datagrams.proof) = (RESTS.0, PROOFS.0);
+                    datagrams.forget_failures();
                 }
                 Path::Doubtful
             }
@@ -360,7 +350,7 @@ impl Client {
         if let Path::Works { since, .. } = datagrams.path
             && now.saturating_duration_since(since) >= RELIABLE_AFTER
         {
-            datagrams.rest = RESTS.0;
+            datagrams.rest.reset();
         }
         datagrams.rest(now, Duration::ZERO);
         let waiting = datagrams.flows.iter().find(|flow| flow.granted().is_some());

@@ -19,11 +19,7 @@ use tsc_osaa::{datagram::RecvBatch, dtls::DtlsBackendKind, socket::source_for};
 
 use self::path::PeerPath;
 use super::Driver;
-use crate::{
-    notification::Notification,
-    peers::{self, PeerWish},
-    shared::Shared,
-};
+use crate::{notification::Notification, peers, shared::Shared};
 
 /// Buffers of 64 KiB for receiving, while there is a path.
 const SLOTS: usize = 2;
@@ -66,16 +62,6 @@ struct Hands<'a> {
 }
 
 impl Driver {
-    /// Hands on what sockets want.
-    pub(super) fn take_peer_wishes(&mut self, now: Instant, wishes: Vec<PeerWish>) {
-        for PeerWish { key, local, wanted } in wishes {
-            let local = self.own_address(local);
-            if let Err(error) = self.client.set_peer(now, key, local, wanted) {
-                tracing::debug!(%error, socket = %local, "peer tunnels");
-            }
-        }
-    }
-
     pub(super) fn peer_event(&mut self, now: Instant, event: PeerEvent) {
         self.send_peer_transmits();
         match event {

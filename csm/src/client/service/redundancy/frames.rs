@@ -199,17 +199,15 @@ impl Client {
         if !is_known || frame.count() == 0 {
             return self.unexpected_frame(now, epoch);
         }
-        match self.take_frame(now, &frame) {
-            Ok(fresh) => {
-                self.heard_over(now, epoch);
-                Inbound::DeliverFrame(frame, fresh)
-            }
-            Err(reason) => self.drop_unit(reason),
+        let inbound = self.pass_frame(now, frame);
+        if matches!(inbound, Inbound::DeliverFrame(..)) {
+            self.heard_over(now, epoch);
         }
+        inbound
     }
 
-    /// Takes a frame that has come over a companion stream of this tunnel.
-    pub(in super::super::super) fn handle_stream_frame<'a>(
+    /// Takes a frame of this tunnel's group, whichever tunnel of the family it has come over.
+    pub(in super::super::super) fn pass_frame<'a>(
         &mut self,
         now: Instant,
         frame: RedundancyFrame<'a>,
@@ -218,11 +216,6 @@ impl Client {
             Ok(fresh) => Inbound::DeliverFrame(frame, fresh),
             Err(reason) => self.drop_unit(reason),
         }
-    }
-
-    /// A frame of the main tunnel's group has come over this companion: a sign of life.
-    pub(in super::super::super) fn heard_stream(&mut self, now: Instant, epoch: Epoch) {
-        self.heard_over(now, epoch);
     }
 
     /// Whether frames are taken.

@@ -3,20 +3,16 @@
 //! A grant is in force at once: frames go over the main tunnel, and over each companion as soon as that works. One that is lost
 //! resumes alone; one that is over is asked for again after a rest.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tsc_tpl::{Message, RedundancyMethod};
 
 use super::super::super::{Client, State};
 use super::{Flow, method};
-use crate::companion::{CompanionRole, Offer, Reservation};
+use crate::backoff::Backoff;
+use crate::companion::{CompanionRole, Offer};
 use crate::flow::FlowKey;
 use crate::redundancy::MAX_COPIES;
-use crate::secret::Tag;
-use crate::transport::Transport;
-
-/// How long it rests after a companion that could not be had, or was lost: from, to. It doubles.
-const RESTS: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(600));
 
 /// The further streams of one tunnel.
 #[derive(Debug)]
@@ -25,7 +21,7 @@ pub(super) struct Streams {
     offers: Vec<Offer>,
     /// When to ask for those that are missing.
     renew_at: Option<Instant>,
-    rest: Duration,
+    rest: Backoff,
 }
 
 impl Default for Streams {
@@ -33,7 +29,7 @@ impl Default for Streams {
         Self {
             offers: Vec::new(),
             renew_at: None,
-            rest: RESTS.0,
+            rest: Backoff::NETWORK,
         }
     }
 }
@@ -41,18 +37,8 @@ impl Default for Streams {
 impl Streams {
     /// The server offers companions to be claimed.
     pub(super) fn offered(&mut self, answer: &Message<'_>) {
-        let known = |code| Transport::from_code(code);
-        let endpoint = answer.companion_endpoint();
-        let endpoint = endpoint.and_then(|at| Some((known(at.transport)?, at.addr)));
         // Which of the streams it will be is for the family to say.
-        let offers = answer.companions().map(|(tsid, tag)| Offer {
-            role: CompanionRole::Redundancy(0),
-            reservation: Reservation {
-                tsid,
-                tag: Tag::new(*tag.expose()),
-            },
-            endpoint,
-        });
+        let offers = Offer::read(answer, CompanionRole::Redundancy(0));
         self.offers = offers.take(usize::from(MAX_COPIES)).collect();
         // They are taken from the end.
         self.offers.reverse();
@@ -92,7 +78,7 @@ impl Client {
     /// One of them works: the next that is lost is asked for soon.
     pub(in super::super::super) fn stream_works(&mut self) {
         if let State::Up(tunnel) = &mut self.state {
-            tunnel.services.redundancy.streams.rest = RESTS.0;
+            tunnel.services.redundancy.streams.rest.reset();
         }
     }
 
@@ -101,8 +87,7 @@ impl Client {
         if let State::Up(tunnel) = &mut self.state {
             let streams = &mut tunnel.services.redundancy.streams;
             if streams.renew_at.is_none() {
-                streams.renew_at = Some(now + streams.rest);
-                streams.rest = (streams.rest * 2).min(RESTS.1);
+                streams.renew_at = Some(now + streams.rest.next());
             }
         }
     }

@@ -1,0 +1,265 @@
+//! The members of a family: how companions come, what they tell, and how they go.
+
+use std::time::{Duration, Instant};
+
+use super::super::config::{ClientConfig, Endpoint, Target};
+use super::super::event::{DownReason, Event, Transmit};
+use super::super::service::Redundancy;
+use super::super::{Client, State};
+use super::{Companion, DDT, EPOCH_BITS, EPOCH_MASK, Family, ROLES};
+use crate::companion::{Claim, Offer};
+
+/// A companion that does not come up in this time is not to be had.
+const CLAIM_TIME: Duration = Duration::from_secs(10);
+
+impl Family {
+    /// Carries out what one member of the family wants of another, and gathers what they tell.
+    pub(super) fn settle(&mut self, now: Instant) {
+        let mut down = None;
+        loop {
+            self.companion_events(now);
+            let before = self.events.len();
+            while let Some(event) = self.main.poll_event() {
+                if let Event::Down(_) = event {
+                    down = Some(event);
+                } else {
+                    self.events.push_back(event);
+                }
+            }
+            if down.is_some() {
+                break;
+            }
+            if let Some(offer) = self.main.take_offer() {
+                self.claim(now, DDT, offer);
+            } else if let Some((place, offer)) = self.take_stream_offer() {
+                self.claim(now, place, offer);
+            } else if let Some(place) = self.unneeded() {
+                self.end_companion(now, place);
+            } else if self.events.len() == before {
+                break;
+            }
+        }
+        let streams = self.companions.iter().skip(DDT + 1).flatten().count();
+        if down.is_none() && usize::from(self.main.wanted_streams()) > streams {
+            // The server may hold one that this end does not.
+            self.main.stream_over(now);
+        }
+        if let Some(down) = down {
+            // Its companions end with it, and there is nobody left to tell.
+            for mut companion in self.companions.iter_mut().filter_map(Option::take) {
+                companion.client.abandon();
+                self.events.extend(last_words(&mut companion.client).0);
+            }
+            self.events.push_back(down);
+        }
+    }
+
+    /// A further stream that the server offers, and a place for it.
+    fn take_stream_offer(&mut self) -> Option<(usize, Offer)> {
+        let offer = self.main.take_stream_offer()?;
+        let free = |place: &usize| matches!(self.companions.get(*place), Some(None));
+        let place = (DDT + 1..ROLES.len()).find(free)?;
+        let role = *ROLES.get(place)?;
+        Some((place, Offer { role, ..offer }))
+    }
+
+    /// A companion that no socket needs any more.
+    fn unneeded(&self) -> Option<usize> {
+        let streams = usize::from(self.main.wanted_streams());
+        let is_needed = |place: usize| match place.checked_sub(DDT + 1) {
+            None => self.main.needs_companion(),
+            Some(number) => number < streams,
+        };
+        let mut places = self.companions.iter().enumerate();
+        let unneeded = places.find(|(place, found)| found.is_some() && !is_needed(*place));
+        unneeded.map(|(place, _)| place)
+    }
+
+    /// Gathers what the companions tell, and tells the main tunnel what they are worth.
+    fn companion_events(&mut self, now: Instant) {
+        for place in 0..ROLES.len() {
+            self.events_of(now, place);
+        }
+        self.move_redundancy(now);
+    }
+
+    fn events_of(&mut self, now: Instant, place: usize) {
+        let Some(slot) = self.companions.get_mut(place) else {
+            return;
+        };
+        let Some(companion) = slot else {
+            return;
+        };
+        let mut over = false;
+        while let Some(event) = companion.client.poll_event() {
+            if let Event::Open { .. } | Event::Close { .. } | Event::SocketService { .. } = event {
+                self.events.push_back(event);
+            } else {
+                tracing::debug!(?event, "companion");
+                over |= matches!(event, Event::Down(_));
+            }
+        }
+        if over {
+            let last = std::iter::from_fn(|| companion.client.poll_transmit());
+            self.transmits.extend(last);
+            self.next_epoch = self.next_epoch.max(companion.attempts());
+            *slot = None;
+            return if place == DDT {
+                self.main.companion_over(now);
+            } else {
+                self.main.stream_over(now);
+            };
+        }
+        let works = companion.client.is_working();
+        if std::mem::replace(&mut companion.worked, works) != works {
+            if place == DDT {
+                self.main.companion_works(now, works);
+            } else if works {
+                self.main.stream_works();
+            }
+        }
+    }
+
+    /// Asks for redundancy where the sockets' packets go now.
+    fn move_redundancy(&mut self, now: Instant) {
+        for (key, local, wish) in &self.redundancy {
+            let (key, local, wish) = (*key, *local, *wish);
+            let is_moved = self.main.is_on_companion(key);
+            let (main, beside) = if is_moved {
+                (Redundancy::Off, wish)
+            } else {
+                (wish, Redundancy::Off)
+            };
+            if self.main.wanted_redundancy(key) != main {
+                // There was room for it when it was asked for.
+                let _ = self.main.set_redundancy(now, key, local, main);
+            }
+            if let Some(Some(companion)) = self.companions.get_mut(DDT)
+                && companion.client.wanted_redundancy(key) != beside
+            {
+                let _ = companion.client.set_redundancy(now, key, local, beside);
+            }
+        }
+    }
+
+    /// Begins the companion that the server offers.
+    fn claim(&mut self, now: Instant, place: usize, offer: Offer) {
+        self.end_companion(now, place);
+        let client = self.companion_client(&offer);
+        let Some(mut client) = client else {
+            tracing::debug!(role = %offer.role, "no way to the companion that was offered");
+            return if place == DDT {
+                self.main.companion_over(now);
+            } else {
+                self.main.stream_over(now);
+            };
+        };
+        let tunnel = u32::try_from(place + 1).unwrap_or_default();
+        client.next_epoch = (tunnel << EPOCH_BITS) | (self.next_epoch & EPOCH_MASK);
+        client.background = self.main.background;
+        client.start(now);
+        if let Some(slot) = self.companions.get_mut(place) {
+            *slot = Some(Box::new(Companion {
+                client,
+                worked: false,
+            }));
+        }
+    }
+
+    fn companion_client(&mut self, offer: &Offer) -> Option<Client> {
+        let Offer {
+            role,
+            reservation,
+            endpoint,
+        } = offer;
+        let State::Up(tunnel) = &self.main.state else {
+            return None;
+        };
+        let link = tunnel.link.as_ref()?;
+        let transport = role.transport(link.target.transport)?;
+        let origin = link.target.endpoint.origin();
+        let endpoint = match (endpoint, link.address) {
+            (Some((told, address)), _) if *told == transport => Endpoint::Address {
+                address: *address,
+                origin,
+            },
+            (Some(_), _) => return None,
+            (None, Some(address)) => Endpoint::Address { address, origin },
+            // The owner knows, unless there is a proxy on the way that knows.
+            (None, None) if !self.main.config.lookup => Endpoint::Configured(origin),
+            (None, None) => return None,
+        };
+        let config = ClientConfig {
+            targets: vec![Target {
+                transport,
+                endpoint,
+            }],
+            addresses: Vec::new(),
+            inner_mtu: None,
+            supported_services: Vec::new(),
+            first: None,
+            lookup: false,
+            upgrade: false,
+            attempt_timeout: CLAIM_TIME,
+            connect_timeout: CLAIM_TIME,
+            known_hosts: Vec::new(),
+            ..self.main.config.clone()
+        };
+        let claim = Claim {
+            reservation: reservation.clone(),
+            addresses: tunnel.assignment.addresses.clone(),
+        };
+        let client = Client::with_claim(config, Some(claim), (self.random)());
+        client
+            .inspect_err(|error| tracing::debug!(%error, "companion"))
+            .ok()
+    }
+
+    /// Ends the companion: it says goodbye once, and its transports are closed.
+    fn end_companion(&mut self, now: Instant, place: usize) {
+        let companion = self.companions.get_mut(place).and_then(Option::take);
+        let Some(mut companion) = companion else {
+            return;
+        };
+        self.next_epoch = self.next_epoch.max(companion.attempts());
+        companion.client.release(now, now + CLAIM_TIME);
+        companion.client.abandon();
+        let (events, transmits) = last_words(&mut companion.client);
+        self.events.extend(events);
+        self.transmits.extend(transmits);
+    }
+}
+
+/// What is to be done for a tunnel that is over.
+fn last_words(client: &mut Client) -> (Vec<Event>, Vec<Transmit>) {
+    let transmits = std::iter::from_fn(|| client.poll_transmit()).collect();
+    let is_close = |event: &Event| matches!(event, Event::Close { .. });
+    let events = std::iter::from_fn(|| client.poll_event()).filter(is_close);
+    (events.collect(), transmits)
+}
+
+impl Client {
+    /// Whether the tunnel has a transport that carries it, as far as can be told.
+    fn is_working(&self) -> bool {
+        let State::Up(tunnel) = &self.state else {
+            return false;
+        };
+        let link = tunnel.link.as_ref().filter(|_| tunnel.confirmed);
+        link.is_some_and(|link| !link.is_doubtful())
+    }
+
+    /// A tunnel that is lost is not given up yet.
+    pub(super) fn stay(&mut self, now: Instant) {
+        let kept = self.kept_for();
+        if let State::Up(tunnel) = &mut self.state
+            && let Some(seeker) = tunnel.seeker.as_mut().filter(|_| tunnel.link.is_none())
+        {
+            seeker.deadline = seeker.deadline.max(now + kept);
+        }
+    }
+
+    /// Ends the tunnel without waiting for anybody.
+    fn abandon(&mut self) {
+        self.down(DownReason::Released { confirmed: false });
+    }
+}
