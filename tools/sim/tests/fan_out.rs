@@ -8,12 +8,11 @@
 mod common;
 
 use std::collections::HashSet;
-use std::net::IpAddr;
 use std::time::Duration;
 
 use common::services::{self, address};
 use common::tunnel::SECOND;
-use tsc_csm::client::{Event, Redundancy, TunnelTransport};
+use tsc_csm::client::{Redundancy, TunnelTransport};
 use tsc_csm::server::ServerConfig;
 use tsc_csm::{CompanionRole, FlowKey, InnerTransport, Transport};
 use tsc_sim::{ClientId, LinkConfig, PathConfig, ServerId, World, client_config, server_config};
