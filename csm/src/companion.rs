@@ -17,6 +17,8 @@ pub enum CompanionRole {
     Ddt,
     /// One of the further streams that carry what has redundancy; numbered from 0.
     Redundancy(u8),
+    /// Dynamic tunnel traffic encryption: a protected tunnel beside a clear one, with inner addresses of its own.
+    Dtte,
 }
 
 impl CompanionRole {
@@ -27,7 +29,27 @@ impl CompanionRole {
             (Self::Ddt, Transport::Tcp) => Some(Transport::Udp),
             (Self::Ddt, Transport::Tls) => Some(Transport::Dtls),
             (Self::Redundancy(_), Transport::Tcp | Transport::Tls) => Some(main),
-            (_, Transport::Udp | Transport::Dtls) => None,
+            (Self::Dtte, Transport::Tcp) => Some(Transport::Tls),
+            (Self::Dtte, Transport::Udp) => Some(Transport::Dtls),
+            (Self::Ddt | Self::Redundancy(_), Transport::Udp | Transport::Dtls)
+            | (Self::Dtte, Transport::Tls | Transport::Dtls) => None,
+        }
+    }
+
+    /// Whether it has the inner addresses of the main tunnel, and not its own.
+    #[must_use]
+    pub const fn shares_addresses(self) -> bool {
+        match self {
+            Self::Ddt | Self::Redundancy(_) => true,
+            Self::Dtte => false,
+        }
+    }
+
+    /// Where it is opened, unless its client is told: at this port of the address where the main tunnel is. `None` beyond the last.
+    pub(crate) const fn default_port(self, main: u16) -> Option<u16> {
+        match self {
+            Self::Ddt | Self::Redundancy(_) => Some(main),
+            Self::Dtte => main.checked_add(1),
         }
     }
 }
@@ -44,7 +66,7 @@ pub(crate) struct Reservation {
 pub(crate) struct Offer {
     pub(crate) role: CompanionRole,
     pub(crate) reservation: Reservation,
-    /// Where it is opened, if not at the same address and port.
+    /// Where it is opened, if not where it is by default.
     pub(crate) endpoint: Option<(Transport, SocketAddr)>,
 }
 
@@ -68,8 +90,26 @@ impl Offer {
 #[derive(Clone, Debug)]
 pub(crate) struct Claim {
     pub(crate) reservation: Reservation,
-    /// What it has to be configured with: the addresses of the main tunnel.
+    /// The inner addresses of the main tunnel, which it has to be configured with, or with others than these.
     pub(crate) addresses: Vec<InnerAddress>,
+    /// Which of the two: [`CompanionRole::shares_addresses`].
+    pub(crate) shares: bool,
+}
+
+impl Claim {
+    /// Whether the tunnel was configured as it must be.
+    pub(crate) fn fits(&self, tsid: Tsid, addresses: &[InnerAddress]) -> bool {
+        let is_main = |inner: &InnerAddress| {
+            let mut main = self.addresses.iter();
+            main.any(|known| known.address == inner.address)
+        };
+        let fits = if self.shares {
+            self.addresses == addresses
+        } else {
+            !addresses.iter().any(is_main)
+        };
+        fits && self.reservation.tsid == tsid
+    }
 }
 
 /// `DDT`
@@ -78,6 +118,7 @@ impl fmt::Display for CompanionRole {
         match self {
             Self::Ddt => f.write_str("DDT"),
             Self::Redundancy(number) => write!(f, "redundancy {number}"),
+            Self::Dtte => f.write_str("DTTE"),
         }
     }
 }

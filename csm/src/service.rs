@@ -28,6 +28,8 @@ pub enum ServiceGrant {
     },
     /// DDT: what the server sends to this socket goes over the datagram companion while there is one.
     Ddt(FlowKey),
+    /// DTTE: this socket may use the protected companion, which has inner addresses of its own.
+    Dtte(FlowKey),
     /// Peer: these two inner addresses may reach each other without the server.
     Peer {
         /// Of this tunnel.
@@ -48,6 +50,7 @@ impl ServiceGrant {
             Self::ServerKeepalive(_) => ServiceType::ENABLE_SERVER_KEEPALIVE,
             Self::Redundancy { .. } => ServiceType::ENABLE_REDUNDANCY,
             Self::Ddt(_) => ServiceType::ENABLE_DDT,
+            Self::Dtte(_) => ServiceType::ENABLE_DTTE,
             Self::Peer { .. } => ServiceType::ENABLE_PEER,
             Self::Other(service) => service.enable(),
         }
@@ -79,6 +82,7 @@ impl fmt::Display for ServiceGrant {
                 write!(f, "redundancy for {flow}, {copies} {what}")
             }
             Self::Ddt(flow) => write!(f, "datagrams for {flow}"),
+            Self::Dtte(flow) => write!(f, "encryption for {flow}"),
             Self::Peer { own, peer } => write!(f, "peer tunnel of {own} with {peer}"),
             Self::Other(service) => service.fmt(f),
         }

@@ -71,6 +71,9 @@ pub enum SendError {
     /// the stack's, or the two differ.
     #[error("{0} cannot be the source")]
     SourceNotAvailable(IpAddr),
+    /// The socket may not send for now ([`UdpPlacement::Nowhere`](crate::UdpPlacement::Nowhere)).
+    #[error("the socket has no place to send from")]
+    Nowhere,
     /// The payload is larger than a datagram can carry, or than the path carries in one packet if
     /// fragmentation was forbidden.
     #[error("the message is too long: at most {max} bytes")]

@@ -101,4 +101,4 @@ pub use ip::Dscp;
 pub use stack::Stack;
 pub use stats::{Drops, Gauges, Stats, TcpStats};
 pub use tcp::{TcpHandle, TcpIncoming, TcpIncomingId, TcpListenHandle, TcpOptions, TcpState};
-pub use udp::{MAX_UDP_PAYLOAD, Received, SendOptions, UdpHandle, UdpStats};
+pub use udp::{MAX_UDP_PAYLOAD, Received, SendOptions, UdpHandle, UdpPlacement, UdpStats};

@@ -93,6 +93,11 @@ impl<T> Slots<T> {
             .flatten()
     }
 
+    /// The keys of all values.
+    pub(crate) fn keys(&self) -> impl Iterator<Item = Key> + '_ {
+        (0..self.slots.len()).filter_map(|index| self.key_at(index))
+    }
+
     /// The key of the value that is in slot `index` now.
     pub(crate) fn key_at(&self, index: usize) -> Option<Key> {
         let slot = self.slots.get(index)?;

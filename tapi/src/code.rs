@@ -187,7 +187,7 @@ impl Coded for SocketError {
             Self::Refused | Self::Unreachable | Self::Prohibited | Self::Reset | Self::TimedOut => {
                 ErrorCode::CannotRecvData
             }
-            Self::PrefixesEnded => ErrorCode::ServiceFailure,
+            Self::PrefixesEnded | Self::NotEncrypted => ErrorCode::ServiceFailure,
             Self::NotConnected
             | Self::BrokenPipe
             | Self::Family(_)

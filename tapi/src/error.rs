@@ -142,6 +142,9 @@ pub enum SocketError {
     /// The server does not route the prefixes of a packet socket to this tunnel any more.
     #[error("the prefixes are not routed to this tunnel any more")]
     PrefixesEnded,
+    /// The socket is to be encrypted only, and there is no encrypted tunnel (yet, or any more): nothing was sent.
+    #[error("there is no encrypted tunnel for a socket that is encrypted only")]
+    NotEncrypted,
     /// [`MAX_FLOWS`](crate::MAX_FLOWS) sockets of the tunnel have services already.
     #[error("no more sockets of this tunnel can have services")]
     TooManyServices,
@@ -174,6 +177,7 @@ impl From<SocketError> for io::Error {
             | SocketError::MessageTooLong { .. } => ErrorKind::InvalidInput,
             SocketError::Refused => ErrorKind::ConnectionRefused,
             SocketError::Unreachable => ErrorKind::HostUnreachable,
+            SocketError::NotEncrypted => ErrorKind::NetworkUnreachable,
             SocketError::Prohibited => ErrorKind::PermissionDenied,
             SocketError::Reset => ErrorKind::ConnectionReset,
             SocketError::TimedOut => ErrorKind::TimedOut,

@@ -41,6 +41,7 @@ mod builder;
 mod code;
 mod config;
 mod driver;
+mod encryption;
 mod error;
 mod linger;
 mod lookup;
@@ -76,8 +77,8 @@ pub use tsc_csm::{
     InnerAddress, MAX_COPIES, MAX_FLOWS, MAX_ROUTED_PREFIXES, PathEnd, Prefix, PrefixError,
     Transport,
     client::{
-        AddressWish, AttemptFailure, ClientConfigError, DownReason, MAX_DIRECT_PACKET, MAX_PEERS,
-        Redundancy, RedundancyStatus, Refusal, SuspendReason, TunnelTransport,
+        AddressWish, AttemptFailure, ClientConfigError, DownReason, Encryption, MAX_DIRECT_PACKET,
+        MAX_PEERS, Redundancy, RedundancyStatus, Refusal, SuspendReason, TunnelTransport,
     },
     server::pool::Family,
 };

@@ -45,8 +45,10 @@ pub enum Notification {
         available: bool,
         /// Whether it is in force for the socket.
         enabled: bool,
-        /// The socket, by its inner address.
+        /// The socket, by the inner address that it is bound to.
         socket: SocketAddr,
+        /// The inner address that it sends from: another one when it has moved to an encrypted tunnel, or back.
+        address: SocketAddr,
     },
     /// A peer tunnel is up, or over: packets of sockets that want it, and UDP packets for whoever has asked for it, go directly, or
     /// over the server again ([`UdpSocket::set_peer`](crate::UdpSocket::set_peer)).

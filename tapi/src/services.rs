@@ -5,7 +5,7 @@ use std::{fmt, net::SocketAddr};
 use tokio::sync::oneshot;
 use tsc_csm::{
     FlowKey, MAX_FLOWS,
-    client::{Redundancy, RedundancyStatus, TunnelTransport},
+    client::{Encryption, Redundancy, RedundancyStatus, TunnelTransport},
 };
 
 use crate::error::SocketError;
@@ -19,6 +19,9 @@ pub enum Service {
     /// Datagrams travel beside a stream tunnel:
     /// [`UdpSocket::set_tunnel_transport`](crate::UdpSocket::set_tunnel_transport).
     Ddt,
+    /// Packets travel in an encrypted tunnel beside one that is not:
+    /// [`UdpSocket::set_encryption`](crate::UdpSocket::set_encryption).
+    Dtte,
     /// Peers are reached without the server: [`UdpSocket::set_peer`](crate::UdpSocket::set_peer).
     Peer,
 }
@@ -28,6 +31,7 @@ impl fmt::Display for Service {
         f.write_str(match self {
             Self::Redundancy => "redundancy",
             Self::Ddt => "DDT",
+            Self::Dtte => "DTTE",
             Self::Peer => "peer",
         })
     }
@@ -46,26 +50,35 @@ pub(crate) struct Wish {
 pub(crate) enum What {
     Redundancy(Redundancy),
     Transport(TunnelTransport),
+    /// And whether the socket is connected.
+    Encryption(Encryption, bool),
     /// Whether peers are to be reached without the server.
     Peer(bool),
 }
 
 impl What {
     /// Nothing, of each service.
-    pub(crate) const NOTHING: [Self; 3] = [
+    pub(crate) const NOTHING: [Self; 4] = [
         Self::Redundancy(Redundancy::Off),
         Self::Transport(TunnelTransport::Main),
+        Self::Encryption(Encryption::Default, false),
         Self::Peer(false),
     ];
 
     fn is_nothing(self) -> bool {
-        Self::NOTHING.contains(&self)
+        match self {
+            Self::Encryption(level, _) => !level.is_wanted(),
+            Self::Redundancy(_) | Self::Transport(_) | Self::Peer(_) => {
+                Self::NOTHING.contains(&self)
+            }
+        }
     }
 
     const fn service(self) -> Service {
         match self {
             Self::Redundancy(_) => Service::Redundancy,
             Self::Transport(_) => Service::Ddt,
+            Self::Encryption(..) => Service::Dtte,
             Self::Peer(_) => Service::Peer,
         }
     }

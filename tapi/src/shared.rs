@@ -15,6 +15,7 @@ use tsc_csm::client::DownReason;
 use tsc_eip::{Event, Stack, TcpHandle, TcpListenHandle, UdpHandle};
 
 use crate::{
+    encryption::Encrypted,
     error::SocketError,
     notification::Notification,
     routed::Routed,
@@ -58,6 +59,8 @@ pub(crate) struct State {
     pub(crate) routed: Routed,
     /// What sockets want of the services.
     pub(crate) wishes: Wishes,
+    /// Sockets that are to be encrypted.
+    pub(crate) encrypted: Encrypted,
     /// The next packet to send is one of those, if there is one.
     routed_next: bool,
     /// Bounded: at most one of each kind waits.
@@ -86,6 +89,7 @@ impl Shared {
                 listeners: HashMap::new(),
                 routed: Routed::default(),
                 wishes: Wishes::default(),
+                encrypted: Encrypted::default(),
                 routed_next: false,
                 commands: Vec::new(),
                 marked: false,

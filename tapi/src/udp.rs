@@ -8,17 +8,17 @@
 use std::{
     io,
     net::SocketAddr,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Instant,
 };
 
 use tokio::sync::{Notify, oneshot};
 use tsc_csm::{
     FlowKey, InnerTransport, MAX_COPIES,
-    client::{Redundancy, RedundancyStatus, TunnelTransport},
+    client::{Encryption, Redundancy, RedundancyStatus, TunnelTransport},
 };
 use tsc_eip::{
-    Dscp, SendOptions, UdpHandle,
+    Dscp, SendOptions, UdpHandle, UdpPlacement,
     media::{MediaQuality, MediaWatch},
 };
 
@@ -45,6 +45,7 @@ pub struct UdpSocket {
     local: SocketAddr,
     readable: Arc<Notify>,
     options: Mutex<SendOptions>,
+    encryption: Mutex<Encryption>,
 }
 
 impl UdpSocket {
@@ -64,16 +65,25 @@ impl UdpSocket {
             local,
             readable,
             options: Mutex::default(),
+            encryption: Mutex::default(),
         })
     }
 
-    /// The inner address this socket is bound to, with the port chosen if port 0 was asked for.
+    /// The inner address this socket is bound to, with the port chosen if port 0 was asked for. One that is encrypted has the address
+    /// of the tunnel that does that ([`UdpSocket::set_encryption`]), unless it is bound to all.
     ///
     /// # Errors
     ///
     /// None today; the signature is tokio's.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
-        Ok(self.local)
+        let placement = self.shared.lock().stack.udp_placement(self.handle);
+        let bound = !self.local.ip().is_unspecified();
+        Ok(match placement {
+            Some(UdpPlacement::At { address, .. }) if bound => {
+                SocketAddr::new(address, self.local.port())
+            }
+            _ => self.local,
+        })
     }
 
     /// The peer this socket is connected to.
@@ -94,14 +104,19 @@ impl UdpSocket {
     pub async fn connect(&self, peer: SocketAddr) -> io::Result<()> {
         let mut state = self.shared.lock();
         state.check_up()?;
-        state.stack.udp_connect(self.handle, peer).map_err(|error| {
-            match error {
-                tsc_eip::ConnectError::InvalidPeer(peer) => SocketError::BadDestination(peer),
-                tsc_eip::ConnectError::FamilyMismatch(peer) => SocketError::Family(peer),
-                _ => SocketError::NotConnected,
-            }
-            .into()
-        })
+        let connected = state.stack.udp_connect(self.handle, peer);
+        connected.map_err(|error| match error {
+            tsc_eip::ConnectError::InvalidPeer(peer) => SocketError::BadDestination(peer),
+            tsc_eip::ConnectError::FamilyMismatch(peer) => SocketError::Family(peer),
+            _ => SocketError::NotConnected,
+        })?;
+        drop(state);
+        // From now on its peer knows it by the address that it has.
+        let level = self.encryption();
+        if level.is_wanted() {
+            self.want(What::Encryption(level, true))?;
+        }
+        Ok(())
     }
 
     /// Sends one datagram to `target`; returns the payload's length.
@@ -304,6 +319,87 @@ impl UdpSocket {
         self.want(What::Transport(transport))
     }
 
+    /// Sets whether this socket's packets are encrypted between this host and the server, in both directions, from now on and over
+    /// every resume (service *DTTE*). On a tunnel over TLS or DTLS they are, whatever is set here. Beside one over TCP or UDP an
+    /// encrypted tunnel is opened for the sockets that want it, with **inner addresses of its own**: when the socket has moved
+    /// there, [`Notification::Service`](crate::Notification::Service) tells it, and the address that others reach it by from then on.
+    ///
+    /// - [`Encryption::Preferred`]: until there is such a tunnel, where there is none, and when there has been none for 5 s, packets
+    ///   go over the main tunnel in clear. What is sent to the address that the socket does not have any more reaches a socket that is
+    ///   bound to all as long as the encrypted tunnel lives.
+    /// - [`Encryption::Only`]: nothing is sent in clear. Until there is such a tunnel, and when there is none any more, sending fails
+    ///   with [`SocketError::NotEncrypted`], and nothing is received that came in clear.
+    ///
+    /// A socket that is connected keeps the address that it has, since its peer knows it by that: set this before, and connect when
+    /// it is in force. Only one that must be encrypted moves even then.
+    ///
+    /// ```no_run
+    /// # use tsc_tapi::{Encryption, UdpSocket};
+    /// # fn example(signalling: &UdpSocket) -> std::io::Result<()> {
+    /// signalling.set_encryption(Encryption::Only)?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`SocketError::TooManyServices`], or the tunnel is over.
+    pub fn set_encryption(&self, level: Encryption) -> io::Result<()> {
+        let connected = self.peer_addr().is_ok();
+        self.want(What::Encryption(level, connected))?;
+        self.shared
+            .with(|state| state.encrypt(self.key(), self.handle, level));
+        *self.level() = level;
+        Ok(())
+    }
+
+    /// Waits until it is known whether this socket's packets are encrypted ([`UdpSocket::set_encryption`]), and gives the address that
+    /// it then has: what an application writes into its signalling. Cancel-safe.
+    ///
+    /// # Errors
+    ///
+    /// [`SocketError::NotEncrypted`]: they are not, for now; a socket that is not encrypted *only* sends in clear. Or the tunnel is
+    /// over.
+    pub async fn encrypted(&self) -> io::Result<SocketAddr> {
+        loop {
+            let news = {
+                let state = self.shared.lock();
+                state.check_up()?;
+                match state.is_encrypted(self.key()) {
+                    Ok(false) => return Err(SocketError::NotEncrypted.into()),
+                    Ok(true) => return Ok(self.inner_addr(&state)),
+                    Err(news) => news,
+                }
+            };
+            news.await;
+        }
+    }
+
+    /// The address that packets leave with.
+    fn inner_addr(&self, state: &State) -> SocketAddr {
+        let address = match state.stack.udp_placement(self.handle) {
+            Some(UdpPlacement::At { address, .. }) => Some(address),
+            _ if !self.local.ip().is_unspecified() => None,
+            _ => {
+                let mut own = state.stack.addresses().iter().copied();
+                own.find(|own| own.is_ipv4() == self.local.is_ipv4())
+            }
+        };
+        let address = address.unwrap_or_else(|| self.local.ip());
+        SocketAddr::new(address, self.local.port())
+    }
+
+    /// What was set.
+    fn encryption(&self) -> Encryption {
+        *self.level()
+    }
+
+    fn level(&self) -> MutexGuard<'_, Encryption> {
+        self.encryption
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn want(&self, what: What) -> io::Result<()> {
         self.shared.with(|state| {
             state.check_up()?;
@@ -404,6 +500,7 @@ impl Drop for UdpSocket {
             for what in What::NOTHING {
                 drop(state.wishes.set(Wish { key, local, what }));
             }
+            state.encrypt(key, self.handle, Encryption::Default);
             state.remove_socket(self.handle);
         });
     }
@@ -430,6 +527,7 @@ fn send_error(error: &tsc_eip::SendError, length: usize) -> SocketError {
         tsc_eip::SendError::MessageTooLong { max } => {
             SocketError::MessageTooLong { length, limit: max }
         }
+        tsc_eip::SendError::Nowhere => SocketError::NotEncrypted,
         _ => SocketError::NotConnected,
     }
 }

@@ -106,25 +106,20 @@ error: test.toml:2:15: tscf-config.max-tunnels: -1 is outside 1-200000
 }
 
 #[test]
-fn services_not_implemented_are_named_as_such() {
+fn services_are_spelt_as_the_vendor_spells_them() {
     report(
         "authentication",
         "assigned-services = [\"DTTE\", \"sip\", \"nagle\"]\nauthentication",
         r#"
-error: test.toml:21:22: tscf-interface[0].assigned-services[0]: "DTTE" is not implemented in this version
-  help: remove it; implemented are SIP, redundancy, DDT, server-keepalive, nagle, STG, peer and inter-client-block
 error: test.toml:21:30: tscf-interface[0].assigned-services[1]: "sip" is none of SIP, redundancy, DDT, DTTE, server-keepalive, nagle, STG, inter-client-block, peer
   help: did you mean "SIP"?"#,
     );
-    let service = "DTTE";
     let text = changed(
         "authentication",
-        &format!("assigned-services = \"nagle, {service}\"\nauthentication"),
+        "assigned-services = \"nagle, DTTE\"\nauthentication",
     );
-    let errors = parse(&text).unwrap_err();
-    let kinds: Vec<_> = errors.iter().map(|error| &error.kind).collect();
-    let value = service.to_owned();
-    assert_eq!(kinds, [&ConfigErrorKind::NotImplemented { value }]);
+    let services = parse(&text).unwrap().interfaces[0].services;
+    assert!(services.nagle && services.dtte && !services.ddt);
 }
 
 #[test]

@@ -343,6 +343,7 @@ fn interface(index: u16, pools: &[PoolConfig]) -> impl Strategy<Value = Interfac
                         stg: false,
                         redundancy: flags[0],
                         ddt: flags[1],
+                        dtte: flags[0],
                         server_keepalive: flags[1],
                         peer: flags[2],
                         inter_client_block: flags[1],

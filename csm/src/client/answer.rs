@@ -167,9 +167,8 @@ impl Client {
         message: &Message<'_>,
     ) -> Result<(), &'static str> {
         let target = way.target;
-        if self.claim.as_ref().is_some_and(|claim| {
-            claim.reservation.tsid != assignment.tsid || claim.addresses != assignment.addresses
-        }) {
+        let claim = self.claim.as_ref();
+        if claim.is_some_and(|claim| !claim.fits(assignment.tsid, &assignment.addresses)) {
             return Err("another tunnel than was claimed");
         }
         let resume_key = message

@@ -1,7 +1,7 @@
 //! What a client tells its owner, and why things end.
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -10,8 +10,9 @@ use tsc_tpl::{
 };
 
 use super::config::Target;
-use super::service::PeerEvent;
+use super::service::{PeerEvent, Placement};
 use crate::assignment::Assignment;
+use crate::flow::FlowKey;
 pub use crate::redundancy::Fresh;
 use crate::service::ServiceGrant;
 
@@ -78,6 +79,18 @@ pub enum Event {
         enabled: bool,
         /// The socket.
         local: SocketAddr,
+    },
+    /// The inner addresses of the encrypted companion, beside those of the main tunnel; none when it is over. What was connected
+    /// from one that is not among them any more is over too.
+    EncryptedAddresses(Vec<IpAddr>),
+    /// Where a socket that wants encryption, or wanted it, is from now on: packets that it sends have an address of that tunnel.
+    SocketPlaced {
+        /// The socket.
+        key: FlowKey,
+        /// Its address and port as the wish named them.
+        local: SocketAddr,
+        /// Where it is.
+        placement: Placement,
     },
     /// Something to do or to know about peer tunnels.
     Peer(PeerEvent),

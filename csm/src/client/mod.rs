@@ -42,8 +42,8 @@ pub use self::plan::{MAX_ADDRESSES, MAX_GIVEN_TARGETS};
 pub use self::race::{ASK_PATIENCE, HEAD_START, MAX_RACING, URGENT};
 use self::race::{Attempt, Seeker, Why};
 pub use self::service::{
-    Direct, MAX_DIRECT_PACKET, MAX_PEERS, PathId, PeerEvent, PeerStatus, PeerTransmit, Redundancy,
-    RedundancyStatus, TunnelTransport,
+    Direct, Encryption, MAX_DIRECT_PACKET, MAX_PEERS, PathId, PeerEvent, PeerStatus, PeerTransmit,
+    Placement, Redundancy, RedundancyStatus, TunnelTransport,
 };
 pub use self::tunnel::PROBE_AFTER;
 use self::tunnel::{Asked, Link, Tunnel};
@@ -394,6 +394,7 @@ impl Client {
         }
         self.redundancy_timeout(now);
         self.datagrams_timeout(now);
+        self.encryption_timeout(now);
         self.peer_timeout(now);
         self.silence_timeout(now);
         self.look_beside_if_due(now);

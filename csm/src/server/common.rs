@@ -174,7 +174,27 @@ impl Common {
         Ok(leases)
     }
 
-    /// Counts a tunnel that is reserved and needs no addresses.
+    /// Leases addresses for a tunnel that was counted when it was reserved: at least one of what was wished for.
+    pub(super) fn lease(
+        &self,
+        now: Instant,
+        config: &ServerConfig,
+        interface: usize,
+        wishes: &[(Family, u8)],
+        owner: SessionId,
+    ) -> Result<Vec<Lease>, ResponseCode> {
+        let interface = config
+            .interfaces
+            .get(interface)
+            .ok_or(ResponseCode::NO_RESOURCES)?;
+        let leases = self.ledger().lease(now, interface, wishes, owner);
+        if leases.is_empty() {
+            return Err(ResponseCode::NO_ADDRESS);
+        }
+        Ok(leases)
+    }
+
+    /// Counts a tunnel that is reserved and needs no addresses yet.
     pub(super) fn count_reserved(
         &self,
         config: &ServerConfig,

@@ -479,24 +479,25 @@ impl Server {
             return;
         };
         session.inbox.remember(now, sequence, answer, &bytes);
-        let up = match session.main {
-            None => Event::SessionUp {
+        tracing::debug!(tsid = %session.tsid, main = ?session.main, "tunnel configured");
+        if session.has_own_addresses() {
+            self.events.push_back(Event::SessionUp {
                 session: session.id,
                 binding,
                 tsid: session.tsid,
                 addresses: session.leases.iter().map(|lease| lease.address).collect(),
                 identity: session.identity.clone(),
-            },
-            Some(membership) => Event::CompanionUp {
-                session: session.sender(),
+            });
+        }
+        if let (Some(membership), Some(main)) = (session.main, session.main_id()) {
+            self.events.push_back(Event::CompanionUp {
+                session: main,
                 companion: session.id,
                 role: membership.role,
                 binding,
                 tsid: session.tsid,
-            },
-        };
-        tracing::debug!(tsid = %session.tsid, ?up, "tunnel configured");
-        self.events.push_back(up);
+            });
+        }
         self.transmit_over(binding, bytes);
         self.arm_session(key);
     }

@@ -359,7 +359,8 @@ pub enum Event {
         /// Who it belongs to, where clients are authenticated.
         identity: Option<Identity>,
     },
-    /// A companion of a tunnel was configured. It has the tunnel's inner addresses, and no route of its own.
+    /// A companion of a tunnel was configured. It has the tunnel's inner addresses, and no route of its own; one that has its own
+    /// ([`CompanionRole::Dtte`]) is a tunnel like any other too, of which [`Event::SessionUp`] told.
     CompanionUp {
         /// The main tunnel.
         session: SessionId,

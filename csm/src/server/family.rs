@@ -5,15 +5,16 @@
 //! by the limits of tunnels from its reservation on. A companion lives in the shard of its main tunnel, so that nothing here
 //! crosses shards.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use tsc_tpl::{ControlMessage, ResponseCode, Sequence, TlvType, Tsid};
+use tsc_tpl::{ControlMessage, Family as Ip, ResponseCode, Sequence, TlvType, Tsid};
 
 use super::Server;
 use super::arena::Key;
 use super::configure::{Denied, Founding, Origin};
 use super::event::{BindingId, DownReason, Event, SessionId};
+use super::pool::Lease;
 use super::session::{Life, Session};
 use crate::assignment::Alternate;
 use crate::companion::CompanionRole;
@@ -21,7 +22,7 @@ use crate::secret::Tag;
 use crate::transport::Transport;
 
 /// Most companions of one tunnel, reserved ones included (spec 7).
-pub const MAX_COMPANIONS: usize = 3;
+pub const MAX_COMPANIONS: usize = 4;
 
 /// A reservation lapses after this long (spec 7).
 const RESERVED_FOR: Duration = Duration::from_secs(30);
@@ -109,14 +110,17 @@ impl Server {
         Some(&mut services.family)
     }
 
-    /// Where a companion over `transport` is opened, for a tunnel that came to `local`; `None` if nobody listens for it. The
-    /// client need not be told of the same address and port.
+    /// Where a companion is opened, and over what, for a tunnel over `main` that came to `local`; `None` if nobody listens for it, or
+    /// there is none beside such a tunnel. The client need not be told of where it is by default.
     pub(super) fn companion_endpoint(
         &self,
+        role: CompanionRole,
         interface: usize,
         local: SocketAddr,
-        transport: Transport,
-    ) -> Option<Option<SocketAddr>> {
+        main: Transport,
+    ) -> Option<(Transport, Option<SocketAddr>)> {
+        let transport = role.transport(main)?;
+        let default_port = role.default_port(local.port());
         let endpoints = &self.config.interfaces.get(interface)?.endpoints;
         let local_ip = local.ip().to_canonical();
         // A wildcard of IPv6 takes IPv4 too, unless the operator has split them: then there is one of IPv4.
@@ -132,8 +136,8 @@ impl Server {
         let mut elsewhere = None;
         for listens in found {
             let address = listens.address;
-            if is_here(listens) && address.port() == local.port() {
-                return Some(None);
+            if is_here(listens) && Some(address.port()) == default_port {
+                return Some((transport, None));
             }
             let address = if is_here(listens) {
                 SocketAddr::new(local_ip, address.port())
@@ -144,7 +148,7 @@ impl Server {
             };
             elsewhere.get_or_insert(address);
         }
-        elsewhere.map(Some)
+        Some((transport, Some(elsewhere?)))
     }
 
     /// Reserves a companion, or finds the one there is: with the right to claim it, unless it is in use.
@@ -251,16 +255,43 @@ impl Server {
             let sequence = raw.header().sequence;
             allowed.then(|| companion_of(session, member, owner, sequence))
         });
-        let (Some(main), Some(founding)) = (main, founding.filter(|_| is_right)) else {
+        let (Some(main), Some(mut founding)) = (main, founding.filter(|_| is_right)) else {
             return Err(Denied::Code(ResponseCode::NOT_AUTHORIZED));
         };
         let role = founding.main.map(|membership| membership.role);
+        if role.is_some_and(|role| !role.shares_addresses()) {
+            // Without any it stays reserved.
+            let interface = origin.interface;
+            founding.leases = self.lease_others(now, interface, &founding.leases, owner)?;
+        }
         // Before the tunnel is bound, so that its end finds everything as it must be.
         self.reserved.remove(&tsid);
         if let Some(member) = role.and_then(|role| self.family(main)?.find(role)) {
             member.state = State::Claimed(owner.key());
         }
         Ok(self.found(now, origin, founding)?)
+    }
+
+    /// Addresses of the same families as those of the main tunnel.
+    fn lease_others(
+        &self,
+        now: Instant,
+        interface: usize,
+        main: &[Lease],
+        owner: SessionId,
+    ) -> Result<Box<[Lease]>, ResponseCode> {
+        let has = |is: fn(&IpAddr) -> bool| main.iter().any(|lease| is(&lease.address));
+        let wishes: Vec<_> = [
+            (Ip::Ipv4, has(IpAddr::is_ipv4)),
+            (Ip::Ipv6, has(IpAddr::is_ipv6)),
+        ]
+        .into_iter()
+        .filter_map(|(family, has)| has.then_some((family, 1)))
+        .collect();
+        let leases = self
+            .common
+            .lease(now, &self.config, interface, &wishes, owner)?;
+        Ok(leases.into())
     }
 
     /// A companion is over: what its main tunnel had of it is over too.
@@ -271,10 +302,15 @@ impl Server {
         membership: Membership,
         reason: DownReason,
     ) {
-        self.common.give_back(now, companion.account(), &[]);
+        let leases = if companion.has_own_addresses() {
+            &companion.leases[..]
+        } else {
+            &[]
+        };
+        self.common.give_back(now, companion.account(), leases);
         let Membership { main, role } = membership;
         self.events.push_back(Event::CompanionDown {
-            session: companion.sender(),
+            session: SessionId::new(companion.id.shard(), main),
             companion: companion.id,
             role,
             tsid: companion.tsid,
@@ -370,7 +406,7 @@ impl Server {
     }
 }
 
-/// The companion of a tunnel: the same addresses, limits and identity.
+/// The companion of a tunnel: the same limits and identity, and, so far, the same addresses.
 fn companion_of(main: &Session, member: &Member, owner: SessionId, sequence: Sequence) -> Founding {
     Founding {
         tsid: member.tsid,

@@ -168,7 +168,7 @@ impl Server {
         session.inbox.expire(now);
         if session.services.is_some() {
             self.lapse(now, key);
-            self.ddt_timeout(now, key);
+            self.beside_timeout(now, key);
             self.redundancy_timeout(now, key);
             self.peers_timeout(now, key);
             if !self.keepalive_timeout(now, key) {
@@ -289,7 +289,6 @@ impl Server {
             .arm(Waiting::Session(key), &mut session.armed, None);
         self.directory.remove(&session.tsid);
         match session.main {
-            // Its addresses are those of its main tunnel.
             Some(membership) => self.companion_closed(now, &session, membership, reason),
             None => self
                 .common
@@ -302,7 +301,7 @@ impl Server {
         if let Some(services) = session.services.take() {
             self.end_services(now, &session, *services);
         }
-        if session.main.is_none() {
+        if session.has_own_addresses() {
             self.events.push_back(Event::SessionDown {
                 session: session.id,
                 tsid: session.tsid,

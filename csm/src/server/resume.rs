@@ -67,9 +67,11 @@ impl Server {
                     .as_ref()
                     .is_ok_and(|identity| *identity == session.identity)
                 && !matches!(session.life, Life::Releasing(_))
-                && session.main.is_none_or(|of| {
-                    let is_stream = matches!(of.role, CompanionRole::Redundancy(_));
-                    is_stream == origin.transport.is_stream()
+                && session.main.is_none_or(|of| match of.role {
+                    CompanionRole::Ddt => !origin.transport.is_stream(),
+                    CompanionRole::Redundancy(_) => origin.transport.is_stream(),
+                    // That it is protected was looked at.
+                    CompanionRole::Dtte => true,
                 })
         });
         let Some(key) = found.filter(|_| proved & allowed) else {
@@ -103,7 +105,7 @@ impl Server {
             binding,
         });
         self.redundancy_rebound(now, key);
-        self.ddt_rebound(now, key);
+        self.beside_rebound(now, key);
         let bytes = self.describe(key, binding, answer, sequence);
         if let Some((session, bytes)) = self.sessions.get_mut(key).zip(bytes) {
             session.inbox.remember(now, sequence, answer, &bytes);

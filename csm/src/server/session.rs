@@ -30,7 +30,7 @@ pub(crate) struct Session {
     pub(crate) identity: Option<Identity>,
     /// Where it was configured from; counted there for all its life, or limits could be moved away from.
     pub(crate) prefix: SourcePrefix,
-    /// Of a companion those of its main tunnel.
+    /// Of a companion those of its main tunnel, unless it has its own.
     pub(crate) leases: Box<[Lease]>,
     /// Of a companion: whose.
     pub(crate) main: Option<Membership>,
@@ -114,12 +114,26 @@ impl Session {
         }
     }
 
-    /// The tunnel that sends what comes over this one: itself, or the main tunnel of a companion.
+    /// The tunnel that sends what comes over this one: itself, or the main tunnel of a companion with the same addresses.
     #[inline]
     pub(crate) fn sender(&self) -> SessionId {
-        self.main.map_or(self.id, |membership| {
-            SessionId::new(self.id.shard(), membership.main)
-        })
+        if self.has_own_addresses() {
+            self.id
+        } else {
+            self.main_id().unwrap_or(self.id)
+        }
+    }
+
+    /// The main tunnel of a companion.
+    pub(super) fn main_id(&self) -> Option<SessionId> {
+        let main = self.main?.main;
+        Some(SessionId::new(self.id.shard(), main))
+    }
+
+    /// Whether packets are routed to it, and not to its main tunnel.
+    #[inline]
+    pub(super) fn has_own_addresses(&self) -> bool {
+        self.main.is_none_or(|of| !of.role.shares_addresses())
     }
 
     /// Whether a companion can be sent over: it is confirmed, active, and has a transport.

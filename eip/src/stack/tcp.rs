@@ -1,6 +1,6 @@
 //! The verbs of TCP.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
 use super::Stack;
@@ -191,6 +191,18 @@ impl Stack {
     pub fn tcp_abort(&mut self, now: Instant, handle: TcpHandle) -> bool {
         self.latest = Some(now);
         self.tcp.abort_handle(handle, &mut self.egress)
+    }
+
+    /// Fails all connections from an address that is not the stack's any more, as if their hosts could not be reached.
+    pub fn tcp_end_at(&mut self, now: Instant, address: IpAddr) {
+        self.latest = Some(now);
+        self.tcp.end_at(address);
+    }
+
+    /// A port that no listener has, as the stack would choose one for a connection from `local`. It is not kept
+    /// free. `None` if there is none.
+    pub fn tcp_free_port(&mut self, local: IpAddr) -> Option<u16> {
+        self.tcp.free_port(local)
     }
 
     /// The connection's own address and port. `None` if the handle is not held.

@@ -12,7 +12,7 @@ use crate::egress::{Outgoing, Route};
 use crate::error::{BindError, ConnectError, RecvError, SendError};
 use crate::ip::{HOP_LIMIT, Pair, protocol};
 use crate::media::{MediaQuality, MediaWatch};
-use crate::udp::{MAX_UDP_PAYLOAD, Received, SendOptions, UdpHandle, UdpStats};
+use crate::udp::{MAX_UDP_PAYLOAD, Received, SendOptions, UdpHandle, UdpPlacement, UdpStats};
 
 /// Offset of the checksum in the UDP header.
 const CHECKSUM_AT: usize = 6;
@@ -59,6 +59,18 @@ impl Stack {
         self.udp.get(handle).map(|socket| socket.local)
     }
 
+    /// Moves a socket to one of the stack's addresses, or away from all; what it is bound to stays. Datagrams already queued stay.
+    /// False if that is not possible: it is closed, the address is of the other IP version, or another socket has the port there.
+    pub fn udp_place(&mut self, handle: UdpHandle, placement: UdpPlacement) -> bool {
+        self.udp.place(handle, placement)
+    }
+
+    /// Where the socket is. `None` once it is closed.
+    #[must_use]
+    pub fn udp_placement(&self, handle: UdpHandle) -> Option<UdpPlacement> {
+        self.udp.get(handle).map(|socket| socket.placement)
+    }
+
     /// The peer that the socket is connected to.
     #[must_use]
     pub fn udp_peer_addr(&self, handle: UdpHandle) -> Option<SocketAddr> {
@@ -103,8 +115,9 @@ impl Stack {
         payload: &[u8],
         options: &SendOptions,
     ) -> Result<(), SendError> {
-        let local = self.udp.get(handle).ok_or(SendError::Closed)?.local;
-        let pair = self.pair_for(local, destination, options.source)?;
+        let socket = self.udp.get(handle).ok_or(SendError::Closed)?;
+        let (local, placement) = (socket.local, socket.placement);
+        let pair = self.pair_for(local, placement, destination, options.source)?;
         if payload.len() > MAX_UDP_PAYLOAD {
             return Err(SendError::MessageTooLong {
                 max: MAX_UDP_PAYLOAD,
@@ -173,6 +186,7 @@ impl Stack {
     fn pair_for(
         &self,
         local: SocketAddr,
+        placement: UdpPlacement,
         destination: SocketAddr,
         wanted: Option<IpAddr>,
     ) -> Result<Pair, SendError> {
@@ -183,7 +197,11 @@ impl Stack {
         if local.is_ipv4() != to.is_ipv4() {
             return Err(SendError::FamilyMismatch(destination));
         }
-        let bound = (!is_any(local.ip())).then(|| local.ip());
+        let bound = match placement {
+            UdpPlacement::AsBound => (!is_any(local.ip())).then(|| local.ip()),
+            UdpPlacement::At { address, .. } => Some(address),
+            UdpPlacement::Nowhere => return Err(SendError::Nowhere),
+        };
         let source = match (bound, wanted) {
             (Some(bound), Some(wanted)) if bound != wanted => {
                 return Err(SendError::SourceNotAvailable(wanted));

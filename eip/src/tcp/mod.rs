@@ -379,6 +379,21 @@ impl Tcp {
         }
     }
 
+    /// Fails all connections from an address.
+    pub(crate) fn end_at(&mut self, address: IpAddr) {
+        let keys: Vec<Key> = self
+            .connections
+            .keys()
+            .filter(|key| {
+                let found = self.connections.get(*key);
+                found.is_some_and(|found| found.attached && found.tuple.local.ip() == address)
+            })
+            .collect();
+        for key in keys {
+            self.fail(key, TcpError::Unreachable);
+        }
+    }
+
     /// Takes a connection off the network. What it has received can still be read.
     fn detach(&mut self, key: Key) {
         let Some(connection) = self.connections.get_mut(key) else {

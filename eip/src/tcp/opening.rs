@@ -1,7 +1,7 @@
 //! How connections begin: our requests, those of peers to a listener, and those to a transparent
 //! stack.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
 use super::Tcp;
@@ -52,6 +52,14 @@ impl Tcp {
         let key = self.insert(now, tuple, initial, windows, options, Owner::Handle)?;
         self.schedule(now, key);
         Ok(TcpHandle(key))
+    }
+
+    /// A port that no listener has.
+    pub(crate) fn free_port(&mut self, from: IpAddr) -> Option<u16> {
+        let listening = &self.listening;
+        ports::ephemeral(&self.ephemeral, &mut self.random, |port| {
+            listening.is_port_free(from, port)
+        })
     }
 
     /// Fresh for each connection: none tells anything of another (RFC 6528).

@@ -30,6 +30,23 @@ pub const MAX_UDP_PAYLOAD: usize = 65_507;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct UdpHandle(Key);
 
+/// Where a socket sends from and receives at, beside what it is bound to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum UdpPlacement {
+    /// As it is bound.
+    #[default]
+    AsBound,
+    /// It sends from this address of the stack's, and receives what is sent there.
+    At {
+        /// The address, of the socket's IP version.
+        address: IpAddr,
+        /// What is sent to other addresses does not reach it any more.
+        only: bool,
+    },
+    /// It neither sends nor receives.
+    Nowhere,
+}
+
 /// How one datagram is sent; [`Default`] is best effort, 64 hops, fragmented where needed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SendOptions {
@@ -81,6 +98,7 @@ pub struct UdpStats {
 pub(crate) struct UdpSocket {
     pub(crate) local: SocketAddr,
     pub(crate) peer: Option<SocketAddr>,
+    pub(crate) placement: UdpPlacement,
     queue: ReceiveQueue,
     error: Option<RecvError>,
     /// Who looks at the media that comes.
@@ -93,8 +111,24 @@ impl UdpSocket {
         self.error.is_some() || !self.queue.is_empty()
     }
 
-    fn accepts(&self, peer: SocketAddr) -> bool {
-        self.peer.is_none_or(|expected| expected == peer)
+    fn accepts(&self, to: IpAddr, peer: SocketAddr) -> bool {
+        let is_here = match self.placement {
+            UdpPlacement::AsBound => true,
+            UdpPlacement::At { address, only } => !only || to == address,
+            UdpPlacement::Nowhere => false,
+        };
+        is_here && self.peer.is_none_or(|expected| expected == peer)
+    }
+
+    /// Where it receives that it is not bound to.
+    fn alias(&self) -> Option<SocketAddr> {
+        match self.placement {
+            UdpPlacement::At { address, .. } if !is_any(self.local.ip()) => {
+                let alias = SocketAddr::new(address, self.local.port());
+                (alias != self.local).then_some(alias)
+            }
+            UdpPlacement::At { .. } | UdpPlacement::AsBound | UdpPlacement::Nowhere => None,
+        }
     }
 }
 
@@ -175,6 +209,7 @@ impl UdpSockets {
         let socket = UdpSocket {
             local,
             peer: None,
+            placement: UdpPlacement::AsBound,
             queue: ReceiveQueue::default(),
             error: None,
             monitor: None,
@@ -199,7 +234,39 @@ impl UdpSockets {
             return false;
         };
         socket.queue.release(&mut self.budget);
+        if let Some(alias) = socket.alias() {
+            self.demux.remove(alias);
+        }
         self.demux.remove(socket.local);
+        true
+    }
+
+    /// Whether the socket is there now; else it is as it was.
+    pub(crate) fn place(&mut self, handle: UdpHandle, placement: UdpPlacement) -> bool {
+        let Some(socket) = self.slots.get_mut(handle.0) else {
+            return false;
+        };
+        if let UdpPlacement::At { address, .. } = placement
+            && address.is_ipv4() != socket.local.is_ipv4()
+        {
+            return false;
+        }
+        let before = std::mem::replace(&mut socket.placement, placement);
+        let alias = socket.alias();
+        socket.placement = before;
+        let former = socket.alias();
+        if alias != former {
+            if alias.is_some_and(|alias| !self.demux.is_free(alias)) {
+                return false;
+            }
+            if let Some(former) = former {
+                self.demux.remove(former);
+            }
+            if let Some(alias) = alias {
+                self.demux.insert(alias, handle.0);
+            }
+        }
+        socket.placement = placement;
         true
     }
 
@@ -243,7 +310,8 @@ impl UdpSockets {
     /// The socket for a datagram from `peer` to `local`.
     pub(crate) fn lookup(&self, local: SocketAddr, peer: SocketAddr) -> Option<UdpHandle> {
         let key = self.demux.lookup(local)?;
-        self.slots.get(key)?.accepts(peer).then_some(UdpHandle(key))
+        let socket = self.slots.get(key)?;
+        socket.accepts(local.ip(), peer).then_some(UdpHandle(key))
     }
 
     /// Appends a datagram to a socket's queue. Returns whether it was taken, and how many were

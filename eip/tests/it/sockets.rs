@@ -1,12 +1,13 @@
 //! Binding, connecting, sending, receiving.
 
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU8;
 use std::time::Instant;
 
 use tsc_eip::{
     BindError, ConnectError, Dscp, MAX_UDP_PAYLOAD, RecvError, SendError, SendOptions, StackConfig,
+    UdpPlacement,
 };
 
 use crate::support::{
@@ -473,4 +474,91 @@ fn packets_for_others_or_from_nowhere_are_dropped() {
     assert_eq!(bob.stats().drops.bad_source, 5);
     assert_eq!(payloads(&mut bob, server), Vec::<Vec<u8>>::new());
     assert!(bob.poll_transmit().is_none(), "and never answered");
+}
+
+const MOVED: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 1, 1));
+
+#[test]
+fn a_socket_that_is_moved_sends_from_there_and_may_still_hear_what_it_is_bound_to() {
+    let now = Instant::now();
+    for (local, only) in [
+        ("0.0.0.0:4000", false),
+        ("0.0.0.0:4000", true),
+        ("10.0.0.1:4000", false),
+        ("10.0.0.1:4000", true),
+    ] {
+        let (mut alice, mut bob) = (alice(), bob());
+        alice.set_addresses(&[A4.into(), A6.into(), MOVED]).unwrap();
+        let socket = alice.udp_bind(addr(local)).unwrap();
+        let server = bob.udp_bind(addr("10.0.0.2:5060")).unwrap();
+        let to = addr("10.0.0.2:5060");
+        let there = UdpPlacement::At {
+            address: MOVED,
+            only,
+        };
+        assert!(alice.udp_place(socket, there));
+        assert_eq!(alice.udp_placement(socket), Some(there));
+        alice
+            .udp_send_to(now, socket, to, b"from there", &PLAIN)
+            .unwrap();
+        pump(now, &mut alice, &mut bob);
+        let (received, _) = recv(&mut bob, server).unwrap().unwrap();
+        assert_eq!(received.from, SocketAddr::new(MOVED, 4000));
+        bob.udp_send_to(now, server, received.from, b"to there", &PLAIN)
+            .unwrap();
+        bob.udp_send_to(now, server, addr("10.0.0.1:4000"), b"to before", &PLAIN)
+            .unwrap();
+        pump(now, &mut alice, &mut bob);
+        let heard: &[&[u8]] = if only {
+            &[b"to there"]
+        } else {
+            &[b"to there", b"to before"]
+        };
+        assert_eq!(payloads(&mut alice, socket), heard, "{local} {only}");
+        // And back, as if nothing had been.
+        assert!(alice.udp_place(socket, UdpPlacement::AsBound));
+        alice.udp_send_to(now, socket, to, b"back", &PLAIN).unwrap();
+        pump(now, &mut alice, &mut bob);
+        let (received, _) = recv(&mut bob, server).unwrap().unwrap();
+        assert_eq!(received.from, addr("10.0.0.1:4000"));
+        // Its port there is free again.
+        assert!(alice.udp_close(socket));
+        assert!(alice.udp_bind(SocketAddr::new(MOVED, 4000)).is_ok());
+    }
+}
+
+#[test]
+fn a_socket_without_a_place_neither_sends_nor_hears() {
+    let now = Instant::now();
+    let (mut alice, mut bob) = (alice(), bob());
+    let socket = alice.udp_bind(addr("0.0.0.0:4000")).unwrap();
+    let server = bob.udp_bind(addr("10.0.0.2:5060")).unwrap();
+    assert!(alice.udp_place(socket, UdpPlacement::Nowhere));
+    let refused = alice.udp_send_to(now, socket, addr("10.0.0.2:5060"), b"no", &PLAIN);
+    assert_eq!(refused, Err(SendError::Nowhere));
+    bob.udp_send_to(now, server, addr("10.0.0.1:4000"), b"no", &PLAIN)
+        .unwrap();
+    pump(now, &mut alice, &mut bob);
+    assert!(payloads(&mut alice, socket).is_empty());
+    assert_eq!(alice.stats().drops.no_socket, 1);
+}
+
+#[test]
+fn a_place_that_cannot_be_had_changes_nothing() {
+    let mut alice = alice();
+    alice.set_addresses(&[A4.into(), A6.into(), MOVED]).unwrap();
+    let there = UdpPlacement::At {
+        address: MOVED,
+        only: false,
+    };
+    let _holder = alice.udp_bind(SocketAddr::new(MOVED, 4000)).unwrap();
+    let socket = alice.udp_bind(addr("10.0.0.1:4000")).unwrap();
+    assert!(!alice.udp_place(socket, there), "taken");
+    let other = alice.udp_bind(SocketAddr::new(A6.into(), 4000)).unwrap();
+    assert!(!alice.udp_place(other, there), "another IP version");
+    for socket in [socket, other] {
+        assert_eq!(alice.udp_placement(socket), Some(UdpPlacement::AsBound));
+    }
+    assert!(alice.udp_close(socket));
+    assert!(!alice.udp_place(socket, there), "closed");
 }

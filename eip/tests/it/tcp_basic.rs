@@ -391,3 +391,30 @@ fn what_cannot_be_opened_says_why() {
     let again = a.tcp_listen(addr("0.0.0.0:1"), 1);
     assert!(again.is_ok());
 }
+
+#[test]
+fn connections_end_with_the_address_that_they_are_from() {
+    let now = Instant::now();
+    let (mut a, mut b) = (alice(), bob());
+    let moved = addr("10.0.1.1:0");
+    a.set_addresses(&[A4.into(), moved.ip()]).unwrap();
+    let _listener = b.tcp_listen(addr(SERVER), 8).unwrap();
+    let options = TcpOptions::default();
+    let stays = a.tcp_connect(now, addr("0.0.0.0:0"), addr(SERVER), options);
+    let port = a.tcp_free_port(moved.ip()).unwrap();
+    let from = std::net::SocketAddr::new(moved.ip(), port);
+    let ends = a.tcp_connect(now, from, addr(SERVER), options);
+    let (stays, ends) = (stays.unwrap(), ends.unwrap());
+    pump(now, &mut a, &mut b);
+    assert_eq!(a.tcp_local_addr(ends), Some(from));
+    let _ = events(&mut a);
+    a.set_addresses(&[A4.into()]).unwrap();
+    a.tcp_end_at(now, moved.ip());
+    assert_eq!(
+        events(&mut a),
+        [Event::TcpFailed(ends, TcpError::Unreachable)]
+    );
+    assert_eq!(a.tcp_send(now, stays, b"goes on"), Ok(7));
+    pump(now, &mut a, &mut b);
+    assert_eq!(a.tcp_state(stays), Some(TcpState::Established));
+}

@@ -78,11 +78,12 @@ impl Driver {
     }
 
     fn connect(
-        &self,
+        &mut self,
         server: &Server,
         target: Target,
         address: Option<SocketAddr>,
     ) -> Pin<Box<dyn Future<Output = Opened> + Send>> {
+        let target_transport = target.transport;
         let kind = kind(server.transport());
         // Where a redirect leads is reached as the one who sent us there.
         let route = self.routes.of(target);
@@ -107,7 +108,7 @@ impl Driver {
                 return Box::pin(async { Err(transport::ConnectError::NoAddress { host }) });
             }
         };
-        let security = self.security.clone();
+        let security = self.security.of(target_transport.is_protected());
         let mut options = self.options.clone();
         // There is no proxy for datagrams.
         if !kind.is_stream() || !route.is_some_and(|route| route.proxied) {

@@ -156,7 +156,7 @@ impl Driver {
         let is_bound = self.client.can_send().is_some();
         let mut state = self.shared.lock();
         // Without a transport packets are no news, but for those that have another way.
-        let has_other_ways = self.client.is_divided() || !self.peers.is_empty();
+        let has_other_ways = self.client.has_other_ways() || !self.peers.is_empty();
         state.blocked = !has_other_ways && (!main.is_empty() || !is_bound);
         state.bound = is_bound;
         drop(state);
@@ -216,7 +216,7 @@ impl Driver {
                 let packet = next_packet(state, *limits, |state| {
                     if has_room {
                         state.poll_transmit()
-                    } else if client.is_divided() {
+                    } else if client.has_other_ways() {
                         // A stream that stalls does not stop what has another way.
                         state.stack.take_transmit(|packet| client.is_beside(packet))
                     } else {

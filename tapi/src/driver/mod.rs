@@ -15,6 +15,7 @@
 )]
 
 mod connect;
+mod credentials;
 mod links;
 mod lookup;
 mod network;
@@ -24,6 +25,7 @@ mod services;
 use std::{
     collections::VecDeque,
     future::{Future, poll_fn},
+    net::IpAddr,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -41,7 +43,7 @@ use tsc_csm::{
 };
 use tsc_eip::{Stack, StackConfig};
 use tsc_osaa::{
-    cert::{ClientSecurity, HelloOptions, Identity},
+    cert::Identity,
     client::{self as transport, ConnectOptions, RECV_BUFFER},
     random::OsRandom,
     resolve::ResolveOptions,
@@ -51,7 +53,8 @@ use tsc_osaa::{
 use tsc_tpl::{Limits, ServiceType};
 
 use self::{
-    connect::Opening, links::Link, lookup::Lookup, network::Network, peer::Peers, services::Asking,
+    connect::Opening, credentials::Credentials, links::Link, lookup::Lookup, network::Network,
+    peer::Peers, services::Asking,
 };
 use crate::{
     TunnelConfig,
@@ -63,7 +66,7 @@ use crate::{
     peers,
     routes::{Route, Routes, ways},
     server::Server,
-    shared::{Command, Shared},
+    shared::{Command, Shared, State},
     tunnel::Activity,
 };
 
@@ -98,7 +101,7 @@ pub(crate) struct Driver {
     network: Network,
     lookups: Vec<Lookup>,
     server_name: Option<String>,
-    security: Option<ClientSecurity>,
+    security: Credentials,
     options: ConnectOptions,
     outer_dscp: OuterDscp,
     openings: Vec<Opening>,
@@ -168,19 +171,12 @@ impl Driver {
                 return Err(ConnectError::ServerName(name.to_owned()));
             }
         }
-        let protected = routes
-            .iter()
-            .any(|route| route.server.transport().is_protected());
-        let security = if protected {
-            let security = ClientSecurity::new(builder.trust, builder.identity)?;
-            Some(if builder.hello == HelloOptions::default() {
-                security
-            } else {
-                security.with_hello(builder.hello)
-            })
-        } else {
-            None
-        };
+        let mut security = Credentials::new(builder.trust, builder.identity, builder.hello);
+        let is_protected = |route: &Route| route.server.transport().is_protected();
+        if routes.iter().any(is_protected) {
+            // What is wrong with them is told before anything is sent.
+            security.load()?;
+        }
         let capture = match builder.trace {
             None => None,
             Some(path) => {
@@ -451,11 +447,31 @@ impl Driver {
                     enabled,
                     local,
                 } => self.socket_service(service, available, enabled, local),
+                Event::EncryptedAddresses(addresses) => {
+                    let main = self.addresses();
+                    let place = |state: &mut State| state.set_addresses(now, &main, addresses);
+                    self.shared.drive(place);
+                }
+                Event::SocketPlaced {
+                    key,
+                    local,
+                    placement,
+                } => {
+                    tracing::debug!(socket = %local, ?placement, "placed");
+                    self.shared.drive(|state| state.place(key, placement));
+                }
                 Event::Peer(event) => self.peer_event(now, event),
                 other => tracing::debug!(event = ?other, "ignored"),
             }
         }
         progress
+    }
+
+    /// The main tunnel's inner addresses.
+    fn addresses(&self) -> Vec<IpAddr> {
+        let config = self.config.as_ref().map(|config| config.borrow().clone());
+        let addresses = config.iter().flat_map(|config| &config.addresses);
+        addresses.map(|inner| inner.address).collect()
     }
 
     fn notify(&self, notification: Notification) {
@@ -491,13 +507,13 @@ impl Driver {
             });
         }
         let addresses: Vec<_> = config.addresses.iter().map(|inner| inner.address).collect();
-        let mut state = self.shared.lock();
-        state.stack.set_mtu(config.inner_mtu);
-        if let Err(error) = state.stack.set_addresses(&addresses) {
-            // The control plane has checked them; the stack is stricter only about their number.
-            tracing::warn!(%error, "inner addresses refused by the stack");
-        }
-        drop(state);
+        let protected = self.client.is_protected();
+        self.shared.drive(|state| {
+            state.stack.set_mtu(config.inner_mtu);
+            let encrypted = state.encrypted.addresses().to_vec();
+            state.set_addresses(Instant::now(), &addresses, encrypted);
+            state.encrypted.protected = protected;
+        });
         let asked = config.dscp.and_then(Dscp::new);
         let marking = match self.outer_dscp {
             OuterDscp::Off => asked.map_or(OuterDscp::Off, OuterDscp::Set),

@@ -11,6 +11,7 @@ use tsc_tpl::ServiceType;
 
 use super::{Driver, links::framed_packet};
 use crate::{
+    TunnelConfig,
     error::ServiceError,
     notification::Notification,
     routed::{Answer, Job},
@@ -100,6 +101,9 @@ impl Driver {
             let result = match what {
                 What::Redundancy(wish) => self.client.set_redundancy(now, key, local, wish),
                 What::Transport(wish) => self.client.set_tunnel_transport(now, key, local, wish),
+                What::Encryption(wish, connected) => {
+                    self.client.set_encryption(now, key, local, wish, connected)
+                }
                 What::Peer(wanted) => self.client.set_peer(now, key, local, wanted),
             };
             // Only while the server does not answer, or without a tunnel.
@@ -113,19 +117,21 @@ impl Driver {
         }
     }
 
-    /// The address that a socket sends from, for one that is bound to all.
+    /// The address on the main tunnel that a socket sends from, for one that is bound to none of it.
     pub(super) fn own_address(&self, local: SocketAddr) -> SocketAddr {
         let config = self.config.as_ref().map(|config| config.borrow().clone());
-        let own = config
-            .filter(|_| local.ip().is_unspecified())
-            .and_then(|config| {
-                let (first, second) = (config.ipv4(), config.ipv6());
-                if local.is_ipv4() {
-                    first.or(second)
-                } else {
-                    second.or(first)
-                }
-            });
+        let is_own = |config: &TunnelConfig| {
+            let mut own = config.addresses.iter();
+            own.any(|inner| inner.address == local.ip())
+        };
+        let own = config.filter(|config| !is_own(config)).and_then(|config| {
+            let (first, second) = (config.ipv4(), config.ipv6());
+            if local.is_ipv4() {
+                first.or(second)
+            } else {
+                second.or(first)
+            }
+        });
         SocketAddr::new(own.unwrap_or_else(|| local.ip()), local.port())
     }
 
@@ -140,16 +146,26 @@ impl Driver {
         let service = match service {
             ServiceType::ENABLE_REDUNDANCY => Service::Redundancy,
             ServiceType::ENABLE_DDT => Service::Ddt,
+            ServiceType::ENABLE_DTTE => Service::Dtte,
             ServiceType::ENABLE_PEER => Service::Peer,
             _ => return,
         };
-        let bound = self.shared.lock().wishes.bound(socket.port());
+        let (bound, placed) = {
+            let mut state = self.shared.lock();
+            if service == Service::Dtte {
+                state.tell_encrypted(socket.port(), enabled);
+            }
+            let placed = state.encrypted.placed(socket);
+            (state.wishes.bound(socket.port()), placed)
+        };
         let socket = bound.unwrap_or(socket);
+        let address = placed.unwrap_or_else(|| self.own_address(socket));
         self.shared.notify(Notification::Service {
             service,
             available,
             enabled,
             socket,
+            address,
         });
     }
 

@@ -21,6 +21,7 @@ use tsc_eip::{TcpHandle, TcpOptions, TcpState};
 
 use super::error;
 use crate::{
+    encryption::Claim,
     error::SocketError,
     shared::{Shared, State},
     wakers::{Waiters, Wakes},
@@ -53,6 +54,8 @@ pub(super) struct Connection {
     writable: Arc<Notify>,
     /// Dropping it resets the connection.
     abort: AtomicBool,
+    /// Keeps the encrypted tunnel that it is in.
+    claim: Option<Claim>,
 }
 
 impl Connection {
@@ -62,15 +65,19 @@ impl Connection {
         local: SocketAddr,
         peer: SocketAddr,
         options: TcpOptions,
+        claim: Option<Claim>,
     ) -> io::Result<Self> {
-        shared.with(|state| {
+        let started: io::Result<Self> = shared.with(|state| {
             state.check_up()?;
             let handle = state
                 .stack
                 .tcp_connect(Instant::now(), local, peer, options)
                 .map_err(|error| super::connect_error(error, local, peer))?;
             Ok(Self::adopt(shared, state, handle, peer))
-        })
+        });
+        let mut connection = started?;
+        connection.claim = claim;
+        Ok(connection)
     }
 
     /// Takes over a handle of the stack.
@@ -90,6 +97,7 @@ impl Connection {
             readable: stream.readable.many(),
             writable: stream.writable.many(),
             abort: AtomicBool::new(false),
+            claim: None,
         }
     }
 

@@ -7,10 +7,11 @@ use std::{
     time::Duration,
 };
 
+use tsc_csm::client::Encryption;
 use tsc_eip::TcpOptions;
 
 use super::{TcpListener, TcpStream, connection::Connection};
-use crate::{Tunnel, builder::LONGEST_TIME, error::SocketError, shared::Shared};
+use crate::{Tunnel, builder::LONGEST_TIME, encryption::Claim, error::SocketError, shared::Shared};
 
 /// Connections that wait to be accepted at a [`TcpListener`] unless another number is given; tokio's.
 pub const DEFAULT_BACKLOG: u32 = 1024;
@@ -31,6 +32,7 @@ pub struct TcpSocket {
     shared: Arc<Shared>,
     local: Option<SocketAddr>,
     options: TcpOptions,
+    encryption: Encryption,
 }
 
 impl TcpSocket {
@@ -44,6 +46,7 @@ impl TcpSocket {
             shared: Arc::clone(shared),
             local: None,
             options: TcpOptions::default(),
+            encryption: Encryption::default(),
         }
     }
 
@@ -90,15 +93,33 @@ impl TcpSocket {
         self
     }
 
+    /// Whether the connection is to be encrypted between this host and the server, beside a tunnel that is not (service *DTTE*); as
+    /// [`UdpSocket::set_encryption`](crate::UdpSocket::set_encryption), but decided once: the connection begins when it is known
+    /// whether there is an encrypted tunnel, and stays where it was begun. One that was begun in an encrypted tunnel ends with
+    /// that. Not for listeners: what comes to an address of an encrypted tunnel is encrypted.
+    pub const fn encryption(mut self, level: Encryption) -> Self {
+        self.encryption = level;
+        self
+    }
+
     /// Connects to `peer`. Dropping the future gives up.
     ///
     /// # Errors
     ///
-    /// As [`TcpStream::connect`], and [`io::ErrorKind::AddrInUse`] if there is a connection between the same addresses
-    /// and ports.
+    /// As [`TcpStream::connect`], [`io::ErrorKind::AddrInUse`] if there is a connection between the same addresses
+    /// and ports, and [`SocketError::NotEncrypted`] where it must be encrypted and cannot be.
     pub async fn connect(self, peer: SocketAddr) -> io::Result<TcpStream> {
-        let local = self.local.unwrap_or_else(|| unspecified(peer));
-        let connection = Connection::start(&self.shared, local, peer, self.options)?;
+        let mut local = self.local.unwrap_or_else(|| unspecified(peer));
+        let claim = if self.encryption.is_wanted() {
+            let claim = Claim::new(&self.shared, local, self.encryption)?;
+            let limit = self.options.connect_timeout;
+            let source = tokio::time::timeout(limit, claim.source()).await;
+            local = source.map_err(|_| SocketError::TimedOut)??;
+            Some(claim)
+        } else {
+            None
+        };
+        let connection = Connection::start(&self.shared, local, peer, self.options, claim)?;
         connection.connected().await?;
         Ok(TcpStream::new(connection))
     }
@@ -108,8 +129,12 @@ impl TcpSocket {
     ///
     /// # Errors
     ///
-    /// As [`TcpListener::bind`], and [`SocketError::NotBound`] without a [`TcpSocket::bind`].
+    /// As [`TcpListener::bind`], [`SocketError::NotBound`] without a [`TcpSocket::bind`], and
+    /// [`io::ErrorKind::Unsupported`] with a [`TcpSocket::encryption`].
     pub fn listen(self, backlog: u32) -> io::Result<TcpListener> {
+        if self.encryption.is_wanted() {
+            return Err(io::ErrorKind::Unsupported.into());
+        }
         let local = self.local.ok_or(SocketError::NotBound)?;
         TcpListener::open(&self.shared, local, backlog.max(1), self.options)
     }

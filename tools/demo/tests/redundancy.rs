@@ -35,6 +35,7 @@ async fn told(notifications: &mut Notifications) -> (bool, bool, SocketAddr) {
                 available,
                 enabled,
                 socket,
+                ..
             }) => {
                 assert_eq!(service, Service::Redundancy);
                 return (available, enabled, socket);

@@ -51,10 +51,28 @@ impl WireOptions {
     }
 }
 
+/// Somebody who reads along.
+#[derive(Debug, Default)]
+struct Tap {
+    /// What is looked for, and in how many packets it was.
+    searches: Vec<(Vec<u8>, usize)>,
+    packets: usize,
+}
+
+impl Tap {
+    fn read(&mut self, packet: &[u8]) {
+        self.packets += 1;
+        for (needle, found) in &mut self.searches {
+            *found += usize::from(packet.windows(needle.len()).any(|found| found == needle));
+        }
+    }
+}
+
 /// See the module. Cut for good when dropped.
 #[derive(Debug)]
 pub struct Wire {
     options: Arc<Mutex<WireOptions>>,
+    tap: Arc<Mutex<Tap>>,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -79,13 +97,29 @@ impl Wire {
         });
         let options = Arc::new(Mutex::new(options));
         let (stop, stopped) = oneshot::channel();
-        let shared = Arc::clone(&options);
-        let thread = thread::spawn(move || carry(ends, &shared, stopped));
+        let tap = Arc::<Mutex<Tap>>::default();
+        let shared = (Arc::clone(&options), Arc::clone(&tap));
+        let thread = thread::spawn(move || carry(ends, &shared.0, &shared.1, stopped));
         Self {
             options,
+            tap,
             stop: Some(stop),
             thread: Some(thread),
         }
+    }
+
+    /// Reads along from now on, and looks for these bytes in every packet, also in those that are lost on the way.
+    pub fn look_for(&self, bytes: &[u8]) {
+        let mut tap = self.tap.lock().unwrap_or_else(PoisonError::into_inner);
+        tap.searches.push((bytes.to_vec(), 0));
+    }
+
+    /// In how many packets each was that [`Self::look_for`] has named, and how many packets there were in all.
+    #[must_use]
+    pub fn found(&self) -> (Vec<usize>, usize) {
+        let tap = self.tap.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = tap.searches.iter().map(|(_, found)| *found);
+        (found.collect(), tap.packets)
     }
 
     /// Treats packets differently from now on. Those on the way arrive as was meant for them.
@@ -104,7 +138,12 @@ impl Drop for Wire {
 }
 
 #[allow(clippy::expect_used, reason = "a test has no better way to fail")]
-fn carry(ends: [TunDevice; 2], options: &Arc<Mutex<WireOptions>>, stopped: oneshot::Receiver<()>) {
+fn carry(
+    ends: [TunDevice; 2],
+    options: &Mutex<WireOptions>,
+    tap: &Mutex<Tap>,
+    stopped: oneshot::Receiver<()>,
+) {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -118,8 +157,8 @@ fn carry(ends: [TunDevice; 2], options: &Arc<Mutex<WireOptions>>, stopped: onesh
             return;
         };
         tokio::select! {
-            () = direction(one, to_other, options, 1) => {}
-            () = direction(other, to_one, options, 2) => {}
+            () = direction(one, to_other, options, tap, 1) => {}
+            () = direction(other, to_one, options, tap, 2) => {}
             _ = stopped => {}
         }
     });
@@ -129,7 +168,8 @@ fn carry(ends: [TunDevice; 2], options: &Arc<Mutex<WireOptions>>, stopped: onesh
 async fn direction(
     mut from: TunQueue,
     mut to: TunQueue,
-    options: &Arc<Mutex<WireOptions>>,
+    options: &Mutex<WireOptions>,
+    tap: &Mutex<Tap>,
     seed: u64,
 ) {
     let mut way: VecDeque<(Instant, Vec<u8>)> = VecDeque::new();
@@ -151,6 +191,7 @@ async fn direction(
                 let rules = *options.lock().unwrap_or_else(PoisonError::into_inner);
                 let due = Instant::now() + rules.delay;
                 for packet in batch.iter() {
+                    tap.lock().unwrap_or_else(PoisonError::into_inner).read(packet);
                     let lost = rules.cut || chance.next() < rules.loss;
                     if !lost && way.len() < QUEUE {
                         way.push_back((due, packet.to_vec()));

@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tsc_csm::client::{
-    BadUnit, ClientConfig, DownReason, Endpoint, Epoch, Event, Family, Inbound, MAX_WAYS,
-    PeerTransmit, Redundancy, RedundancyStatus, RequestError, RequestId, Spread, Stats, Target,
-    TunnelTransport,
+    BadUnit, ClientConfig, DownReason, Encryption, Endpoint, Epoch, Event, Family, Inbound,
+    MAX_WAYS, PeerTransmit, Placement, Redundancy, RedundancyStatus, RequestError, RequestId,
+    Spread, Stats, Target, TunnelTransport,
 };
 use tsc_csm::{Assignment, BoxedRandom, CompanionRole, FlowKey, Prefix, Transport};
 use tsc_tpl::{IpPacket, Limits, ServiceType, StreamDecoder, Unit};
@@ -294,6 +294,69 @@ impl World {
         let result = core.set_tunnel_transport(self.now, key, local, wish);
         self.drain_client(client.0);
         result
+    }
+
+    /// Sets whether a client's socket is to be encrypted, the one that sends and receives what tests send.
+    ///
+    /// # Errors
+    ///
+    /// Those of the machine.
+    pub fn set_encryption(
+        &mut self,
+        client: ClientId,
+        wish: Encryption,
+    ) -> Result<(), RequestError> {
+        self.set_encryption_of(client, packet::FLOW, wish, false)
+    }
+
+    /// The same of any socket, `connected` or not.
+    ///
+    /// # Errors
+    ///
+    /// Those of the machine.
+    pub fn set_encryption_of(
+        &mut self,
+        client: ClientId,
+        key: FlowKey,
+        wish: Encryption,
+        connected: bool,
+    ) -> Result<(), RequestError> {
+        let local = self.local_of(client, key);
+        let core = &mut self.clients[client.0].core;
+        let result = core.set_encryption(self.now, key, local, wish, connected);
+        self.drain_client(client.0);
+        result
+    }
+
+    /// Where a client's socket is, if it was told.
+    #[must_use]
+    pub fn placement(&self, client: ClientId, of: FlowKey) -> Option<Placement> {
+        let placed = |(_, event): &(Duration, Event)| match event {
+            Event::SocketPlaced { key, placement, .. } if *key == of => Some(*placement),
+            _ => None,
+        };
+        let events = &self.clients[client.0].events;
+        events.iter().rev().find_map(placed)
+    }
+
+    /// What a client's encrypted companion is assigned, while it has one.
+    #[must_use]
+    pub fn encrypted(&self, client: ClientId) -> Option<&Assignment> {
+        self.clients[client.0].core.companion(CompanionRole::Dtte)
+    }
+
+    /// As [`World::send`], from where the socket that tests use is: with an address of its tunnel, or not at all.
+    pub fn send_placed(&mut self, client: ClientId, destination: IpAddr, payload: &[u8]) -> bool {
+        match self.placement(client, packet::FLOW) {
+            None | Some(Placement::Main) => self.send(client, destination, payload),
+            Some(Placement::Nowhere) => false,
+            Some(Placement::Encrypted) => {
+                let own = self.encrypted(client).map(|own| own.addresses.clone());
+                let mut own = own.into_iter().flatten().map(|inner| inner.address);
+                let source = own.find(|own| own.is_ipv4() == destination.is_ipv4());
+                source.is_some_and(|source| self.send_from(client, source, destination, payload))
+            }
+        }
     }
 
     /// What a kind of transport has carried for a client so far.

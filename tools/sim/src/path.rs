@@ -17,6 +17,8 @@ pub struct Firewall {
     pub streams: bool,
     /// UDP and DTLS.
     pub datagrams: bool,
+    /// TLS and DTLS, as far as they are among these.
+    pub protected: bool,
 }
 
 impl Firewall {
@@ -24,26 +26,36 @@ impl Firewall {
     pub const OPEN: Self = Self {
         streams: true,
         datagrams: true,
+        protected: true,
     };
     /// Only TCP and TLS pass.
     pub const STREAMS_ONLY: Self = Self {
         streams: true,
         datagrams: false,
+        protected: true,
+    };
+    /// Only TCP and UDP pass.
+    pub const CLEAR_ONLY: Self = Self {
+        streams: true,
+        datagrams: true,
+        protected: false,
     };
     /// Nothing passes.
     pub const CLOSED: Self = Self {
         streams: false,
         datagrams: false,
+        protected: true,
     };
 
     /// Whether this transport passes.
     #[must_use]
     pub const fn passes(self, transport: Transport) -> bool {
-        if transport.is_stream() {
+        let passes = if transport.is_stream() {
             self.streams
         } else {
             self.datagrams
-        }
+        };
+        passes && (self.protected || !transport.is_protected())
     }
 }
 

@@ -105,8 +105,13 @@ impl Watch {
                 assert_eq!(other, None, "seed {seed}: {companion:?} began twice");
             }
             Event::CompanionDown {
-                session, companion, ..
+                session,
+                companion,
+                tsid,
+                ..
             } => {
+                // One that was not confirmed may be reserved again.
+                self.tsids.remove(tsid);
                 let main = self.companions.remove(companion);
                 assert_eq!(
                     main,

@@ -39,7 +39,7 @@ struct Pair {
 fn config() -> ServerConfig {
     let mut config = server_config(9);
     let interface = &mut config.interfaces[0];
-    interface.services = vec![ServiceType::ENABLE_DDT];
+    interface.services = vec![ServiceType::ENABLE_DDT, ServiceType::ENABLE_DTTE];
     interface.endpoints = Transport::ALL
         .map(|transport| Alternate {
             transport,
@@ -383,4 +383,71 @@ fn a_companion_that_nobody_uses_ends() {
     let downs = std::iter::from_fn(|| bench.server.poll_event())
         .filter(|event| matches!(event, Event::CompanionDown { .. }));
     assert_eq!(downs.count(), 1);
+}
+
+#[test]
+fn an_encrypted_companion_has_addresses_of_its_own_and_is_claimed_on_its_transport_only() {
+    let mut bench = Bench::with(config());
+    let mut main = main_tunnel(&mut bench, Transport::Tcp);
+    let answer = ask(&mut bench, &mut main, ServiceType::ENABLE_DTTE, 4000);
+    let told = with_message(&answer, |answer| answer.companion_endpoint());
+    assert_eq!(
+        told.map(|at| at.addr),
+        Some(AT),
+        "not the port after this one"
+    );
+    let pair = pair(&answer).unwrap();
+    for wrong in [Transport::Tcp, Transport::Dtls] {
+        let (_, answer) = claim(&mut bench, pair, wrong);
+        assert_eq!(code(&answer), ResponseCode::NOT_AUTHORIZED, "{wrong}");
+    }
+    let (binding, answer) = claim(&mut bench, pair, Transport::Tls);
+    assert_eq!(code(&answer), ResponseCode::SUCCESS);
+    let given: Vec<_> = with_message(&answer, |answer| {
+        answer.addresses().map(|given| given.addr).collect()
+    });
+    let session = bench.server.session_of(main.binding).unwrap();
+    let mut had = bench.server.assigned_addresses(session);
+    assert!(had.all(|lease| !given.contains(&lease.address)));
+    drop(had);
+    assert_eq!(given.len(), 1);
+    // Routed to it, and not to its main tunnel.
+    let companion = bench.server.session_of(binding).unwrap();
+    assert_eq!(bench.server.route(given[0]), Some(companion));
+    // What ends the main tunnel ends it, and the address rests.
+    let release = message(CmType::CONFIGURATION_RELEASE_REQUEST, main.tsid, 99);
+    let _ = bench.say(main.binding, &release);
+    assert_eq!(bench.server.route(given[0]), None);
+    assert_eq!(bench.server.stats().sessions, 0);
+}
+
+#[test]
+fn at_the_port_after_the_clear_one_an_encrypted_companion_needs_no_telling() {
+    let mut config = config();
+    config.interfaces[0].endpoints[1].address = SocketAddr::new(AT.ip(), AT.port() + 1);
+    let mut bench = Bench::with(config);
+    let mut main = main_tunnel(&mut bench, Transport::Tcp);
+    let answer = ask(&mut bench, &mut main, ServiceType::ENABLE_DTTE, 4000);
+    assert!(pair(&answer).is_some());
+    let told = with_message(&answer, |answer| answer.companion_endpoint());
+    assert_eq!(told, None);
+    // Beside what is protected there is nothing to be had.
+    let mut main = main_tunnel(&mut bench, Transport::Tls);
+    let refused = ask(&mut bench, &mut main, ServiceType::ENABLE_DTTE, 4000);
+    assert_eq!(code(&refused), ResponseCode::SERVICE_UNAVAILABLE);
+}
+
+#[test]
+fn without_an_address_left_an_encrypted_companion_stays_reserved() {
+    let mut config = config();
+    config.pools = server_config(1).pools;
+    let mut bench = Bench::with(config);
+    let mut main = main_tunnel(&mut bench, Transport::Tcp);
+    let pair = pair(&ask(&mut bench, &mut main, ServiceType::ENABLE_DTTE, 4000)).unwrap();
+    let before = bench.server.stats().sessions;
+    let (_, answer) = claim(&mut bench, pair, Transport::Tls);
+    assert_eq!(code(&answer), ResponseCode::NO_ADDRESS);
+    let again = ask(&mut bench, &mut main, ServiceType::ENABLE_DTTE, 4001);
+    assert_eq!(self::pair(&again), Some(pair));
+    assert_eq!(bench.server.stats().sessions, before);
 }

@@ -450,6 +450,7 @@ fn a_main_tunnel_is_not_closed_while_its_companion_is_in_use() {
     call.world.path(call.near).firewall = Firewall {
         streams: false,
         datagrams: true,
+        protected: true,
     };
     call.world.break_transport(call.near);
     call.talk(50 * 60);

@@ -191,7 +191,11 @@ impl Run {
             }),
             Act::Firewall(n, streams, datagrams) => {
                 self.with(n, |world, client| {
-                    world.path(client).firewall = Firewall { streams, datagrams }
+                    world.path(client).firewall = Firewall {
+                        streams,
+                        datagrams,
+                        protected: true,
+                    }
                 });
             }
             Act::Send(from, to) => {

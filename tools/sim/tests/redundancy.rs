@@ -343,6 +343,7 @@ fn it_changes_its_way_with_the_tunnel() {
     world.path(client).firewall = Firewall {
         streams: false,
         datagrams: true,
+        protected: true,
     };
     world.break_transport(client);
     world.run(SECOND * 30);

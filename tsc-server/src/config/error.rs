@@ -181,12 +181,6 @@ pub enum ConfigErrorKind {
         /// The name.
         name: String,
     },
-    /// A value of the vendor's or the specification's that this version does not implement.
-    #[error("\"{value}\" is not implemented in this version")]
-    NotImplemented {
-        /// The value.
-        value: String,
-    },
     /// Two settings do not go together.
     #[error("{reason}")]
     Conflict {

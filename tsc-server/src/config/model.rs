@@ -343,7 +343,7 @@ pub struct Alternate {
     pub address: SocketAddr,
 }
 
-/// `assigned-services` that are implemented; all off by default.
+/// `assigned-services`; all off by default.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct AssignedServices {
     /// `SIP`: SIP servers are assigned.
@@ -356,6 +356,8 @@ pub struct AssignedServices {
     pub redundancy: bool,
     /// `DDT`: datagrams of sockets that ask for it travel beside a stream.
     pub ddt: bool,
+    /// `DTTE`: sockets of clear tunnels that ask for it have a protected one beside.
+    pub dtte: bool,
     /// `server-keepalive`: the server sends the Keepalives of clients that ask for it.
     pub server_keepalive: bool,
     /// `peer`: clients that want it are brought together, and reach each other without the server.

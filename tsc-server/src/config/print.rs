@@ -206,6 +206,7 @@ fn words(services: AssignedServices) -> impl Iterator<Item = Service> {
         (services.stg, Service::Stg),
         (services.redundancy, Service::Redundancy),
         (services.ddt, Service::Ddt),
+        (services.dtte, Service::Dtte),
         (services.server_keepalive, Service::ServerKeepalive),
         (services.peer, Service::Peer),
         (services.inter_client_block, Service::InterClientBlock),

@@ -157,7 +157,6 @@ fn services(value: &Value<'_>) -> AssignedServices {
 }
 
 fn assign(services: &mut AssignedServices, item: &Value<'_>, word: &str) {
-    let implemented = "remove it; implemented are SIP, redundancy, DDT, server-keepalive, nagle, STG, peer and inter-client-block";
     match Service::from_word(word) {
         Some(Service::Sip) => services.sip = true,
         Some(Service::Nagle) => services.nagle = true,
@@ -167,10 +166,7 @@ fn assign(services: &mut AssignedServices, item: &Value<'_>, word: &str) {
         Some(Service::Redundancy) => services.redundancy = true,
         Some(Service::Ddt) => services.ddt = true,
         Some(Service::Peer) => services.peer = true,
-        Some(Service::Dtte) => {
-            let value = shown(word);
-            item.fail(ConfigErrorKind::NotImplemented { value }, implemented);
-        }
+        Some(Service::Dtte) => services.dtte = true,
         None => {
             let words = || Service::ALL.iter().map(|service| service.as_str());
             let kind = ConfigErrorKind::UnknownWord {

@@ -118,6 +118,9 @@ fn core_interface(config: &Config, interface: &InterfaceConfig) -> core::Interfa
     if interface.services.ddt {
         core.services.push(ServiceType::ENABLE_DDT);
     }
+    if interface.services.dtte {
+        core.services.push(ServiceType::ENABLE_DTTE);
+    }
     if interface.services.server_keepalive {
         core.services.push(ServiceType::ENABLE_SERVER_KEEPALIVE);
     }

@@ -17,7 +17,7 @@ use std::{
 
 use clap::Args;
 use tsc_cli::UsageError;
-use tsc_tapi::{MAX_COPIES, Redundancy, TunnelTransport};
+use tsc_tapi::{Encryption, MAX_COPIES, Redundancy, TunnelTransport};
 
 pub use account::SipArgs;
 pub use calls::CallArgs;
@@ -65,6 +65,11 @@ pub struct MediaArgs {
     #[arg(long)]
     pub ddt: bool,
 
+    /// Have RTP encrypted between here and the tunnel's server, in an encrypted tunnel beside one over tcp or udp (DTTE): where that can be
+    /// had, or only so. Over tls and dtls all is encrypted. Where the tunnel's server assigns DTTE.
+    #[arg(long, value_name = "off|preferred|only", default_value = "off", value_parser = encryption)]
+    pub encryption: Encryption,
+
     /// A packet counts as late, and is not heard, when it comes more than this many milliseconds after its schedule, which
     /// starts with the first packet. `adaptive` has the listener wait as the network makes it necessary, 60 to 200 ms.
     #[arg(long, value_name = "MS|adaptive", default_value = "60", value_parser = playout_delay)]
@@ -95,6 +100,7 @@ impl MediaArgs {
             } else {
                 TunnelTransport::Main
             },
+            encryption: self.encryption,
         };
         Ok(())
     }
@@ -115,6 +121,15 @@ fn redundancy(text: &str) -> Result<Redundancy, &'static str> {
         "adaptive" => Ok(Redundancy::Adaptive { most: MAX_COPIES }),
         "balanced" => Ok(Redundancy::Balanced(MAX_COPIES)),
         _ => Err("expected off, 1, 2, adaptive or balanced"),
+    }
+}
+
+fn encryption(text: &str) -> Result<Encryption, &'static str> {
+    match text {
+        "off" => Ok(Encryption::Default),
+        "preferred" => Ok(Encryption::Preferred),
+        "only" => Ok(Encryption::Only),
+        _ => Err("expected off, preferred or only"),
     }
 }
 

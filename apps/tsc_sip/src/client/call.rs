@@ -13,7 +13,7 @@ use crate::{
     dialog::Dialog,
     media::{MediaConfig, MediaStream, SAMPLES_PER_PACKET, Source},
     mid_call::{Asked, CallEvent, Established, Moved, Party, agree},
-    net::{InnerNet, InnerSocket, bind_media_pair},
+    net::{InnerNet, InnerSocket, bind_media_pair, encrypt_both},
     random::{OsRandom, Random},
     report::{CallReport, Outcome, Role, millis, record},
     sdp::{Agreed, Description, PACKET_TIME},
@@ -73,6 +73,10 @@ async fn try_call<N: InnerNet>(
     sockets
         .0
         .set_services(options.services)
+        .map_err(CallError::Sockets)?;
+    // Encryption changes their addresses, which the offer names: here the call waits for it.
+    encrypt_both(&sockets, options.services.encryption)
+        .await
         .map_err(CallError::Sockets)?;
     let local = local(&sockets).map_err(CallError::Sockets)?;
     // 62 bits, so that peers with signed numbers can read it.

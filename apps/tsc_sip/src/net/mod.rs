@@ -18,7 +18,7 @@ use std::{
 };
 
 use tokio::io::{AsyncRead, AsyncWrite};
-use tsc_tapi::{Redundancy, TunnelTransport};
+use tsc_tapi::{Encryption, Redundancy, TunnelTransport};
 
 pub use host::HostNet;
 pub(crate) use probe::Prober;
@@ -140,6 +140,29 @@ pub trait InnerSocket: Send + Sync + 'static {
     fn set_services(&self, _services: MediaServices) -> io::Result<()> {
         Ok(())
     }
+
+    /// Has the socket's packets encrypted, and waits until they are: its address is another one then. A network that cannot does
+    /// nothing.
+    ///
+    /// # Errors
+    ///
+    /// They must be, and are not.
+    fn encrypt(&self, _level: Encryption) -> impl Future<Output = io::Result<()>> + Send {
+        std::future::ready(Ok(()))
+    }
+}
+
+/// Has both sockets of a stream encrypted.
+///
+/// # Errors
+///
+/// They must be, and are not.
+pub(crate) async fn encrypt_both<S: InnerSocket>(
+    (rtp, rtcp): &(S, S),
+    level: Encryption,
+) -> io::Result<()> {
+    rtp.encrypt(level).await?;
+    rtcp.encrypt(level).await
 }
 
 /// What is asked of the tunnel for RTP.
@@ -149,6 +172,8 @@ pub struct MediaServices {
     pub redundancy: Redundancy,
     /// Which tunnel carries it, where there are two.
     pub transport: TunnelTransport,
+    /// Whether it is encrypted in a tunnel that is not.
+    pub encryption: Encryption,
 }
 
 /// Our address in a network for talking to `peer`: the first of its family.

@@ -4,11 +4,15 @@
 use std::{
     fmt, io,
     net::{IpAddr, SocketAddr},
+    time::Duration,
 };
 
-use tsc_tapi::{Notification, TcpListener, TcpStream, Tunnel, TunnelConfig, UdpSocket};
+use tsc_tapi::{Encryption, Notification, TcpListener, TcpStream, Tunnel, TunnelConfig, UdpSocket};
 
 use super::{InnerListener, InnerNet, InnerSocket, MediaServices};
+
+/// How long a call waits for an encrypted tunnel.
+const ENCRYPTION_TIME: Duration = Duration::from_secs(10);
 
 impl InnerNet for Tunnel {
     type Socket = UdpSocket;
@@ -73,6 +77,19 @@ impl InnerSocket for UdpSocket {
     fn set_services(&self, services: MediaServices) -> io::Result<()> {
         self.set_redundancy(services.redundancy)?;
         self.set_tunnel_transport(services.transport)
+    }
+
+    async fn encrypt(&self, level: Encryption) -> io::Result<()> {
+        if !matches!(level, Encryption::Only | Encryption::Preferred) {
+            return Ok(());
+        }
+        self.set_encryption(level)?;
+        match tokio::time::timeout(ENCRYPTION_TIME, self.encrypted()).await {
+            Ok(Ok(_)) => Ok(()),
+            Err(_) | Ok(Err(_)) if level == Encryption::Preferred => Ok(()),
+            Ok(Err(error)) => Err(error),
+            Err(_) => Err(io::ErrorKind::TimedOut.into()),
+        }
     }
 }
 

@@ -1,13 +1,15 @@
 //! The members of a family: how companions come, what they tell, and how they go.
 
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use super::super::config::{ClientConfig, Endpoint, Target};
-use super::super::event::{DownReason, Event, Transmit};
+use super::super::event::{DownReason, Event, RequestError, Transmit};
 use super::super::service::Redundancy;
 use super::super::{Client, State};
-use super::{Companion, DDT, EPOCH_BITS, EPOCH_MASK, Family, ROLES};
-use crate::companion::{Claim, Offer};
+use super::{Companion, DDT, DTTE, EPOCH_BITS, EPOCH_MASK, Family, ROLES, STREAMS};
+use crate::companion::{Claim, CompanionRole, Offer};
+use crate::flow::FlowKey;
 
 /// A companion that does not come up in this time is not to be had.
 const CLAIM_TIME: Duration = Duration::from_secs(10);
@@ -18,6 +20,7 @@ impl Family {
         let mut down = None;
         loop {
             self.companion_events(now);
+            self.tell_addresses();
             let before = self.events.len();
             while let Some(event) = self.main.poll_event() {
                 if let Event::Down(_) = event {
@@ -31,6 +34,8 @@ impl Family {
             }
             if let Some(offer) = self.main.take_offer() {
                 self.claim(now, DDT, offer);
+            } else if let Some(offer) = self.main.take_encrypted_offer() {
+                self.claim(now, DTTE, offer);
             } else if let Some((place, offer)) = self.take_stream_offer() {
                 self.claim(now, place, offer);
             } else if let Some(place) = self.unneeded() {
@@ -39,11 +44,12 @@ impl Family {
                 break;
             }
         }
-        let streams = self.companions.iter().skip(DDT + 1).flatten().count();
+        let streams = self.streams().count();
         if down.is_none() && usize::from(self.main.wanted_streams()) > streams {
             // The server may hold one that this end does not.
             self.main.stream_over(now);
         }
+        self.tell_addresses();
         if let Some(down) = down {
             // Its companions end with it, and there is nobody left to tell.
             for mut companion in self.companions.iter_mut().filter_map(Option::take) {
@@ -54,11 +60,25 @@ impl Family {
         }
     }
 
+    /// Tells which addresses the encrypted companion has, if these are others than they were.
+    fn tell_addresses(&mut self) {
+        let companion = self.companion(CompanionRole::Dtte);
+        let own = companion.map_or(&[][..], |own| &own.addresses);
+        let own = own.iter().map(|inner| inner.address);
+        if !own.clone().eq(self.encrypted.iter().copied()) {
+            let own: Vec<IpAddr> = own.collect();
+            self.events
+                .push_back(Event::EncryptedAddresses(own.clone()));
+            self.encrypted = own;
+        }
+    }
+
     /// A further stream that the server offers, and a place for it.
     fn take_stream_offer(&mut self) -> Option<(usize, Offer)> {
         let offer = self.main.take_stream_offer()?;
         let free = |place: &usize| matches!(self.companions.get(*place), Some(None));
-        let place = (DDT + 1..ROLES.len()).find(free)?;
+        let mut places = STREAMS;
+        let place = places.find(free)?;
         let role = *ROLES.get(place)?;
         Some((place, Offer { role, ..offer }))
     }
@@ -66,9 +86,10 @@ impl Family {
     /// A companion that no socket needs any more.
     fn unneeded(&self) -> Option<usize> {
         let streams = usize::from(self.main.wanted_streams());
-        let is_needed = |place: usize| match place.checked_sub(DDT + 1) {
-            None => self.main.needs_companion(),
-            Some(number) => number < streams,
+        let is_needed = |place: usize| match place {
+            DDT => self.main.needs_companion(),
+            DTTE => self.main.needs_encryption(),
+            stream => stream < STREAMS.start + streams,
         };
         let mut places = self.companions.iter().enumerate();
         let unneeded = places.find(|(place, found)| found.is_some() && !is_needed(*place));
@@ -104,42 +125,82 @@ impl Family {
             self.transmits.extend(last);
             self.next_epoch = self.next_epoch.max(companion.attempts());
             *slot = None;
-            return if place == DDT {
-                self.main.companion_over(now);
-            } else {
-                self.main.stream_over(now);
-            };
+            return self.tell_over(now, place);
         }
         let works = companion.client.is_working();
         if std::mem::replace(&mut companion.worked, works) != works {
-            if place == DDT {
-                self.main.companion_works(now, works);
-            } else if works {
-                self.main.stream_works();
+            match place {
+                DDT => self.main.companion_works(now, works),
+                DTTE => self.main.encryption_works(now, works),
+                _ if works => self.main.stream_works(),
+                _ => {}
             }
+        }
+    }
+
+    /// Tells the main tunnel that a companion is over, or was not to be had.
+    fn tell_over(&mut self, now: Instant, place: usize) {
+        match place {
+            DDT => self.main.companion_over(now),
+            DTTE => self.main.encryption_ended(now),
+            _ => self.main.stream_over(now),
+        }
+    }
+
+    /// The place of the companion that carries a socket's packets, if it is not the main tunnel.
+    pub(super) fn carrier(&self, key: FlowKey) -> Option<usize> {
+        if self.main.is_encrypted(key) {
+            Some(DTTE)
+        } else {
+            self.main.is_on_companion(key).then_some(DDT)
         }
     }
 
     /// Asks for redundancy where the sockets' packets go now.
     fn move_redundancy(&mut self, now: Instant) {
-        for (key, local, wish) in &self.redundancy {
-            let (key, local, wish) = (*key, *local, *wish);
-            let is_moved = self.main.is_on_companion(key);
-            let (main, beside) = if is_moved {
-                (Redundancy::Off, wish)
-            } else {
-                (wish, Redundancy::Off)
-            };
-            if self.main.wanted_redundancy(key) != main {
+        for place in 0..self.redundancy.len() {
+            if let Some((key, local, wish)) = self.redundancy.get(place).copied() {
                 // There was room for it when it was asked for.
-                let _ = self.main.set_redundancy(now, key, local, main);
-            }
-            if let Some(Some(companion)) = self.companions.get_mut(DDT)
-                && companion.client.wanted_redundancy(key) != beside
-            {
-                let _ = companion.client.set_redundancy(now, key, local, beside);
+                let _ = self.place_redundancy(now, key, local, wish);
             }
         }
+    }
+
+    /// Asks for redundancy where the socket's packets go, and for none elsewhere.
+    pub(super) fn place_redundancy(
+        &mut self,
+        now: Instant,
+        key: FlowKey,
+        local: SocketAddr,
+        wish: Redundancy,
+    ) -> Result<(), RequestError> {
+        let carrier = self.carrier(key);
+        let mut result = Ok(());
+        for place in [None, Some(DDT), Some(DTTE)] {
+            let tunnel = match place {
+                None => Some(&mut self.main),
+                Some(place) => {
+                    let companion = self.companions.get_mut(place).and_then(Option::as_mut);
+                    companion.map(|companion| &mut companion.client)
+                }
+            };
+            let Some(tunnel) = tunnel.filter(|tunnel| tunnel.assignment().is_some()) else {
+                continue;
+            };
+            let wanted = if place == carrier {
+                wish
+            } else {
+                Redundancy::Off
+            };
+            if tunnel.wanted_redundancy(key) != wanted {
+                let own = tunnel.own_address(local);
+                let asked = tunnel.set_redundancy(now, key, own, wanted);
+                if place == carrier {
+                    result = asked;
+                }
+            }
+        }
+        result
     }
 
     /// Begins the companion that the server offers.
@@ -148,12 +209,9 @@ impl Family {
         let client = self.companion_client(&offer);
         let Some(mut client) = client else {
             tracing::debug!(role = %offer.role, "no way to the companion that was offered");
-            return if place == DDT {
-                self.main.companion_over(now);
-            } else {
-                self.main.stream_over(now);
-            };
+            return self.tell_over(now, place);
         };
+        self.guarded |= !offer.role.shares_addresses();
         let tunnel = u32::try_from(place + 1).unwrap_or_default();
         client.next_epoch = (tunnel << EPOCH_BITS) | (self.next_epoch & EPOCH_MASK);
         client.background = self.main.background;
@@ -184,9 +242,15 @@ impl Family {
                 origin,
             },
             (Some(_), _) => return None,
-            (None, Some(address)) => Endpoint::Address { address, origin },
+            (None, Some(address)) => {
+                let port = role.default_port(address.port())?;
+                let address = SocketAddr::new(address.ip(), port);
+                Endpoint::Address { address, origin }
+            }
             // The owner knows, unless there is a proxy on the way that knows.
-            (None, None) if !self.main.config.lookup => Endpoint::Configured(origin),
+            (None, None) if !self.main.config.lookup && role.shares_addresses() => {
+                Endpoint::Configured(origin)
+            }
             (None, None) => return None,
         };
         let config = ClientConfig {
@@ -208,6 +272,7 @@ impl Family {
         let claim = Claim {
             reservation: reservation.clone(),
             addresses: tunnel.assignment.addresses.clone(),
+            shares: role.shares_addresses(),
         };
         let client = Client::with_claim(config, Some(claim), (self.random)());
         client
@@ -246,6 +311,24 @@ impl Client {
         };
         let link = tunnel.link.as_ref().filter(|_| tunnel.confirmed);
         link.is_some_and(|link| !link.is_doubtful())
+    }
+
+    /// The address of this tunnel that a socket of the family has: of the same IP version, unless it is this tunnel's already.
+    fn own_address(&self, local: SocketAddr) -> SocketAddr {
+        let own = self.assignment().map_or(&[][..], |own| &own.addresses);
+        let mut addresses = own.iter().map(|inner| inner.address);
+        let is_own = addresses.clone().any(|own| own == local.ip());
+        let same = |own: &IpAddr| own.is_ipv4() == local.is_ipv4();
+        let ip = Some(local.ip()).filter(|_| is_own);
+        let ip = ip.or_else(|| addresses.find(same));
+        SocketAddr::new(ip.unwrap_or_else(|| local.ip()), local.port())
+    }
+
+    pub(super) fn has_address(&self, address: IpAddr) -> bool {
+        match &self.state {
+            State::Up(tunnel) => tunnel.owns(address),
+            State::Idle | State::Connecting(_) | State::Down => false,
+        }
     }
 
     /// A tunnel that is lost is not given up yet.

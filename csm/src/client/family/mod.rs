@@ -26,7 +26,7 @@ use super::event::{
     DropReason, Epoch, Event, Inbound, RequestError, RequestId, Stats, Transmit, TransportFailure,
     TransportLoss,
 };
-use super::service::{Redundancy, RedundancyStatus, TunnelTransport};
+use super::service::{Encryption, Redundancy, RedundancyStatus, TunnelTransport};
 use super::{BadUnit, Client};
 use crate::assignment::Assignment;
 use crate::companion::CompanionRole;
@@ -43,15 +43,19 @@ const EPOCH_BITS: u32 = 28;
 const EPOCH_MASK: u32 = (1 << EPOCH_BITS) - 1;
 
 /// Most tunnels of a family, the main one included.
-pub const MAX_TUNNELS: usize = 4;
+pub const MAX_TUNNELS: usize = 5;
 
 /// The companions by their place.
 const ROLES: [CompanionRole; MAX_TUNNELS - 1] = [
     CompanionRole::Ddt,
     CompanionRole::Redundancy(0),
     CompanionRole::Redundancy(1),
+    CompanionRole::Dtte,
 ];
 const DDT: usize = 0;
+/// Of the further streams for redundancy.
+const STREAMS: std::ops::Range<usize> = 1..3;
+const DTTE: usize = 3;
 
 impl Epoch {
     /// The place of its tunnel in the family: 0 is the main tunnel, and all are less than [`MAX_TUNNELS`].
@@ -83,6 +87,10 @@ pub struct Family {
     /// Attempts of companions so far.
     next_epoch: u32,
     random: RandomSource,
+    /// There was an encrypted companion: no packet with an address that is not the main tunnel's may go over that.
+    guarded: bool,
+    /// The addresses of the encrypted companion that the owner was told of.
+    encrypted: Vec<IpAddr>,
     /// What sockets want of redundancy, which is asked for where their packets go; at most [`MAX_FLOWS`].
     redundancy: Vec<(FlowKey, SocketAddr, Redundancy)>,
     events: VecDeque<Event>,
@@ -104,6 +112,8 @@ impl Family {
             companions: Default::default(),
             next_epoch: 0,
             random,
+            guarded: false,
+            encrypted: Vec::new(),
             redundancy: Vec::new(),
             events: VecDeque::new(),
             unsettled: None,
@@ -124,6 +134,12 @@ impl Family {
 
     fn ddt(&self) -> Option<&Companion> {
         self.companions.get(DDT)?.as_deref()
+    }
+
+    /// The further streams that there are.
+    fn streams(&self) -> impl Iterator<Item = &Companion> {
+        let streams = self.companions.get(STREAMS).unwrap_or_default();
+        streams.iter().flatten().map(|companion| &**companion)
     }
 
     /// The companions there are.
@@ -191,7 +207,8 @@ impl Family {
     pub fn handle_unit<'a>(&mut self, now: Instant, epoch: Epoch, unit: Unit<'a>) -> Inbound<'a> {
         // Packets change next to nothing: that has time until the owner asks.
         let is_packet = matches!(unit, Unit::Ip(_) | Unit::Redundancy(_));
-        let is_stream = epoch.tunnel() > DDT + 1;
+        let place = epoch.tunnel().checked_sub(1);
+        let is_stream = place.is_some_and(|place| STREAMS.contains(&place));
         let inbound = if let Unit::Redundancy(frame) = unit
             && is_stream
             && self.main.takes_frames()
@@ -295,6 +312,12 @@ impl Family {
     #[must_use]
     pub fn assignment(&self) -> Option<&Assignment> {
         self.main.assignment()
+    }
+
+    /// Whether the main tunnel was configured on a protected transport, and so will never be on a clear one.
+    #[must_use]
+    pub fn is_protected(&self) -> bool {
+        self.main.is_protected()
     }
 
     /// As [`Client::round_trip`]: of the main tunnel.
@@ -436,6 +459,26 @@ impl Family {
         result
     }
 
+    /// Sets whether the packets of the socket at `local` are to be encrypted. The server is asked as soon as it can be;
+    /// [`Event::SocketPlaced`] tells where the socket is, and [`Event::SocketService`] what came of it. One that is `connected` stays
+    /// where it is then, as all TCP sockets do once they are anywhere.
+    ///
+    /// # Errors
+    ///
+    /// There is no tunnel, or [`MAX_FLOWS`] sockets want this.
+    pub fn set_encryption(
+        &mut self,
+        now: Instant,
+        key: FlowKey,
+        local: SocketAddr,
+        wish: Encryption,
+        connected: bool,
+    ) -> Result<(), RequestError> {
+        let result = self.main.set_encryption(now, key, local, wish, connected);
+        self.settle(now);
+        result
+    }
+
     /// As [`Client::set_redundancy`], on whichever tunnel carries the socket's packets.
     ///
     /// # Errors
@@ -450,25 +493,16 @@ impl Family {
     ) -> Result<(), RequestError> {
         self.main.assignment().ok_or(RequestError::NotUp)?;
         let known = self.redundancy.iter().position(|(had, ..)| *had == key);
+        if wish != Redundancy::Off && known.is_none() && self.redundancy.len() >= MAX_FLOWS {
+            return Err(RequestError::TooManySockets);
+        }
         if let Some(place) = known {
             self.redundancy.swap_remove(place);
         }
-        if wish == Redundancy::Off {
-            self.main.set_redundancy(now, key, local, wish)?;
-            if let Some(companion) = self.companions.get_mut(DDT).and_then(Option::as_mut) {
-                // Without effect where it is not up.
-                let _ = companion.client.set_redundancy(now, key, local, wish);
-            }
-        } else if self.redundancy.len() >= MAX_FLOWS {
-            return Err(RequestError::TooManySockets);
-        } else {
+        if wish != Redundancy::Off {
             self.redundancy.push((key, local, wish));
-            let ddt = self.companions.get_mut(DDT).and_then(Option::as_mut);
-            match ddt.filter(|_| self.main.is_on_companion(key)) {
-                Some(companion) => companion.client.set_redundancy(now, key, local, wish)?,
-                None => self.main.set_redundancy(now, key, local, wish)?,
-            }
         }
+        self.place_redundancy(now, key, local, wish)?;
         self.settle(now);
         Ok(())
     }
@@ -476,10 +510,11 @@ impl Family {
     /// As [`Client::redundancy`], of the tunnel that carries the socket's packets.
     #[must_use]
     pub fn redundancy(&self, key: FlowKey) -> Option<RedundancyStatus> {
-        match self.ddt() {
-            Some(companion) if self.main.is_on_companion(key) => companion.client.redundancy(key),
-            _ => self.main.redundancy(key),
-        }
+        let place = self.carrier(key);
+        let companion = place.and_then(|place| self.companions.get(place)?.as_deref());
+        companion
+            .map_or(&self.main, |companion| &companion.client)
+            .redundancy(key)
     }
 }
 

@@ -4,8 +4,9 @@ use std::time::{Duration, Instant};
 
 use tsc_tpl::{IpPacket, Limits};
 
+use super::super::Client;
 use super::super::event::Epoch;
-use super::{DDT, Family};
+use super::{DDT, DTTE, Family};
 use crate::flow::FlowKey;
 use crate::redundancy::{MAX_WAYS, Spread};
 
@@ -28,7 +29,14 @@ impl Outgoing {
         }
     }
 
-    /// The transports, at least one and at most [`MAX_WAYS`].
+    /// It must not leave: the tunnel that it is for has no transport, or is over.
+    const NOWHERE: Self = Self {
+        ways: [None; MAX_WAYS],
+        framed: false,
+        spread: Spread::All,
+    };
+
+    /// The transports, at most [`MAX_WAYS`]; if there is none the packet is to be dropped.
     pub fn epochs(&self) -> impl Iterator<Item = Epoch> + use<> {
         self.ways.into_iter().flatten()
     }
@@ -36,7 +44,7 @@ impl Outgoing {
 
 impl Family {
     /// Where a packet of the inner stack goes, and in what: where it travels in a redundancy frame, that is written to `frame`,
-    /// which is empty. `None` while there is no transport for it: hold it back, or drop it.
+    /// which is empty. `None` while the main tunnel, which it is for, has no transport: hold it back, or drop it.
     #[inline]
     pub fn outgoing(
         &mut self,
@@ -44,6 +52,9 @@ impl Family {
         packet: &[u8],
         frame: &mut Vec<u8>,
     ) -> Option<Outgoing> {
+        if self.guarded && !self.is_mains(packet) {
+            return Some(self.encrypted(now, packet, frame));
+        }
         if self.is_divided()
             && let Some(key) = self.own_flow(packet)
         {
@@ -73,12 +84,40 @@ impl Family {
         Some(Outgoing::over(epoch, framed))
     }
 
+    /// Whether the main tunnel may carry this packet. Since there was another with addresses of its own, only one that is from an address
+    /// of this one, or from behind this client.
+    fn is_mains(&self, packet: &[u8]) -> bool {
+        let Ok(packet) = IpPacket::decode(packet, &Limits::WIDEST) else {
+            return false;
+        };
+        let source = packet.source();
+        let mut prefixes = self.main.routed_prefixes().iter();
+        self.main.has_address(source) || prefixes.any(|prefix| prefix.has_host(source))
+    }
+
+    /// Where a packet goes that the main tunnel must not carry.
+    fn encrypted(&mut self, now: Instant, packet: &[u8], frame: &mut Vec<u8>) -> Outgoing {
+        let source = IpPacket::decode(packet, &Limits::WIDEST).map(|packet| packet.source());
+        let companion = self.companions.get_mut(DTTE).and_then(Option::as_mut);
+        let tunnel = companion.map(|companion| &mut companion.client);
+        let is_its = |tunnel: &&mut Client| source.is_ok_and(|source| tunnel.has_address(source));
+        let Some(tunnel) = tunnel.filter(is_its) else {
+            return Outgoing::NOWHERE;
+        };
+        let fits = tunnel
+            .assignment()
+            .is_some_and(|own| packet.len() <= usize::from(own.inner_mtu));
+        match tunnel.can_send().filter(|_| fits) {
+            Some(epoch) => Outgoing::over(epoch, tunnel.frame(now, packet, frame)),
+            None => Outgoing::NOWHERE,
+        }
+    }
+
     /// The socket of ours that a packet is from.
     fn own_flow(&self, packet: &[u8]) -> Option<FlowKey> {
         let packet = IpPacket::decode(packet, &Limits::WIDEST).ok()?;
-        let source = packet.source();
-        let mut own = self.main.assignment()?.addresses.iter();
-        own.any(|inner| inner.address == source)
+        self.main
+            .has_address(packet.source())
             .then(|| FlowKey::of_source(&packet))?
     }
 
@@ -93,8 +132,7 @@ impl Family {
     /// The transports for packets of a socket that has further streams: for a choice of one, the fastest first.
     fn stream_ways(&self, key: FlowKey) -> Option<([Option<Epoch>; MAX_WAYS], Spread)> {
         let (streams, is_each) = self.main.streams_of(key)?;
-        let further = self.companions.iter().skip(DDT + 1).flatten();
-        let further = further.take(usize::from(streams));
+        let further = self.streams().take(usize::from(streams));
         let works = further.filter(|companion| companion.worked);
         let tunnels = std::iter::once(&self.main).chain(works.map(|companion| &companion.client));
         let mut ways = [(None, Duration::MAX); MAX_WAYS];
@@ -123,24 +161,31 @@ impl Family {
         }
     }
 
-    /// Whether the packet has another way than the main tunnel.
+    /// Whether the packet has another way than the main tunnel, or is to be dropped.
     #[must_use]
     #[inline]
     pub fn is_beside(&self, packet: &[u8]) -> bool {
-        self.is_divided()
-            && self.own_flow(packet).is_some_and(|key| {
-                let main = self.main.can_send();
-                let is_other = |way: Option<Epoch>| way.is_some() && way != main;
-                let streams = self.stream_ways(key);
-                self.beside_stream(key, packet.len()).is_some()
-                    || streams.is_some_and(|(ways, _)| ways.into_iter().any(is_other))
-            })
+        (self.guarded && !self.is_mains(packet))
+            || self.is_divided()
+                && self.own_flow(packet).is_some_and(|key| {
+                    let main = self.main.can_send();
+                    let is_other = |way: Option<Epoch>| way.is_some() && way != main;
+                    let streams = self.stream_ways(key);
+                    self.beside_stream(key, packet.len()).is_some()
+                        || streams.is_some_and(|(ways, _)| ways.into_iter().any(is_other))
+                })
     }
 
-    /// Whether any packet may.
+    /// Whether any packet may have another way, or none.
     #[must_use]
     #[inline]
-    pub fn is_divided(&self) -> bool {
+    pub fn has_other_ways(&self) -> bool {
+        self.guarded || self.is_divided()
+    }
+
+    /// Whether a companion works.
+    #[inline]
+    pub(super) fn is_divided(&self) -> bool {
         let mut companions = self.companions.iter().flatten();
         companions.any(|companion| companion.worked)
     }

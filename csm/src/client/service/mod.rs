@@ -4,6 +4,7 @@
 //! leaves of it is said in [`Client::services_resumed`].
 
 mod ddt;
+mod dtte;
 mod flows;
 mod keepalive;
 mod peer;
@@ -18,6 +19,8 @@ use tsc_tpl::{CmType, ControlMessage, Message, MessageError, ResponseCode, Servi
 
 use self::ddt::Datagrams;
 pub use self::ddt::TunnelTransport;
+use self::dtte::Encrypted;
+pub use self::dtte::{Encryption, Placement};
 use self::keepalive::ServerKeepalive;
 pub use self::peer::{
     Direct, MAX_DIRECT_PACKET, MAX_PEERS, PathId, PeerEvent, PeerStatus, PeerTransmit,
@@ -42,6 +45,7 @@ pub(super) struct Services {
     keepalive: ServerKeepalive,
     redundancy: Sockets,
     datagrams: Datagrams,
+    encrypted: Encrypted,
     peer: Peers,
 }
 
@@ -56,6 +60,7 @@ impl Services {
         let deadlines = [
             self.redundancy.deadline(),
             self.datagrams.deadline(),
+            self.encrypted.deadline(),
             self.peer.deadline(),
         ];
         deadlines.into_iter().flatten().min()
@@ -94,6 +99,8 @@ impl Client {
             | ServiceType::DISABLE_REDUNDANCY
             | ServiceType::ENABLE_DDT
             | ServiceType::DISABLE_DDT
+            | ServiceType::ENABLE_DTTE
+            | ServiceType::DISABLE_DTTE
             | ServiceType::ENABLE_PEER
             | ServiceType::DISABLE_PEER => Err(RequestError::OfSockets),
             _ => self.ask_service(now, service, []),
@@ -172,6 +179,7 @@ impl Client {
         match service.enable() {
             ServiceType::ENABLE_REDUNDANCY => self.redundancy_over(now, &outcome),
             ServiceType::ENABLE_DDT => self.datagrams_over(&outcome),
+            ServiceType::ENABLE_DTTE => self.encryption_over(&outcome),
             _ => self.events.push_back(Event::Service {
                 request,
                 service,
@@ -186,6 +194,7 @@ impl Client {
         self.settle_keepalive(now);
         self.settle_redundancy(now);
         self.settle_datagrams(now);
+        self.settle_encryption(now);
         self.settle_peers(now);
     }
 
@@ -205,6 +214,7 @@ impl Client {
             ServiceType::ENABLE_SERVER_KEEPALIVE => tunnel.services.keepalive.granted(answer),
             ServiceType::ENABLE_REDUNDANCY => tunnel.services.redundancy.granted(is_stream, answer),
             ServiceType::ENABLE_DDT => tunnel.services.datagrams.granted(now, answer),
+            ServiceType::ENABLE_DTTE => tunnel.services.encrypted.granted(now, answer),
             _ => ServiceOutcome::Granted(ServiceGrant::Other(service)),
         }
     }
@@ -223,6 +233,7 @@ impl Client {
         self.keepalive_resumed(now);
         self.redundancy_resumed(now);
         self.datagrams_resumed(now);
+        self.encryption_resumed(now);
         self.peers_resumed(now);
     }
 

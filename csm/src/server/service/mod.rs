@@ -3,6 +3,7 @@
 //! A module adds its two values to [`Server::serve`] and its state to [`Services`], and says there what is in force
 //! after a resume and what ends with the tunnel.
 
+mod beside;
 mod ddt;
 mod keepalive;
 mod peer;
@@ -18,7 +19,7 @@ use tsc_tpl::{
     TunnelTag,
 };
 
-use self::ddt::Ddt;
+use self::beside::{Beside, Kind};
 use self::keepalive::ServerKeepalive;
 use self::peer::Peers;
 pub use self::peer::{MAX_PARTNERS, Relayed};
@@ -43,7 +44,8 @@ pub(super) struct Services {
     routed: Vec<Prefix>,
     keepalive: Option<ServerKeepalive>,
     redundancy: Option<Redundancy>,
-    ddt: Option<Ddt>,
+    ddt: Option<Beside>,
+    dtte: Option<Beside>,
     pub(super) family: Family,
     peers: Option<Box<Peers>>,
 }
@@ -90,6 +92,7 @@ impl Services {
             keepalive,
             redundancy,
             ddt,
+            dtte,
             family,
             peers,
         } = self;
@@ -97,6 +100,7 @@ impl Services {
             && keepalive.is_none()
             && redundancy.is_none()
             && ddt.is_none()
+            && dtte.is_none()
             && family.is_empty()
             && peers.is_none()
     }
@@ -104,8 +108,8 @@ impl Services {
     /// Whether one more socket may have a service: all of them together name 64 at most (spec 7).
     fn has_room_for(&self, flow: FlowKey) -> bool {
         let redundancy = self.redundancy.iter().flat_map(Redundancy::flows);
-        let ddt = self.ddt.iter().flat_map(Ddt::flows);
-        let known: BTreeSet<FlowKey> = redundancy.chain(ddt).collect();
+        let beside = self.beside().flat_map(Beside::flows);
+        let known: BTreeSet<FlowKey> = redundancy.chain(beside).collect();
         known.len() < MAX_FLOWS || known.contains(&flow)
     }
 
@@ -118,15 +122,14 @@ impl Services {
         let redundancy = redundancy
             .filter(|redundancy| redundancy.is_in_force())
             .map(|_| ServiceType::ENABLE_REDUNDANCY);
-        let ddt = self.ddt.as_ref().filter(|ddt| ddt.is_in_force());
-        let ddt = ddt.map(|_| ServiceType::ENABLE_DDT);
         let peers = self.peers.as_ref();
         let peers = peers
             .filter(|peers| peers.is_in_force())
             .map(|_| ServiceType::ENABLE_PEER);
-        [stg, keepalive, redundancy, ddt, peers]
+        [stg, keepalive, redundancy, peers]
             .into_iter()
             .flatten()
+            .chain(self.beside().filter_map(Beside::active))
             .collect()
     }
 
@@ -145,11 +148,11 @@ impl Services {
         let keepalive = self.keepalive.as_ref().filter(|_| is_bound);
         let keepalive = keepalive.and_then(ServerKeepalive::deadline);
         let redundancy = self.redundancy.as_ref().and_then(Redundancy::deadline);
-        let ddt = self.ddt.as_ref().and_then(Ddt::deadline);
+        let beside = self.beside().filter_map(Beside::deadline).min();
         let peers = self.peers.as_ref();
         let peers = peers.and_then(|peers| peers.deadline(is_bound));
         let family = self.family.deadline();
-        [keepalive, redundancy, ddt, peers, family]
+        [keepalive, redundancy, beside, peers, family]
             .into_iter()
             .flatten()
             .min()
@@ -163,11 +166,12 @@ impl Services {
             .map(|_| ServerKeepalive::grant(timers.keepalive));
         let redundancy = self.redundancy.into_iter();
         let redundancy = redundancy.flat_map(|redundancy| redundancy.grants());
-        let ddt = self.ddt.into_iter().flat_map(Ddt::grants);
+        let beside = self.ddt.into_iter().chain(self.dtte);
+        let beside = beside.flat_map(Beside::grants);
         let peers = self.peers.into_iter();
         let peers = peers.flat_map(|peers| peers.grants());
         let pairs = routed.into_iter().chain(keepalive);
-        pairs.chain(redundancy).chain(ddt).chain(peers)
+        pairs.chain(redundancy).chain(beside).chain(peers)
     }
 }
 
@@ -229,7 +233,10 @@ impl Server {
     fn is_assigned(&self, key: Key, service: ServiceType) -> bool {
         let of_main = matches!(
             service.enable(),
-            ServiceType::ENABLE_STG | ServiceType::ENABLE_DDT | ServiceType::ENABLE_PEER
+            ServiceType::ENABLE_STG
+                | ServiceType::ENABLE_DDT
+                | ServiceType::ENABLE_DTTE
+                | ServiceType::ENABLE_PEER
         );
         let session = self.sessions.get(key);
         session
@@ -261,8 +268,10 @@ impl Server {
             }
             ServiceType::ENABLE_REDUNDANCY => self.enable_redundancy(now, key, request),
             ServiceType::DISABLE_REDUNDANCY => self.disable_redundancy(now, key, request),
-            ServiceType::ENABLE_DDT => self.enable_ddt(now, key, request),
-            ServiceType::DISABLE_DDT => self.disable_ddt(now, key, request),
+            ServiceType::ENABLE_DDT => self.enable_beside(now, key, request, Kind::Ddt),
+            ServiceType::DISABLE_DDT => self.disable_beside(now, key, request, Kind::Ddt),
+            ServiceType::ENABLE_DTTE => self.enable_beside(now, key, request, Kind::Dtte),
+            ServiceType::DISABLE_DTTE => self.disable_beside(now, key, request, Kind::Dtte),
             ServiceType::DISABLE_PEER => self.disable_peer(now, key, request),
             // Assigned, but not described yet (spec 3.5) or not built.
             _ => Err(ResponseCode::SERVICE_UNAVAILABLE),

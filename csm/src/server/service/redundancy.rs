@@ -216,8 +216,9 @@ impl Server {
         let binding = session.binding.and_then(|id| self.bindings.get(id.key()));
         let binding = binding.ok_or(ResponseCode::SERVICE_UNAVAILABLE)?;
         let transport = binding.transport;
-        let endpoint = self
-            .companion_endpoint(binding.interface, binding.local, transport)
+        let first = CompanionRole::Redundancy(0);
+        let (_, endpoint) = self
+            .companion_endpoint(first, binding.interface, binding.local, transport)
             .ok_or(ResponseCode::SERVICE_UNAVAILABLE)?;
         let mut offers = Vec::new();
         for number in 0..wanted {

@@ -9,6 +9,7 @@
 )]
 
 mod ddt;
+mod dtte;
 mod heard;
 mod media;
 mod mid_call;

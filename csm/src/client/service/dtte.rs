@@ -1,0 +1,521 @@
+//! Dynamic tunnel traffic encryption: which sockets of a clear tunnel want a protected one, and where they are (spec 7, "DTTE").
+//!
+//! ```text
+//!   wish --request--> grant with the right to a companion --> the family claims it --> confirmed: sockets move there
+//!    ^                                                                                    |
+//!    '-- over: asked for again after a rest <-- or resumed: as if nothing had been <-- lost: 5 s later sockets that may go back
+//! ```
+//!
+//! The companion has inner addresses of its own, so that each move changes the socket's address: there are as few as possible, and
+//! none for what may pass by itself. Where a socket is, is told by [`Event::SocketPlaced`]; nothing but that address decides which
+//! tunnel carries a packet.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use tsc_tpl::{Message, ServiceType};
+
+use super::super::event::{Event, RequestError, ServiceOutcome};
+use super::super::{Client, State};
+use super::flows::{self, Flows, Wish, is_available};
+use crate::backoff::Backoff;
+use crate::companion::{CompanionRole, Offer};
+use crate::flow::{FlowKey, InnerTransport};
+use crate::service::ServiceGrant;
+
+const ENABLE: ServiceType = ServiceType::ENABLE_DTTE;
+
+/// The wait where the server still has a companion that this end does not: longer than a server keeps it for nobody.
+const FOREIGN_REST: Duration = Duration::from_secs(35);
+/// How long a companion may be without a transport before sockets that prefer it go back to the main tunnel.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How long it must then work before they return.
+const PROOFS: Backoff = Backoff::new(Duration::from_secs(2), Duration::from_secs(60));
+/// A companion that has worked for so long is as good as one that never failed.
+const RELIABLE_AFTER: Duration = Duration::from_secs(60);
+/// The last socket has gone: its last words, and packets on their way to it, have this time.
+const LINGER: Duration = Duration::from_secs(10);
+
+/// Whether a socket's packets are to be encrypted between this host and the server (`tsc_so_tunnel_transport_encryption` of the
+/// patent). On a tunnel over TLS or DTLS all are, whatever the level.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Encryption {
+    /// As the tunnel is.
+    #[default]
+    Default,
+    /// They need not be: the socket is on the main tunnel.
+    Unencrypted,
+    /// They must be: where there is no encrypted tunnel, nothing is sent.
+    Only,
+    /// They are where that can be had, and else go over the main tunnel as it is.
+    Preferred,
+}
+
+impl Encryption {
+    /// Whether an encrypted tunnel is of use.
+    #[must_use]
+    pub const fn is_wanted(self) -> bool {
+        matches!(self, Self::Only | Self::Preferred)
+    }
+}
+
+/// What a socket wants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Level {
+    encryption: Encryption,
+    /// Its peer knows it by the address that it has.
+    connected: bool,
+}
+
+impl Wish for Level {
+    fn is_wanted(self) -> bool {
+        self.encryption.is_wanted()
+    }
+}
+
+/// Where a socket is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Placement {
+    /// On the main tunnel, with an address of that.
+    Main,
+    /// On the encrypted companion, with an address of that: [`Family::companion`](super::super::family::Family::companion).
+    Encrypted,
+    /// Nowhere: it must not send, and nothing that comes is its own.
+    Nowhere,
+}
+
+/// What the owner was told of a socket.
+#[derive(Clone, Copy, Debug, Default)]
+struct Told {
+    placement: Option<Placement>,
+    enabled: bool,
+}
+
+type Flow = flows::Flow<Level, Told>;
+
+/// The service of one tunnel.
+#[derive(Debug)]
+pub(super) struct Encrypted {
+    flows: Flows<Level, Told>,
+    path: Path,
+    /// A companion that the family has not seen yet.
+    offer: Option<Offer>,
+    /// After a companion that could not be had, or was lost.
+    rest: Backoff,
+    proof: Backoff,
+}
+
+/// The companion, as far as this end has one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Path {
+    /// There is none.
+    None {
+        /// Until when none is asked for.
+        rests: Option<Instant>,
+    },
+    /// It was granted, and has not worked yet.
+    Opening,
+    /// It works.
+    Works {
+        since: Instant,
+        /// Until when it is on proof, with only those sockets that have nowhere else to go.
+        proves: Option<Instant>,
+        /// When it ends; set while no socket wants it.
+        ends: Option<Instant>,
+    },
+    /// It has worked, and looks for another transport, or may have to.
+    Lost {
+        /// Until when sockets wait for it that could go back.
+        patient: Option<Instant>,
+    },
+}
+
+impl Default for Encrypted {
+    fn default() -> Self {
+        Self {
+            flows: Flows::new(ENABLE),
+            path: Path::None { rests: None },
+            offer: None,
+            rest: Backoff::NETWORK,
+            proof: PROOFS,
+        }
+    }
+}
+
+/// What is connected stays where that was done (spec 7).
+fn is_fixed(flow: &Flow) -> bool {
+    let is_connected = flow.wish.connected || flow.key.transport == InnerTransport::Tcp;
+    let placement = flow.status.placement;
+    is_connected && matches!(placement, Some(Placement::Main | Placement::Encrypted))
+}
+
+/// Whether the companion is of use to it.
+fn needs(flow: &Flow) -> bool {
+    let stays = is_fixed(flow) && flow.status.placement == Some(Placement::Main);
+    flow.is_wanted() && !stays
+}
+
+impl Path {
+    /// Whether a socket of this level has its address, while the server has granted that.
+    const fn holds(self, level: Encryption) -> bool {
+        match self {
+            Self::None { .. } | Self::Opening => false,
+            Self::Works { proves: None, .. } | Self::Lost { patient: Some(_) } => true,
+            Self::Works { .. } | Self::Lost { patient: None } => matches!(level, Encryption::Only),
+        }
+    }
+
+    /// Whether it may still come to work without a rest.
+    const fn is_open(self) -> bool {
+        matches!(self, Self::None { rests: None } | Self::Opening)
+    }
+}
+
+impl Encrypted {
+    /// Where the socket is to be; `None` for a connection of which that is not decided yet.
+    fn placement(&self, flow: &Flow, protected: bool) -> Option<Placement> {
+        if is_fixed(flow) {
+            return flow.status.placement;
+        }
+        if protected || !flow.is_wanted() {
+            return Some(Placement::Main);
+        }
+        let granted = flow.granted().is_some();
+        if granted && self.path.holds(flow.wish.encryption) {
+            return Some(Placement::Encrypted);
+        }
+        let may_come = self.path.is_open() || (!granted && self.path.holds(flow.wish.encryption));
+        let is_connection = flow.key.transport == InnerTransport::Tcp;
+        match flow.wish.encryption {
+            _ if is_connection && may_come && !flow.is_refused() => None,
+            Encryption::Only => Some(Placement::Nowhere),
+            _ => Some(Placement::Main),
+        }
+    }
+
+    /// Tells of what is not as it was told last. `answered` is the socket that the server has just answered about, and whether it
+    /// offers the service.
+    fn news(&mut self, protected: bool, answered: Option<(FlowKey, bool)>) -> Vec<Event> {
+        let places: Vec<_> = self
+            .flows
+            .iter()
+            .map(|flow| self.placement(flow, protected))
+            .collect();
+        let is_open = self.path.is_open();
+        let has_failed = matches!(self.path, Path::None { rests: Some(_) });
+        let mut events = Vec::new();
+        for (flow, placement) in self.flows.iter_mut().zip(places) {
+            if let Some(placement) = placement
+                && flow.status.placement != Some(placement)
+            {
+                flow.status.placement = Some(placement);
+                events.push(Event::SocketPlaced {
+                    key: flow.key,
+                    local: flow.local,
+                    placement,
+                });
+            }
+            if !flow.is_wanted() {
+                flow.status.enabled = false;
+                continue;
+            }
+            let enabled = protected || placement == Some(Placement::Encrypted);
+            let answer = answered.filter(|(key, _)| *key == flow.key);
+            // Until a companion has come up or failed there is nothing to tell.
+            let is_told = flow.is_refused() || has_failed || (answer.is_some() && !is_open);
+            if enabled != flow.status.enabled || (flow.untold && (enabled || is_told)) {
+                flow.status.enabled = enabled;
+                flow.untold = false;
+                events.push(Event::SocketService {
+                    service: ENABLE,
+                    available: answer.is_none_or(|(_, available)| available),
+                    enabled,
+                    local: flow.local,
+                });
+            }
+        }
+        events
+    }
+
+    /// How much of the service a socket is to have: all that there is, or nothing.
+    fn wanted(&self, flow: &Flow, first: Option<FlowKey>, protected: bool) -> Option<u8> {
+        let may = match self.path {
+            _ if protected => false,
+            // One asks, and the others when there is a companion.
+            // What is still held was granted with a companion that is gone: it ends first.
+            Path::None { rests: None } => first == Some(flow.key) && flow.granted().is_none(),
+            Path::None { rests: Some(_) } => false,
+            Path::Opening => flow.granted().is_some(),
+            Path::Works { .. } | Path::Lost { .. } => true,
+        };
+        (may && needs(flow)).then_some(0)
+    }
+
+    /// Grants one companion's worth: what the server offers to be claimed.
+    pub(super) fn granted(&mut self, now: Instant, answer: &Message<'_>) -> ServiceOutcome {
+        let Some((flow, Some(_))) = self.flows.asking() else {
+            return ServiceOutcome::Unusable;
+        };
+        let offered = Offer::read(answer, CompanionRole::Dtte).next();
+        match (offered, self.path) {
+            (Some(offer), _) => {
+                self.offer = Some(offer);
+                self.path = Path::Opening;
+                // What was granted with the one before is not with this one.
+                self.flows.renew(|other| other.key != flow);
+            }
+            // It has one of ours that we do not.
+            (None, Path::None { .. }) => self.rest(now, FOREIGN_REST),
+            (None, Path::Opening | Path::Works { .. } | Path::Lost { .. }) => {}
+        }
+        ServiceOutcome::Granted(ServiceGrant::Dtte(flow))
+    }
+
+    /// Does without a companion until something else may be tried.
+    fn rest(&mut self, now: Instant, least: Duration) {
+        self.path = Path::None {
+            rests: Some(now + self.rest.next().max(least)),
+        };
+        self.offer = None;
+    }
+
+    /// What was is no sign of what will be.
+    const fn forget_failures(&mut self) {
+        self.rest.reset();
+        self.proof.reset();
+    }
+
+    /// When there is something to do.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        match self.path {
+            Path::None { rests } => rests,
+            Path::Works { proves, ends, .. } => proves.into_iter().chain(ends).min(),
+            Path::Lost { patient } => patient,
+            Path::Opening => None,
+        }
+    }
+
+    /// Ends what is over; true if something was.
+    fn timeout(&mut self, now: Instant) -> bool {
+        let is_over = |at: &mut Instant| *at <= now;
+        match &mut self.path {
+            Path::None { rests } => rests.take_if(is_over).is_some(),
+            Path::Lost { patient } => patient.take_if(is_over).is_some(),
+            Path::Works { proves, ends, .. } => {
+                let proved = proves.take_if(is_over).is_some();
+                let ended = ends.is_some_and(|at| at <= now);
+                if ended {
+                    self.path = Path::None { rests: None };
+                    self.forget_failures();
+                }
+                proved || ended
+            }
+            Path::Opening => false,
+        }
+    }
+
+    /// Ends the companion in a while if no socket wants it, and at once if it does not work.
+    fn keep_for(&mut self, now: Instant, is_wanted: bool) {
+        match &mut self.path {
+            Path::Works { ends, .. } if is_wanted => *ends = None,
+            Path::Works { ends, .. } => {
+                ends.get_or_insert(now + LINGER);
+            }
+            Path::None { .. } | Path::Opening | Path::Lost { .. } if !is_wanted => {
+                self.path = Path::None { rests: None };
+                self.offer = None;
+                self.forget_failures();
+            }
+            Path::None { .. } | Path::Opening | Path::Lost { .. } => {}
+        }
+    }
+}
+
+impl Client {
+    /// Sets whether the packets of the socket at `local` are to be encrypted; one that is `connected` keeps the address that it has. The
+    /// server is asked as soon as it can be;
+    /// [`Event::SocketPlaced`] tells where the socket is, and [`Event::SocketService`] what came of the wish.
+    pub(in super::super) fn set_encryption(
+        &mut self,
+        now: Instant,
+        key: FlowKey,
+        local: SocketAddr,
+        encryption: Encryption,
+        connected: bool,
+    ) -> Result<(), RequestError> {
+        let wish = Level {
+            encryption,
+            connected,
+        };
+        let encrypted = &mut self.open_tunnel()?.services.encrypted;
+        encrypted.flows.wish(key, local, wish)?;
+        self.settle_encryption(now);
+        Ok(())
+    }
+
+    /// Asks for what is wanted and not so.
+    pub(super) fn settle_encryption(&mut self, now: Instant) {
+        let Ok(tunnel) = self.open_tunnel() else {
+            return;
+        };
+        let protected = tunnel.protected;
+        let encrypted = &mut tunnel.services.encrypted;
+        let is_wanted = !protected && encrypted.flows.iter().any(needs);
+        encrypted.keep_for(now, is_wanted);
+        let events = encrypted.news(protected, None);
+        let may_ask = |flow: &&Flow| needs(flow) && !flow.is_refused();
+        let first = encrypted.flows.iter().find(may_ask).map(|flow| flow.key);
+        let wanted: Vec<_> = encrypted
+            .flows
+            .iter()
+            .map(|flow| (flow.key, encrypted.wanted(flow, first, protected)))
+            .collect();
+        let next = encrypted.flows.next(|flow| {
+            let found = wanted.iter().find(|(key, _)| *key == flow.key);
+            found.and_then(|(_, wanted)| *wanted)
+        });
+        self.events.extend(events);
+        let Some(next) = next else {
+            return;
+        };
+        let service = if next.asked.is_some() {
+            ENABLE
+        } else {
+            ENABLE.disable()
+        };
+        let details = [next.key.tlv(next.local)];
+        if self.ask_service(now, service, details).is_ok()
+            && let Ok(tunnel) = self.open_tunnel()
+        {
+            tunnel.services.encrypted.flows.begun(next);
+        }
+    }
+
+    /// A request is over.
+    pub(super) fn encryption_over(&mut self, outcome: &ServiceOutcome) {
+        let State::Up(tunnel) = &mut self.state else {
+            return;
+        };
+        let protected = tunnel.protected;
+        let encrypted = &mut tunnel.services.encrypted;
+        let granted = matches!(outcome, ServiceOutcome::Granted(_)).then_some(0);
+        let Some(over) = encrypted.flows.over(outcome, granted) else {
+            return;
+        };
+        let answered = over.asked.map(|_| (over.key, is_available(outcome)));
+        let events = encrypted.news(protected, answered);
+        self.events.extend(events);
+    }
+
+    /// After a resume it is in force if the server lists it; else it is asked for anew (spec 5, "Resume").
+    pub(super) fn encryption_resumed(&mut self, now: Instant) {
+        let State::Up(tunnel) = &mut self.state else {
+            return;
+        };
+        let is_active = tunnel.assignment.active_services.contains(&ENABLE);
+        let encrypted = &mut tunnel.services.encrypted;
+        encrypted.flows.resumed(is_active);
+        if !is_active {
+            encrypted.path = Path::None { rests: None };
+            encrypted.offer = None;
+        }
+        self.settle_encryption(now);
+    }
+
+    /// Ends rests, proofs and patience.
+    pub(in super::super) fn encryption_timeout(&mut self, now: Instant) {
+        if let State::Up(tunnel) = &mut self.state
+            && tunnel.services.encrypted.timeout(now)
+        {
+            self.settle_encryption(now);
+        }
+    }
+
+    /// A companion to be claimed.
+    pub(in super::super) fn take_encrypted_offer(&mut self) -> Option<Offer> {
+        match &mut self.state {
+            State::Up(tunnel) => tunnel.services.encrypted.offer.take(),
+            State::Idle | State::Connecting(_) | State::Down => None,
+        }
+    }
+
+    /// Whether the companion is still needed.
+    pub(in super::super) fn needs_encryption(&self) -> bool {
+        match &self.state {
+            State::Up(tunnel) => !matches!(tunnel.services.encrypted.path, Path::None { .. }),
+            State::Idle | State::Connecting(_) | State::Down => false,
+        }
+    }
+
+    /// The companion works, or does not for now.
+    pub(in super::super) fn encryption_works(&mut self, now: Instant, works: bool) {
+        let State::Up(tunnel) = &mut self.state else {
+            return;
+        };
+        let encrypted = &mut tunnel.services.encrypted;
+        let begins = |proves| Path::Works {
+            since: now,
+            proves,
+            ends: None,
+        };
+        encrypted.path = match (encrypted.path, works) {
+            (Path::Opening | Path::Lost { patient: Some(_) }, true) => begins(None),
+            (Path::Lost { patient: None }, true) => begins(Some(now + encrypted.proof.next())),
+            (Path::Works { since, .. }, false) => {
+                if now.saturating_duration_since(since) >= RELIABLE_AFTER {
+                    encrypted.forget_failures();
+                }
+                Path::Lost {
+                    patient: Some(now + PATIENCE),
+                }
+            }
+            (same, _) => return encrypted.path = same,
+        };
+        self.settle_encryption(now);
+    }
+
+    /// The companion is over, or could not be had.
+    pub(in super::super) fn encryption_ended(&mut self, now: Instant) {
+        let State::Up(tunnel) = &mut self.state else {
+            return;
+        };
+        let protected = tunnel.protected;
+        let encrypted = &mut tunnel.services.encrypted;
+        if let Path::Works { since, .. } = encrypted.path
+            && now.saturating_duration_since(since) >= RELIABLE_AFTER
+        {
+            encrypted.rest.reset();
+        }
+        encrypted.rest(now, Duration::ZERO);
+        for flow in encrypted.flows.iter_mut() {
+            // Its connection ends with the address.
+            if is_fixed(flow) && flow.status.placement == Some(Placement::Encrypted) {
+                flow.wish.encryption = Encryption::Default;
+            }
+        }
+        let waiting = encrypted.flows.iter().find(|flow| flow.granted().is_some());
+        let answered = waiting.map(|flow| (flow.key, true));
+        let events = encrypted.news(protected, answered);
+        self.events.extend(events);
+        self.settle_encryption(now);
+    }
+
+    /// Whether all that the tunnel carries is encrypted, whatever it is resumed on.
+    pub(in super::super) fn is_protected(&self) -> bool {
+        match &self.state {
+            State::Up(tunnel) => tunnel.protected,
+            State::Idle | State::Connecting(_) | State::Down => false,
+        }
+    }
+
+    /// Whether this socket has an address of the companion.
+    #[inline]
+    pub(in super::super) fn is_encrypted(&self, key: FlowKey) -> bool {
+        let State::Up(tunnel) = &self.state else {
+            return false;
+        };
+        let flow = tunnel.services.encrypted.flows.find(key);
+        flow.is_some_and(|flow| flow.status.placement == Some(Placement::Encrypted))
+    }
+}
