@@ -190,7 +190,9 @@ impl Encrypted {
         match flow.wish.encryption {
             _ if is_connection && may_come && !flow.is_refused() => None,
             Encryption::Only => Some(Placement::Nowhere),
-            _ => Some(Placement::Main),
+            Encryption::Default | Encryption::Unencrypted | Encryption::Preferred => {
+                Some(Placement::Main)
+            }
         }
     }
 
