@@ -61,9 +61,17 @@ pub struct MediaArgs {
     pub redundancy: Redundancy,
 
     /// Have RTP carried in a datagram tunnel beside a stream (DDT): over udp beside tcp, over dtls beside tls. Where the tunnel's
-    /// server assigns DDT, and as long as datagrams pass; else on the stream.
-    #[arg(long)]
-    pub ddt: bool,
+    /// server assigns DDT, and as long as datagrams pass; else on the stream. `automatic` leaves the stream when it is bad, and only
+    /// for datagrams that turn out to be better.
+    #[arg(
+        long,
+        value_name = "always|automatic",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "always",
+        value_parser = ddt
+    )]
+    pub ddt: Option<TunnelTransport>,
 
     /// A packet counts as late, and is not heard, when it comes more than this many milliseconds after its schedule, which
     /// starts with the first packet. `adaptive` has the listener wait as the network makes it necessary, 60 to 200 ms.
@@ -90,11 +98,7 @@ impl MediaArgs {
         options.playout_delay = self.playout_delay;
         options.services = MediaServices {
             redundancy: self.redundancy,
-            transport: if self.ddt {
-                TunnelTransport::Datagram
-            } else {
-                TunnelTransport::Main
-            },
+            transport: self.ddt.unwrap_or_default(),
         };
         Ok(())
     }
@@ -115,6 +119,14 @@ fn redundancy(text: &str) -> Result<Redundancy, &'static str> {
         "adaptive" => Ok(Redundancy::Adaptive { most: MAX_COPIES }),
         "balanced" => Ok(Redundancy::Balanced(MAX_COPIES)),
         _ => Err("expected off, 1, 2, adaptive or balanced"),
+    }
+}
+
+fn ddt(text: &str) -> Result<TunnelTransport, &'static str> {
+    match text {
+        "always" => Ok(TunnelTransport::Datagram),
+        "automatic" => Ok(TunnelTransport::Automatic),
+        _ => Err("expected always or automatic"),
     }
 }
 

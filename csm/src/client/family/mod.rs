@@ -9,10 +9,12 @@
 //! Transports are named by epochs as with one tunnel; the highest bits of an epoch say whose it is. Only where a packet goes is
 //! asked for each: [`Family::outgoing`].
 
+mod judge;
 mod members;
 mod peers;
 mod route;
 
+use self::judge::Judge;
 pub use self::route::Outgoing;
 
 use std::collections::VecDeque;
@@ -85,6 +87,10 @@ pub struct Family {
     random: RandomSource,
     /// What sockets want of redundancy, which is asked for where their packets go; at most [`MAX_FLOWS`].
     redundancy: Vec<(FlowKey, SocketAddr, Redundancy)>,
+    /// While sockets leave it to this end which tunnel carries them.
+    judge: Option<Box<Judge>>,
+    /// Packets of all tunnels so far, in both directions.
+    passed: u64,
     events: VecDeque<Event>,
     /// When packets came that may have changed something.
     unsettled: Option<Instant>,
@@ -105,6 +111,8 @@ impl Family {
             next_epoch: 0,
             random,
             redundancy: Vec::new(),
+            judge: None,
+            passed: 0,
             events: VecDeque::new(),
             unsettled: None,
             transmits: VecDeque::new(),
@@ -191,6 +199,7 @@ impl Family {
     pub fn handle_unit<'a>(&mut self, now: Instant, epoch: Epoch, unit: Unit<'a>) -> Inbound<'a> {
         // Packets change next to nothing: that has time until the owner asks.
         let is_packet = matches!(unit, Unit::Ip(_) | Unit::Redundancy(_));
+        self.passed = self.passed.wrapping_add(u64::from(is_packet));
         let is_stream = epoch.tunnel() > DDT + 1;
         let inbound = if let Unit::Redundancy(frame) = unit
             && is_stream
@@ -256,6 +265,7 @@ impl Family {
         for companion in self.companions_mut() {
             companion.client.network_changed(now);
         }
+        self.judge_network_changed(now);
         self.settle(now);
     }
 
@@ -265,6 +275,7 @@ impl Family {
         for companion in self.companions_mut() {
             companion.client.relocate(now, None);
         }
+        self.judge_network_changed(now);
         self.settle(now);
     }
 
@@ -339,7 +350,8 @@ impl Family {
     pub fn poll_timeout(&self) -> Option<Instant> {
         let companions = self.companions.iter().flatten();
         let companions = companions.filter_map(|companion| companion.client.poll_timeout());
-        self.main.poll_timeout().into_iter().chain(companions).min()
+        let own = [self.main.poll_timeout(), self.judge_deadline()];
+        own.into_iter().flatten().chain(companions).min()
     }
 
     /// As [`Client::handle_timeout`].
@@ -352,6 +364,7 @@ impl Family {
         for companion in self.companions_mut() {
             companion.client.handle_timeout(now);
         }
+        self.judge_timeout(now);
         self.settle(now);
     }
 

@@ -44,6 +44,7 @@ impl Family {
         packet: &[u8],
         frame: &mut Vec<u8>,
     ) -> Option<Outgoing> {
+        self.passed = self.passed.wrapping_add(1);
         if self.is_divided()
             && let Some(key) = self.own_flow(packet)
         {
