@@ -14,7 +14,7 @@ use common::services::companions;
 use common::tunnel::SECOND;
 use tsc_csm::client::{Redundancy, TunnelTransport};
 use tsc_csm::{FlowKey, InnerTransport, Transport};
-use tsc_sim::{Fate, Firewall, Leg, LinkConfig, client_config, packet};
+use tsc_sim::{Fate, Firewall, Leg, LinkConfig, Rng, client_config, packet};
 use tsc_tpl::ServiceType;
 
 /// Packets of a second of speech.
@@ -386,4 +386,77 @@ fn losses_that_redundancy_mends_are_no_reason_to_leave() {
     call.talk(SPEECH * 60);
     assert!(is_in_force(&call.world, call.near));
     assert_eq!(call.world.redundancy(call.near).unwrap().granted, Some(2));
+}
+
+/// Any order of wishes, networks, firewalls and lost transports: afterwards both ends agree, and everything is heard.
+#[test]
+fn whatever_happens_both_ends_agree_in_the_end() {
+    for seed in 0..40 {
+        let mut chance = Rng::new(seed);
+        let pair = PAIRS[usize::try_from(seed % 2).unwrap()];
+        let mut call = automatic(pair, seed);
+        let (mut wish, mut heard) = (TunnelTransport::Automatic, 0);
+        for _ in 0..30 {
+            match chance.below(10) {
+                0 | 1 => {
+                    let wishes = [
+                        TunnelTransport::Automatic,
+                        TunnelTransport::Automatic,
+                        TunnelTransport::Datagram,
+                        TunnelTransport::Main,
+                    ];
+                    let next = wishes[usize::try_from(chance.below(4)).unwrap()];
+                    if std::mem::replace(&mut wish, next) != next {
+                        heard = told(&call.world, call.near).len();
+                        call.want(wish);
+                    }
+                }
+                2..5 => {
+                    let mut link = || LinkConfig {
+                        jitter: MS * u32::try_from(chance.below(60)).unwrap(),
+                        reorder: 0.02,
+                        duplicate: 0.02,
+                        ..LinkConfig::lossy(
+                            f64::from(u32::try_from(chance.below(30)).unwrap()) / 100.0,
+                        )
+                    };
+                    let (streams, datagrams) = (link(), link());
+                    network(&mut call, streams, datagrams);
+                }
+                5 => {
+                    let datagrams = chance.chance(0.5);
+                    let streams = true;
+                    call.world.path(call.near).firewall = Firewall { streams, datagrams };
+                }
+                6 => call.world.break_transport(call.near),
+                7 => call.world.break_tunnel(call.near, 1),
+                8 => call.world.network_changed(call.near),
+                _ => call
+                    .world
+                    .run(MS * u32::try_from(chance.below(40_000)).unwrap()),
+            }
+            call.talk(u32::try_from(chance.below(150)).unwrap());
+        }
+        call.world.path(call.near).firewall = Firewall::OPEN;
+        network(&mut call, LinkConfig::CLEAN, LinkConfig::CLEAN);
+        call.world.network_changed(call.near);
+        call.world.run(SECOND * 60);
+        // Nothing is on the companion that should not be, and nothing goes where nobody takes it.
+        let is_beside = wish == TunnelTransport::Datagram;
+        let since = told(&call.world, call.near).split_off(heard);
+        let is_told = since.last() == Some(&(true, true)) && wish != TunnelTransport::Main;
+        assert_eq!(is_told, is_beside, "seed {seed}: {since:?}");
+        let before = (call.came(call.near).len(), call.came(call.far).len());
+        let beside = u64::from(is_beside) * 50;
+        assert_eq!(share_beside(&mut call), (beside, beside), "seed {seed}");
+        let after = (call.came(call.near).len(), call.came(call.far).len());
+        assert_eq!(
+            (after.0 - before.0, after.1 - before.1),
+            (50, 50),
+            "seed {seed}"
+        );
+        let has = companions(&call.world, call.server, call.near);
+        assert_eq!(has, usize::from(is_beside), "seed {seed}");
+        assert_eq!(call.world.server_stats(call.server).sessions, 2 + has);
+    }
 }

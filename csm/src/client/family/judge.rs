@@ -220,8 +220,13 @@ impl Family {
         if look.begins {
             self.forget_ratings();
         }
-        let ratings = self.ratings(now);
+        let mut ratings = Ratings {
+            works: self.main.has_companion(),
+            ..Ratings::default()
+        };
+        // What was measured before a pause says nothing about now.
         if look.measures {
+            (ratings.stream, ratings.beside) = self.ratings(now);
             self.main.probe(now);
             if let Some(companion) = self.companions.get_mut(DDT).and_then(Option::as_mut) {
                 companion.client.probe(now);
@@ -239,15 +244,12 @@ impl Family {
     }
 
     /// What speech is worth over both.
-    fn ratings(&self, now: Instant) -> Ratings {
+    fn ratings(&self, now: Instant) -> (Option<Rating>, Option<Rating>) {
         let copies = self.main.undecided().map(|key| self.copies(key)).min();
         let (over_streams, beside) = copies.unwrap_or_default();
         let companion = self.ddt();
-        Ratings {
-            stream: self.main.rating(now, over_streams),
-            beside: companion.and_then(|companion| companion.client.rating(now, beside)),
-            works: self.main.has_companion(),
-        }
+        let beside = companion.and_then(|companion| companion.client.rating(now, beside));
+        (self.main.rating(now, over_streams), beside)
     }
 
     /// How often a socket's packets are repeated, or would be: over streams, and beside them. Only what is in force counts, as

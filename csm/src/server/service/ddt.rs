@@ -55,11 +55,7 @@ impl Server {
             .get(key)
             .ok_or(ResponseCode::SERVICE_UNAVAILABLE)?;
         let id = session.id;
-        let has_room = |session: &Session| {
-            let services = session.services.as_ref();
-            services.is_none_or(|services| services.has_room_for(flow))
-        };
-        if !has_room(session) {
+        if !self.has_room_for(key, flow) {
             return Err(ResponseCode::NO_RESOURCES);
         }
         let binding = session.binding.and_then(|id| self.bindings.get(id.key()));
