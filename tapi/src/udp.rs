@@ -308,9 +308,13 @@ impl UdpSocket {
     /// travel in a tunnel over UDP or DTLS beside the stream, with the same inner address, as long as that works. Where it does
     /// not (a firewall), or not any more, they go over the stream, and what was lost is tried again from time to time.
     ///
+    /// With [`TunnelTransport::Automatic`] they go over the stream until that turns out to be bad for media, and then beside it if that is
+    /// better: while media passes both are measured, by Keepalives four times a second, and what was moved stays for ten seconds or
+    /// more. Half a minute after the last media it is back on the stream.
+    ///
     /// The call returns at once; whether the server offers it, and from when on the datagrams are beside the stream or on it
-    /// again, is told by [`Notification::Service`](crate::Notification::Service). On a tunnel over UDP or DTLS there is nothing
-    /// to do, and nothing is told.
+    /// again, is told by [`Notification::Service`](crate::Notification::Service). On a tunnel over UDP or DTLS the wish is fulfilled
+    /// already, and told to be in force.
     ///
     /// # Errors
     ///

@@ -12,6 +12,7 @@ use super::event::{
     AttemptFailure, CloseReason, DownReason, DropReason, Epoch, Event, Inbound, Refusal,
 };
 use super::plan::{Way, same_host};
+use super::probe::Probes;
 use super::race::{Stage, Why};
 use super::service::Services;
 use super::tunnel::{Link, Tunnel, Upgrade};
@@ -190,6 +191,7 @@ impl Client {
             requests: Vec::new(),
             last_keepalive: None,
             last_report: None,
+            probes: Probes::default(),
             confirmed: false,
             link: None,
             seeker: None,

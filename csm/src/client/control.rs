@@ -116,17 +116,21 @@ impl Client {
             && tunnel.last_keepalive == Some(header.sequence);
         let is_report = header.cm_type == CmType::KEEPALIVE_RESPONSE
             && tunnel.last_report == Some(header.sequence);
+        let is_probe = header.cm_type == CmType::KEEPALIVE_RESPONSE
+            && tunnel.probes.answered(now, header.sequence);
         let parsed = raw.parse();
         let code = parsed.as_ref().ok().and_then(Message::response_code);
-        if is_report && code != Some(ResponseCode::UNKNOWN_TUNNEL) {
-            tunnel.last_report = None;
+        if (is_report || is_probe) && code != Some(ResponseCode::UNKNOWN_TUNNEL) {
+            if is_report {
+                tunnel.last_report = None;
+            }
             self.heard(now);
             if let Ok(message) = &parsed {
                 self.redundancy_reported(now, message.reception_report());
             }
             return Inbound::Consumed;
         }
-        let keepalive = keepalive || is_report;
+        let keepalive = keepalive || is_report || is_probe;
         if asked.is_none() && !keepalive {
             self.heard(now);
             return self.drop_unit(DropReason::Unmatched);

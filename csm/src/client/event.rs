@@ -434,6 +434,8 @@ pub struct Stats {
     pub keepalives: u64,
     /// Keepalives sent for the server's figures only, once each.
     pub reports: u64,
+    /// Keepalives sent to measure the way, once each.
+    pub probes: u64,
     /// Retransmissions of any request.
     pub retransmissions: u64,
 }

@@ -14,6 +14,7 @@ mod control;
 mod event;
 mod family;
 mod plan;
+mod probe;
 mod race;
 mod seek;
 mod service;

@@ -9,6 +9,7 @@ use super::binding::BindingTime;
 use super::config::{Endpoint, Target};
 use super::event::{Epoch, RequestId, SuspendReason};
 use super::plan::Way;
+use super::probe::Probes;
 use super::race::{Seeker, Why};
 use super::service::Services;
 use crate::assignment::Assignment;
@@ -48,6 +49,8 @@ pub(super) struct Tunnel {
     pub(super) last_keepalive: Option<Sequence>,
     /// The last Keepalive that only asked for the server's figures: its answer is no news about the transport.
     pub(super) last_report: Option<Sequence>,
+    /// Those that measure the way.
+    pub(super) probes: Probes,
     /// Whether the server has shown that it heard something of us since the configuration. Until then only an
     /// answer to a Keepalive is one: what else comes may have been sent before, and the server closes a tunnel
     /// that it does not hear of.

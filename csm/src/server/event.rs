@@ -329,6 +329,8 @@ pub enum DownReason {
     WrongTsid,
     /// A companion whose main tunnel is over.
     MainClosed,
+    /// A companion without a transport, in place of which its client has asked for another.
+    Replaced,
 }
 
 /// The state of a tunnel (spec 5). Closed ones do not exist.

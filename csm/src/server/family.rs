@@ -27,7 +27,8 @@ pub const MAX_COMPANIONS: usize = 4;
 /// A reservation lapses after this long (spec 7).
 const RESERVED_FOR: Duration = Duration::from_secs(30);
 
-/// A companion that was claimed and is not confirmed after this long will not be: whoever asks gets another.
+/// A companion that was claimed and is not confirmed after this long, or has no transport and was not heard of for as long, is not
+/// its client's any more: whoever asks gets another.
 const CLAIMING: Duration = Duration::from_secs(10);
 
 /// What a companion knows of its main tunnel, which lives in the same shard.
@@ -99,6 +100,11 @@ impl Family {
         member.and_then(Member::claimed)
     }
 
+    /// Those that were claimed.
+    pub(super) fn all_claimed(&self) -> impl Iterator<Item = Key> {
+        self.0.iter().filter_map(Member::claimed)
+    }
+
     pub(super) fn deadline(&self) -> Option<Instant> {
         self.0.iter().filter_map(Member::until).min()
     }
@@ -160,7 +166,7 @@ impl Server {
         transport: Transport,
     ) -> Result<Option<Offer>, ResponseCode> {
         self.lapse(now, main);
-        let unconfirmed = match self.family(main).and_then(|family| family.find(role)) {
+        let claimed = match self.family(main).and_then(|family| family.find(role)) {
             Some(Member {
                 tsid,
                 state: State::Reserved { tag, .. },
@@ -175,17 +181,13 @@ impl Server {
             Some(member) => member.claimed(),
             None => None,
         };
-        if let Some(key) = unconfirmed {
-            // Another socket may ask while the client is about to confirm it.
-            let in_use = |found: &Session| {
-                (found.confirmed || now < found.created + CLAIMING)
-                    && !matches!(found.life, Life::Releasing(_))
-            };
-            if self.sessions.get(key).is_some_and(in_use) {
-                return Ok(None);
+        if let Some(key) = claimed {
+            let reason = self.sessions.get(key).map(|found| unused(now, found));
+            match reason {
+                Some(None) => return Ok(None),
+                Some(Some(reason)) => self.close_session(now, key, reason),
+                None => {}
             }
-            // Its client would not ask if it had got there.
-            self.close_session(now, key, DownReason::Unconfirmed);
         }
         self.drop_member(now, main, role);
         let tsid = self.draw_tsid().ok_or(ResponseCode::NO_RESOURCES)?;
@@ -400,10 +402,21 @@ impl Server {
     /// When anything of the family was heard last: a main tunnel is not closed while a companion is in use (spec 5).
     pub(super) fn family_activity(&self, main: Key) -> Option<Instant> {
         let family = &self.sessions.get(main)?.services.as_ref()?.family;
-        let claimed = family.0.iter().filter_map(Member::claimed);
+        let claimed = family.all_claimed();
         let heard = |key| self.sessions.get(key).map(|found| found.last_activity);
         claimed.filter_map(heard).max()
     }
+}
+
+/// Why a companion that was claimed may be replaced when its client asks again; `None` while it may be in use.
+fn unused(now: Instant, found: &Session) -> Option<DownReason> {
+    // Another socket may ask while the client is about to confirm it, or to resume it. Later its client would not ask if it had it.
+    let is_unconfirmed = !found.confirmed && now >= found.created + CLAIMING;
+    if is_unconfirmed || matches!(found.life, Life::Releasing(_)) {
+        return Some(DownReason::Unconfirmed);
+    }
+    let is_lost = found.binding.is_none() && now >= found.last_activity + CLAIMING;
+    is_lost.then_some(DownReason::Replaced)
 }
 
 /// The companion of a tunnel: the same limits and identity, and, so far, the same addresses.

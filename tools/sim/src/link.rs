@@ -98,6 +98,8 @@ impl Losses {
 pub struct Link {
     /// What it does; may be changed while packets are under way.
     pub config: LinkConfig,
+    /// What it does to datagrams, where networks treat them otherwise than streams.
+    pub datagrams: Option<LinkConfig>,
     /// The datagram after so many others is lost, whatever chance says: 0 is the next one.
     pub lose_after: Option<u32>,
     rng: Rng,
@@ -114,6 +116,7 @@ impl Link {
     pub const fn new(config: LinkConfig, rng: Rng) -> Self {
         Self {
             config,
+            datagrams: None,
             lose_after: None,
             rng,
             losses: Losses::new(),
@@ -124,15 +127,15 @@ impl Link {
 
     /// When a datagram of `len` bytes arrives: not at all, once, or twice.
     pub fn datagram(&mut self, now: Instant, len: usize) -> Vec<Instant> {
+        let config = self.datagrams.unwrap_or(self.config);
         let LinkConfig {
             duplicate,
-            reorder,
-            blocked,
             queue,
             loss,
             burst,
             ..
-        } = self.config;
+        } = config;
+        let blocked = config.blocked || self.config.blocked;
         match &mut self.lose_after {
             Some(0) => {
                 self.lose_after = None;
@@ -144,11 +147,12 @@ impl Link {
         if blocked || self.losses.next(&mut self.rng, loss, burst) {
             return Vec::new();
         }
-        let Some(sent) = self.through_rate(now, len, Some(queue)) else {
+        let Some(sent) = self.through_rate(now, len, config.rate, Some(queue)) else {
             return Vec::new();
         };
         let copies = if self.rng.chance(duplicate) { 2 } else { 1 };
-        (0..copies).map(|_| self.arrival(sent, reorder)).collect()
+        let once = |_| self.arrival(sent, config);
+        (0..copies).map(once).collect()
     }
 
     /// When a piece of a stream of `len` bytes can arrive. The caller keeps the order.
@@ -159,12 +163,19 @@ impl Link {
         let penalty = (0..losses)
             .map(|n| STREAM_RETRANSMISSION * (1 << n))
             .sum::<Duration>();
-        let sent = self.through_rate(now, len, None).unwrap_or(now);
+        let rate = self.config.rate;
+        let sent = self.through_rate(now, len, rate, None).unwrap_or(now);
         sent + penalty + self.config.delay + self.rng.up_to(self.config.jitter)
     }
 
-    fn through_rate(&mut self, now: Instant, len: usize, queue: Option<u64>) -> Option<Instant> {
-        let Some(rate) = self.config.rate.filter(|rate| *rate > 0) else {
+    fn through_rate(
+        &mut self,
+        now: Instant,
+        len: usize,
+        rate: Option<u64>,
+        queue: Option<u64>,
+    ) -> Option<Instant> {
+        let Some(rate) = rate.filter(|rate| *rate > 0) else {
             return Some(now);
         };
         let start = self.free_at.map_or(now, |free_at| free_at.max(now));
@@ -177,9 +188,9 @@ impl Link {
         Some(done)
     }
 
-    fn arrival(&mut self, sent: Instant, reorder: f64) -> Instant {
-        let at = sent + self.config.delay + self.rng.up_to(self.config.jitter);
-        if self.rng.chance(reorder) {
+    fn arrival(&mut self, sent: Instant, config: LinkConfig) -> Instant {
+        let at = sent + config.delay + self.rng.up_to(config.jitter);
+        if self.rng.chance(config.reorder) {
             return at + REORDER_DELAY;
         }
         let at = self.last_arrival.map_or(at, |last| at.max(last));

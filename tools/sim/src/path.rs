@@ -124,6 +124,12 @@ impl Path {
         self.down.config = link;
     }
 
+    /// Gives datagrams other properties than streams, in both directions; `None` ends that.
+    pub const fn set_datagrams(&mut self, link: Option<LinkConfig>) {
+        self.up.datagrams = link;
+        self.down.datagrams = link;
+    }
+
     pub(crate) const fn is_blocked(&self) -> bool {
         self.up.config.blocked || self.down.config.blocked
     }

@@ -11,12 +11,14 @@ use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::time::Duration;
 
 use common::{Bench, code, message};
-use tsc_csm::server::{AuthPolicy, BindingId, BindingLoss, Event, ServerConfig, Verdict};
+use tsc_csm::server::{
+    AuthPolicy, BindingId, BindingLoss, DownReason, Event, ServerConfig, Verdict,
+};
 use tsc_csm::{Alternate, Transport};
 use tsc_sim::server_config;
 use tsc_tpl::{
-    CmType, ConnectionInfo, Limits, Message, MessageBuilder, ResponseCode, Sequence, ServiceType,
-    Tlv, TransportCode, Tsid, TunnelTag, Unit,
+    CmType, ConnectionInfo, Limits, Message, MessageBuilder, RedundancyFactor, RedundancyMethod,
+    ResponseCode, Sequence, ServiceType, Tlv, TransportCode, Tsid, TunnelTag, Unit,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -58,7 +60,7 @@ fn main_tunnel(bench: &mut Bench, transport: Transport) -> Main {
     }
 }
 
-/// Asks for datagrams for a socket with this port; the answer.
+/// Asks for a service for a socket with this port; the answer.
 fn ask(bench: &mut Bench, main: &mut Main, service: ServiceType, port: u16) -> Vec<u8> {
     main.sequence += 1;
     let session = bench.server.session_of(main.binding).unwrap();
@@ -76,16 +78,20 @@ fn ask(bench: &mut Bench, main: &mut Main, service: ServiceType, port: u16) -> V
         source: SocketAddrV4::new(address, port),
         destination: SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0),
     };
-    let mut request = Vec::new();
-    MessageBuilder::new(
+    let mut builder = MessageBuilder::new(
         CmType::CLIENT_SERVICE_REQUEST,
         main.tsid,
         Sequence(main.sequence),
     )
     .tlv(Tlv::ServiceType(service))
-    .tlv(Tlv::ConnectionInfoIpv4(flow))
-    .encode(&mut request)
-    .unwrap();
+    .tlv(Tlv::ConnectionInfoIpv4(flow));
+    if service == ServiceType::ENABLE_REDUNDANCY {
+        builder = builder
+            .tlv(Tlv::RedundancyFactor(RedundancyFactor::new(1).unwrap()))
+            .tlv(Tlv::RedundancyMethod(RedundancyMethod::COPIES));
+    }
+    let mut request = Vec::new();
+    builder.encode(&mut request).unwrap();
     let (_, answers) = bench.say(main.binding, &request);
     answers[0].to_vec()
 }
@@ -253,6 +259,79 @@ fn an_unconfirmed_companion_that_is_lost_is_reserved_again_with_another_tag() {
     let third = reserve(&mut bench, &mut main);
     assert_ne!(third, again);
     assert_eq!(companions(&bench, &main), 0);
+}
+
+/// A client that has lost its companion without a goodbye asks for another, and does not wait for the server's timers.
+#[test]
+fn a_companion_that_is_not_resumed_is_replaced_for_whoever_asks() {
+    let mut bench = Bench::with(config());
+    let mut main = main_tunnel(&mut bench, Transport::Tls);
+    let lost = reserve(&mut bench, &mut main);
+    let (binding, _) = claim(&mut bench, lost, Transport::Dtls);
+    confirm(&mut bench, binding, lost.tsid);
+    bench
+        .server
+        .binding_lost(bench.now, binding, BindingLoss::Failed);
+    bench.now += SECOND * 9;
+    let answer = ask(&mut bench, &mut main, ServiceType::ENABLE_DDT, 4000);
+    assert_eq!(pair(&answer), None, "it may be resumed yet");
+    bench.now += SECOND;
+    let another = reserve(&mut bench, &mut main);
+    assert_ne!(another.tsid, lost.tsid);
+    let downs = std::iter::from_fn(|| bench.server.poll_event()).filter_map(|event| match event {
+        Event::CompanionDown { tsid, reason, .. } => Some((tsid, reason)),
+        _ => None,
+    });
+    assert_eq!(
+        downs.collect::<Vec<_>>(),
+        [(lost.tsid, DownReason::Replaced)]
+    );
+    let (binding, answer) = claim(&mut bench, another, Transport::Dtls);
+    assert_eq!(code(&answer), ResponseCode::SUCCESS);
+    confirm(&mut bench, binding, another.tsid);
+    // One that has a transport is in use, however long it was silent.
+    bench.now += SECOND * 20;
+    let answer = ask(&mut bench, &mut main, ServiceType::ENABLE_DDT, 4002);
+    assert_eq!(pair(&answer), None);
+    assert_eq!(companions(&bench, &main), 1);
+}
+
+#[test]
+fn the_sockets_of_a_companion_count_among_the_64_of_its_main_tunnel() {
+    let (ddt, redundancy) = (ServiceType::ENABLE_DDT, ServiceType::ENABLE_REDUNDANCY);
+    let mut config = config();
+    config.interfaces[0].services.push(redundancy);
+    let mut bench = Bench::with(config);
+    let mut main = main_tunnel(&mut bench, Transport::Tls);
+    let pair = reserve(&mut bench, &mut main);
+    let (binding, _) = claim(&mut bench, pair, Transport::Dtls);
+    confirm(&mut bench, binding, pair.tsid);
+    let mut companion = Main {
+        binding,
+        tsid: pair.tsid,
+        sequence: 100,
+    };
+    let mut granted = |of: &mut Main, service, port| code(&ask(&mut bench, of, service, port));
+    for port in 4001..4060 {
+        assert_eq!(granted(&mut main, ddt, port), ResponseCode::SUCCESS);
+    }
+    for port in 5000..5004 {
+        let answer = granted(&mut companion, redundancy, port);
+        assert_eq!(answer, ResponseCode::SUCCESS);
+    }
+    // That is 64; those that are among them may have both.
+    let full = ResponseCode::NO_RESOURCES;
+    assert_eq!(granted(&mut companion, redundancy, 5004), full);
+    assert_eq!(granted(&mut main, ddt, 5005), full);
+    let both = granted(&mut companion, redundancy, 4059);
+    assert_eq!(both, ResponseCode::SUCCESS);
+    let both = granted(&mut main, ddt, 5003);
+    assert_eq!(both, ResponseCode::SUCCESS);
+    // And one that ends makes room.
+    let disable = ServiceType::DISABLE_REDUNDANCY;
+    let ended = granted(&mut companion, disable, 5000);
+    assert_eq!(ended, ResponseCode::SUCCESS);
+    assert_eq!(granted(&mut main, ddt, 5005), ResponseCode::SUCCESS);
 }
 
 #[test]

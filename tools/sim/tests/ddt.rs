@@ -10,125 +10,14 @@ mod common;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use common::services::{self, address, companions};
+use common::call::{Call, MS, PAIRS, is_in_force, offering, told};
+use common::services::{address, companions};
 use common::tunnel::{SECOND, up_with};
-use tsc_csm::client::{ClientConfig, Redundancy, TunnelTransport};
-use tsc_csm::server::{DownReason, Event as ServerEvent, ServerConfig, TunnelTimers};
+use tsc_csm::client::{Redundancy, TunnelTransport};
+use tsc_csm::server::{DownReason, Event as ServerEvent, TunnelTimers};
 use tsc_csm::{CompanionRole, FlowKey, InnerTransport, MAX_FLOWS, Transport};
-use tsc_sim::{
-    ClientId, Firewall, LinkConfig, PathConfig, ServerId, World, client_config, packet,
-    server_config,
-};
+use tsc_sim::{Firewall, LinkConfig, PathConfig, World, client_config, packet};
 use tsc_tpl::ServiceType;
-
-const SERVICE: ServiceType = ServiceType::ENABLE_DDT;
-/// Each stream with the datagrams beside it.
-const PAIRS: [(Transport, Transport); 2] = [
-    (Transport::Tcp, Transport::Udp),
-    (Transport::Tls, Transport::Dtls),
-];
-/// Between two packets of speech.
-const PACE: Duration = Duration::from_millis(20);
-const MS: Duration = Duration::from_millis(1);
-
-fn offering() -> ServerConfig {
-    let mut config = server_config(9);
-    config.interfaces[0].services = vec![SERVICE, ServiceType::ENABLE_REDUNDANCY];
-    config
-}
-
-/// What a client was told of the service: available, enabled.
-fn told(world: &World, client: ClientId) -> Vec<(bool, bool)> {
-    services::told(world, client, SERVICE)
-}
-
-fn is_in_force(world: &World, client: ClientId) -> bool {
-    told(world, client).last() == Some(&(true, true))
-}
-
-/// Two clients of one server, who talk to each other; only the first wants datagrams beside its stream.
-struct Call {
-    world: World,
-    server: ServerId,
-    near: ClientId,
-    far: ClientId,
-    datagrams: Transport,
-    sent: u32,
-}
-
-impl Call {
-    fn new(stream: Transport, datagrams: Transport) -> Self {
-        Self::with(17, offering(), client_config(&[stream]), datagrams)
-    }
-
-    fn with(seed: u64, server: ServerConfig, client: ClientConfig, datagrams: Transport) -> Self {
-        let mut world = World::new(seed);
-        let server = world.add_server(server);
-        let near = world.add_client(client, PathConfig::CLEAN);
-        let far = world.add_client(client_config(&[Transport::Tls]), PathConfig::CLEAN);
-        world.start(near);
-        world.start(far);
-        world.run(SECOND);
-        Self {
-            world,
-            server,
-            near,
-            far,
-            datagrams,
-            sent: 0,
-        }
-    }
-
-    fn want(&mut self, wish: TunnelTransport) {
-        self.world.set_tunnel_transport(self.near, wish).unwrap();
-    }
-
-    fn in_force(mut self) -> Self {
-        self.want(TunnelTransport::Datagram);
-        self.world.run(SECOND);
-        assert!(is_in_force(&self.world, self.near));
-        self
-    }
-
-    /// So many packets each way.
-    fn talk(&mut self, packets: u32) {
-        let near = address(&self.world, self.near);
-        let far = address(&self.world, self.far);
-        for _ in 0..packets {
-            let payload = self.sent.to_be_bytes();
-            self.sent += 1;
-            self.world.send(self.near, far, &payload);
-            self.world.send(self.far, near, &payload);
-            self.world.run(PACE);
-        }
-    }
-
-    /// The numbers of the packets that have come to a client, in order of arrival.
-    fn came(&self, client: ClientId) -> Vec<u32> {
-        let received = self.world.received(client).iter();
-        received
-            .map(|(_, payload)| u32::from_be_bytes(*payload.first_chunk().unwrap()))
-            .collect()
-    }
-
-    /// Packets that the datagram companion has carried: up and down.
-    fn beside(&self) -> (u64, u64) {
-        let carried = self.world.carried(self.near, self.datagrams);
-        (carried.up, carried.down)
-    }
-
-    /// Everything has come to both, once and in order.
-    #[track_caller]
-    fn assert_complete(&mut self) {
-        self.world.run(SECOND);
-        for client in [self.near, self.far] {
-            let came = self.came(client);
-            let wrong = (0..self.sent).zip(&came).find(|(sent, came)| sent != *came);
-            assert_eq!(wrong, None, "{client:?}");
-            assert_eq!(came.len(), usize::try_from(self.sent).unwrap());
-        }
-    }
-}
 
 #[test]
 fn a_socket_moves_to_datagrams_with_its_address_and_without_a_loss() {
@@ -202,7 +91,8 @@ fn without_the_service_everything_stays_on_the_stream() {
         call.want(TunnelTransport::Datagram);
         call.talk(20);
         call.world.run(SECOND * 600);
-        let expected: &[(bool, bool)] = if is_stream { &[(false, false)] } else { &[] };
+        // Over datagrams it is as it is wanted.
+        let expected = [(!is_stream, !is_stream)];
         assert_eq!(told(&call.world, call.near), expected, "{transport}");
         call.assert_complete();
         assert_eq!(call.world.server_stats(call.server).sessions, 2);

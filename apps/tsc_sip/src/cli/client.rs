@@ -76,6 +76,7 @@ mod tests {
     use crate::media::PlayoutDelay;
     use clap::CommandFactory;
     use std::time::Duration;
+    use tsc_tapi::TunnelTransport;
 
     #[test]
     fn the_command_line_is_consistent() {
@@ -102,6 +103,23 @@ mod tests {
     }
 
     #[test]
+    fn datagrams_beside_a_stream_are_wanted_always_or_as_needed() {
+        for (words, expected) in [
+            ("", TunnelTransport::Main),
+            (" --ddt", TunnelTransport::Datagram),
+            (" --ddt=always", TunnelTransport::Datagram),
+            (" --ddt=automatic --call echo", TunnelTransport::Automatic),
+            // What follows is another argument.
+            (" --ddt --call automatic", TunnelTransport::Datagram),
+        ] {
+            let line = format!("x --no-tunnel 127.0.0.1{words}");
+            let args = ClientArgs::try_parse_from(line.split(' ')).unwrap();
+            let services = args.options().unwrap().services;
+            assert_eq!(services.transport, expected, "{words}");
+        }
+    }
+
+    #[test]
     fn what_cannot_be_is_refused() {
         let parse = |line: &str| ClientArgs::try_parse_from(line.split(' '));
         assert!(parse("x").is_err(), "neither server nor --no-tunnel");
@@ -114,6 +132,7 @@ mod tests {
         assert!(parse("x -s a:1 --no-tunnel ::1").is_err());
         assert!(parse("x -s a:1 --playout-delay 2001").is_err());
         assert!(parse("x -s a:1 --playout-delay soon").is_err());
+        assert!(parse("x -s a:1 --ddt=never").is_err());
         let args = parse("x -s a:b").unwrap();
         let error = args.network.tunnel.builder("test").unwrap_err();
         assert!(error.to_string().starts_with("--server"), "{error}");

@@ -61,9 +61,17 @@ pub struct MediaArgs {
     pub redundancy: Redundancy,
 
     /// Have RTP carried in a datagram tunnel beside a stream (DDT): over udp beside tcp, over dtls beside tls. Where the tunnel's
-    /// server assigns DDT, and as long as datagrams pass; else on the stream.
-    #[arg(long)]
-    pub ddt: bool,
+    /// server assigns DDT, and as long as datagrams pass; else on the stream. `automatic` leaves the stream when it is bad, and only
+    /// for datagrams that turn out to be better.
+    #[arg(
+        long,
+        value_name = "always|automatic",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "always",
+        value_parser = ddt
+    )]
+    pub ddt: Option<TunnelTransport>,
 
     /// Have RTP encrypted between here and the tunnel's server, in an encrypted tunnel beside one over tcp or udp (DTTE): where that can be
     /// had, or only so. Over tls and dtls all is encrypted. Where the tunnel's server assigns DTTE.
@@ -95,11 +103,7 @@ impl MediaArgs {
         options.playout_delay = self.playout_delay;
         options.services = MediaServices {
             redundancy: self.redundancy,
-            transport: if self.ddt {
-                TunnelTransport::Datagram
-            } else {
-                TunnelTransport::Main
-            },
+            transport: self.ddt.unwrap_or_default(),
             encryption: self.encryption,
         };
         Ok(())
@@ -130,6 +134,14 @@ fn encryption(text: &str) -> Result<Encryption, &'static str> {
         "preferred" => Ok(Encryption::Preferred),
         "only" => Ok(Encryption::Only),
         _ => Err("expected off, preferred or only"),
+    }
+}
+
+fn ddt(text: &str) -> Result<TunnelTransport, &'static str> {
+    match text {
+        "always" => Ok(TunnelTransport::Datagram),
+        "automatic" => Ok(TunnelTransport::Automatic),
+        _ => Err("expected always or automatic"),
     }
 }
 

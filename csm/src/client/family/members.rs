@@ -18,6 +18,7 @@ impl Family {
     /// Carries out what one member of the family wants of another, and gathers what they tell.
     pub(super) fn settle(&mut self, now: Instant) {
         let mut down = None;
+        self.settle_judge(now);
         loop {
             self.companion_events(now);
             self.tell_addresses();

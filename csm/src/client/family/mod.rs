@@ -9,10 +9,12 @@
 //! Transports are named by epochs as with one tunnel; the highest bits of an epoch say whose it is. Only where a packet goes is
 //! asked for each: [`Family::outgoing`].
 
+mod judge;
 mod members;
 mod peers;
 mod route;
 
+use self::judge::Judge;
 pub use self::route::Outgoing;
 
 use std::collections::VecDeque;
@@ -93,6 +95,10 @@ pub struct Family {
     encrypted: Vec<IpAddr>,
     /// What sockets want of redundancy, which is asked for where their packets go; at most [`MAX_FLOWS`].
     redundancy: Vec<(FlowKey, SocketAddr, Redundancy)>,
+    /// While sockets leave it to this end which tunnel carries them.
+    judge: Option<Box<Judge>>,
+    /// Packets of all tunnels so far, in both directions.
+    passed: u64,
     events: VecDeque<Event>,
     /// When packets came that may have changed something.
     unsettled: Option<Instant>,
@@ -115,6 +121,8 @@ impl Family {
             guarded: false,
             encrypted: Vec::new(),
             redundancy: Vec::new(),
+            judge: None,
+            passed: 0,
             events: VecDeque::new(),
             unsettled: None,
             transmits: VecDeque::new(),
@@ -207,6 +215,7 @@ impl Family {
     pub fn handle_unit<'a>(&mut self, now: Instant, epoch: Epoch, unit: Unit<'a>) -> Inbound<'a> {
         // Packets change next to nothing: that has time until the owner asks.
         let is_packet = matches!(unit, Unit::Ip(_) | Unit::Redundancy(_));
+        self.passed = self.passed.wrapping_add(u64::from(is_packet));
         let place = epoch.tunnel().checked_sub(1);
         let is_stream = place.is_some_and(|place| STREAMS.contains(&place));
         let inbound = if let Unit::Redundancy(frame) = unit
@@ -273,6 +282,7 @@ impl Family {
         for companion in self.companions_mut() {
             companion.client.network_changed(now);
         }
+        self.judge_network_changed(now);
         self.settle(now);
     }
 
@@ -282,6 +292,7 @@ impl Family {
         for companion in self.companions_mut() {
             companion.client.relocate(now, None);
         }
+        self.judge_network_changed(now);
         self.settle(now);
     }
 
@@ -362,7 +373,8 @@ impl Family {
     pub fn poll_timeout(&self) -> Option<Instant> {
         let companions = self.companions.iter().flatten();
         let companions = companions.filter_map(|companion| companion.client.poll_timeout());
-        self.main.poll_timeout().into_iter().chain(companions).min()
+        let own = [self.main.poll_timeout(), self.judge_deadline()];
+        own.into_iter().flatten().chain(companions).min()
     }
 
     /// As [`Client::handle_timeout`].
@@ -375,6 +387,7 @@ impl Family {
         for companion in self.companions_mut() {
             companion.client.handle_timeout(now);
         }
+        self.judge_timeout(now);
         self.settle(now);
     }
 

@@ -52,6 +52,7 @@ impl Family {
         packet: &[u8],
         frame: &mut Vec<u8>,
     ) -> Option<Outgoing> {
+        self.passed = self.passed.wrapping_add(1);
         if self.guarded && !self.is_mains(packet) {
             return Some(self.encrypted(now, packet, frame));
         }

@@ -16,7 +16,7 @@ use tsc_tpl::{Message, ServiceType};
 
 use super::super::event::{Event, RequestError, ServiceOutcome};
 use super::super::{Client, State};
-use super::flows::{self, Flows, Wish, is_available};
+use super::flows::{self, Flows, Next, Wish, is_available};
 use crate::backoff::Backoff;
 use crate::companion::{CompanionRole, Offer};
 use crate::flow::FlowKey;
@@ -41,11 +41,46 @@ pub enum TunnelTransport {
     Main,
     /// Datagrams: beside a stream a tunnel over UDP or DTLS (DDT), while there is one that works.
     Datagram,
+    /// Whichever of the two is better for media, as measured while media passes: the stream until it is bad, and one over UDP or
+    /// DTLS that has turned out to be better.
+    Automatic,
 }
 
 impl Wish for TunnelTransport {
     fn is_wanted(self) -> bool {
         self != Self::Main
+    }
+}
+
+/// Which tunnel carries the sockets that leave it to this end.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(in super::super) enum Choice {
+    /// The main tunnel, and they need no other.
+    #[default]
+    Main,
+    /// The main tunnel, beside a companion on trial.
+    Trial,
+    /// The companion.
+    Beside,
+}
+
+impl Choice {
+    /// Whether there is to be a companion.
+    fn seeks(self, wish: TunnelTransport) -> bool {
+        match wish {
+            TunnelTransport::Main => false,
+            TunnelTransport::Datagram => true,
+            TunnelTransport::Automatic => self != Self::Main,
+        }
+    }
+
+    /// Whether it is to carry packets.
+    fn moves(self, wish: TunnelTransport) -> bool {
+        match wish {
+            TunnelTransport::Main => false,
+            TunnelTransport::Datagram => true,
+            TunnelTransport::Automatic => self == Self::Beside,
+        }
     }
 }
 
@@ -62,6 +97,9 @@ type Flow = flows::Flow<TunnelTransport, Told>;
 pub(super) struct Datagrams {
     flows: Flows<TunnelTransport, Told>,
     path: Path,
+    choice: Choice,
+    /// The main tunnel is over datagrams itself: what sockets want is so.
+    on_datagrams: bool,
     /// A companion that the family has not seen yet.
     offer: Option<Offer>,
     /// After a companion that could not be had, or was lost.
@@ -94,6 +132,8 @@ impl Default for Datagrams {
         Self {
             flows: Flows::new(ENABLE),
             path: Path::None { rests: None },
+            choice: Choice::Main,
+            on_datagrams: false,
             offer: None,
             rest: Backoff::NETWORK,
             proof: PROOFS,
@@ -105,6 +145,17 @@ impl Datagrams {
     /// Whether sockets may be on the companion.
     const fn is_usable(&self) -> bool {
         matches!(self.path, Path::Works { proves: None, .. })
+    }
+
+    /// Whether the companion carries the packets of this socket.
+    fn carries(&self, flow: &Flow) -> bool {
+        self.is_usable() && self.choice.moves(flow.wish) && flow.granted().is_some()
+    }
+
+    /// Whether any socket is to have a companion.
+    fn is_sought(&self) -> bool {
+        let mut flows = self.flows.iter();
+        flows.any(|flow| self.choice.seeks(flow.wish))
     }
 
     /// Does without a companion until something else may be tried.
@@ -140,6 +191,52 @@ impl Datagrams {
         ends.take_if(|at| *at <= now).is_some()
     }
 
+    /// A companion to be claimed. One on trial is not before the server holds it for nobody who is to stay on the stream: it would
+    /// use it as soon as it works.
+    fn take_offer(&mut self) -> Option<Offer> {
+        let choice = self.choice;
+        let stays = |flow: &Flow| !choice.moves(flow.wish) && flow.is_held();
+        if self.flows.iter().any(stays) {
+            return None;
+        }
+        self.offer.take()
+    }
+
+    /// No socket wants a companion.
+    fn without_companion(&mut self) {
+        if !matches!(self.path, Path::None { .. }) {
+            self.path = Path::None { rests: None };
+        }
+        self.offer = None;
+        if !self.flows.iter().any(Flow::is_wanted) {
+            // What the network was like is for the next sockets to find out.
+            self.path = Path::None { rests: None };
+            self.forget_failures();
+        }
+    }
+
+    /// What is to be asked for next.
+    fn next(&mut self, is_stream: bool) -> Option<Next> {
+        let (path, choice, is_usable) = (self.path, self.choice, self.is_usable());
+        let asks = |flow: &&Flow| choice.seeks(flow.wish) && !flow.is_refused();
+        let first = self.flows.iter().find(asks).map(|flow| flow.key);
+        self.flows.next(|flow| {
+            let moves = choice.moves(flow.wish);
+            let is_wanted = match path {
+                // One asks, and the others when there is a companion.
+                // What is still held was granted with a companion that is gone: it ends first.
+                Path::None { rests: None } => {
+                    is_stream && first == Some(flow.key) && flow.granted().is_none()
+                }
+                Path::None { rests: Some(_) } | Path::Doubtful => false,
+                // During a trial the server is to use the stream: whoever asked for it gives back what came with the companion.
+                Path::Opening => moves && flow.granted().is_some(),
+                Path::Works { .. } => moves && is_usable,
+            };
+            is_wanted.then_some(0)
+        })
+    }
+
     /// Grants one companion's worth: what the server offers to be claimed.
     pub(super) fn granted(&mut self, now: Instant, answer: &Message<'_>) -> ServiceOutcome {
         let Some((flow, Some(_))) = self.flows.asking() else {
@@ -167,7 +264,8 @@ impl Datagrams {
         let is_open = matches!(self.path, Path::Opening);
         let mut events = Vec::new();
         for flow in self.flows.iter_mut().filter(|flow| flow.is_wanted()) {
-            let enabled = is_usable && flow.granted().is_some();
+            let is_beside = is_usable && self.choice.moves(flow.wish) && flow.granted().is_some();
+            let enabled = is_beside || self.on_datagrams;
             let is_answered = key == Some(flow.key) && !is_open;
             let untold = flow.untold && (enabled || is_answered);
             if enabled != flow.status.enabled || untold {
@@ -211,30 +309,13 @@ impl Client {
         let main = link.map(|link| link.target.transport);
         let is_stream = main.is_none_or(Transport::is_stream);
         let datagrams = &mut tunnel.services.datagrams;
-        let is_usable = datagrams.is_usable();
-        let path = datagrams.path;
-        let may_ask = |flow: &&Flow| flow.is_wanted() && !flow.is_refused();
-        let first = datagrams.flows.iter().find(may_ask).map(|flow| flow.key);
-        let wanted = |flow: &Flow| {
-            let may = match path {
-                // One asks, and the others when there is a companion.
-                // What is still held was granted with a companion that is gone: it ends first.
-                Path::None { rests: None } => {
-                    is_stream && first == Some(flow.key) && flow.granted().is_none()
-                }
-                Path::None { rests: Some(_) } | Path::Doubtful => false,
-                Path::Opening => flow.granted().is_some(),
-                Path::Works { .. } => is_usable,
-            };
-            (may && flow.is_wanted()).then_some(0)
-        };
-        let next = datagrams.flows.next(wanted);
-        if !datagrams.flows.iter().any(Flow::is_wanted) {
-            // What the network was like is for the next sockets to find out.
-            datagrams.path = Path::None { rests: None };
-            datagrams.offer = None;
-            datagrams.forget_failures();
+        if let Some(main) = main {
+            datagrams.on_datagrams = !main.is_stream();
         }
+        if !datagrams.is_sought() {
+            datagrams.without_companion();
+        }
+        let next = datagrams.next(is_stream);
         let events = datagrams.news(None, true);
         self.events.extend(events);
         let Some(next) = next else {
@@ -295,8 +376,28 @@ impl Client {
     /// A companion to be claimed.
     pub(in super::super) fn take_offer(&mut self) -> Option<Offer> {
         match &mut self.state {
-            State::Up(tunnel) => tunnel.services.datagrams.offer.take(),
+            State::Up(tunnel) => tunnel.services.datagrams.take_offer(),
             State::Idle | State::Connecting(_) | State::Down => None,
+        }
+    }
+
+    /// Whether there is a companion that sockets may be on.
+    pub(in super::super) fn has_companion(&self) -> bool {
+        match &self.state {
+            State::Up(tunnel) => tunnel.services.datagrams.is_usable(),
+            State::Idle | State::Connecting(_) | State::Down => false,
+        }
+    }
+
+    /// What did not pass on one network may on another.
+    pub(in super::super) fn datagrams_network_changed(&mut self, now: Instant) {
+        if let State::Up(tunnel) = &mut self.state {
+            let datagrams = &mut tunnel.services.datagrams;
+            datagrams.forget_failures();
+            if let Path::None { rests } = &mut datagrams.path {
+                *rests = None;
+            }
+            self.settle_datagrams(now);
         }
     }
 
@@ -305,8 +406,7 @@ impl Client {
         match &self.state {
             State::Up(tunnel) => {
                 let datagrams = &tunnel.services.datagrams;
-                let is_wanted = datagrams.flows.iter().any(Flow::is_wanted);
-                is_wanted && !matches!(datagrams.path, Path::None { .. })
+                datagrams.is_sought() && !matches!(datagrams.path, Path::None { .. })
             }
             State::Idle | State::Connecting(_) | State::Down => false,
         }
@@ -367,7 +467,31 @@ impl Client {
             return false;
         };
         let datagrams = &tunnel.services.datagrams;
-        let flow = datagrams.flows.find(key).filter(|_| datagrams.is_usable());
-        flow.is_some_and(|flow| flow.is_wanted() && flow.granted().is_some())
+        let flow = datagrams.flows.find(key);
+        flow.is_some_and(|flow| datagrams.carries(flow))
+    }
+
+    /// The sockets that leave it to this end which tunnel carries them, where there is a choice.
+    pub(in super::super) fn undecided(&self) -> impl Iterator<Item = FlowKey> {
+        let tunnel = match &self.state {
+            State::Up(tunnel) => Some(tunnel),
+            State::Idle | State::Connecting(_) | State::Down => None,
+        };
+        let datagrams = tunnel.map(|tunnel| &tunnel.services.datagrams);
+        let datagrams = datagrams.filter(|datagrams| !datagrams.on_datagrams);
+        let flows = datagrams
+            .into_iter()
+            .flat_map(|datagrams| datagrams.flows.iter());
+        flows
+            .filter(|flow| flow.wish == TunnelTransport::Automatic && !flow.is_refused())
+            .map(|flow| flow.key)
+    }
+
+    /// Decides which tunnel carries those.
+    pub(in super::super) fn choose(&mut self, now: Instant, choice: Choice) {
+        if let State::Up(tunnel) = &mut self.state {
+            tunnel.services.datagrams.choice = choice;
+            self.settle_datagrams(now);
+        }
     }
 }

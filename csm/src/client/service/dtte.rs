@@ -248,8 +248,9 @@ impl Encrypted {
             // What is still held was granted with a companion that is gone: it ends first.
             Path::None { rests: None } => first == Some(flow.key) && flow.granted().is_none(),
             Path::None { rests: Some(_) } => false,
-            Path::Opening => flow.granted().is_some(),
-            Path::Works { .. } | Path::Lost { .. } => true,
+            // The server takes a request for a companion that it has not heard of as the wish for another.
+            Path::Opening | Path::Lost { .. } => flow.granted().is_some(),
+            Path::Works { .. } => true,
         };
         (may && needs(flow)).then_some(0)
     }

@@ -102,6 +102,11 @@ impl<W: Wish, S> Flow<W, S> {
         }
     }
 
+    /// Whether the server holds the service for this socket, or may.
+    pub(super) fn is_held(&self) -> bool {
+        self.held != Held::Nothing
+    }
+
     /// Whether the server has said no, and nothing has changed since.
     pub(super) const fn is_refused(&self) -> bool {
         self.refused
@@ -143,7 +148,7 @@ impl<W: Wish, S: Default> Flows<W, S> {
 
     /// Whether the server holds the service for any socket, or may.
     pub(super) fn is_in_force(&self) -> bool {
-        self.entries.iter().any(|flow| flow.held != Held::Nothing)
+        self.entries.iter().any(Flow::is_held)
     }
 
     /// The request under way: whose, and for how much.

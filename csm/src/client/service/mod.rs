@@ -17,6 +17,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use tsc_tpl::{CmType, ControlMessage, Message, MessageError, ResponseCode, ServiceType, Tlv};
 
+pub(super) use self::ddt::Choice;
 use self::ddt::Datagrams;
 pub use self::ddt::TunnelTransport;
 use self::dtte::Encrypted;

@@ -11,7 +11,6 @@ use tsc_tpl::{Message, ResponseCode, ServerEndpoint, ServiceType};
 use super::super::Server;
 use super::super::arena::Key;
 use super::super::event::Event;
-use super::super::session::Session;
 use super::{Answer, Served, Services};
 use crate::companion::CompanionRole;
 use crate::flow::FlowKey;
@@ -129,11 +128,7 @@ impl Server {
             .get(key)
             .ok_or(ResponseCode::SERVICE_UNAVAILABLE)?;
         let id = session.id;
-        let has_room = |session: &Session| {
-            let services = session.services.as_ref();
-            services.is_none_or(|services| services.has_room_for(flow))
-        };
-        if !has_room(session) {
+        if !self.has_room_for(key, flow) {
             return Err(ResponseCode::NO_RESOURCES);
         }
         let binding = session.binding.and_then(|id| self.bindings.get(id.key()));

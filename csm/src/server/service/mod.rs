@@ -105,12 +105,10 @@ impl Services {
             && peers.is_none()
     }
 
-    /// Whether one more socket may have a service: all of them together name 64 at most (spec 7).
-    fn has_room_for(&self, flow: FlowKey) -> bool {
+    /// The sockets that have a service.
+    fn flows(&self) -> impl Iterator<Item = FlowKey> {
         let redundancy = self.redundancy.iter().flat_map(Redundancy::flows);
-        let beside = self.beside().flat_map(Beside::flows);
-        let known: BTreeSet<FlowKey> = redundancy.chain(beside).collect();
-        known.len() < MAX_FLOWS || known.contains(&flow)
+        redundancy.chain(self.beside().flat_map(Beside::flows))
     }
 
     /// For Active_Services: what stays in force over a resume.
@@ -176,6 +174,18 @@ impl Services {
 }
 
 impl Server {
+    /// Whether one more socket may have a service: a main tunnel and its companions together name 64 at most (spec 7).
+    fn has_room_for(&self, key: Key, flow: FlowKey) -> bool {
+        let services = |key: Key| self.sessions.get(key)?.services.as_ref();
+        let membership = self.sessions.get(key).and_then(|session| session.main);
+        let main = services(membership.map_or(key, |membership| membership.main));
+        let companions = main.into_iter().flat_map(|main| main.family.all_claimed());
+        let companions = companions.filter_map(services);
+        let all = main.into_iter().chain(companions);
+        let known: BTreeSet<FlowKey> = all.flat_map(|services| services.flows()).collect();
+        known.len() < MAX_FLOWS || known.contains(&flow)
+    }
+
     /// A request for a service, or to end one: executed once, and answered to every repeat (spec 4).
     pub(super) fn service(
         &mut self,

@@ -142,9 +142,7 @@ impl Server {
             .ok_or(ResponseCode::MALFORMED)?
             .value();
         let wanted = wanted.min(MAX_COPIES);
-        let session = self.sessions.get(key);
-        let services = session.and_then(|session| session.services.as_ref());
-        if !services.is_none_or(|services| services.has_room_for(flow)) {
+        if !self.has_room_for(key, flow) {
             return Err(ResponseCode::NO_RESOURCES);
         }
         let (granted, offered) = if self.has_datagrams(key) {

@@ -4,6 +4,7 @@
 #![allow(dead_code, reason = "each test file uses its own part")]
 
 pub(crate) mod asking;
+pub(crate) mod call;
 pub(crate) mod services;
 pub(crate) mod tunnel;
 

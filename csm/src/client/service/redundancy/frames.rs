@@ -314,23 +314,10 @@ impl Client {
 
     /// Asks for the server's figures by a Keepalive that is for nothing else: lost or not, it says nothing about the transport.
     fn ask_report(&mut self) {
-        let sequence = self.next_sequence;
-        let State::Up(tunnel) = &mut self.state else {
-            return;
-        };
-        let Some(link) = tunnel
-            .link
-            .as_ref()
-            .filter(|_| tunnel.release_until.is_none())
-        else {
-            return;
-        };
-        let epoch = link.epoch;
-        if let Some(bytes) = crate::wire::keepalive(tunnel.assignment.tsid, sequence) {
+        let sent = self.send_aside();
+        if let (Some((_, sequence)), State::Up(tunnel)) = (sent, &mut self.state) {
             tunnel.last_report = Some(sequence);
-            self.next_sequence = sequence.next();
             self.stats.reports += 1;
-            self.transmit(epoch, bytes);
         }
     }
 }
