@@ -17,6 +17,7 @@ use tsc_eip::{Event, Stack, TcpHandle, TcpListenHandle, UdpHandle};
 use crate::{
     error::SocketError,
     notification::Notification,
+    peers::PeerCounts,
     routed::Routed,
     services::Wishes,
     tcp::Stream,
@@ -58,6 +59,8 @@ pub(crate) struct State {
     pub(crate) routed: Routed,
     /// What sockets want of the services.
     pub(crate) wishes: Wishes,
+    /// What has gone without the server.
+    pub(crate) peer_counts: PeerCounts,
     /// The next packet to send is one of those, if there is one.
     routed_next: bool,
     /// Bounded: at most one of each kind waits.
@@ -86,6 +89,7 @@ impl Shared {
                 listeners: HashMap::new(),
                 routed: Routed::default(),
                 wishes: Wishes::default(),
+                peer_counts: PeerCounts::default(),
                 routed_next: false,
                 commands: Vec::new(),
                 marked: false,

@@ -16,7 +16,7 @@ use crate::{
     dialog::Dialog,
     endpoint::{IncomingRequest, PendingRequest, RequestError},
     media::MediaStream,
-    net::{InnerNet, InnerSocket, MediaServices, bind_media_pair},
+    net::{InnerNet, InnerSocket, MediaServices, bind_media_pair, set_services},
     random::{OsRandom, Random},
     report::Role,
     sdp::{self, Agreed, Description},
@@ -243,7 +243,7 @@ impl Established {
         access: &Access<N>,
     ) -> io::Result<(N::Socket, N::Socket)> {
         let sockets = bind_media_pair(&*access.net, access.ip).await?;
-        sockets.0.set_services(self.services)?;
+        set_services(&sockets, self.services)?;
         self.local = (sockets.0.local_addr()?, sockets.1.local_addr()?);
         Ok(sockets)
     }

@@ -8,7 +8,7 @@ use std::{
 
 use tsc_tapi::{Notification, TcpListener, TcpStream, Tunnel, TunnelConfig, UdpSocket};
 
-use super::{InnerListener, InnerNet, InnerSocket, MediaServices};
+use super::{DirectPackets, InnerListener, InnerNet, InnerSocket, MediaServices};
 
 impl InnerNet for Tunnel {
     type Socket = UdpSocket;
@@ -72,7 +72,16 @@ impl InnerSocket for UdpSocket {
 
     fn set_services(&self, services: MediaServices) -> io::Result<()> {
         self.set_redundancy(services.redundancy)?;
-        self.set_tunnel_transport(services.transport)
+        self.set_tunnel_transport(services.transport)?;
+        self.set_peer(services.peer)
+    }
+
+    fn direct(&self) -> DirectPackets {
+        let packets = self.peer_packets();
+        DirectPackets {
+            sent: packets.sent,
+            received: packets.received,
+        }
     }
 }
 
