@@ -66,6 +66,7 @@ pub use linger::MAX_LINGERING;
 pub use lookup::{LOOKUP_TIME, MAX_ADDRESSES};
 pub use memory::{MAX_REMEMBERED, PathMemory};
 pub use notification::{NOTIFICATION_BACKLOG, Notification, Notifications};
+pub use peers::PeerPackets;
 pub use routed::{MAX_BATCH, MAX_ROUTED_PACKETS, PacketBatch, PacketSocket, PacketStats};
 pub use server::{DEFAULT_PORT, ParseServerError, Server};
 pub use services::Service;

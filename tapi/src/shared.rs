@@ -18,6 +18,7 @@ use crate::{
     encryption::Encrypted,
     error::SocketError,
     notification::Notification,
+    peers::PeerCounts,
     routed::Routed,
     services::Wishes,
     tcp::Stream,
@@ -61,6 +62,8 @@ pub(crate) struct State {
     pub(crate) wishes: Wishes,
     /// Sockets that are to be encrypted.
     pub(crate) encrypted: Encrypted,
+    /// What has gone without the server.
+    pub(crate) peer_counts: PeerCounts,
     /// The next packet to send is one of those, if there is one.
     routed_next: bool,
     /// Bounded: at most one of each kind waits.
@@ -90,6 +93,7 @@ impl Shared {
                 routed: Routed::default(),
                 wishes: Wishes::default(),
                 encrypted: Encrypted::default(),
+                peer_counts: PeerCounts::default(),
                 routed_next: false,
                 commands: Vec::new(),
                 marked: false,

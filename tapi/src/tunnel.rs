@@ -23,6 +23,7 @@ use crate::{
     linger::{self, Key, Lingering},
     lookup,
     notification::{Notification, Notifications},
+    peers::PeerPackets,
     routed::{self, PacketSocket},
     server::Server,
     shared::{Command, Shared},
@@ -207,6 +208,13 @@ impl Tunnel {
     #[must_use]
     pub fn notifications(&self) -> Notifications {
         Notifications::new(self.shared.subscribe())
+    }
+
+    /// Inner packets that went to other clients of the server, and came from them, over peer tunnels since this tunnel is up:
+    /// of all sockets, and of peer tunnels that are over too.
+    #[must_use]
+    pub fn peer_packets(&self) -> PeerPackets {
+        self.shared.lock().peer_counts.all()
     }
 
     /// Why the tunnel is over; `None` while it lives.

@@ -24,7 +24,7 @@ use tsc_eip::{
 
 use crate::{
     error::SocketError,
-    peers,
+    peers::{self, PeerPackets},
     services::{What, Wish},
     shared::{Shared, State},
 };
@@ -58,6 +58,7 @@ impl UdpSocket {
             .map_err(|error| bind_error(&error, address))?;
         let local = state.stack.udp_local_addr(handle).unwrap_or(address);
         let readable = state.add_reader(handle);
+        state.peer_counts.add_socket(local.port());
         drop(state);
         Ok(Self {
             shared: Arc::clone(shared),
@@ -441,6 +442,14 @@ impl UdpSocket {
         self.want(What::Peer(wanted))
     }
 
+    /// The packets of this socket's port that went to peers, and came from them, without the server since it was bound; whoever
+    /// of both asked for that. All others went over the server.
+    #[must_use]
+    pub fn peer_packets(&self) -> PeerPackets {
+        let state = self.shared.lock();
+        state.peer_counts.of_port(self.local.port())
+    }
+
     /// What redundancy does for this socket; nothing of it before it was asked for.
     ///
     /// # Errors
@@ -505,6 +514,7 @@ impl Drop for UdpSocket {
                 drop(state.wishes.set(Wish { key, local, what }));
             }
             state.encrypt(key, self.handle, Encryption::Default);
+            state.peer_counts.remove_socket(local.port());
             state.remove_socket(self.handle);
         });
     }

@@ -16,7 +16,9 @@ use crate::{
     dialog::Dialog,
     endpoint::{IncomingRequest, PendingRequest, RequestError},
     media::MediaStream,
-    net::{InnerNet, InnerSocket, MediaServices, bind_media_pair, encrypt_both},
+    net::{
+        InnerNet, InnerSocket, MediaServices, bind_media_pair, encrypt_both, set_services,
+    },
     random::{OsRandom, Random},
     report::Role,
     sdp::{self, Agreed, Description},
@@ -243,7 +245,7 @@ impl Established {
         access: &Access<N>,
     ) -> io::Result<(N::Socket, N::Socket)> {
         let sockets = bind_media_pair(&*access.net, access.ip).await?;
-        sockets.0.set_services(self.services)?;
+        set_services(&sockets, self.services)?;
         encrypt_both(&sockets, self.services.encryption).await?;
         self.local = (sockets.0.local_addr()?, sockets.1.local_addr()?);
         Ok(sockets)

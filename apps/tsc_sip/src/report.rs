@@ -18,6 +18,7 @@ pub use transfers::{
 use crate::{
     Renewal,
     media::{Audio, Codec, MediaReport, SAMPLE_RATE, WavError},
+    net::DirectPackets,
 };
 
 /// How a program or a call ended. The numbers are the exit codes of all programs.
@@ -96,6 +97,8 @@ pub struct CallReport {
     pub jitter_ms: f64,
     /// Mean round trip by RTCP, in milliseconds.
     pub rtt_ms: Option<f64>,
+    /// Shortest round trip by RTCP, in milliseconds.
+    pub shortest_rtt_ms: Option<f64>,
     /// Mean time that packets waited to be played, in milliseconds.
     pub playout_ms: Option<f64>,
     /// Estimated mean opinion score (G.107) of what was heard; absent if there was no media.
@@ -106,6 +109,10 @@ pub struct CallReport {
     pub remote_jitter_ms: Option<f64>,
     /// Packets dropped as not belonging to the call.
     pub ignored: u64,
+    /// RTP packets that went without the tunnel server, by a peer tunnel; all others went over it. Absent where none did and none
+    /// was to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub direct: Option<DirectPackets>,
     /// Where the recording is.
     pub recording: Option<PathBuf>,
     /// G.711 payload that was sent.
@@ -163,11 +170,13 @@ impl CallReport {
             reordered: 0,
             jitter_ms: 0.0,
             rtt_ms: None,
+            shortest_rtt_ms: None,
             playout_ms: None,
             mos: None,
             remote_lost: None,
             remote_jitter_ms: None,
             ignored: 0,
+            direct: None,
             recording: None,
             played: Vec::new(),
             heard: Vec::new(),
@@ -191,6 +200,7 @@ impl CallReport {
         self.reordered = media.reordered;
         self.jitter_ms = millis(media.jitter);
         self.rtt_ms = media.rtt.map(millis);
+        self.shortest_rtt_ms = media.shortest_rtt.map(millis);
         self.playout_ms = Some(millis(media.playout_delay));
         self.mos = Some((media.mos * 100.0).round() / 100.0);
         self.remote_lost = media.remote.map(|remote| remote.lost);
@@ -198,6 +208,9 @@ impl CallReport {
             .remote
             .map(|remote| millis(Duration::from_secs(remote.jitter.into()) / SAMPLE_RATE));
         self.ignored = media.ignored;
+        if self.direct.is_some() || media.direct != DirectPackets::default() {
+            self.direct = Some(media.direct);
+        }
         self.played = media.played;
         self.heard = media.heard;
         self.rendered = media.rendered;
@@ -340,6 +353,17 @@ pub fn table(calls: &[CallReport]) -> String {
         );
     }
     for (at, call) in calls.iter().enumerate() {
+        if let Some(direct) = call.direct {
+            let _ = writeln!(
+                out,
+                "call {}: {} packets sent and {} received by a peer tunnel, {} and {} over the tunnel server",
+                at + 1,
+                direct.sent,
+                direct.received,
+                call.sent.saturating_sub(direct.sent),
+                call.received.saturating_sub(direct.received),
+            );
+        }
         if let Some(error) = &call.error {
             let _ = writeln!(out, "call {}: {error}", at + 1);
         }
@@ -389,6 +413,30 @@ mod tests {
         assert_eq!(
             Codec::Pcmu.encode(Audio::read(&path).unwrap().samples()),
             report.heard
+        );
+    }
+
+    #[test]
+    fn what_went_by_a_peer_tunnel_is_told_where_it_was_asked_for() {
+        let mut report = CallReport::new("id", "peer", Role::Caller);
+        (report.sent, report.received) = (200, 190);
+        assert!(!table(std::slice::from_ref(&report)).contains("peer tunnel"));
+        assert!(
+            serde_json::to_value(&report)
+                .unwrap()
+                .get("direct")
+                .is_none()
+        );
+        report.direct = Some(DirectPackets {
+            sent: 150,
+            received: 140,
+        });
+        let line = "call 1: 150 packets sent and 140 received by a peer tunnel, 50 and 50 over the tunnel server\n";
+        assert!(table(std::slice::from_ref(&report)).ends_with(line));
+        let json = serde_json::to_value(&report).unwrap();
+        assert_eq!(
+            (&json["direct"]["sent"], &json["direct"]["received"]),
+            (&150.into(), &140.into())
         );
     }
 

@@ -225,6 +225,7 @@ impl Driver {
                 });
                 let Some(mut packet) = packet else { break };
                 if let Some(way) = client.direct(now, &packet) {
+                    state.peer_counts.note_sent(&packet);
                     direct.push((way, packet));
                     continue;
                 }

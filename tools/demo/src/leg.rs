@@ -261,7 +261,7 @@ async fn calls(
 }
 
 /// What is wrong with the calls.
-fn problem(wanted: usize, calls: &[CallReport]) -> Option<String> {
+pub(crate) fn problem(wanted: usize, calls: &[CallReport]) -> Option<String> {
     if let Some(failed) = calls.iter().find(|call| call.outcome != Outcome::Ok) {
         return Some(
             failed

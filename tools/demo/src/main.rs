@@ -9,9 +9,11 @@ use std::{
 use anyhow::Context as _;
 use clap::{Parser, Subcommand, ValueEnum};
 use tsc_demo::{
+    alone,
     inner_tcp::{self, Numbers},
     lab::{Lab, LabOptions},
     leg::{self, LegOptions, LegReport},
+    peer::{self, PeerReport},
     pki::Authority,
     service::{self, ServiceReport},
 };
@@ -32,6 +34,7 @@ Examples:
   tsc-demo --record out --trace out --json   recordings, pcapng files for Wireshark, and JSON
   tsc-demo --service redundancy --duration 20
                                              what copies of packets do for a call over a network that loses 10 %
+  tsc-demo --service peer                    what it brings that media goes straight from one client to the other
   tsc-demo pki certs                         only the certificates, for a server started by hand
 
 Exit codes: 0 every leg is ok, 1 a leg failed, 2 wrong command line or surroundings.";
@@ -67,9 +70,10 @@ struct Args {
     #[arg(long, value_name = "DIR")]
     trace: Option<PathBuf>,
 
-    /// Show what a service does instead: the same call over a network that loses 10 % each way, with more and more of it.
+    /// Show what a service does instead: the same call without and with it. `redundancy`: over a network that loses 10 % each way.
+    /// `peer`: media that leaves a far tunnel server, in a network namespace of its own (root, or user namespaces).
     /// [transports: udp and dtls]
-    #[arg(long, value_name = "redundancy")]
+    #[arg(long, value_name = "redundancy|peer")]
     service: Option<Service>,
 
     /// Leave out the last leg.
@@ -90,6 +94,8 @@ struct Args {
 enum Service {
     /// Copies of packets in the datagrams that follow.
     Redundancy,
+    /// Media without the tunnel server.
+    Peer,
 }
 
 #[derive(Debug, Subcommand)]
@@ -159,6 +165,9 @@ fn demo(args: &Args) -> anyhow::Result<bool> {
     } else {
         args.transport.clone()
     };
+    if args.service == Some(Service::Peer) {
+        return show_peer(args, backend);
+    }
     let started = Instant::now();
     let lab = Lab::start(&LabOptions::default()).context("cannot start the tunnel server")?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -261,6 +270,75 @@ async fn show_redundancy(args: &Args, lab: &Lab, backend: DtlsBackendKind) -> an
         )?);
     }
     Ok(good)
+}
+
+/// Media that leaves the tunnel server.
+fn show_peer(args: &Args, backend: DtlsBackendKind) -> anyhow::Result<bool> {
+    let transports = match args.transport.as_slice() {
+        [] => vec![Transport::Udp, Transport::Dtls],
+        given => given.to_vec(),
+    };
+    anyhow::ensure!(
+        !transports.iter().any(|transport| transport.is_stream()),
+        "--service peer is for udp and dtls"
+    );
+    if !alone::is_inside() {
+        return alone::again();
+    }
+    let lab = peer::lab()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?;
+    if !args.json {
+        println(&format!(
+            "{:<9} {:<6} {:<6} {:>6} {:>8} {:>8} {:>7} {:>7} {:>5}",
+            "transport", "way", "result", "sent", "directly", "relayed", "beside", "rtt ms", "MOS"
+        ));
+    }
+    let mut calls = Vec::new();
+    for transport in transports {
+        eprintln!(
+            "two calls over {transport}, {} s each, with a tunnel server that is {} ms away ...",
+            args.duration,
+            peer::DELAY.as_millis()
+        );
+        let duration = Duration::from_secs(args.duration);
+        runtime.block_on(peer::calls(&lab, transport, backend, duration, |call| {
+            if !args.json {
+                println(&peer_line(&call));
+            }
+            calls.push(call);
+        }));
+    }
+    drop(lab.server.stop());
+    let good = calls.iter().all(|call| call.ok);
+    if args.json {
+        println(&serde_json::to_string_pretty(
+            &serde_json::json!({ "calls": calls }),
+        )?);
+    }
+    Ok(good)
+}
+
+fn peer_line(call: &PeerReport) -> String {
+    let number = |value: Option<String>| value.unwrap_or_else(|| "-".to_owned());
+    let mut line = format!(
+        "{:<9} {:<6} {:<6} {:>6} {:>8} {:>8} {:>7} {:>7} {:>5}",
+        call.transport,
+        call.way,
+        if call.ok { "ok" } else { "FAILED" },
+        call.sent,
+        call.directly,
+        call.relayed,
+        number(call.relayed_beside.map(|relayed| relayed.to_string())),
+        number(call.rtt_ms.map(|rtt| format!("{rtt:.2}"))),
+        number(call.mos.map(|mos| format!("{mos:.2}"))),
+    );
+    if let Some(error) = &call.error {
+        line.push_str("\n  ");
+        line.push_str(error);
+    }
+    line
 }
 
 fn service_line(call: &ServiceReport) -> String {

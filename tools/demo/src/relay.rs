@@ -1,4 +1,4 @@
-//! A bad network in one process: a UDP relay on loopback that loses and delays datagrams.
+//! A bad network in one process: a UDP relay beside the server that loses and delays datagrams.
 //!
 //! Which ones are lost follows from a seed, so that two runs lose alike; what that means for packets depends on what else travels.
 
@@ -95,13 +95,13 @@ impl Drop for Relay {
 }
 
 impl Relay {
-    /// Starts it on a port of loopback that the system chooses.
+    /// Starts it on a port that the system chooses, at the server's address: on loopback, or in a namespace.
     ///
     /// # Errors
     ///
     /// No socket.
     pub async fn start(server: SocketAddr, network: BadNetwork) -> io::Result<Self> {
-        let near = Arc::new(UdpSocket::bind("127.0.0.1:0").await?);
+        let near = Arc::new(UdpSocket::bind((server.ip(), 0)).await?);
         let address = near.local_addr()?;
         let counts = Arc::<Counts>::default();
         let task = tokio::spawn(serve(near, server, network, Arc::clone(&counts)));
@@ -189,7 +189,7 @@ impl Client {
         network: BadNetwork,
         counts: &Arc<Counts>,
     ) -> io::Result<Self> {
-        let far = Arc::new(UdpSocket::bind("127.0.0.1:0").await?);
+        let far = Arc::new(UdpSocket::bind((server.ip(), 0)).await?);
         let up = Line::new(Arc::clone(&far), server, network.delay);
         let mut line = Line::new(Arc::clone(near), client, network.delay);
         let mut chance = Chance::new(network.seed ^ 0x5DEE_CE66);

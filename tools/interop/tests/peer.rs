@@ -28,7 +28,7 @@ use tokio::{
     sync::oneshot,
     time::{interval, timeout},
 };
-use tsc_interop::{Egress, Lab, Namespace, isolated};
+use tsc_interop::{Egress, Lab, Namespace, Network, WireOptions, isolated};
 use tsc_tapi::{
     Notification, Notifications, PathEnd, PemSource, Roots, Server, Service, Transport, Trust,
     Tunnel, TunnelBuilder, UdpSocket,
@@ -110,7 +110,11 @@ fn connect_host(name: &str, number: u8) {
 
 /// The lab, and two hosts behind NATs, with a router between them.
 fn lab(interface: &str) -> Lab {
-    let lab = Lab::with(Egress::UserSpace, interface, "");
+    lab_on(Network::new(), interface)
+}
+
+fn lab_on(network: Network, interface: &str) -> Lab {
+    let lab = Lab::on(network, Egress::UserSpace, interface, "");
     run("sysctl -q -w net.ipv4.ip_forward=1");
     Namespace::Edge.run("ip route add 203.0.0.0/16 via 192.0.2.2");
     connect_host("left", 1);
@@ -132,6 +136,15 @@ fn cut() {
     for (from, to) in [("wan1", "wan2"), ("wan2", "wan1")] {
         run(&format!(
             "nft insert rule ip lab between iifname {from} oifname {to} drop"
+        ));
+    }
+}
+
+/// Loses so many of a hundred packets between the two NATs, at random.
+fn lose(percent: u32) {
+    for (from, to) in [("wan1", "wan2"), ("wan2", "wan1")] {
+        run(&format!(
+            "nft add rule ip lab between iifname {from} oifname {to} numgen random mod 100 < {percent} drop"
         ));
     }
 }
@@ -183,6 +196,12 @@ impl Host {
         let tunnel = self.tunnel.as_ref().unwrap();
         let address = tunnel.config().ipv4().unwrap();
         tunnel.bind_udp(SocketAddr::new(address, 0)).unwrap()
+    }
+
+    /// Releases the tunnel: dropped with its thread it might only vanish.
+    async fn leave(mut self) {
+        let tunnel = self.tunnel.take().unwrap();
+        tunnel.close(LIMIT).await.unwrap();
     }
 
     /// What is told of the service next: available, enabled.
@@ -353,8 +372,9 @@ fn a_client_that_leaves_takes_the_tunnel_with_it() {
                 Ok([203, 0, 2, 2].into())
             );
         });
-        drop((there, right));
+        drop(there);
         block_on(async {
+            right.leave().await;
             let end = left.outer().await.unwrap_err();
             // Its goodbye, or the server's word, or the end of the association.
             assert!(
@@ -366,6 +386,199 @@ fn a_client_that_leaves_takes_the_tunnel_with_it() {
             );
         });
         drop(here);
+    });
+}
+
+/// How long packets take from one end to the other: the median of so many, as both ends have the same clock.
+async fn one_way(from: &UdpSocket, to: &UdpSocket, packets: u32) -> Duration {
+    let (begun, at) = (Instant::now(), to.local_addr().unwrap());
+    let send = async {
+        let mut pace = interval(PACE);
+        for _ in 0..packets {
+            pace.tick().await;
+            let sent = u64::try_from(begun.elapsed().as_nanos()).unwrap();
+            let mut payload = [0; 172];
+            payload[..8].copy_from_slice(&sent.to_be_bytes());
+            from.send_to(&payload, at).await.unwrap();
+        }
+    };
+    let receive = async {
+        let mut delays = Vec::new();
+        let mut buffer = [0; 2000];
+        for _ in 0..packets {
+            soon(to.recv_from(&mut buffer)).await.unwrap();
+            let sent = Duration::from_nanos(u64::from_be_bytes(*buffer.first_chunk().unwrap()));
+            delays.push(begun.elapsed() - sent);
+        }
+        delays.sort_unstable();
+        delays[delays.len() / 2]
+    };
+    tokio::join!(send, receive).1
+}
+
+/// To the server and back takes a tenth of a second for either; from one to the other nothing.
+fn shorter(transport: Transport) {
+    const ROUND_TRIP: Duration = Duration::from_millis(100);
+    let (network, _wire) = Network::with_wire(WireOptions::round_trip(ROUND_TRIP));
+    let lab = lab_on(network, PEER);
+    let mut left = Host::open(&lab, "left", transport);
+    let right = Host::open(&lab, "right", transport);
+    block_on(async {
+        let (here, there) = (left.bind(), right.bind());
+        let relayed = one_way(&here, &there, 50).await;
+        here.set_peer(true).unwrap();
+        // The first packet begins it; what comes over the server is not to be measured.
+        here.send_to(&[0; 172], there.local_addr().unwrap())
+            .await
+            .unwrap();
+        soon(there.recv_from(&mut [0; 200])).await.unwrap();
+        assert_eq!(left.told().await, (true, true));
+        let direct = one_way(&here, &there, 50).await;
+        let back = one_way(&there, &here, 50).await;
+        eprintln!(
+            "{transport}: one way over the server {relayed:?}, directly {direct:?} and {back:?}"
+        );
+        // Up to the server and down from it.
+        assert!(relayed >= ROUND_TRIP, "{relayed:?}");
+        let bound = ROUND_TRIP / 5;
+        assert!(direct < bound && back < bound, "{direct:?} and {back:?}");
+        // All that was measured then went that way, as both ends have counted it.
+        let packets = here.peer_packets();
+        assert_eq!((packets.sent, packets.received), (50, 50));
+        assert_eq!(there.peer_packets().sent, 50);
+    });
+}
+
+#[test]
+fn a_peer_tunnel_takes_the_time_of_the_direct_path() {
+    isolated("a_peer_tunnel_takes_the_time_of_the_direct_path", || {
+        shorter(Transport::Udp);
+    });
+}
+
+#[test]
+fn a_protected_peer_tunnel_takes_the_time_of_the_direct_path() {
+    isolated(
+        "a_protected_peer_tunnel_takes_the_time_of_the_direct_path",
+        || shorter(Transport::Dtls),
+    );
+}
+
+/// One packet in twenty is lost everywhere: on the way to the server, and between the hosts.
+fn lossy(transport: Transport) {
+    let mut rules = WireOptions::default();
+    rules.loss = 0.05;
+    let (network, _wire) = Network::with_wire(rules);
+    let lab = lab_on(network, PEER);
+    lose(5);
+    let mut left = Host::open(&lab, "left", transport);
+    let right = Host::open(&lab, "right", transport);
+    block_on(async {
+        let (here, there) = (left.bind(), right.bind());
+        here.set_peer(true).unwrap();
+        let begun = Instant::now();
+        let speech = async {
+            let mut pace = interval(PACE);
+            loop {
+                pace.tick().await;
+                let to = there.local_addr().unwrap();
+                here.send_to(&[0; 172], to).await.unwrap();
+            }
+        };
+        // Over the server meanwhile. An attempt takes 10 s at most; were it in vain the next would begin 15 s later.
+        let outer = tokio::select! {
+            outer = left.outer() => outer,
+            () = speech => unreachable!(),
+        };
+        eprintln!("{transport}: up after {:?}", begun.elapsed());
+        assert_eq!(outer.map(|outer| outer.ip()), Ok([203, 0, 2, 2].into()));
+        // What was on its way.
+        while timeout(Duration::from_secs(1), there.recv_from(&mut [0; 200]))
+            .await
+            .is_ok()
+        {}
+        let before = here.peer_packets();
+        let (to_right, to_left) = talk(&here, &there, 500).await;
+        let after = here.peer_packets();
+        eprintln!("{transport}: {to_right} and {to_left} of 500 lost");
+        // 25 are to be expected; twice as many happen to one run in a million.
+        assert!(
+            to_right < 50 && to_left < 50,
+            "{to_right} and {to_left} lost"
+        );
+        // A Keepalive that is lost sends a few packets over the server.
+        let (sent, received) = (after.sent - before.sent, after.received - before.received);
+        assert!(
+            sent > 400 && received > 350,
+            "{sent} and {received} went directly"
+        );
+    });
+}
+
+#[test]
+fn five_percent_lost_everywhere_keep_no_peers_apart() {
+    isolated("five_percent_lost_everywhere_keep_no_peers_apart", || {
+        lossy(Transport::Udp);
+    });
+}
+
+#[test]
+fn five_percent_lost_everywhere_keep_no_protected_peers_apart() {
+    isolated(
+        "five_percent_lost_everywhere_keep_no_protected_peers_apart",
+        || lossy(Transport::Dtls),
+    );
+}
+
+/// One packet between the NATs is lost, whichever it is: the peers find each other at the first attempt.
+fn one_lost(transport: Transport) {
+    let lab = lab(PEER);
+    let mut left = Host::open(&lab, "left", transport);
+    let mut right = Host::open(&lab, "right", transport);
+    run("nft add chain ip lab loss { type filter hook forward priority 1 ; }");
+    block_on(async {
+        let (here, there) = (left.bind(), right.bind());
+        let to = there.local_addr().unwrap();
+        for (from, at) in [("wan1", "wan2"), ("wan2", "wan1")] {
+            // A client lets others ask eight times in a row.
+            for number in 0..4 {
+                run(&format!(
+                    "nft add rule ip lab loss iifname {from} oifname {at} numgen inc mod 10000 == {number} drop"
+                ));
+                let begun = Instant::now();
+                here.set_peer(true).unwrap();
+                here.send_to(&[0; 172], to).await.unwrap();
+                let up = left.outer().await;
+                let took = begun.elapsed();
+                eprintln!("{transport}: packet {number} of {from} is lost: up after {took:?}");
+                assert!(up.is_ok(), "{up:?}");
+                assert_eq!(
+                    right.outer().await.map(|outer| outer.ip()),
+                    Ok([203, 0, 1, 2].into())
+                );
+                // The search has 5 s; with more it was the second.
+                assert!(took < Duration::from_secs(6), "packet {number} of {from}");
+                // The last socket that wants it ends it, for both.
+                here.set_peer(false).unwrap();
+                assert!(left.outer().await.is_err());
+                assert!(right.outer().await.is_err());
+                run("nft flush chain ip lab loss");
+            }
+        }
+    });
+}
+
+#[test]
+fn any_one_packet_between_peers_may_be_lost() {
+    isolated("any_one_packet_between_peers_may_be_lost", || {
+        one_lost(Transport::Udp);
+    });
+}
+
+#[test]
+fn any_one_packet_between_protected_peers_may_be_lost() {
+    isolated("any_one_packet_between_protected_peers_may_be_lost", || {
+        one_lost(Transport::Dtls);
     });
 }
 

@@ -16,7 +16,6 @@ use tsc_sip::{
     net::{ConfigSummary, HostNet, RenewableTunnel},
     report::{self, Outcome, millis},
     stop::Stop,
-    ua,
 };
 use tsc_tapi::Coded;
 
@@ -64,7 +63,7 @@ async fn run(args: &ClientArgs) -> Result<ClientReport, Failure> {
     // The C SDK fills a parameter structure and calls tsc_ctrl_init(). Here a builder takes the same
     // parameters: server address, port and transport, certificates, the trace file. There is no global
     // state to initialise; a program may have as many tunnels as it likes.
-    let builder = args.network.tunnel.builder(ua::PRODUCT).map_err(usage)?;
+    let builder = args.network.builder(args.peer).map_err(usage)?;
 
     // --- Create a Tunnel ----------------------------------------------------------------------------
     // Opens the transport and exchanges the configuration: when this returns, the server has assigned our
@@ -83,7 +82,7 @@ async fn run(args: &ClientArgs) -> Result<ClientReport, Failure> {
     tracing::info!("tunnel is up: {}", ConfigSummary(&tunnel.config()));
 
     // When the server does not know the tunnel any more, or has released it, another takes its place.
-    let (tunnels, tunnel) = args.network.tunnels(tunnel);
+    let (tunnels, tunnel) = args.network.tunnels(tunnel, args.peer);
     let result = calls(tunnel, options, stop, tunnel_ms).await;
 
     // --- TEST DONE ----------------------------------------------------------------------------------

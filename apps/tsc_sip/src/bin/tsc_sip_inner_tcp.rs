@@ -12,13 +12,12 @@ use clap::Parser;
 use indicatif::ProgressDrawTarget;
 use serde::Serialize;
 use tsc_sip::{
-    cli::{InnerTcpArgs, connect_outcome},
+    cli::{InnerTcpArgs, PeerArgs, connect_outcome},
     client::{ClientOptions, ClientReport, run_client},
     net::{ConfigSummary, HostNet, RenewableTunnel},
     progress,
     report::{self, Outcome, millis},
     stop::Stop,
-    ua,
 };
 use tsc_tapi::Coded;
 
@@ -71,7 +70,7 @@ async fn run(args: &InnerTcpArgs) -> Result<ClientReport, Failure> {
     // The C SDK fills a parameter structure and calls tsc_ctrl_init(). Here a builder takes the same
     // parameters: server address, port and transport, certificates, the trace file. There is no global
     // state to initialise; a program may have as many tunnels as it likes.
-    let builder = args.network.tunnel.builder(ua::PRODUCT).map_err(usage)?;
+    let builder = args.network.builder(PeerArgs::default()).map_err(usage)?;
 
     // --- Create a Tunnel ----------------------------------------------------------------------------
     // Opens the transport and exchanges the configuration: when this returns, the server has assigned our
@@ -90,7 +89,7 @@ async fn run(args: &InnerTcpArgs) -> Result<ClientReport, Failure> {
     tracing::info!("tunnel is up: {}", ConfigSummary(&tunnel.config()));
 
     // When the server does not know the tunnel any more, or has released it, another takes its place.
-    let (tunnels, tunnel) = args.network.tunnels(tunnel);
+    let (tunnels, tunnel) = args.network.tunnels(tunnel, PeerArgs::default());
     let result = calls(tunnel, options, stop, tunnel_ms).await;
 
     // --- TEST DONE ----------------------------------------------------------------------------------

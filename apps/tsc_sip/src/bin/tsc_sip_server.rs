@@ -21,7 +21,6 @@ use tsc_sip::{
     report::{self, CallReport, Outcome, SessionReport},
     server::{Renewals, ServerError, ServerOptions, SessionReports, SipServer},
     stop::Signals,
-    ua,
 };
 use tsc_tapi::Coded;
 
@@ -58,7 +57,7 @@ async fn run(args: &ServerArgs) -> Result<(), Failure> {
 
     // --- tsc_ctrl_init() ----------------------------------------------------------------------------
     // The tunnel's parameters; see tsc_sip_client.
-    let builder = args.network.tunnel.builder(ua::PRODUCT).map_err(usage)?;
+    let builder = args.network.builder(args.peer).map_err(usage)?;
 
     // --- Create a Tunnel ----------------------------------------------------------------------------
     let tunnel = builder.connect().await.map_err(|error| {
@@ -67,7 +66,7 @@ async fn run(args: &ServerArgs) -> Result<(), Failure> {
     })?;
     tracing::info!("tunnel is up: {}", ConfigSummary(&tunnel.config()));
     // When the server does not know the tunnel any more, or has released it, another takes its place.
-    let (tunnels, tunnel) = args.network.tunnels(tunnel);
+    let (tunnels, tunnel) = args.network.tunnels(tunnel, args.peer);
     let result = serve(tunnel, options, args).await;
 
     // --- TEST DONE ----------------------------------------------------------------------------------

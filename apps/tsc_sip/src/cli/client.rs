@@ -3,7 +3,7 @@
 use clap::Parser;
 use tsc_cli::{OutputArgs, UsageError};
 
-use super::{CallArgs, EXIT_CODES, MediaArgs, NetworkArgs, SipArgs, caller};
+use super::{CallArgs, EXIT_CODES, MediaArgs, NetworkArgs, PeerArgs, SipArgs, caller};
 use crate::client::ClientOptions;
 
 /// SIP client inside a tunnel: opens a tunnel, registers, calls, plays, records, hangs up and reports.
@@ -19,6 +19,10 @@ pub struct ClientArgs {
     /// The tunnel, or none.
     #[command(flatten)]
     pub network: NetworkArgs,
+
+    /// Peer tunnels.
+    #[command(flatten)]
+    pub peer: PeerArgs,
 
     /// The SIP account.
     #[command(flatten)]
@@ -52,10 +56,13 @@ Examples:
   tsc_sip_client --server sbc.example.com:443 --ca ca.pem --password-file alice.pw
   tsc_sip_client --server 127.0.0.1:4567 --transport udp --call echo --duration 2 --json
   tsc_sip_client --server 127.0.0.1:4567 --transport dtls --ca ca.pem --calls 20 --record heard/
+  tsc_sip_client --server sbc.example.com --password-file alice.pw --call bob --peer
+                 media goes straight to bob, if he has --peer too; the last lines tell how much of it did
 
 The report, for each call (names of --json in brackets):
   time from INVITE to 200 [setup_ms]; RTP packets [sent, received, lost, late, duplicated, reordered];
-  jitter by RFC 3550 [jitter_ms]; round trip by RTCP [rtt_ms]; estimated quality by G.107, 1 to 4.41 [mos]
+  jitter by RFC 3550 [jitter_ms]; round trip by RTCP [rtt_ms]; estimated quality by G.107, 1 to 4.41 [mos];
+  with --peer how much went by a peer tunnel, and how much over the tunnel server [direct: sent, received]
 
 ";
 
@@ -66,7 +73,9 @@ impl ClientArgs {
     ///
     /// Which option cannot be carried out, and why.
     pub fn options(&self) -> Result<ClientOptions, UsageError> {
-        caller(&self.sip, &self.calls, &self.media)
+        let mut options = caller(&self.sip, &self.calls, &self.media)?;
+        options.services.peer = self.peer.peer;
+        Ok(options)
     }
 }
 
@@ -93,6 +102,9 @@ mod tests {
         assert_eq!(options.codecs, [crate::media::Codec::Pcma]);
         let fixed = PlayoutDelay::Fixed(Duration::from_millis(80));
         assert_eq!(options.playout_delay, fixed);
+        assert!(!options.services.peer);
+        let args = ClientArgs::try_parse_from("x -s a:1 --peer".split(' ')).unwrap();
+        assert!(args.options().unwrap().services.peer);
         let line = "x --no-tunnel 127.0.0.1 --playout-delay adaptive";
         let args = ClientArgs::try_parse_from(line.split(' ')).unwrap();
         assert_eq!(
@@ -130,6 +142,10 @@ mod tests {
         );
         assert!(parse("x -s a:1 --duration 0").is_err());
         assert!(parse("x -s a:1 --no-tunnel ::1").is_err());
+        assert!(
+            parse("x --no-tunnel ::1 --peer").is_err(),
+            "there are no peers"
+        );
         assert!(parse("x -s a:1 --playout-delay 2001").is_err());
         assert!(parse("x -s a:1 --playout-delay soon").is_err());
         assert!(parse("x -s a:1 --ddt=never").is_err());

@@ -23,7 +23,7 @@ pub use account::SipArgs;
 pub use calls::CallArgs;
 pub use client::ClientArgs;
 pub use inner_tcp::InnerTcpArgs;
-pub use network::{NetworkArgs, connect_outcome};
+pub use network::{NetworkArgs, PeerArgs, connect_outcome};
 pub use server::ServerArgs;
 
 use crate::{
@@ -105,6 +105,7 @@ impl MediaArgs {
             redundancy: self.redundancy,
             transport: self.ddt.unwrap_or_default(),
             encryption: self.encryption,
+            ..options.services
         };
         Ok(())
     }

@@ -8,8 +8,8 @@ use std::{
 };
 
 use clap::Args;
-use tsc_cli::TunnelArgs;
-use tsc_tapi::{ConnectError, Tunnel};
+use tsc_cli::{TunnelArgs, UsageError};
+use tsc_tapi::{ConnectError, Tunnel, TunnelBuilder};
 
 use crate::{
     net::{RenewableTunnel, Tunnels},
@@ -38,17 +38,37 @@ pub struct NetworkArgs {
     pub no_tunnel: Option<IpAddr>,
 }
 
+/// Whether media leaves the tunnel server.
+#[derive(Clone, Copy, Debug, Default, Args)]
+#[command(next_help_heading = "Tunnel")]
+pub struct PeerArgs {
+    /// Let media go to and from the other side without the tunnel server, by a peer tunnel, where both sides are its clients and both
+    /// have this option. The side that calls asks for it with its first packet; until there is a way, in one network or through
+    /// NATs, and when there is none any more, media goes over the tunnel server. That has to assign the service `peer`. The other
+    /// side learns this host's addresses.
+    #[arg(long, conflicts_with = "no_tunnel")]
+    pub peer: bool,
+}
+
 impl NetworkArgs {
+    /// The tunnel as the command line has it, which other clients may ask for a peer tunnel if so.
+    ///
+    /// # Errors
+    ///
+    /// As [`TunnelArgs::builder`].
+    pub fn builder(&self, peer: PeerArgs) -> Result<TunnelBuilder, UsageError> {
+        Ok(self.tunnel.builder(ua::PRODUCT)?.peer_tunnels(peer.peer))
+    }
+
     /// The tunnel as a network in whose place another comes when it is gone, as the command line has it.
     #[must_use]
-    pub fn tunnels(&self, first: Tunnel) -> (Tunnels, Arc<RenewableTunnel>) {
-        let args = self.tunnel.clone();
+    pub fn tunnels(&self, first: Tunnel, peer: PeerArgs) -> (Tunnels, Arc<RenewableTunnel>) {
+        let args = self.clone();
         let patience = Duration::from_secs(self.renew_timeout);
         Tunnels::new(first, patience, move |number| {
             // Certificates and tokens are read again: there may be others by now.
-            let builder = args.builder(ua::PRODUCT);
-            let builder = builder.map_err(|error| error.to_string())?;
-            Ok(match &args.trace {
+            let builder = args.builder(peer).map_err(|error| error.to_string())?;
+            Ok(match &args.tunnel.trace {
                 Some(path) => builder.trace(numbered(path, number)),
                 None => builder,
             })

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 use clap::{ArgGroup, Parser};
 use tsc_cli::{OutputArgs, UsageError};
 
-use super::{MediaArgs, NetworkArgs, account::password, writable};
+use super::{MediaArgs, NetworkArgs, PeerArgs, account::password, writable};
 use crate::{
     digest::Users,
     media::Audio,
@@ -26,6 +26,10 @@ pub struct ServerArgs {
     /// The tunnel, or none.
     #[command(flatten)]
     pub network: NetworkArgs,
+
+    /// Peer tunnels.
+    #[command(flatten)]
+    pub peer: PeerArgs,
 
     /// Port of SIP over UDP and TCP; 0 lets the network choose.
     #[arg(
@@ -144,6 +148,8 @@ reports are printed.
 Examples:
   tsc_sip_server --server sbc.example.com:443 --ca ca.pem --users users.txt --record heard/
   tsc_sip_server --server 127.0.0.1:4567 --transport udp --open-registration --callee bob=echo
+  tsc_sip_server --server sbc.example.com --users users.txt --callee bob=play --peer
+                 callers with --peer reach bob without the tunnel server
   tsc_sip_server --server sbc.example.com --users none --register-at 10.0.0.5:5060 --register-as bob --callee bob=play
 
 Exit codes:

@@ -13,7 +13,7 @@ use crate::{
     dialog::Dialog,
     media::{MediaConfig, MediaStream, SAMPLES_PER_PACKET, Source},
     mid_call::{Asked, CallEvent, Established, Moved, Party, agree},
-    net::{InnerNet, InnerSocket, bind_media_pair, encrypt_both},
+    net::{DirectPackets, InnerNet, InnerSocket, bind_media_pair, encrypt_both, set_services},
     random::{OsRandom, Random},
     report::{CallReport, Outcome, Role, millis, record},
     sdp::{Agreed, Description, PACKET_TIME},
@@ -33,6 +33,7 @@ pub(super) async fn call<N: InnerNet>(shared: &Shared<N>, number: usize) -> Call
     let callee = address_of_record(&shared.options, &shared.options.callee, access.server);
     let call_id = format!("{}@{}", OsRandom.token(), access.ip);
     let mut report = CallReport::new(&call_id, callee.to_string(), Role::Caller);
+    report.direct = shared.options.services.peer.then(DirectPackets::default);
     let made = match error {
         Some(error) => Err(error),
         None => {
@@ -69,11 +70,8 @@ async fn try_call<N: InnerNet>(
     let sockets = bind_media_pair(&*access.net, access.ip)
         .await
         .map_err(CallError::Sockets)?;
-    // Redundancy and DDT: accepted at once; the tunnel's notifications tell from when on they are in force.
-    sockets
-        .0
-        .set_services(options.services)
-        .map_err(CallError::Sockets)?;
+    // Redundancy, DDT and peer tunneling: accepted at once; the tunnel's notifications tell from when on they are in force.
+    set_services(&sockets, options.services).map_err(CallError::Sockets)?;
     // Encryption changes their addresses, which the offer names: here the call waits for it.
     encrypt_both(&sockets, options.services.encryption)
         .await

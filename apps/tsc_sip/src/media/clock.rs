@@ -13,7 +13,7 @@ use tokio::{
 
 use super::{MediaConfig, MediaReport, MediaSession};
 use crate::{
-    net::{InnerSocket, is_fatal},
+    net::{DirectPackets, InnerSocket, is_fatal},
     random::Random,
     sdp::{Agreed, PACKET_TIME},
 };
@@ -84,7 +84,11 @@ impl<S: InnerSocket> MediaClock<S> {
         let readers = readers(&shared);
         // Fails only when the runtime ends, and then nothing is left to be done.
         let _ = self.streams.send(Arc::clone(&shared)).await;
-        MediaStream { shared, readers }
+        MediaStream {
+            shared,
+            direct_before: DirectPackets::default(),
+            readers,
+        }
     }
 }
 
@@ -98,6 +102,8 @@ impl<S> Drop for MediaClock<S> {
 #[derive(Debug)]
 pub struct MediaStream<S> {
     shared: Arc<Shared<S>>,
+    /// RTP that went without the tunnel server, by sockets that others took the place of.
+    direct_before: DirectPackets,
     readers: [JoinHandle<()>; 2],
 }
 
@@ -136,6 +142,7 @@ impl<S: InnerSocket> MediaStream<S> {
 
     /// Goes on as agreed anew, by other sockets: those that there were are of no more use.
     pub fn resume(&mut self, (rtp, rtcp): (S, S), agreed: Agreed) {
+        self.direct_before += self.shared.sockets().rtp.direct();
         let sockets = Arc::new(Sockets { rtp, rtcp });
         *self
             .shared
@@ -175,7 +182,12 @@ impl<S: InnerSocket> MediaStream<S> {
     pub async fn finish(self, linger: Duration) -> MediaReport {
         self.stop().await;
         tokio::time::sleep(linger).await;
-        self.shared.session().report()
+        let mut direct = self.direct_before;
+        direct += self.shared.sockets().rtp.direct();
+        MediaReport {
+            direct,
+            ..self.shared.session().report()
+        }
     }
 }
 

@@ -15,6 +15,7 @@ use super::{
     SAMPLE_RATE, SAMPLES_PER_PACKET, SenderInfo,
 };
 use crate::{
+    net::DirectPackets,
     random::{Random, SeededRandom},
     sdp::{Agreed, PACKET_TIME},
 };
@@ -109,6 +110,8 @@ pub struct MediaReport {
     pub jitter: Duration,
     /// Mean round trip by RTCP, if a report came back.
     pub rtt: Option<Duration>,
+    /// Shortest round trip by RTCP.
+    pub shortest_rtt: Option<Duration>,
     /// Mean time from when a packet of the fastest way would have come until it was played.
     pub playout_delay: Duration,
     /// Estimated mean opinion score of what was heard (G.107): delay is half the shortest round trip plus packet time and
@@ -122,6 +125,8 @@ pub struct MediaReport {
     pub ignored: u64,
     /// Packets that the socket did not take.
     pub send_errors: u64,
+    /// Of the packets, those that went without the tunnel server. Only the sockets know: filled in by whoever has them.
+    pub direct: DirectPackets,
     /// G.711 payload that was sent, from its beginning.
     pub played: Vec<u8>,
     /// G.711 payload that arrived, placed by timestamp, gaps filled with silence. It holds late packets too:
@@ -519,6 +524,7 @@ impl MediaSession {
             reordered: stats.reordered,
             jitter: Duration::from_secs(stats.jitter.into()) / SAMPLE_RATE,
             rtt,
+            shortest_rtt: self.shortest,
             playout_delay: played.delay,
             mos: Impairments {
                 delay,
@@ -532,6 +538,7 @@ impl MediaSession {
             bye_received: self.bye_received,
             ignored: self.ignored + stats.implausible,
             send_errors: self.send_errors,
+            direct: DirectPackets::default(),
             played: std::mem::take(&mut self.sender.played),
             heard: std::mem::take(&mut self.heard.payload),
             rendered,

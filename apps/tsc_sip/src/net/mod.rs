@@ -17,6 +17,7 @@ use std::{
     time::Duration,
 };
 
+use serde::Serialize;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tsc_tapi::{Encryption, Redundancy, TunnelTransport};
 
@@ -141,6 +142,11 @@ pub trait InnerSocket: Send + Sync + 'static {
         Ok(())
     }
 
+    /// Packets of the socket that went to the other side, and came from it, without the tunnel server.
+    fn direct(&self) -> DirectPackets {
+        DirectPackets::default()
+    }
+
     /// Has the socket's packets encrypted, and waits until they are: its address is another one then. A network that cannot does
     /// nothing.
     ///
@@ -174,6 +180,34 @@ pub struct MediaServices {
     pub transport: TunnelTransport,
     /// Whether it is encrypted in a tunnel that is not.
     pub encryption: Encryption,
+    /// Whether it is to reach the other side without the tunnel server, by a peer tunnel.
+    pub peer: bool,
+}
+
+impl MediaServices {
+    /// What is asked of the tunnel for RTCP: it has to go the way of its RTP, or its round trip is that of another way.
+    pub(crate) fn rtcp(self) -> Self {
+        Self {
+            peer: self.peer,
+            ..Self::default()
+        }
+    }
+}
+
+/// Packets that went without the tunnel server.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct DirectPackets {
+    /// To the other side.
+    pub sent: u64,
+    /// From the other side.
+    pub received: u64,
+}
+
+impl std::ops::AddAssign for DirectPackets {
+    fn add_assign(&mut self, more: Self) {
+        self.sent += more.sent;
+        self.received += more.received;
+    }
 }
 
 /// Our address in a network for talking to `peer`: the first of its family.
@@ -230,6 +264,15 @@ pub async fn bind_media_pair<N: InnerNet>(
         odd.push(rtp);
     }
     Err(last_error)
+}
+
+/// Asks for the services of a stream, for both its sockets.
+pub(crate) fn set_services<S: InnerSocket>(
+    (rtp, rtcp): &(S, S),
+    services: MediaServices,
+) -> io::Result<()> {
+    rtp.set_services(services)?;
+    rtcp.set_services(services.rtcp())
 }
 
 /// Whether a socket is of no more use after this error. Others (a peer's port that is closed) pass.

@@ -9,7 +9,7 @@ use std::{
 
 use tsc_tapi::{Encryption, Notification, TcpListener, TcpStream, Tunnel, TunnelConfig, UdpSocket};
 
-use super::{InnerListener, InnerNet, InnerSocket, MediaServices};
+use super::{DirectPackets, InnerListener, InnerNet, InnerSocket, MediaServices};
 
 /// How long a call waits for an encrypted tunnel.
 const ENCRYPTION_TIME: Duration = Duration::from_secs(10);
@@ -76,7 +76,16 @@ impl InnerSocket for UdpSocket {
 
     fn set_services(&self, services: MediaServices) -> io::Result<()> {
         self.set_redundancy(services.redundancy)?;
-        self.set_tunnel_transport(services.transport)
+        self.set_tunnel_transport(services.transport)?;
+        self.set_peer(services.peer)
+    }
+
+    fn direct(&self) -> DirectPackets {
+        let packets = self.peer_packets();
+        DirectPackets {
+            sent: packets.sent,
+            received: packets.received,
+        }
     }
 
     async fn encrypt(&self, level: Encryption) -> io::Result<()> {

@@ -443,6 +443,7 @@ fn options() -> DtlsOptions {
 fn deliver(inbound: Inbound<'_>, hands: &Hands<'_>) {
     if let Inbound::Deliver(packet) = inbound {
         let mut state = hands.shared.lock();
+        state.peer_counts.note_received(&packet);
         state.stack.handle_packet(hands.now, packet.as_bytes());
     }
 }
