@@ -54,7 +54,7 @@ Examples:
   tsc_sip_client --server 127.0.0.1:4567 --transport dtls --ca ca.pem --calls 20 --record heard/
 
 The report, for each call (names of --json in brackets):
-  time from INVITE to 200 [setup_ms]; RTP packets [sent, received, lost, late, duplicated, reordered];
+  time until services were in force [services_ms]; from INVITE to 200 [setup_ms]; RTP packets [sent, received, lost, late, duplicated, reordered];
   jitter by RFC 3550 [jitter_ms]; round trip by RTCP [rtt_ms]; estimated quality by G.107, 1 to 4.41 [mos]
 
 ";

@@ -13,7 +13,7 @@ use crate::{
     dialog::Dialog,
     media::{MediaConfig, MediaStream, SAMPLES_PER_PACKET, Source},
     mid_call::{Asked, CallEvent, Established, Moved, Party, agree},
-    net::{InnerNet, InnerSocket, bind_media_pair},
+    net::{InnerNet, InnerSocket, MediaServices, bind_media_pair},
     random::{OsRandom, Random},
     report::{CallReport, Outcome, Role, millis, record},
     sdp::{Agreed, Description, PACKET_TIME},
@@ -69,11 +69,26 @@ async fn try_call<N: InnerNet>(
     let sockets = bind_media_pair(&*access.net, access.ip)
         .await
         .map_err(CallError::Sockets)?;
-    // Redundancy and DDT: accepted at once; the tunnel's notifications tell from when on they are in force.
-    sockets
-        .0
-        .set_services(options.services)
-        .map_err(CallError::Sockets)?;
+    // Redundancy and DDT: accepted at once; the tunnel's notifications tell from when on they are in force. Until then, and without
+    // them, media goes as it would have gone.
+    let asked = Instant::now();
+    let serve = access
+        .net
+        .serve(&sockets.0, options.services, options.services_timeout);
+    let in_force = tokio::select! {
+        in_force = serve => in_force.map_err(CallError::Sockets)?,
+        () = shared.stop.stopped() => return Err(CallError::Stopped),
+    };
+    report.services_ms = in_force.then(|| millis(asked.elapsed()));
+    if !in_force
+        && options.services != MediaServices::default()
+        && !options.services_timeout.is_zero()
+    {
+        tracing::warn!(
+            call = number + 1,
+            "what was asked of the tunnel is not in force"
+        );
+    }
     let local = local(&sockets).map_err(CallError::Sockets)?;
     // 62 bits, so that peers with signed numbers can read it.
     let offer = Description::offer(OsRandom.bits() >> 2, local.0, local.1, &options.codecs);
