@@ -334,10 +334,12 @@ impl Part {
     }
 
     /// What fan-out would leave if what is late on one stream, measured, said nothing about the others. Where losses come in bursts
-    /// it does, because copies are sent at the same time.
+    /// it does, because copies are sent at the same time; and listeners that wait longer when more is late make it another share.
     fn independent_streams(&self, results: &Results, digits: usize) -> String {
         let mut text = String::new();
-        if matches!(self.axis, Axis::Loss(burst) if burst > 1) {
+        let is_theory =
+            self.listener == Listener::Fixed && matches!(self.axis, Axis::Loss(1) | Axis::Delay);
+        if !is_theory {
             return text;
         }
         let plain = Column::new(Transport::Tcp, Service::Plain);
