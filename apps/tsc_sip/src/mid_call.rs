@@ -16,9 +16,7 @@ use crate::{
     dialog::Dialog,
     endpoint::{IncomingRequest, PendingRequest, RequestError},
     media::MediaStream,
-    net::{
-        InnerNet, InnerSocket, MediaServices, bind_media_pair, encrypt_both, set_services,
-    },
+    net::{InnerNet, InnerSocket, MediaServices, bind_media_pair, encrypt_both, set_services},
     random::{OsRandom, Random},
     report::Role,
     sdp::{self, Agreed, Description},

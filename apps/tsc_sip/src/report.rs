@@ -73,6 +73,9 @@ pub struct CallReport {
     pub error: Option<String>,
     /// Final SIP status of the INVITE, if one came.
     pub status: Option<u16>,
+    /// How long the caller waited before the INVITE until what it asks of its tunnel was in force, in milliseconds; absent if it
+    /// asked for nothing or did not wait, and if that was not in force in time.
+    pub services_ms: Option<f64>,
     /// From the INVITE to its 200 (to the ACK, at the callee), in milliseconds.
     pub setup_ms: Option<f64>,
     /// Length of the call, in milliseconds.
@@ -158,6 +161,7 @@ impl CallReport {
             outcome: Outcome::Ok,
             error: None,
             status: None,
+            services_ms: None,
             setup_ms: None,
             duration_ms: None,
             moves: 0,

@@ -11,11 +11,12 @@ use anyhow::Context as _;
 use serde::Serialize;
 use tsc_sip::{
     client::{ClientOptions, run_client},
+    net::MediaServices,
     report::{CallReport, Outcome, millis},
     server::{ServerOptions, SipServer},
     stop::Stop,
 };
-use tsc_tapi::{CloseError, DtlsBackendKind, Redundancy, Server, Transport, Tunnel, TunnelBuilder};
+use tsc_tapi::{CloseError, DtlsBackendKind, Server, Transport, Tunnel, TunnelBuilder};
 
 use crate::{
     inner_tcp::Facts,
@@ -25,6 +26,9 @@ use crate::{
 
 /// How long tunnels and calls may take to end.
 pub(crate) const GOODBYE: Duration = Duration::from_secs(5);
+
+/// How long a service may take to be in force.
+const SERVICES: Duration = Duration::from_secs(10);
 
 /// What a leg is to be.
 #[derive(Clone, Debug)]
@@ -41,9 +45,9 @@ pub struct LegOptions {
     pub record: Option<PathBuf>,
     /// Directory for capture files of both clients.
     pub trace: Option<PathBuf>,
-    /// How the caller's media is protected against loss.
-    pub redundancy: Redundancy,
-    /// What the caller's tunnel goes over, if not loopback alone. UDP and DTLS only.
+    /// What the caller asks of its tunnel for its media; calls begin when it is in force.
+    pub services: MediaServices,
+    /// What the caller's tunnel goes over, if not loopback alone.
     pub network: Option<BadNetwork>,
 }
 
@@ -79,9 +83,12 @@ pub struct LegReport {
     pub rtt_ms: Option<f64>,
     /// Estimated mean opinion score (G.107): the least of both sides.
     pub mos: Option<f64>,
-    /// Bytes of the caller's tunnel that a bad network was given, with the headers of UDP and IP.
+    /// Bytes of the caller's tunnels that a bad network was given, with headers from IP on.
     #[serde(skip)]
     pub wire_bytes: u64,
+    /// Those of them that were datagrams'.
+    #[serde(skip)]
+    pub datagram_bytes: u64,
     /// What there was beside RTP, on the leg that has it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub inner_tcp: Option<Facts>,
@@ -109,6 +116,7 @@ impl LegReport {
             rtt_ms: None,
             mos: None,
             wire_bytes: 0,
+            datagram_bytes: 0,
             inner_tcp: None,
             calls: Vec::new(),
         }
@@ -226,7 +234,7 @@ async fn calls(
             let server = server.context("not served")?;
             let port = server.port().context("no port")?;
             let address = SocketAddr::new(server.host().parse()?, port);
-            Some(Relay::start(address, network).await?)
+            Some(Relay::start_both(address, network).await?)
         }
     };
     let caller_net = match &relay {
@@ -239,7 +247,8 @@ async fn calls(
     caller.calls = options.calls;
     caller.duration = options.duration;
     caller.record.clone_from(&options.record);
-    caller.services.redundancy = options.redundancy;
+    caller.services = options.services;
+    caller.services_timeout = SERVICES;
     let client = run_client(Arc::clone(&caller_net), caller, Stop::never()).await?;
 
     let mut calls = client.calls;
@@ -252,7 +261,8 @@ async fn calls(
         calls.extend(report.context("the SIP server does not report")?);
     }
     if let Some(relay) = &relay {
-        report.wire_bytes = relay.passed().on_wire();
+        report.datagram_bytes = relay.passed().on_wire();
+        report.wire_bytes = report.datagram_bytes + relay.stream_bytes();
     }
     server.stop(GOODBYE).await?;
     close(caller_net, "the caller", relay.is_some()).await?;

@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::Context as _;
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{Parser, Subcommand};
 use tsc_demo::{
     alone,
     inner_tcp::{self, Numbers},
@@ -15,9 +15,10 @@ use tsc_demo::{
     leg::{self, LegOptions, LegReport},
     peer::{self, PeerReport},
     pki::Authority,
-    service::{self, ServiceReport},
+    service::{self, Service, ServiceReport},
 };
-use tsc_tapi::{DtlsBackendKind, Redundancy, Transport};
+use tsc_sip::net::MediaServices;
+use tsc_tapi::{DtlsBackendKind, Transport};
 
 const AFTER_HELP: &str = "\
 What happens: the demo makes a certificate authority and certificates of its own, starts a tunnel server on
@@ -34,6 +35,8 @@ Examples:
   tsc-demo --record out --trace out --json   recordings, pcapng files for Wireshark, and JSON
   tsc-demo --service redundancy --duration 20
                                              what copies of packets do for a call over a network that loses 10 %
+  tsc-demo --service redundancy -t tcp       the same over two and three connections
+  tsc-demo --service ddt                     what media gains that leaves a stream for datagrams beside it
   tsc-demo --service peer                    what it brings that media goes straight from one client to the other
   tsc-demo pki certs                         only the certificates, for a server started by hand
 
@@ -70,11 +73,11 @@ struct Args {
     #[arg(long, value_name = "DIR")]
     trace: Option<PathBuf>,
 
-    /// Show what a service does instead: the same call without and with it. `redundancy`: over a network that loses 10 % each way.
-    /// `peer`: media that leaves a far tunnel server, in a network namespace of its own (root, or user namespaces).
-    /// [transports: udp and dtls]
-    #[arg(long, value_name = "redundancy|peer")]
-    service: Option<Service>,
+    /// Show what a service does instead: the same call over a network that loses 10 % each way, with more and more of it; `peer`: media
+    /// that leaves a far tunnel server, in a network namespace of its own (root, or user namespaces).
+    /// [default transports: udp and dtls for redundancy and peer, tcp and tls for ddt]
+    #[arg(long, value_name = "redundancy|ddt|peer", value_parser = shown)]
+    service: Option<Shown>,
 
     /// Leave out the last leg.
     #[arg(long)]
@@ -89,11 +92,11 @@ struct Args {
     log_level: String,
 }
 
-/// A service that can be shown.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Service {
-    /// Copies of packets in the datagrams that follow.
-    Redundancy,
+/// What can be shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Shown {
+    /// A service that mends what a bad network does.
+    Mending(Service),
     /// Media without the tunnel server.
     Peer,
 }
@@ -112,6 +115,17 @@ fn transport(text: &str) -> Result<Transport, String> {
         .into_iter()
         .find(|transport| transport.to_string() == text)
         .ok_or_else(|| "expected tcp, tls, udp or dtls".to_owned())
+}
+
+fn shown(text: &str) -> Result<Shown, String> {
+    if text == "peer" {
+        return Ok(Shown::Peer);
+    }
+    Service::ALL
+        .into_iter()
+        .find(|service| service.to_string() == text)
+        .map(Shown::Mending)
+        .ok_or_else(|| "expected redundancy, ddt or peer".to_owned())
 }
 
 fn main() -> ExitCode {
@@ -165,7 +179,7 @@ fn demo(args: &Args) -> anyhow::Result<bool> {
     } else {
         args.transport.clone()
     };
-    if args.service == Some(Service::Peer) {
+    if args.service == Some(Shown::Peer) {
         return show_peer(args, backend);
     }
     let started = Instant::now();
@@ -173,8 +187,8 @@ fn demo(args: &Args) -> anyhow::Result<bool> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?;
-    if args.service == Some(Service::Redundancy) {
-        let good = runtime.block_on(show_redundancy(args, &lab, backend));
+    if let Some(Shown::Mending(service)) = args.service {
+        let good = runtime.block_on(show(service, args, &lab, backend));
         drop(lab.server.stop());
         return good;
     }
@@ -189,7 +203,7 @@ fn demo(args: &Args) -> anyhow::Result<bool> {
         duration: Some(Duration::from_secs(args.duration)),
         record: args.record.as_ref().map(|record| record.join(directory)),
         trace: args.trace.clone(),
-        redundancy: Redundancy::Off,
+        services: MediaServices::default(),
         network: None,
     };
     let mut done = |leg: LegReport| {
@@ -232,30 +246,44 @@ fn demo(args: &Args) -> anyhow::Result<bool> {
     Ok(good == legs.len())
 }
 
-async fn show_redundancy(args: &Args, lab: &Lab, backend: DtlsBackendKind) -> anyhow::Result<bool> {
+async fn show(
+    service: Service,
+    args: &Args,
+    lab: &Lab,
+    backend: DtlsBackendKind,
+) -> anyhow::Result<bool> {
     let transports = match args.transport.as_slice() {
-        [] => vec![Transport::Udp, Transport::Dtls],
+        [] => service.transports().to_vec(),
         given => given.to_vec(),
     };
-    anyhow::ensure!(
-        !transports.iter().any(|transport| transport.is_stream()),
-        "--service redundancy is for udp and dtls"
-    );
+    if let Some(other) = transports.iter().find(|one| !service.is_for(**one)) {
+        anyhow::bail!("--service {service} does nothing over {other}");
+    }
     if !args.json {
         println(&format!(
-            "{:<9} {:<11} {:<6} {:>6} {:>7} {:>5} {:>17}",
-            "transport", "redundancy", "result", "sent", "lost %", "MOS", "bytes per packet"
+            "{:<9} {:<13} {:<6} {:>11} {:>6} {:>6} {:>6} {:>5} {:>12} {:>11}",
+            "transport",
+            "with",
+            "result",
+            "in force ms",
+            "sent",
+            "lost %",
+            "late %",
+            "MOS",
+            "bytes/packet",
+            "datagrams %"
         ));
     }
     let mut calls = Vec::new();
     for transport in transports {
         eprintln!(
-            "four calls over {transport}, {} s each, over a network that loses {:.0} % each way ...",
+            "{} calls over {transport}, {} s each, over a network that loses {:.0} % each way ...",
+            service.steps(transport).len(),
             args.duration,
             service::NETWORK.loss * 100.0
         );
         let duration = Duration::from_secs(args.duration);
-        service::redundancy(lab, transport, backend, duration, |call| {
+        service::show(lab, service, transport, backend, duration, |call| {
             if !args.json {
                 println(&service_line(&call));
             }
@@ -342,17 +370,21 @@ fn peer_line(call: &PeerReport) -> String {
 }
 
 fn service_line(call: &ServiceReport) -> String {
-    let mos = call
-        .mos
-        .map_or_else(|| "-".to_owned(), |mos| format!("{mos:.2}"));
+    let number = |value: Option<f64>, digits: usize| {
+        value.map_or_else(|| "-".to_owned(), |value| format!("{value:.digits$}"))
+    };
     let mut line = format!(
-        "{:<9} {:<11} {:<6} {:>6} {:>7.2} {mos:>5} {:>17.0}",
+        "{:<9} {:<13} {:<6} {:>11} {:>6} {:>6.2} {:>6.2} {:>5} {:>12.0} {:>11.0}",
         call.transport,
-        call.redundancy,
+        call.with,
         if call.ok { "ok" } else { "FAILED" },
+        number(call.services_ms, 0),
         call.sent,
         call.lost_percent,
+        call.late_percent,
+        number(call.mos, 2),
         call.bytes_per_packet,
+        call.datagrams_percent,
     );
     if let Some(error) = &call.error {
         line.push_str("\n  ");

@@ -1,10 +1,16 @@
 //! What a service does for a call: the same call over the same bad network, with more and more of it.
+//!
+//! A service is a variant of [`Service`] and its steps. Peer tunneling is none of them: peers are never looked for on loopback, and the
+//! demo asks for no other network (`tools/interop/tests/peer.rs` makes some).
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
-use serde::Serialize;
-use tsc_sip::report::{CallReport, Role};
-use tsc_tapi::{DtlsBackendKind, Redundancy, Transport};
+use serde::{Serialize, Serializer};
+use tsc_sip::{
+    net::MediaServices,
+    report::{CallReport, Role},
+};
+use tsc_tapi::{DtlsBackendKind, Redundancy, Transport, TunnelTransport};
 
 use crate::{
     lab::Lab,
@@ -22,46 +28,173 @@ pub const NETWORK: BadNetwork = BadNetwork {
 
 /// More packets than these, of a hundred, may not be missing with two copies.
 const MOST_LOST: f64 = 1.0;
+/// At least so much of all bytes, in percent, must go beside the stream with DDT. The main tunnel has its handshake and signalling.
+const LEAST_BESIDE: f64 = 50.0;
 
-/// With what calls are made.
-const STEPS: [(&str, Redundancy); 4] = [
-    ("none", Redundancy::Off),
-    ("1 copy", Redundancy::Copies(1)),
-    ("2 copies", Redundancy::Copies(2)),
-    ("adaptive", Redundancy::Adaptive { most: 2 }),
-];
+/// A service that can be shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Service {
+    /// Each packet more than once: in the datagrams that follow, or over further streams.
+    Redundancy,
+    /// Media in datagrams beside a stream.
+    Ddt,
+}
+
+impl fmt::Display for Service {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Redundancy => "redundancy",
+            Self::Ddt => "ddt",
+        })
+    }
+}
+
+impl Service {
+    /// All of them.
+    pub const ALL: [Self; 2] = [Self::Redundancy, Self::Ddt];
+
+    /// Transports over which it is shown if nobody says which.
+    #[must_use]
+    pub const fn transports(self) -> [Transport; 2] {
+        match self {
+            Self::Redundancy => [Transport::Udp, Transport::Dtls],
+            Self::Ddt => [Transport::Tcp, Transport::Tls],
+        }
+    }
+
+    /// Whether it is of use over this transport.
+    #[must_use]
+    pub const fn is_for(self, transport: Transport) -> bool {
+        match self {
+            Self::Redundancy => true,
+            Self::Ddt => transport.is_stream(),
+        }
+    }
+
+    /// With what calls are made.
+    #[must_use]
+    pub fn steps(self, transport: Transport) -> Vec<Step> {
+        match self {
+            Self::Redundancy if transport.is_stream() => vec![
+                Step::on_main("one stream", Redundancy::Off),
+                Step::on_main("two streams", Redundancy::Copies(1)),
+                Step::on_main("three streams", Redundancy::Copies(2)),
+                Step::on_main("balanced", Redundancy::Balanced(2)),
+            ],
+            Self::Redundancy => vec![
+                Step::on_main("none", Redundancy::Off),
+                Step::on_main("1 copy", Redundancy::Copies(1)),
+                Step {
+                    is_protected: true,
+                    ..Step::on_main("2 copies", Redundancy::Copies(2))
+                },
+                Step::on_main("adaptive", Redundancy::Adaptive { most: 2 }),
+            ],
+            Self::Ddt => vec![
+                Step::on_main("none", Redundancy::Off),
+                Step::beside("DDT", Redundancy::Off),
+                Step {
+                    is_protected: true,
+                    ..Step::beside("DDT, 2 copies", Redundancy::Copies(2))
+                },
+            ],
+        }
+    }
+}
+
+/// One call of a [`Service`].
+#[derive(Clone, Copy, Debug)]
+pub struct Step {
+    /// For people.
+    pub name: &'static str,
+    /// What the caller asks of its tunnel for its media.
+    pub services: MediaServices,
+    /// Next to nothing may be missing.
+    is_protected: bool,
+}
+
+impl Step {
+    fn on_main(name: &'static str, redundancy: Redundancy) -> Self {
+        Self {
+            name,
+            services: MediaServices {
+                redundancy,
+                transport: TunnelTransport::Main,
+                ..MediaServices::default()
+            },
+            is_protected: false,
+        }
+    }
+
+    fn beside(name: &'static str, redundancy: Redundancy) -> Self {
+        let mut step = Self::on_main(name, redundancy);
+        step.services.transport = TunnelTransport::Datagram;
+        step
+    }
+
+    /// What is wrong with a call that was made.
+    fn problem(&self, report: &ServiceReport) -> Option<String> {
+        let is_served = self.services == MediaServices::default() || report.services_ms.is_some();
+        if !is_served {
+            return Some("the service was not in force before the call".to_owned());
+        }
+        if self.is_protected && report.lost_percent > MOST_LOST {
+            return Some(format!(
+                "{:.2} % are missing with two copies",
+                report.lost_percent
+            ));
+        }
+        let is_beside = self.services.transport == TunnelTransport::Datagram;
+        if is_beside && report.datagrams_percent < LEAST_BESIDE {
+            let share = report.datagrams_percent;
+            return Some(format!("only {share:.0} % went beside the stream"));
+        }
+        None
+    }
+}
 
 /// How a call went. The names are those of `--json`.
 #[derive(Clone, Debug, Serialize)]
 pub struct ServiceReport {
-    /// `udp` or `dtls`.
+    /// `tcp`, `tls`, `udp` or `dtls`: that of the caller's main tunnel.
     pub transport: String,
-    /// What the caller's media had: `none`, `1 copy`, `2 copies`, `adaptive`.
-    pub redundancy: &'static str,
-    /// The call was made; and with two copies next to nothing is missing.
+    /// What is shown.
+    #[serde(serialize_with = "as_text")]
+    pub service: Service,
+    /// What the caller's media had of it: `none`, `1 copy`, `DDT`, ...
+    pub with: &'static str,
+    /// The call was made, with the service in force. With two copies next to nothing is missing, and with DDT media went beside the
+    /// stream.
     pub ok: bool,
     /// What is wrong, for people.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+    /// How long it took until the service was in force, before the call, in milliseconds.
+    pub services_ms: Option<f64>,
     /// RTP packets sent by both sides.
     pub sent: u64,
     /// Share of them that is missing in the end, in percent.
     pub lost_percent: f64,
+    /// Share of them that came after their playout time, in percent.
+    pub late_percent: f64,
     /// Estimated quality at the caller's end (G.107), 1 to 4.41: of what came from the server.
     pub mos: Option<f64>,
-    /// Bytes on the wire of the caller's tunnel per RTP packet, both directions, with the headers of UDP and IP.
+    /// Bytes on the wire of the caller's tunnels per RTP packet, both directions, with headers from IP on.
     pub bytes_per_packet: f64,
+    /// Share of these bytes that went in datagrams, in percent.
+    pub datagrams_percent: f64,
 }
 
 /// Makes the calls over one transport, each of this length.
-pub async fn redundancy(
+pub async fn show(
     lab: &Lab,
+    service: Service,
     transport: Transport,
     backend: DtlsBackendKind,
     duration: Duration,
     mut done: impl FnMut(ServiceReport),
 ) {
-    for (name, redundancy) in STEPS {
+    for step in service.steps(transport) {
         let options = LegOptions {
             transport,
             backend,
@@ -69,37 +202,42 @@ pub async fn redundancy(
             duration: Some(duration),
             record: None,
             trace: None,
-            redundancy,
+            services: step.services,
             network: Some(NETWORK),
         };
-        done(call(lab, &options, name).await);
+        done(call(lab, &options, service, &step).await);
     }
 }
 
-async fn call(lab: &Lab, options: &LegOptions, redundancy: &'static str) -> ServiceReport {
+async fn call(lab: &Lab, options: &LegOptions, service: Service, step: &Step) -> ServiceReport {
     let leg = leg::run(lab, options).await;
-    let (sent, lost) = (leg.sent, leg.lost);
+    let (sent, wire) = (leg.sent, leg.wire_bytes);
     let share = |part: u64, of: u64| ratio(part, of.max(1)) * 100.0;
-    let lost_percent = share(lost, sent);
     let caller = leg.calls.iter().find(|call| call.role == Role::Caller);
-    let is_protected = options.redundancy == Redundancy::Copies(2);
-    let error = match caller {
-        None => Some(leg.error.unwrap_or_else(|| "no call".to_owned())),
-        Some(_) if is_protected && lost_percent > MOST_LOST => {
-            Some(format!("{lost_percent:.2} % are missing with two copies"))
-        }
-        Some(_) => None,
-    };
-    ServiceReport {
+    let mut report = ServiceReport {
         transport: leg.transport,
-        redundancy,
-        ok: error.is_none(),
-        error,
+        service,
+        with: step.name,
+        ok: false,
+        error: None,
+        services_ms: caller.and_then(|call: &CallReport| call.services_ms),
         sent,
-        lost_percent,
+        lost_percent: share(leg.lost, sent),
+        late_percent: share(leg.late, sent),
         mos: caller.and_then(|call: &CallReport| call.mos),
-        bytes_per_packet: ratio(leg.wire_bytes, sent.max(1)),
-    }
+        bytes_per_packet: ratio(wire, sent.max(1)),
+        datagrams_percent: share(leg.datagram_bytes, wire),
+    };
+    report.error = match caller {
+        None => Some(leg.error.unwrap_or_else(|| "no call".to_owned())),
+        Some(_) => step.problem(&report),
+    };
+    report.ok = report.error.is_none();
+    report
+}
+
+fn as_text<S: Serializer>(service: &Service, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(service)
 }
 
 #[expect(clippy::cast_precision_loss, reason = "for people")]

@@ -12,8 +12,8 @@ use tsc_demo::{
     lab::{Lab, LabOptions},
     leg::{self, LegOptions, LegReport},
 };
-use tsc_sip::{media::Audio, report::Role};
-use tsc_tapi::{DtlsBackendKind, Redundancy, Transport};
+use tsc_sip::{media::Audio, net::MediaServices, report::Role};
+use tsc_tapi::{DtlsBackendKind, Transport};
 
 fn options(transport: Transport, backend: DtlsBackendKind) -> LegOptions {
     LegOptions {
@@ -23,7 +23,7 @@ fn options(transport: Transport, backend: DtlsBackendKind) -> LegOptions {
         duration: Some(Duration::from_secs(1)),
         record: None,
         trace: None,
-        redundancy: Redundancy::Off,
+        services: MediaServices::default(),
         network: None,
     }
 }

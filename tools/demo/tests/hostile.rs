@@ -22,9 +22,10 @@ use tsc_server::{
     cli::{Action, Cli, Exit},
     config::{Config, Environment, Overrides},
 };
+use tsc_sip::net::MediaServices;
 use tsc_tapi::{
-    Coded, ConnectError, DtlsBackendKind, ErrorCode, Identity, PemSource, Redundancy, Roots,
-    Server, Transport, Trust, Tunnel, TunnelBuilder,
+    Coded, ConnectError, DtlsBackendKind, ErrorCode, Identity, PemSource, Roots, Server, Transport,
+    Trust, Tunnel, TunnelBuilder,
 };
 use tsc_tpl::{CmType, MessageBuilder, ResponseCode, Sequence, Tlv, Tsid, registry};
 
@@ -241,7 +242,7 @@ async fn a_call_beside_every_kind_of_bad_input_loses_nothing() {
             duration: Some(Duration::from_millis(1500)),
             record: None,
             trace: None,
-            redundancy: Redundancy::Off,
+            services: MediaServices::default(),
             network: None,
         };
         let beside = Arc::clone(&lab);

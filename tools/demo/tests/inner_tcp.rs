@@ -14,7 +14,8 @@ use tsc_demo::{
     lab::{Lab, LabOptions},
     leg::LegOptions,
 };
-use tsc_tapi::{DtlsBackendKind, Redundancy, Transport};
+use tsc_sip::net::MediaServices;
+use tsc_tapi::{DtlsBackendKind, Transport};
 
 /// Nothing here takes longer, also on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -28,7 +29,7 @@ async fn run(transport: Transport, backend: DtlsBackendKind, numbers: Numbers) {
         duration: Some(Duration::from_secs(1)),
         record: None,
         trace: None,
-        redundancy: Redundancy::Off,
+        services: MediaServices::default(),
         network: None,
     };
     let leg = inner_tcp::run(&lab, &options, &numbers);

@@ -26,6 +26,16 @@ const BEHIND_TWO_COPIES: f64 = 0.1;
 const IDLE_OVERHEAD: f64 = 5.0;
 /// By how much datagrams must beat a stream at 5 %, in MOS.
 const BEYOND_STREAMS: f64 = 1.0;
+/// How much of all bytes must go beside the stream with DDT, in percent: the main tunnel has signalling and keepalives.
+const BESIDE: f64 = 95.0;
+/// Losses of the network up to which all packets must be accounted for, in percent.
+const COUNTED: u32 = 10;
+/// Losses of the network at which streams are looked at, in percent. With more of it tunnels give up media that waited too long, and
+/// connections break.
+const FAN_OUT_LOSSES: [u32; 4] = [1, 2, 5, 10];
+/// How far what several streams leave may be from what they would leave if they had nothing in common: late packets come a few in a
+/// row, so that there are few such events to count.
+const FAN_OUT_CHANCE: f64 = 0.5;
 /// Standard deviations that chance may bring about: once in 16,000 checks.
 const DEVIATIONS: f64 = 4.0;
 /// What is missing where the network loses nothing may not be more, in percent: this host has other things to do.
@@ -46,13 +56,16 @@ const fn independent(loss_percent: u32) -> Network {
 /// All checks.
 #[must_use]
 pub fn all(results: &Results) -> Vec<Check> {
-    let mut checks = vec![network(results), failures(results)];
+    let mut checks = vec![
+        network(results),
+        failures(results),
+        counts(results),
+        in_force(results),
+        beside(results),
+        on_all(results),
+    ];
     for column in Column::all() {
-        if let Some(copies) = column
-            .service
-            .copies()
-            .filter(|_| !column.transport.is_stream())
-        {
+        if let Some(copies) = column.copies() {
             checks.push(theory(results, column, copies));
         }
     }
@@ -61,11 +74,12 @@ pub fn all(results: &Results) -> Vec<Check> {
         checks.push(targets_of_adaptive(results, transport));
         checks.push(idle_overhead(results, transport));
     }
-    for (datagrams, stream) in [
-        (Transport::Udp, Transport::Tcp),
-        (Transport::Dtls, Transport::Tls),
-    ] {
-        checks.push(beyond_streams(results, datagrams, stream));
+    for transport in [Transport::Tcp, Transport::Tls] {
+        checks.push(beyond_streams(results, transport, &BY_G107));
+        checks.push(beyond_streams(results, transport, &BY_PESQ));
+    }
+    for service in [Service::OneStream, Service::TwoStreams] {
+        checks.push(late_on_all(results, service));
     }
     checks
 }
@@ -123,6 +137,80 @@ fn failures(results: &Results) -> Check {
         what: format!("where nothing is lost at most {HOST} % is not heard"),
         found: format!("{measured} cells, {} worse {}", bad.len(), bad.join(" ")),
         holds: (measured > 0).then_some(bad.is_empty()),
+    }
+}
+
+/// Nobody misses what was never sent.
+fn counts(results: &Results) -> Check {
+    // Beyond that a stream may be stuck for longer than receivers remember what came, which is 20 s of speech: of several streams
+    // the others go on meanwhile.
+    let is_counted = |result: &&CellResult| result.cell.network.loss_percent <= COUNTED;
+    let is_wrong = |result: &CellResult| match result.sides.as_slice() {
+        [one, other] => {
+            one.received + one.lost > other.sent || other.received + other.lost > one.sent
+        }
+        _ => false,
+    };
+    let counted: Vec<_> = results.0.iter().filter(is_counted).collect();
+    let bad = counted.iter().filter(|result| is_wrong(result));
+    let bad: Vec<String> = bad.map(|result| result.cell.name()).collect();
+    Check {
+        what: format!(
+            "up to {COUNTED} % loss what is heard, late and lost is what was sent, and no more"
+        ),
+        found: format!(
+            "{} cells, {} not {}",
+            counted.len(),
+            bad.len(),
+            bad.join(" ")
+        ),
+        holds: (!counted.is_empty()).then_some(bad.is_empty()),
+    }
+}
+
+/// What was measured is what the service does, and not how long it took to come.
+fn in_force(results: &Results) -> Check {
+    // Where there was no call at all others tell.
+    let served = |result: &&CellResult| {
+        result.cell.column.service != Service::Plain && !result.sides.is_empty()
+    };
+    let served: Vec<_> = results.0.iter().filter(served).collect();
+    let late = served
+        .iter()
+        .filter(|result| result.services_ms().is_none());
+    let late: Vec<String> = late.map(|result| result.cell.name()).collect();
+    let longest = served
+        .iter()
+        .filter_map(|result| result.services_ms())
+        .reduce(f64::max);
+    let found = match longest {
+        Some(longest) if late.is_empty() => {
+            format!("{} cells, after {longest:.0} ms at most", served.len())
+        }
+        Some(_) | None => format!("{} cells, not {}", served.len(), late.join(" ")),
+    };
+    Check {
+        what: "services are in force when the calls begin".to_owned(),
+        found,
+        holds: (!served.is_empty()).then_some(late.is_empty()),
+    }
+}
+
+/// With DDT media does not go over the stream, whatever becomes of datagrams.
+fn beside(results: &Results) -> Check {
+    let ddt = results
+        .0
+        .iter()
+        .filter(|result| result.cell.column.service == Service::Ddt);
+    let share = |result: &CellResult| result.datagrams().unwrap_or(0.0) * 100.0;
+    let shares = ddt.map(|result| (share(result), result.cell.name()));
+    let least = shares.min_by(|(one, _), (other, _)| one.total_cmp(other));
+    Check {
+        what: format!("with DDT at least {BESIDE} % of all bytes go beside the stream"),
+        found: least.as_ref().map_or_else(String::new, |(least, name)| {
+            format!("at least {least:.1} % ({name})")
+        }),
+        holds: least.map(|(least, _)| least >= BESIDE),
     }
 }
 
@@ -223,22 +311,101 @@ fn idle_overhead(results: &Results, transport: Transport) -> Check {
     }
 }
 
-/// What media that leaves a stream must gain: as much as that of a tunnel that is none.
-fn beyond_streams(results: &Results, datagrams: Transport, stream: Transport) -> Check {
-    let [datagrams, stream] =
-        [datagrams, stream].map(|transport| Column::new(transport, Service::Plain));
-    let pair = pair(results, datagrams, stream, independent(5));
-    let score = |result: &CellResult| result.mos().unwrap_or(1.0);
-    let scores = pair.map(|(datagrams, stream)| (score(datagrams), score(stream)));
+/// A way to judge.
+struct Score {
+    name: &'static str,
+    of: fn(&CellResult) -> Option<f64>,
+}
+
+const BY_G107: Score = Score {
+    name: "G.107",
+    // A call that could not be made is a bad one.
+    of: |result| Some(result.mos().unwrap_or(1.0)),
+};
+
+const BY_PESQ: Score = Score {
+    name: "PESQ",
+    of: CellResult::pesq,
+};
+
+/// What media gains that leaves the stream.
+fn beyond_streams(results: &Results, transport: Transport, score: &Score) -> Check {
+    let [ddt, plain] =
+        [Service::Ddt, Service::Plain].map(|service| Column::new(transport, service));
+    let pair = pair(results, ddt, plain, independent(5));
+    let scores = pair.and_then(|(ddt, plain)| Some(((score.of)(ddt)?, (score.of)(plain)?)));
+    let name = score.name;
     Check {
         what: format!(
-            "at 5 % loss and {DELAY} ms {datagrams} beats {stream} by {BEYOND_STREAMS} MOS"
+            "at 5 % loss and {DELAY} ms {ddt} beats {plain} by {BEYOND_STREAMS} MOS ({name})"
         ),
-        found: scores.map_or_else(String::new, |(datagrams, stream)| {
-            format!("{datagrams:.2} and {stream:.2}")
+        found: scores.map_or_else(String::new, |(ddt, plain)| {
+            format!("{ddt:.2} and {plain:.2}")
         }),
-        holds: scores.map(|(datagrams, stream)| datagrams >= stream + BEYOND_STREAMS),
+        holds: scores.map(|(ddt, plain)| ddt >= plain + BEYOND_STREAMS),
     }
+}
+
+/// A packet on several streams is late only where it is late on each of them. That is no matter of the network's loss alone, but of
+/// what it makes late on one stream, as measured: to the power of their number, as they lose independently.
+fn late_on_all(results: &Results, service: Service) -> Check {
+    let [column, plain] = [service, Service::Plain].map(|one| Column::new(Transport::Tcp, one));
+    let streams = service.streams();
+    let mut found = Vec::new();
+    let mut holds = None;
+    for loss in FAN_OUT_LOSSES {
+        let Some((result, one)) = pair(results, column, plain, independent(loss)) else {
+            continue;
+        };
+        let is_near = result
+            .unheard()
+            .zip(one.unheard())
+            .is_some_and(|(share, one)| {
+                let expected = independent_streams(one, streams);
+                found.push(format!("{:.2} for {:.2}", share * 100.0, expected * 100.0));
+                (share - expected).abs() <= FAN_OUT_CHANCE * expected + HOST / 100.0
+            });
+        holds = Some(holds.unwrap_or(true) && is_near);
+    }
+    Check {
+        what: format!(
+            "{column}: what is not heard, in percent, is that of {plain} to the power of {streams}"
+        ),
+        found: found.join(", "),
+        holds,
+    }
+}
+
+/// With fan-out all streams carry the media.
+fn on_all(results: &Results) -> Check {
+    let is_fan_out = |result: &&CellResult| {
+        let (
+            Cell {
+                column, network, ..
+            },
+            most,
+        ) = (result.cell, FAN_OUT_LOSSES.last());
+        matches!(column.service, Service::OneStream | Service::TwoStreams)
+            && most.is_some_and(|most| network.loss_percent <= *most)
+            && network.burst == 1
+    };
+    let cells: Vec<_> = results.0.iter().filter(is_fan_out).collect();
+    let streams = |result: &CellResult| result.cell.column.service.streams();
+    let bad = cells
+        .iter()
+        .filter(|result| result.busy_flows() != streams(result));
+    let bad: Vec<String> = bad.map(|result| result.cell.name()).collect();
+    Check {
+        what: "with fan-out each of the streams carries the media".to_owned(),
+        found: format!("{} cells, {} not {}", cells.len(), bad.len(), bad.join(" ")),
+        holds: (!cells.is_empty()).then_some(bad.is_empty()),
+    }
+}
+
+/// The share of packets that is late on all of so many streams, of which each has this share.
+#[must_use]
+pub fn independent_streams(share: f64, streams: usize) -> f64 {
+    i32::try_from(streams).map_or(0.0, |streams| share.powi(streams))
 }
 
 /// A line for people.

@@ -78,7 +78,9 @@ struct Row {
     playout_ms: Option<f64>,
     bytes_per_packet: Option<f64>,
     network_lost_percent: Option<f64>,
+    services_ms: Option<f64>,
     flows: usize,
+    udp_percent: Option<f64>,
 }
 
 impl Row {
@@ -107,6 +109,8 @@ impl Row {
             playout_ms: rounded(result.playout_ms()),
             bytes_per_packet: rounded(result.bytes_per_packet()),
             network_lost_percent: percent(result.network_loss()),
+            services_ms: rounded(result.services_ms()),
+            udp_percent: percent(result.datagrams()),
             flows: result
                 .wire
                 .iter()
@@ -125,11 +129,7 @@ const TABLES: [(&str, Figure, usize); 6] = [
     ("Mean opinion score by G.107", CellResult::mos, 2),
     ("Mean opinion score by PESQ", CellResult::pesq, 2),
     (LOST, lost, 3),
-    (
-        "RTP packets not heard, lost or late, in percent",
-        unheard,
-        2,
-    ),
+    (UNHEARD, unheard, 2),
     (
         "Time that packets waited to be played, in milliseconds",
         CellResult::playout_ms,
@@ -144,6 +144,9 @@ const TABLES: [(&str, Figure, usize); 6] = [
 
 /// The table beside which theory stands.
 const LOST: &str = "RTP packets lost after recovery, in percent";
+
+/// The table beside which stands what streams would do that have nothing in common.
+const UNHEARD: &str = "RTP packets not heard, lost or late, in percent";
 
 fn lost(result: &CellResult) -> Option<f64> {
     result.lost().map(|share| share * 100.0)
@@ -270,6 +273,9 @@ impl Part {
             if title == LOST {
                 text.push_str(&self.theory(digits));
             }
+            if title == UNHEARD {
+                text.push_str(&self.independent_streams(results, digits));
+            }
         }
         text
     }
@@ -323,6 +329,35 @@ impl Part {
                 "| *theory, copies: {copies}* | {} |",
                 cells.join(" | ")
             );
+        }
+        text
+    }
+
+    /// What fan-out would leave if what is late on one stream, measured, said nothing about the others. Where losses come in bursts
+    /// it does, because copies are sent at the same time; and listeners that wait longer when more is late make it another share.
+    fn independent_streams(&self, results: &Results, digits: usize) -> String {
+        let mut text = String::new();
+        let is_theory =
+            self.listener == Listener::Fixed && matches!(self.axis, Axis::Loss(1) | Axis::Delay);
+        if !is_theory {
+            return text;
+        }
+        let plain = Column::new(Transport::Tcp, Service::Plain);
+        for streams in [2, 3] {
+            let one = |(_, network): (f64, Network)| {
+                let share = results.get(plain, network, self.listener)?.unheard()?;
+                let all = checks::independent_streams(share, streams) * 100.0;
+                Some(format!("{all:.digits$}"))
+            };
+            let cells: Vec<_> = self.axis.networks().into_iter().map(one).collect();
+            if cells.iter().flatten().count() > 1 {
+                let cells: Vec<_> = cells.into_iter().map(Option::unwrap_or_default).collect();
+                let _infallible = writeln!(
+                    text,
+                    "| *tcp plain to the power of {streams}* | {} |",
+                    cells.join(" | ")
+                );
+            }
         }
         text
     }
@@ -460,11 +495,11 @@ fn origin(results: &Results) -> String {
     )
 }
 
-/// Columns that are drawn: DTLS is much as UDP, TLS as TCP; one of each shows that.
+/// Columns that are drawn: TLS is much as TCP, DTLS as UDP; DTLS beside TLS shows that.
 fn drawn() -> Vec<(usize, Column)> {
-    let is_drawn = |column: &Column| match (column.transport, column.service) {
-        (Transport::Dtls, service) => service == Service::TwoCopies,
-        (Transport::Tcp | Transport::Tls | Transport::Udp, _) => true,
+    let is_drawn = |column: &Column| match column.transport {
+        Transport::Tcp | Transport::Udp => true,
+        Transport::Tls | Transport::Dtls => column.service == Service::Ddt,
     };
     Column::all()
         .into_iter()

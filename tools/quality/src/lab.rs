@@ -22,6 +22,7 @@ use crate::{
     programs::{Programs, Running},
     results::{CellResult, Side},
     router::{End, Wire},
+    service::Service,
     speech,
 };
 
@@ -33,6 +34,8 @@ const ACCESS_PORT: u16 = 4567;
 const CALLERS: Ipv4Addr = Ipv4Addr::new(10, 200, 0, 0);
 /// How long programs may take to be ready or to end.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// How long a service may take to be in force. A call without it is made and told of as one that went wrong.
+const SERVICES: Duration = Duration::from_secs(10);
 /// How long setting up and ending a call may take, beside the call: over a network that loses a fifth of all packets it takes
 /// a while.
 const AROUND_A_CALL: Duration = Duration::from_secs(240);
@@ -216,6 +219,8 @@ impl Lab {
         ]);
         self.media(&mut command, cell.listener, &format!("caller-{name}"));
         command.args(cell.column.service.options());
+        // The call begins when the service is in force.
+        command.args(["--services-timeout", &SERVICES.as_secs().to_string()]);
         let log = self.directory.join(format!("{name}.log"));
         let running = Running::start("tsc_sip_client", &mut command, &log)?;
         let output = running.output(AROUND_A_CALL + Duration::from_secs(options.seconds.into()));
@@ -230,6 +235,10 @@ impl Lab {
         }
         if call.received == 0 {
             bail!("{}", call.error.as_deref().unwrap_or("nothing was heard"));
+        }
+        let is_served = cell.column.service == Service::Plain || call.services_ms.is_some();
+        if result.error.is_none() && !is_served {
+            result.error = Some(format!("the service was not in force within {SERVICES:?}"));
         }
         let callee = self.callee.wait_for(&call.call_id)?;
         for (mut side, who) in [(call, "caller"), (callee, "callee")] {
@@ -343,7 +352,7 @@ address-quarantine = 0
 [[tscf-interface]]
 realm-id = "access"
 local-address-pools = ["callers"]
-assigned-services = ["SIP", "redundancy"]
+assigned-services = ["SIP", "redundancy", "DDT"]
 # Callers say themselves whom they call.
 sip-servers = ["10.65.0.1:5060"]
 authentication = "none"

@@ -31,7 +31,8 @@ struct Cli {
 const AFTER_HELP: &str = "\
 A cell is one call over one network, named TRANSPORT-SERVICE-LOSS-BURST-DELAY-LISTENER, such as
 udp-2-copies-loss10-burst1-50ms-fixed: tunnel over UDP, two copies of each packet, 10 % independent loss each way, 50 ms one way,
-listeners that wait 60 ms for late packets (waiting: up to 200 ms). Services: plain, 1-copy, 2-copies, adaptive.
+listeners that wait 60 ms for late packets (waiting: up to 200 ms). Services: plain; over udp and dtls 1-copy, 2-copies, adaptive;
+over tcp and tls ddt; over tcp fan-out-1, fan-out-2, balanced.
 The programs are built by cargo, started in network namespaces, and speak through wires of this program, which lose
 and delay packets. It takes root, /dev/net/tun, iproute2; for PESQ also python3-venv and a C compiler.
 

@@ -21,6 +21,9 @@ pub struct Side {
     pub call_id: String,
     /// What went wrong.
     pub error: Option<String>,
+    /// The caller's: from its wish until the service was in force, before the INVITE, in milliseconds; absent if it was not.
+    #[serde(default)]
+    pub services_ms: Option<f64>,
     /// RTP packets sent.
     pub sent: u64,
     /// RTP packets that arrived, each counted once.
@@ -129,6 +132,37 @@ impl CellResult {
     pub fn bytes_per_packet(&self) -> Option<f64> {
         let bytes: u64 = self.wire.iter().map(|passed| passed.bytes).sum();
         share(bytes, self.sum(|side| side.sent))
+    }
+
+    /// How long it took until the service was in force, before the call, in milliseconds.
+    #[must_use]
+    pub fn services_ms(&self) -> Option<f64> {
+        self.sides.iter().find_map(|side| side.services_ms)
+    }
+
+    /// Share of the bytes on the wire that went over UDP: with DDT, beside the stream.
+    #[must_use]
+    pub fn datagrams(&self) -> Option<f64> {
+        let bytes = self.wire.iter().flat_map(|passed| &passed.flows);
+        let is_udp = |name: &str| name.starts_with("udp ");
+        let udp = bytes
+            .filter(|(name, _)| is_udp(name))
+            .map(|(_, flow)| flow.bytes)
+            .sum();
+        share(udp, self.wire.iter().map(|passed| passed.bytes).sum())
+    }
+
+    /// Connections that carried at least a tenth of all bytes each way.
+    #[must_use]
+    pub fn busy_flows(&self) -> usize {
+        let [up, down] = &self.wire;
+        let is_busy = |name: &str| {
+            [up, down].into_iter().all(|passed| {
+                let bytes = passed.flows.get(name).map_or(0, |flow| flow.bytes);
+                bytes.saturating_mul(10) >= passed.bytes
+            })
+        };
+        up.flows.keys().filter(|name| is_busy(name)).count()
     }
 
     /// Share of packets that the network lost after its clean beginning.

@@ -49,11 +49,30 @@ pub enum Service {
     TwoCopies,
     /// As many copies as the losses make necessary.
     Adaptive,
+    /// In datagrams beside the stream.
+    Ddt,
+    /// Each packet over a further stream as well.
+    #[serde(rename = "fan-out-1")]
+    OneStream,
+    /// Each packet over two further streams as well.
+    #[serde(rename = "fan-out-2")]
+    TwoStreams,
+    /// Each packet over one of three streams: that on which least waits.
+    Balanced,
 }
 
 impl Service {
     /// All of them, in the order of tables.
-    pub const ALL: [Self; 4] = [Self::Plain, Self::OneCopy, Self::TwoCopies, Self::Adaptive];
+    pub const ALL: [Self; 8] = [
+        Self::Plain,
+        Self::OneCopy,
+        Self::TwoCopies,
+        Self::Adaptive,
+        Self::Ddt,
+        Self::OneStream,
+        Self::TwoStreams,
+        Self::Balanced,
+    ];
 
     /// Its name in results and on our command line.
     #[must_use]
@@ -63,6 +82,10 @@ impl Service {
             Self::OneCopy => "1-copy",
             Self::TwoCopies => "2-copies",
             Self::Adaptive => "adaptive",
+            Self::Ddt => "ddt",
+            Self::OneStream => "fan-out-1",
+            Self::TwoStreams => "fan-out-2",
+            Self::Balanced => "balanced",
         }
     }
 
@@ -71,29 +94,36 @@ impl Service {
     pub const fn options(self) -> &'static [&'static str] {
         match self {
             Self::Plain => &[],
-            Self::OneCopy => &["--redundancy", "1"],
-            Self::TwoCopies => &["--redundancy", "2"],
+            Self::OneCopy | Self::OneStream => &["--redundancy", "1"],
+            Self::TwoCopies | Self::TwoStreams => &["--redundancy", "2"],
             Self::Adaptive => &["--redundancy", "adaptive"],
+            Self::Ddt => &["--ddt"],
+            Self::Balanced => &["--redundancy", "balanced"],
         }
     }
 
-    /// Whether there is such a thing on this transport.
+    /// Whether it is measured on this transport.
     #[must_use]
     pub const fn is_for(self, transport: Transport) -> bool {
         match self {
             Self::Plain => true,
             Self::OneCopy | Self::TwoCopies | Self::Adaptive => !transport.is_stream(),
+            Self::Ddt => transport.is_stream(),
+            // TLS adds some bytes to each stream, and nothing else.
+            Self::OneStream | Self::TwoStreams | Self::Balanced => {
+                matches!(transport, Transport::Tcp)
+            }
         }
     }
 
-    /// Copies of each packet, if that is what it is and they are always as many.
+    /// Streams that carry the media of a stream tunnel; none if it goes beside it.
     #[must_use]
-    pub const fn copies(self) -> Option<i32> {
+    pub const fn streams(self) -> usize {
         match self {
-            Self::Plain => Some(0),
-            Self::OneCopy => Some(1),
-            Self::TwoCopies => Some(2),
-            Self::Adaptive => None,
+            Self::Plain => 1,
+            Self::OneStream => 2,
+            Self::TwoStreams | Self::Balanced => 3,
+            Self::Ddt | Self::OneCopy | Self::TwoCopies | Self::Adaptive => 0,
         }
     }
 }

@@ -20,7 +20,14 @@ fn calls_over_a_bad_network_are_heard_and_counted() {
         directory.path().join("results"),
         directory.path().join("quality.md"),
     );
-    let cells = "udp-plain-loss10-burst1-50ms-fixed,udp-2-copies-loss10-burst1-50ms-fixed,tcp-plain-loss10-burst1-50ms-waiting";
+    let cells = [
+        "udp-plain-loss10-burst1-50ms-fixed",
+        "udp-2-copies-loss10-burst1-50ms-fixed",
+        "tcp-plain-loss10-burst1-50ms-waiting",
+        "tls-ddt-loss10-burst1-50ms-fixed",
+        "tcp-fan-out-2-loss10-burst1-50ms-waiting",
+    ];
+    let cells = cells.join(",");
     let mut command = Command::new("timeout");
     command.args([
         "--kill-after=5",
@@ -28,7 +35,7 @@ fn calls_over_a_bad_network_are_heard_and_counted() {
         env!("CARGO_BIN_EXE_tsc-quality"),
         "measure",
     ]);
-    command.args(["--seconds", "8", "--no-pesq", "--only", cells]);
+    command.args(["--seconds", "8", "--no-pesq", "--only", &cells]);
     command.arg("--results").arg(&kept);
     // Those that .ci/run has built, or else those that were built with this test.
     let built = Path::new(env!("CARGO_BIN_EXE_tsc-quality")).parent();
@@ -47,12 +54,14 @@ fn calls_over_a_bad_network_are_heard_and_counted() {
             .filter(|result| Cell::is_meant_by(&result.cell, word));
         found.next().cloned().unwrap()
     };
-    let [plain, copies, stream] = [
+    let [plain, copies, stream, ddt, streams] = [
         find("plain-loss10-burst1-50ms-fixed"),
         find("2-copies"),
-        find("tcp"),
+        find("tcp-plain"),
+        find("ddt"),
+        find("fan-out-2"),
     ];
-    for result in [&plain, &copies, &stream] {
+    for result in [&plain, &copies, &stream, &ddt, &streams] {
         assert_eq!(
             (&result.error, result.sides.len()),
             (&None, 2),
@@ -76,6 +85,18 @@ fn calls_over_a_bad_network_are_heard_and_counted() {
     let late: u64 = stream.sides.iter().map(|side| side.late).sum();
     assert!(late > 0, "what is sent again comes late: {stream:?}");
     assert!(copies.bytes_per_packet() > plain.bytes_per_packet().map(|bytes| bytes * 2.0));
+    for served in [&copies, &ddt, &streams] {
+        assert!(
+            served.services_ms().is_some_and(|ms| ms > 100.0),
+            "{served:?}"
+        );
+    }
+    assert_eq!(plain.services_ms(), None);
+    // Beside the stream packets are lost as they are; on three streams each of them travels.
+    assert!(lost(&ddt) > 0.02, "{ddt:?}");
+    assert!(ddt.datagrams().is_some_and(|share| share > 0.8), "{ddt:?}");
+    assert!(lost(&streams) < lost(&plain) / 4.0, "{streams:?}");
+    assert_eq!(streams.busy_flows(), 3, "{streams:?}");
     // The callers have one connection, and the two ways of it are counted as one flow each.
     assert!(
         plain.wire.iter().all(|passed| passed.flows.len() == 1),
@@ -86,5 +107,5 @@ fn calls_over_a_bad_network_are_heard_and_counted() {
     fs::write(&document, marks).unwrap();
     tsc_quality::document::write(&results, &document).unwrap();
     let text = fs::read_to_string(&document).unwrap();
-    assert!(text.contains("3 calls of 8 s"), "{text}");
+    assert!(text.contains("5 calls of 8 s"), "{text}");
 }

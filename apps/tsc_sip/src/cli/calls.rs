@@ -23,6 +23,11 @@ pub struct CallArgs {
     #[arg(long, value_name = "N")]
     pub rate: Option<NonZeroU16>,
 
+    /// Wait for so many seconds at most before each call until what is asked of the tunnel for its RTP (--redundancy, --ddt) is in
+    /// force. Then the call is made with it or without; the report tells.
+    #[arg(long, value_name = "SECONDS", default_value_t = 0, value_parser = clap::value_parser!(u64).range(0..=60))]
+    pub services_timeout: u64,
+
     /// Length of each call in seconds, such as 2.5. [default: the length of the WAV file]
     #[arg(short, long, value_name = "SECONDS", value_parser = seconds)]
     pub duration: Option<Duration>,
@@ -34,6 +39,7 @@ impl CallArgs {
         options.calls = self.calls.into();
         options.rate = self.rate;
         options.duration = self.duration;
+        options.services_timeout = Duration::from_secs(self.services_timeout);
     }
 }
 

@@ -60,7 +60,7 @@ Examples:
                  media goes straight to bob, if he has --peer too; the last lines tell how much of it did
 
 The report, for each call (names of --json in brackets):
-  time from INVITE to 200 [setup_ms]; RTP packets [sent, received, lost, late, duplicated, reordered];
+  time until services were in force [services_ms]; from INVITE to 200 [setup_ms]; RTP packets [sent, received, lost, late, duplicated, reordered];
   jitter by RFC 3550 [jitter_ms]; round trip by RTCP [rtt_ms]; estimated quality by G.107, 1 to 4.41 [mos];
   with --peer how much went by a peer tunnel, and how much over the tunnel server [direct: sent, received]
 

@@ -13,7 +13,7 @@ use crate::{
     dialog::Dialog,
     media::{MediaConfig, MediaStream, SAMPLES_PER_PACKET, Source},
     mid_call::{Asked, CallEvent, Established, Moved, Party, agree},
-    net::{DirectPackets, InnerNet, InnerSocket, bind_media_pair, encrypt_both, set_services},
+    net::{DirectPackets, InnerNet, InnerSocket, MediaServices, bind_media_pair, encrypt_both},
     random::{OsRandom, Random},
     report::{CallReport, Outcome, Role, millis, record},
     sdp::{Agreed, Description, PACKET_TIME},
@@ -70,9 +70,31 @@ async fn try_call<N: InnerNet>(
     let sockets = bind_media_pair(&*access.net, access.ip)
         .await
         .map_err(CallError::Sockets)?;
-    // Redundancy, DDT and peer tunneling: accepted at once; the tunnel's notifications tell from when on they are in force.
-    set_services(&sockets, options.services).map_err(CallError::Sockets)?;
-    // Encryption changes their addresses, which the offer names: here the call waits for it.
+    // Redundancy, DDT and peer tunneling: accepted at once; the tunnel's notifications tell from when on they are in force. Until then, and without
+    // them, media goes as it would have gone.
+    let asked = Instant::now();
+    let serve = access
+        .net
+        .serve(&sockets.0, options.services, options.services_timeout);
+    let in_force = tokio::select! {
+        in_force = serve => in_force.map_err(CallError::Sockets)?,
+        () = shared.stop.stopped() => return Err(CallError::Stopped),
+    };
+    report.services_ms = in_force.then(|| millis(asked.elapsed()));
+    if !in_force
+        && options.services != MediaServices::default()
+        && !options.services_timeout.is_zero()
+    {
+        tracing::warn!(
+            call = number + 1,
+            "what was asked of the tunnel is not in force"
+        );
+    }
+    sockets
+        .1
+        .set_services(options.services.rtcp())
+        .map_err(CallError::Sockets)?;
+    // Encryption changes their addresses, which the offer names: here the call waits for it in any case.
     encrypt_both(&sockets, options.services.encryption)
         .await
         .map_err(CallError::Sockets)?;

@@ -56,6 +56,8 @@ pub struct ClientOptions {
     pub timers: Timers,
     /// What is asked of the tunnel for RTP.
     pub services: MediaServices,
+    /// How long a call waits, before its INVITE, until they are in force; zero does not wait.
+    pub services_timeout: Duration,
     /// What carries SIP.
     pub transport: Transport,
     /// Chats and files.
@@ -166,6 +168,7 @@ impl ClientOptions {
             linger: endpoint::LINGER,
             timers: Timers::default(),
             services: MediaServices::default(),
+            services_timeout: Duration::ZERO,
             transport: Transport::default(),
             sessions: SessionOptions::default(),
             downloads: DownloadOptions::default(),

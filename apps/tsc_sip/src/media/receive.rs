@@ -8,7 +8,8 @@ use super::SAMPLE_RATE;
 const WINDOW: u64 = 1024;
 /// A jump forward of this many or more is not believed at once (RFC 3550 A.1).
 const MAX_DROPOUT: u16 = 3000;
-/// A packet this much behind is not believed at once (RFC 3550 A.1).
+/// A packet this much behind is not believed at once (RFC 3550 A.1), unless it is one of those that are missing: over several streams one
+/// of which was stuck, many come seconds late.
 const MAX_MISORDER: u16 = 100;
 
 /// Counts of one source.
@@ -95,7 +96,7 @@ impl Receiver {
         };
         let distance = sequence.wrapping_sub(low_bits(state.highest));
         let back = distance.wrapping_neg();
-        if distance >= MAX_DROPOUT && back >= MAX_MISORDER {
+        if distance >= MAX_DROPOUT && back >= MAX_MISORDER && !state.is_missing(back) {
             if state.restart_at != Some(sequence) {
                 state.restart_at = Some(sequence.wrapping_add(1));
                 self.stats.implausible += 1;
@@ -184,6 +185,13 @@ impl State {
     fn flag(&mut self, extended: u64) -> Option<&mut bool> {
         let at = usize::try_from(extended % WINDOW).ok()?;
         self.seen.get_mut(at)
+    }
+
+    /// Whether the packet so far behind the newest is within the window, and has not come.
+    fn is_missing(&mut self, back: u16) -> bool {
+        let back = u64::from(back);
+        let is_known = back < WINDOW && self.highest - self.base >= back;
+        is_known && self.flag(self.highest - back).is_some_and(|seen| !*seen)
     }
 
     fn advance_to(&mut self, extended: u64) {
@@ -321,6 +329,31 @@ mod tests {
         // 40; 40 + 40 - 3 = 77; 77 + 80 - 5 = 152; 152 + 80 - 10 = 222.
         assert_eq!(expected, 222);
         assert_eq!(world.receiver.stats().jitter, 222 >> 4);
+    }
+
+    #[test]
+    fn what_comes_seconds_late_fills_its_place_and_is_no_new_beginning() {
+        let mut world = World::new();
+        for n in (0..10).chain(300..310) {
+            world.packet(n, u64::from(n) * 20);
+        }
+        assert_eq!(world.receiver.stats().lost(), 290);
+        // All that was stuck comes at once, while others go on.
+        for n in 10..300 {
+            let got = world.packet(n, 6_200);
+            let offset = i64::from(n) * 160;
+            assert_eq!(got, Received::New { offset });
+        }
+        world.packet(310, 6_200);
+        let stats = world.receiver.stats();
+        assert_eq!(
+            (stats.expected, stats.received, stats.lost()),
+            (311, 311, 0)
+        );
+        assert_eq!((stats.reordered, stats.implausible), (290, 0));
+        // A sequence that begins anew among those that have come is one.
+        assert_eq!(world.packet(150, 6_240), Received::Implausible);
+        assert!(matches!(world.packet(151, 6_260), Received::New { .. }));
     }
 
     #[test]

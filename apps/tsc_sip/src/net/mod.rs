@@ -63,6 +63,22 @@ pub trait InnerNet: Sized + Send + Sync + 'static {
         local: SocketAddr,
     ) -> impl Future<Output = io::Result<Self::Listener>> + Send;
 
+    /// Asks the network to treat the packets of one of its sockets so ([`InnerSocket::set_services`]), and waits until it does, for
+    /// `patience` at most: whether it does by then. Nobody may wait, and the answer is no, where nothing is asked for, or where
+    /// the network does not tell.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`InnerSocket::set_services`].
+    fn serve(
+        &self,
+        socket: &Self::Socket,
+        services: MediaServices,
+        _patience: Duration,
+    ) -> impl Future<Output = io::Result<bool>> + Send {
+        async move { socket.set_services(services).map(|()| false) }
+    }
+
     /// Our addresses in it, preferred ones first; at least one.
     fn addresses(&self) -> Vec<IpAddr>;
 

@@ -7,7 +7,11 @@ use std::{
     time::Duration,
 };
 
-use tsc_tapi::{Encryption, Notification, TcpListener, TcpStream, Tunnel, TunnelConfig, UdpSocket};
+use tokio::time::timeout;
+use tsc_tapi::{
+    Encryption, Notification, Notifications, Redundancy, Service, TcpListener, TcpStream, Tunnel,
+    TunnelConfig, TunnelTransport, UdpSocket,
+};
 
 use super::{DirectPackets, InnerListener, InnerNet, InnerSocket, MediaServices};
 
@@ -31,6 +35,30 @@ impl InnerNet for Tunnel {
         Self::bind_tcp(self, local)
     }
 
+    async fn serve(
+        &self,
+        socket: &UdpSocket,
+        services: MediaServices,
+        patience: Duration,
+    ) -> io::Result<bool> {
+        // From before the wish on, so that nothing is missed.
+        let mut notifications = self.notifications();
+        socket.set_services(services)?;
+        let mut missing = Vec::new();
+        if services.redundancy != Redundancy::Off {
+            missing.push(Service::Redundancy);
+        }
+        // Of a tunnel of datagrams nothing is told.
+        if services.transport != TunnelTransport::Main && self.config().transport.is_stream() {
+            missing.push(Service::Ddt);
+        }
+        if missing.is_empty() || patience.is_zero() {
+            return Ok(false);
+        }
+        let told = in_force(&mut notifications, socket.local_addr()?, missing);
+        Ok(timeout(patience, told).await.unwrap_or(false))
+    }
+
     fn addresses(&self) -> Vec<IpAddr> {
         let config = self.config();
         config.addresses.iter().map(|a| a.address).collect()
@@ -43,6 +71,33 @@ impl InnerNet for Tunnel {
     async fn lost(&self) -> String {
         self.closed().await.to_string()
     }
+}
+
+/// Waits until these services are in force for a socket; false if one is not to be had.
+async fn in_force(
+    notifications: &mut Notifications,
+    local: SocketAddr,
+    mut missing: Vec<Service>,
+) -> bool {
+    while !missing.is_empty() {
+        match notifications.recv().await {
+            Some(Notification::Service {
+                service,
+                available,
+                enabled,
+                socket,
+                ..
+            }) if socket == local => {
+                if !available && missing.contains(&service) {
+                    return false;
+                }
+                missing.retain(|other| *other != service || !enabled);
+            }
+            Some(_) => {}
+            None => return false,
+        }
+    }
+    true
 }
 
 impl InnerListener for TcpListener {
@@ -93,7 +148,7 @@ impl InnerSocket for UdpSocket {
             return Ok(());
         }
         self.set_encryption(level)?;
-        match tokio::time::timeout(ENCRYPTION_TIME, self.encrypted()).await {
+        match timeout(ENCRYPTION_TIME, self.encrypted()).await {
             Ok(Ok(_)) => Ok(()),
             Err(_) | Ok(Err(_)) if level == Encryption::Preferred => Ok(()),
             Ok(Err(error)) => Err(error),

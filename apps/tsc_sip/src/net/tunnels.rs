@@ -11,7 +11,7 @@ use tsc_tapi::{
     CloseError, ConnectError, DownReason, TcpListener, TcpStream, Tunnel, TunnelBuilder, UdpSocket,
 };
 
-use super::{ConfigSummary, InnerNet, NotificationSummary, RenewError};
+use super::{ConfigSummary, InnerNet, MediaServices, NotificationSummary, RenewError};
 use crate::random::{OsRandom, Random};
 
 /// Attempts to open another tunnel are so far apart at first: a random part of it, and of its doubles up to [`LONGEST`].
@@ -214,6 +214,15 @@ impl InnerNet for RenewableTunnel {
 
     async fn bind_tcp(&self, local: SocketAddr) -> io::Result<TcpListener> {
         InnerNet::bind_tcp(&self.tunnel, local).await
+    }
+
+    async fn serve(
+        &self,
+        socket: &UdpSocket,
+        services: MediaServices,
+        patience: Duration,
+    ) -> io::Result<bool> {
+        InnerNet::serve(&self.tunnel, socket, services, patience).await
     }
 
     fn addresses(&self) -> Vec<IpAddr> {

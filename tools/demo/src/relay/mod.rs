@@ -1,6 +1,8 @@
-//! A bad network in one process: a UDP relay beside the server that loses and delays datagrams.
+//! A bad network in one process: a relay on loopback that loses and delays datagrams, and has TCP connections suffer as much.
 //!
 //! Which ones are lost follows from a seed, so that two runs lose alike; what that means for packets depends on what else travels.
+
+mod streams;
 
 use std::{
     collections::HashMap,
@@ -14,13 +16,13 @@ use std::{
 };
 
 use tokio::{
-    net::UdpSocket,
+    net::{TcpListener, UdpSocket},
     task::JoinHandle,
     time::{Instant, sleep_until},
 };
 use tsc_sim::{Losses, Rng};
 
-/// Clients that it serves; datagrams of further ones are dropped.
+/// Clients that it serves; datagrams and connections of further ones are dropped.
 const MAX_CLIENTS: usize = 64;
 
 /// Datagrams that it delays in each direction of each client; further ones are dropped, as by a full router.
@@ -57,6 +59,9 @@ pub struct Relay {
     address: SocketAddr,
     counts: Arc<Counts>,
     task: JoinHandle<()>,
+    /// Of the connections.
+    streams: Option<JoinHandle<()>>,
+    stream_bytes: streams::Bytes,
 }
 
 #[derive(Debug, Default)]
@@ -91,6 +96,26 @@ impl Passed {
 impl Drop for Relay {
     fn drop(&mut self) {
         self.task.abort();
+        if let Some(streams) = &self.streams {
+            streams.abort();
+        }
+    }
+}
+
+/// Ports that are tried until one is free for TCP and UDP.
+const PAIR_ATTEMPTS: usize = 64;
+
+/// A listener, and a socket with the same number.
+async fn bind_both() -> io::Result<(TcpListener, UdpSocket)> {
+    // Numbers that are taken for UDP are kept until the end, so that they are not offered again.
+    let mut taken = Vec::new();
+    loop {
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        match UdpSocket::bind(listener.local_addr()?).await {
+            Ok(socket) => return Ok((listener, socket)),
+            Err(error) if taken.len() == PAIR_ATTEMPTS => return Err(error),
+            Err(_) => taken.push(listener),
+        }
     }
 }
 
@@ -101,7 +126,25 @@ impl Relay {
     ///
     /// No socket.
     pub async fn start(server: SocketAddr, network: BadNetwork) -> io::Result<Self> {
-        let near = Arc::new(UdpSocket::bind((server.ip(), 0)).await?);
+        Self::of_datagrams(UdpSocket::bind((server.ip(), 0)).await?, server, network)
+    }
+
+    /// The same for TCP connections as well, on the same port number: for a server that serves both on one.
+    ///
+    /// # Errors
+    ///
+    /// No sockets.
+    pub async fn start_both(server: SocketAddr, network: BadNetwork) -> io::Result<Self> {
+        let (listener, socket) = bind_both().await?;
+        let mut relay = Self::of_datagrams(socket, server, network)?;
+        let bytes = Arc::clone(&relay.stream_bytes);
+        let streams = streams::serve(listener, server, network, MAX_CLIENTS, bytes);
+        relay.streams = Some(tokio::spawn(streams));
+        Ok(relay)
+    }
+
+    fn of_datagrams(near: UdpSocket, server: SocketAddr, network: BadNetwork) -> io::Result<Self> {
+        let near = Arc::new(near);
         let address = near.local_addr()?;
         let counts = Arc::<Counts>::default();
         let task = tokio::spawn(serve(near, server, network, Arc::clone(&counts)));
@@ -109,6 +152,8 @@ impl Relay {
             address,
             counts,
             task,
+            streams: None,
+            stream_bytes: streams::Bytes::default(),
         })
     }
 
@@ -118,7 +163,14 @@ impl Relay {
         self.address
     }
 
-    /// What passed so far.
+    /// Bytes of the segments of connections so far, both directions, with the headers of TCP and IPv4, and with those that were sent
+    /// again; without acknowledgements that carry nothing else.
+    #[must_use]
+    pub fn stream_bytes(&self) -> u64 {
+        self.stream_bytes.load(Ordering::Relaxed)
+    }
+
+    /// What datagrams passed so far.
     #[must_use]
     pub fn passed(&self) -> Passed {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
@@ -280,6 +332,11 @@ impl Chance {
 
 #[cfg(test)]
 mod tests {
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        net::TcpStream,
+    };
+
     use super::*;
 
     #[test]
@@ -338,5 +395,47 @@ mod tests {
                 datagrams: 2
             }
         );
+    }
+
+    /// What is lost of a connection comes late, and all that follows with it; nothing is missing, and both ends are told of its end.
+    #[tokio::test]
+    async fn connections_are_held_up_and_complete() {
+        let server = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let network = BadNetwork {
+            loss: 0.2,
+            delay: Duration::from_millis(5),
+            ..BadNetwork::default()
+        };
+        let relay = Relay::start_both(server.local_addr().unwrap(), network)
+            .await
+            .unwrap();
+        let mut client = TcpStream::connect(relay.address()).await.unwrap();
+        let (mut far, _) = server.accept().await.unwrap();
+        let begun = Instant::now();
+        let mut latest = Duration::ZERO;
+        for number in 0..100_u8 {
+            let sent = Instant::now();
+            client.write_all(&[number; 100]).await.unwrap();
+            let mut came = [0; 100];
+            far.read_exact(&mut came).await.unwrap();
+            assert_eq!(came, [number; 100]);
+            assert!(sent.elapsed() >= network.delay);
+            latest = latest.max(sent.elapsed());
+        }
+        // Of a hundred segments some are lost, whatever the seed.
+        assert!(latest >= Duration::from_millis(75), "{latest:?}");
+        assert!(begun.elapsed() >= 100 * network.delay);
+        assert!(
+            relay.stream_bytes() > 100 * 152,
+            "what is sent again counts"
+        );
+        assert_eq!(relay.passed().datagrams, 0);
+        client.shutdown().await.unwrap();
+        assert_eq!(far.read(&mut [0]).await.unwrap(), 0);
+        far.write_all(b"bye").await.unwrap();
+        drop(far);
+        let mut said = Vec::new();
+        client.read_to_end(&mut said).await.unwrap();
+        assert_eq!(said, b"bye");
     }
 }
