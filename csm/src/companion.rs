@@ -29,10 +29,10 @@ impl CompanionRole {
             (Self::Ddt, Transport::Tcp) => Some(Transport::Udp),
             (Self::Ddt, Transport::Tls) => Some(Transport::Dtls),
             (Self::Redundancy(_), Transport::Tcp | Transport::Tls) => Some(main),
-            (Self::Dtte, Transport::Tcp) => Some(Transport::Tls),
-            (Self::Dtte, Transport::Udp) => Some(Transport::Dtls),
-            (Self::Ddt | Self::Redundancy(_), Transport::Udp | Transport::Dtls)
-            | (Self::Dtte, Transport::Tls | Transport::Dtls) => None,
+            // A tunnel that was configured on a clear transport may be on a protected one for now.
+            (Self::Dtte, Transport::Tcp | Transport::Tls) => Some(Transport::Tls),
+            (Self::Dtte, Transport::Udp | Transport::Dtls) => Some(Transport::Dtls),
+            (Self::Ddt | Self::Redundancy(_), Transport::Udp | Transport::Dtls) => None,
         }
     }
 

@@ -83,19 +83,30 @@ impl Encrypted {
 
 impl State {
     /// Takes what a UDP socket wants, as far as this end can see to it at once.
-    pub(crate) fn encrypt(&mut self, key: FlowKey, handle: UdpHandle, level: Encryption) {
+    ///
+    /// # Errors
+    ///
+    /// Another socket with this port, of the other IP version, wants it: the server could not tell them apart.
+    pub(crate) fn encrypt(
+        &mut self,
+        key: FlowKey,
+        handle: UdpHandle,
+        level: Encryption,
+    ) -> Result<(), SocketError> {
+        let held = self.encrypted.sockets.get(&key);
+        if held.is_some_and(|socket| socket.handle != Some(handle)) {
+            return match self.stack.udp_local_addr(handle) {
+                Some(local) if level.is_wanted() => Err(SocketError::AddressInUse(local)),
+                _ => Ok(()),
+            };
+        }
         if !level.is_wanted() {
-            self.encrypted.sockets.remove(&key);
+            self.forget_encrypted(key);
             self.stack.udp_place(handle, UdpPlacement::AsBound);
-            return;
+            return Ok(());
         }
         let new = || Socket::new(level, Some(handle));
-        let socket = self.encrypted.sockets.entry(key).or_insert_with(new);
-        if socket.level != level {
-            // It will be told anew.
-            socket.enabled = None;
-        }
-        socket.level = level;
+        self.encrypted.sockets.entry(key).or_insert_with(new).level = level;
         let only = level == Encryption::Only;
         let placement = match self.stack.udp_placement(handle) {
             Some(UdpPlacement::AsBound) if only && !self.encrypted.protected => {
@@ -103,13 +114,31 @@ impl State {
             }
             Some(UdpPlacement::At { address, .. }) => UdpPlacement::At { address, only },
             Some(UdpPlacement::Nowhere) if !only => UdpPlacement::AsBound,
-            _ => return,
+            _ => return Ok(()),
         };
         self.stack.udp_place(handle, placement);
+        Ok(())
+    }
+
+    /// Whether this UDP socket is the one that wants encryption with its port.
+    pub(crate) fn wants_encryption(&self, key: FlowKey, handle: UdpHandle) -> bool {
+        let held = self.encrypted.sockets.get(&key);
+        held.is_some_and(|socket| socket.handle == Some(handle))
+    }
+
+    fn forget_encrypted(&mut self, key: FlowKey) {
+        if let Some(socket) = self.encrypted.sockets.remove(&key) {
+            socket.news.notify_waiters();
+        }
     }
 
     /// Puts in force where the control plane says that a socket belongs.
-    pub(crate) fn place(&mut self, key: FlowKey, placement: Placement) {
+    pub(crate) fn place(
+        &mut self,
+        key: FlowKey,
+        placement: Option<Placement>,
+        enabled: Option<bool>,
+    ) {
         let protected = self.encrypted.protected;
         let own = |is_ipv4| self.encrypted.address(is_ipv4);
         let (v4, v6) = (own(true), own(false));
@@ -118,6 +147,9 @@ impl State {
             return;
         };
         let only = socket.level == Encryption::Only;
+        socket.enabled = enabled.or(socket.enabled);
+        socket.news.notify_waiters();
+        let Some(placement) = placement else { return };
         // Said of what it wanted before.
         let placement = if placement == Placement::Main && only && !protected {
             Placement::Nowhere
@@ -125,7 +157,6 @@ impl State {
             placement
         };
         socket.placement = Some(placement);
-        socket.news.notify_waiters();
         let Some(handle) = socket.handle else { return };
         let local = self.stack.udp_local_addr(handle);
         let address = local.and_then(|local| if local.is_ipv4() { v4 } else { v6 });
@@ -144,22 +175,40 @@ impl State {
         }
     }
 
-    /// The control plane tells whether encryption is in force for a socket with this port.
-    pub(crate) fn tell_encrypted(&mut self, port: u16, enabled: bool) {
-        let mut sockets = self.encrypted.sockets.iter_mut();
-        if let Some((_, socket)) = sockets.find(|(key, _)| key.port == port) {
-            socket.enabled = Some(enabled);
-            socket.news.notify_waiters();
-        }
+    /// Whether encryption is in force for a socket that wants it, as far as that can be said of what is; until it is known, what to wait
+    /// for.
+    pub(crate) fn is_encrypted(&self, key: FlowKey) -> Result<bool, OwnedNotified> {
+        let Some(socket) = self.encrypted.sockets.get(&key) else {
+            return Ok(false);
+        };
+        let enabled = socket.enabled;
+        enabled.map_or_else(
+            || Err(Arc::clone(&socket.news).notified_owned()),
+            |enabled| Ok(enabled && self.is_really_encrypted(socket)),
+        )
     }
 
-    /// Whether encryption is in force for a socket that wants it; until that is known, what to wait for.
-    pub(crate) fn is_encrypted(&self, key: FlowKey) -> Result<bool, OwnedNotified> {
-        match self.encrypted.sockets.get(&key) {
-            None => Ok(false),
-            Some(socket) => socket
-                .enabled
-                .ok_or_else(|| Arc::clone(&socket.news).notified_owned()),
+    /// Whether the stack has put in force what the control plane says.
+    fn is_really_encrypted(&self, socket: &Socket) -> bool {
+        let placement = socket.handle.map(|handle| self.stack.udp_placement(handle));
+        let is_there = match placement {
+            Some(placement) => matches!(placement, Some(UdpPlacement::At { .. })),
+            None => socket.placement == Some(Placement::Encrypted),
+        };
+        self.encrypted.protected || is_there
+    }
+
+    /// Whether what is told of a socket with this port is so: it may be of an IP version that the companion has no address of.
+    pub(crate) fn is_told_rightly(&self, port: u16) -> bool {
+        let mut sockets = self.encrypted.sockets.iter();
+        let found = sockets.find(|(key, _)| key.port == port);
+        found.is_none_or(|(_, socket)| self.is_really_encrypted(socket))
+    }
+
+    /// Nobody waits any more: the tunnel is over.
+    pub(crate) fn end_encrypted(&self) {
+        for socket in self.encrypted.sockets.values() {
+            socket.news.notify_waiters();
         }
     }
 
@@ -259,7 +308,7 @@ impl Drop for Claim {
     fn drop(&mut self) {
         let (key, local) = (self.key, self.local);
         self.shared.with(|state| {
-            state.encrypted.sockets.remove(&key);
+            state.forget_encrypted(key);
             let what = What::Encryption(Encryption::Default, false);
             // One that wants nothing always has room.
             drop(state.wishes.set(Wish { key, local, what }));

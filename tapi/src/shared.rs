@@ -378,6 +378,7 @@ impl State {
             listener.wake(&mut wakes);
         }
         self.routed.end(&mut wakes);
+        self.end_encrypted();
         wakes
     }
 }

@@ -325,7 +325,7 @@ impl UdpSocket {
     }
 
     /// Sets whether this socket's packets are encrypted between this host and the server, in both directions, from now on and over
-    /// every resume (service *DTTE*). On a tunnel over TLS or DTLS they are, whatever is set here. Beside one over TCP or UDP an
+    /// every resume (service *DTTE*); what was sent before, and waits, goes as it would have gone. On a tunnel over TLS or DTLS they are, whatever is set here. Beside one over TCP or UDP an
     /// encrypted tunnel is opened for the sockets that want it, with **inner addresses of its own**: when the socket has moved
     /// there, [`Notification::Service`](crate::Notification::Service) tells it, and the address that others reach it by from then on.
     ///
@@ -348,14 +348,27 @@ impl UdpSocket {
     ///
     /// # Errors
     ///
-    /// [`SocketError::TooManyServices`], or the tunnel is over.
+    /// [`SocketError::TooManyServices`], [`SocketError::AddressInUse`] where a socket of the other IP version with the same port has it,
+    /// or the tunnel is over.
     pub fn set_encryption(&self, level: Encryption) -> io::Result<()> {
-        let connected = self.peer_addr().is_ok();
-        self.want(What::Encryption(level, connected))?;
-        self.shared
-            .with(|state| state.encrypt(self.key(), self.handle, level));
-        *self.level() = level;
-        Ok(())
+        self.shared.with(|state| {
+            state.check_up()?;
+            let (key, local) = (self.key(), self.local);
+            let is_held = state.wants_encryption(key, self.handle);
+            if !level.is_wanted() && !is_held {
+                return Ok(());
+            }
+            // In one go, so that what is told of it finds it.
+            state.encrypt(key, self.handle, level)?;
+            let connected = state.stack.udp_peer_addr(self.handle).is_some();
+            let what = What::Encryption(level, connected);
+            if let Err(error) = state.wishes.set(Wish { key, local, what }) {
+                drop(state.encrypt(key, self.handle, Encryption::Default));
+                return Err(error.into());
+            }
+            *self.level() = level;
+            Ok(())
+        })
     }
 
     /// Waits until it is known whether this socket's packets are encrypted ([`UdpSocket::set_encryption`]), and gives the address that
@@ -509,11 +522,14 @@ impl Drop for UdpSocket {
     fn drop(&mut self) {
         let (key, local) = (self.key(), self.local);
         self.shared.with(|state| {
-            // One that wants nothing always has room.
-            for what in What::NOTHING {
+            let is_encrypted = state.wants_encryption(key, self.handle);
+            // One that wants nothing always has room. What another socket with this port wants is not this one's to end.
+            let nothing = What::NOTHING.into_iter();
+            let is_its = |what: &What| is_encrypted || !matches!(what, What::Encryption(..));
+            for what in nothing.filter(is_its) {
                 drop(state.wishes.set(Wish { key, local, what }));
             }
-            state.encrypt(key, self.handle, Encryption::Default);
+            drop(state.encrypt(key, self.handle, Encryption::Default));
             state.peer_counts.remove_socket(local.port());
             state.remove_socket(self.handle);
         });

@@ -89,8 +89,10 @@ pub enum Event {
         key: FlowKey,
         /// Its address and port as the wish named them.
         local: SocketAddr,
-        /// Where it is.
-        placement: Placement,
+        /// Where it is; `None` for a connection of which that is not decided yet.
+        placement: Option<Placement>,
+        /// Whether encryption is in force for it, where that is news: [`Event::SocketService`] follows.
+        enabled: Option<bool>,
     },
     /// Something to do or to know about peer tunnels.
     Peer(PeerEvent),

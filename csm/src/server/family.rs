@@ -419,7 +419,8 @@ fn unused(now: Instant, found: &Session) -> Option<DownReason> {
     is_lost.then_some(DownReason::Replaced)
 }
 
-/// The companion of a tunnel: the same limits and identity, and, so far, the same addresses.
+/// The companion of a tunnel: the same limits and identity. Its addresses are those of the main tunnel; one that is to have others gets them
+/// after this.
 fn companion_of(main: &Session, member: &Member, owner: SessionId, sequence: Sequence) -> Founding {
     Founding {
         tsid: member.tsid,

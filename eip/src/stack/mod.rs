@@ -133,6 +133,16 @@ impl Stack {
         self.egress.take(wanted)
     }
 
+    /// The next segment of a connection from one of these addresses, whoever else waits: for a tunnel that has a way for them, and none for
+    /// the others now.
+    #[must_use]
+    pub fn take_transmit_from(&mut self, addresses: &[IpAddr]) -> Option<Vec<u8>> {
+        let (now, own) = (self.latest?, &self.addresses);
+        let packet = self.tcp.take_from(now, addresses, own, &mut self.egress)?;
+        self.counted.packets_out += 1;
+        Some(packet)
+    }
+
     /// Drops packets that have waited for [`poll_transmit`](Self::poll_transmit) since before `limit` and that are `stale`, for a
     /// tunnel that had nowhere to send: late media is worthless. Counted in [`Stats::drops`]; the number is returned. What
     /// connections send is not concerned.

@@ -49,10 +49,12 @@ use turns::Turns;
 pub use types::{TcpHandle, TcpIncoming, TcpIncomingId, TcpListenHandle, TcpOptions, TcpState};
 use wait::TimeWait;
 
+use crate::addresses::Addresses;
 use crate::config::StackConfig;
 use crate::egress::Egress;
 use crate::error::TcpError;
 use crate::icmp::RateLimit;
+use crate::ip::Packet;
 use crate::ports::Demux;
 use crate::random::Prf;
 use crate::slots::{Key, Slots};
@@ -187,6 +189,38 @@ impl Tcp {
             }
         }
         self.out.pop_front()
+    }
+
+    /// As [`Self::poll_transmit`], of connections from one of these addresses only, and to none of the stack's own. Looks at all whose turn
+    /// it is.
+    pub(crate) fn take_from(
+        &mut self,
+        now: Instant,
+        addresses: &[IpAddr],
+        own: &Addresses,
+        egress: &mut Egress,
+    ) -> Option<Vec<u8>> {
+        let is_from = |(remote, packet): &(IpAddr, Vec<u8>)| {
+            let source = Packet::parse(packet)
+                .ok()
+                .map(|packet| packet.pair.source());
+            source.is_some_and(|source| addresses.contains(&source)) && !own.contains(*remote)
+        };
+        loop {
+            if let Some(place) = self.out.iter().position(is_from) {
+                return self.out.remove(place).map(|(_, packet)| packet);
+            }
+            let connections = &self.connections;
+            let index = self.ready.take(|index| {
+                let found = connections
+                    .key_at(index)
+                    .and_then(|key| connections.get(key));
+                found.is_some_and(|found| addresses.contains(&found.tuple.local.ip()))
+            })?;
+            if let Some(key) = self.connections.key_at(index) {
+                self.take_turn(now, key, egress);
+            }
+        }
     }
 
     fn take_turn(&mut self, now: Instant, key: Key, egress: &mut Egress) {

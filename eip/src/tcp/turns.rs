@@ -37,6 +37,14 @@ impl Turns {
         Some(index)
     }
 
+    /// The first slot that is `wanted`, whoever waits before it.
+    pub(super) fn take(&mut self, wanted: impl Fn(usize) -> bool) -> Option<usize> {
+        let place = self.queue.iter().position(|index| wanted(*index))?;
+        let index = self.queue.remove(place)?;
+        self.unmark(index);
+        Some(index)
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.queue.is_empty()
     }

@@ -418,3 +418,25 @@ fn connections_end_with_the_address_that_they_are_from() {
     pump(now, &mut a, &mut b);
     assert_eq!(a.tcp_state(stays), Some(TcpState::Established));
 }
+
+#[test]
+fn connections_of_an_address_can_be_taken_before_all_others() {
+    let now = Instant::now();
+    let (mut a, mut b) = (alice(), bob());
+    let moved = addr("10.0.1.1:0");
+    a.set_addresses(&[A4.into(), moved.ip()]).unwrap();
+    let listener = b.tcp_listen(addr(SERVER), 8).unwrap();
+    let options = TcpOptions::default();
+    for local in [addr("0.0.0.0:0"), moved, addr("0.0.0.0:0")] {
+        a.tcp_connect(now, local, addr(SERVER), options).unwrap();
+    }
+    assert_eq!(a.take_transmit_from(&[]), None);
+    let segment = a.take_transmit_from(&[moved.ip()]).unwrap();
+    assert_eq!(segment[12..16], [10, 0, 1, 1]);
+    assert_eq!(a.take_transmit_from(&[moved.ip()]), None);
+    b.handle_packet(now, &segment);
+    // The others have lost nothing.
+    pump(now, &mut a, &mut b);
+    let accepted = std::iter::from_fn(|| b.tcp_accept(listener)).count();
+    assert_eq!(accepted, 3);
+}

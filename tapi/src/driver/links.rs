@@ -218,7 +218,12 @@ impl Driver {
                         state.poll_transmit()
                     } else if client.has_other_ways() {
                         // A stream that stalls does not stop what has another way.
-                        state.stack.take_transmit(|packet| client.is_beside(packet))
+                        let beside = |packet: &[u8]| client.is_beside(packet);
+                        let packet = state.stack.take_transmit(beside);
+                        packet.or_else(|| {
+                            let encrypted = state.encrypted.addresses();
+                            state.stack.take_transmit_from(encrypted)
+                        })
                     } else {
                         None
                     }

@@ -456,9 +456,11 @@ impl Driver {
                     key,
                     local,
                     placement,
+                    enabled,
                 } => {
-                    tracing::debug!(socket = %local, ?placement, "placed");
-                    self.shared.drive(|state| state.place(key, placement));
+                    tracing::debug!(socket = %local, ?placement, ?enabled, "placed");
+                    self.shared
+                        .drive(|state| state.place(key, placement, enabled));
                 }
                 Event::Peer(event) => self.peer_event(now, event),
                 other => tracing::debug!(event = ?other, "ignored"),

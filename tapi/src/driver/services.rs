@@ -4,7 +4,7 @@ use std::{net::SocketAddr, time::Instant};
 
 use tsc_csm::{
     ServiceGrant,
-    client::{RequestError, RequestId, ServiceOutcome},
+    client::{Placement, RequestError, RequestId, ServiceOutcome},
 };
 
 use tsc_tpl::ServiceType;
@@ -109,6 +109,10 @@ impl Driver {
             // Only while the server does not answer, or without a tunnel.
             if let Err(error) = result {
                 tracing::debug!(%error, socket = %local, ?what, "a wish is not passed on");
+                if let What::Encryption(..) = what {
+                    self.shared
+                        .drive(|state| state.place(key, Some(Placement::Main), Some(false)));
+                }
             }
         }
         for (key, answer) in queries {
@@ -139,7 +143,7 @@ impl Driver {
         &self,
         service: ServiceType,
         available: bool,
-        enabled: bool,
+        mut enabled: bool,
         socket: SocketAddr,
     ) {
         tracing::info!(%service, available, enabled, %socket, "service");
@@ -151,10 +155,8 @@ impl Driver {
             _ => return,
         };
         let (bound, placed) = {
-            let mut state = self.shared.lock();
-            if service == Service::Dtte {
-                state.tell_encrypted(socket.port(), enabled);
-            }
+            let state = self.shared.lock();
+            enabled &= service != Service::Dtte || state.is_told_rightly(socket.port());
             let placed = state.encrypted.placed(socket);
             (state.wishes.bound(socket.port()), placed)
         };

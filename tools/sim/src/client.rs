@@ -332,7 +332,7 @@ impl World {
     #[must_use]
     pub fn placement(&self, client: ClientId, of: FlowKey) -> Option<Placement> {
         let placed = |(_, event): &(Duration, Event)| match event {
-            Event::SocketPlaced { key, placement, .. } if *key == of => Some(*placement),
+            Event::SocketPlaced { key, placement, .. } if *key == of => *placement,
             _ => None,
         };
         let events = &self.clients[client.0].events;

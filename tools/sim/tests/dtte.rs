@@ -599,3 +599,46 @@ fn changing_ones_mind_without_end_comes_to_rest_with_the_last_word() {
         assert_eq!(call.companions(), 0, "seed {seed}");
     }
 }
+
+#[test]
+fn a_connected_socket_whose_address_is_gone_gets_another_and_is_told() {
+    for wish in [Preferred, Only] {
+        let mut call = Call::new(PAIRS[0]).encrypted(wish);
+        call.world
+            .set_encryption_of(call.near, packet::FLOW, wish, true)
+            .unwrap();
+        let before = call.own();
+        let tsid = call.world.assignment(call.near).unwrap().tsid;
+        let session = call.world.session(call.server, tsid).unwrap();
+        let (_, companion) = call.world.server(call.server).companions(session)[0];
+        call.world.release_session(call.server, companion, None);
+        call.world.run(SECOND);
+        assert_ne!(call.placement(), Some(Placement::Encrypted));
+        assert_eq!(call.told().last(), Some(&(true, false)));
+        call.world.run(SECOND * 20);
+        if wish == Only {
+            assert_eq!(call.placement(), Some(Placement::Encrypted));
+            assert_ne!(call.own(), before);
+            assert_eq!(call.told().last(), Some(&(true, true)));
+        } else {
+            // It is connected on the main tunnel now.
+            assert_eq!(call.placement(), Some(Placement::Main));
+        }
+    }
+}
+
+#[test]
+fn a_connected_socket_that_must_be_encrypted_moves_even_so() {
+    let mut call = Call::new(PAIRS[1]);
+    let set = |call: &mut Call, wish| {
+        call.world
+            .set_encryption_of(call.near, packet::FLOW, wish, true)
+            .unwrap();
+        call.world.run(SECOND);
+    };
+    set(&mut call, Preferred);
+    assert_eq!(call.placement(), Some(Placement::Main));
+    set(&mut call, Only);
+    assert_eq!(call.placement(), Some(Placement::Encrypted));
+    assert_eq!(call.told().last(), Some(&(true, true)));
+}

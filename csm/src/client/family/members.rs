@@ -7,7 +7,7 @@ use super::super::config::{ClientConfig, Endpoint, Target};
 use super::super::event::{DownReason, Event, RequestError, Transmit};
 use super::super::service::Redundancy;
 use super::super::{Client, State};
-use super::{Companion, DDT, DTTE, EPOCH_BITS, EPOCH_MASK, Family, ROLES, STREAMS};
+use super::{Companion, DDT, DTTE, EPOCH_BITS, EPOCH_MASK, Family, MAX_FOREIGN, ROLES, STREAMS};
 use crate::companion::{Claim, CompanionRole, Offer};
 use crate::flow::FlowKey;
 
@@ -68,6 +68,14 @@ impl Family {
         let own = own.iter().map(|inner| inner.address);
         if !own.clone().eq(self.encrypted.iter().copied()) {
             let own: Vec<IpAddr> = own.collect();
+            for address in &own {
+                if !self.foreign.contains(address) {
+                    self.foreign.push_back(*address);
+                }
+            }
+            while self.foreign.len() > MAX_FOREIGN {
+                self.foreign.pop_front();
+            }
             self.events
                 .push_back(Event::EncryptedAddresses(own.clone()));
             self.encrypted = own;
@@ -212,7 +220,6 @@ impl Family {
             tracing::debug!(role = %offer.role, "no way to the companion that was offered");
             return self.tell_over(now, place);
         };
-        self.guarded |= !offer.role.shares_addresses();
         let tunnel = u32::try_from(place + 1).unwrap_or_default();
         client.next_epoch = (tunnel << EPOCH_BITS) | (self.next_epoch & EPOCH_MASK);
         client.background = self.main.background;

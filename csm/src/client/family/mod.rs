@@ -47,6 +47,9 @@ const EPOCH_MASK: u32 = (1 << EPOCH_BITS) - 1;
 /// Most tunnels of a family, the main one included.
 pub const MAX_TUNNELS: usize = 5;
 
+/// Addresses of encrypted companions that are remembered.
+const MAX_FOREIGN: usize = 64;
+
 /// The companions by their place.
 const ROLES: [CompanionRole; MAX_TUNNELS - 1] = [
     CompanionRole::Ddt,
@@ -89,8 +92,9 @@ pub struct Family {
     /// Attempts of companions so far.
     next_epoch: u32,
     random: RandomSource,
-    /// There was an encrypted companion: no packet with an address that is not the main tunnel's may go over that.
-    guarded: bool,
+    /// Addresses of encrypted companions that there are, or were; the last [`MAX_FOREIGN`]. Since there was one no packet with an address that is
+    /// not the main tunnel's may go over that.
+    foreign: VecDeque<IpAddr>,
     /// The addresses of the encrypted companion that the owner was told of.
     encrypted: Vec<IpAddr>,
     /// What sockets want of redundancy, which is asked for where their packets go; at most [`MAX_FLOWS`].
@@ -118,7 +122,7 @@ impl Family {
             companions: Default::default(),
             next_epoch: 0,
             random,
-            guarded: false,
+            foreign: VecDeque::new(),
             encrypted: Vec::new(),
             redundancy: Vec::new(),
             judge: None,

@@ -53,7 +53,7 @@ impl Family {
         frame: &mut Vec<u8>,
     ) -> Option<Outgoing> {
         self.passed = self.passed.wrapping_add(1);
-        if self.guarded && !self.is_mains(packet) {
+        if !self.foreign.is_empty() && !self.is_mains(packet) {
             return Some(self.encrypted(now, packet, frame));
         }
         if self.is_divided()
@@ -92,6 +92,10 @@ impl Family {
             return false;
         };
         let source = packet.source();
+        // Whoever sits on a clear path can have any prefix granted to a gateway that takes what it gets.
+        if self.foreign.contains(&source) {
+            return false;
+        }
         let mut prefixes = self.main.routed_prefixes().iter();
         self.main.has_address(source) || prefixes.any(|prefix| prefix.has_host(source))
     }
@@ -166,7 +170,7 @@ impl Family {
     #[must_use]
     #[inline]
     pub fn is_beside(&self, packet: &[u8]) -> bool {
-        (self.guarded && !self.is_mains(packet))
+        (!self.foreign.is_empty() && !self.is_mains(packet))
             || self.is_divided()
                 && self.own_flow(packet).is_some_and(|key| {
                     let main = self.main.can_send();
@@ -181,7 +185,7 @@ impl Family {
     #[must_use]
     #[inline]
     pub fn has_other_ways(&self) -> bool {
-        self.guarded || self.is_divided()
+        !self.foreign.is_empty() || self.is_divided()
     }
 
     /// Whether a companion works.

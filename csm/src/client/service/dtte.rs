@@ -146,8 +146,22 @@ impl Default for Encrypted {
 /// What is connected stays where that was done (spec 7).
 fn is_fixed(flow: &Flow) -> bool {
     let is_connected = flow.wish.connected || flow.key.transport == InnerTransport::Tcp;
-    let placement = flow.status.placement;
-    is_connected && matches!(placement, Some(Placement::Main | Placement::Encrypted))
+    let stays = match flow.status.placement {
+        Some(Placement::Main) => flow.wish.encryption != Encryption::Only,
+        Some(Placement::Encrypted) => true,
+        Some(Placement::Nowhere) | None => false,
+    };
+    is_connected && stays
+}
+
+/// Where the socket is, and what is told with it.
+const fn placed(flow: &Flow, enabled: Option<bool>) -> Event {
+    Event::SocketPlaced {
+        key: flow.key,
+        local: flow.local,
+        placement: flow.status.placement,
+        enabled,
+    }
 }
 
 /// Whether the companion is of use to it.
@@ -208,25 +222,22 @@ impl Encrypted {
         let has_failed = matches!(self.path, Path::None { rests: Some(_) });
         let mut events = Vec::new();
         for (flow, placement) in self.flows.iter_mut().zip(places) {
-            if let Some(placement) = placement
-                && flow.status.placement != Some(placement)
-            {
-                flow.status.placement = Some(placement);
-                events.push(Event::SocketPlaced {
-                    key: flow.key,
-                    local: flow.local,
-                    placement,
-                });
-            }
+            let moves = placement.is_some() && flow.status.placement != placement;
+            flow.status.placement = placement.or(flow.status.placement);
             if !flow.is_wanted() {
                 flow.status.enabled = false;
+                events.extend(moves.then(|| placed(flow, None)));
                 continue;
             }
             let enabled = protected || placement == Some(Placement::Encrypted);
             let answer = answered.filter(|(key, _)| *key == flow.key);
             // Until a companion has come up or failed there is nothing to tell.
             let is_told = flow.is_refused() || has_failed || (answer.is_some() && !is_open);
-            if enabled != flow.status.enabled || (flow.untold && (enabled || is_told)) {
+            let tells = enabled != flow.status.enabled || (flow.untold && (enabled || is_told));
+            if moves || tells {
+                events.push(placed(flow, tells.then_some(enabled)));
+            }
+            if tells {
                 flow.status.enabled = enabled;
                 flow.untold = false;
                 events.push(Event::SocketService {
@@ -265,6 +276,7 @@ impl Encrypted {
             (Some(offer), _) => {
                 self.offer = Some(offer);
                 self.path = Path::Opening;
+                self.addresses_gone();
                 // What was granted with the one before is not with this one.
                 self.flows.renew(|other| other.key != flow);
             }
@@ -273,6 +285,21 @@ impl Encrypted {
             (None, Path::Opening | Path::Works { .. } | Path::Lost { .. }) => {}
         }
         ServiceOutcome::Granted(ServiceGrant::Dtte(flow))
+    }
+
+    /// The companion's addresses are gone, and whatever comes has others.
+    fn addresses_gone(&mut self) {
+        for flow in self.flows.iter_mut() {
+            if flow.status.placement != Some(Placement::Encrypted) {
+                continue;
+            }
+            if flow.key.transport == InnerTransport::Tcp {
+                // The connection ends with its address.
+                flow.wish.encryption = Encryption::Default;
+            } else {
+                flow.status.placement = None;
+            }
+        }
     }
 
     /// Does without a companion until something else may be tried.
@@ -422,6 +449,7 @@ impl Client {
         if !is_active {
             encrypted.path = Path::None { rests: None };
             encrypted.offer = None;
+            encrypted.addresses_gone();
         }
         self.settle_encryption(now);
     }
@@ -491,12 +519,7 @@ impl Client {
             encrypted.rest.reset();
         }
         encrypted.rest(now, Duration::ZERO);
-        for flow in encrypted.flows.iter_mut() {
-            // Its connection ends with the address.
-            if is_fixed(flow) && flow.status.placement == Some(Placement::Encrypted) {
-                flow.wish.encryption = Encryption::Default;
-            }
-        }
+        encrypted.addresses_gone();
         let waiting = encrypted.flows.iter().find(|flow| flow.granted().is_some());
         let answered = waiting.map(|flow| (flow.key, true));
         let events = encrypted.news(protected, answered);

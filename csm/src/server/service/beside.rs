@@ -128,6 +128,10 @@ impl Server {
             .get(key)
             .ok_or(ResponseCode::SERVICE_UNAVAILABLE)?;
         let id = session.id;
+        if kind == Kind::Dtte && session.protected {
+            // It is what is asked for.
+            return Err(ResponseCode::SERVICE_UNAVAILABLE);
+        }
         if !self.has_room_for(key, flow) {
             return Err(ResponseCode::NO_RESOURCES);
         }

@@ -127,11 +127,23 @@ fn what_is_encrypted_only_is_never_on_the_wire_in_clear() {
                     Namespace::Access.run("nft delete table inet wall");
                     echoed(&socket, SECRET, echo).await;
 
+                    // The server could not tell it from one of the other IP version.
+                    let port = socket.local_addr().unwrap().port();
+                    let other = tunnel.bind_udp(format!("[::]:{port}").parse().unwrap());
+                    let other = other.unwrap();
+                    let refused = other.set_encryption(Encryption::Only).unwrap_err();
+                    assert_eq!(refused.kind(), std::io::ErrorKind::AddrInUse);
+                    drop(other);
+                    echoed(&socket, SECRET, echo).await;
+
                     socket.set_encryption(Encryption::Default).unwrap();
                     assert_eq!(socket.local_addr().unwrap().ip().to_string(), "0.0.0.0");
                     echoed(&socket, PUBLIC, echo).await;
-                    drop((connection, socket));
+                    // Whoever waits is told when the tunnel ends.
+                    socket.set_encryption(Encryption::Only).unwrap();
+                    drop(connection);
                     close(tunnel).await;
+                    assert!(soon(socket.encrypted()).await.is_err());
                 }
             });
             let (found, packets) = wire.found();
