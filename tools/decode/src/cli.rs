@@ -85,11 +85,11 @@ What a capture's packets are taken for, by link type:
   101, 228, 229 (raw IP)           one inner packet; with --port an outer packet
   0, 1, 113, 276 (BSD loopback,    outer packets; --port is needed
   Ethernet, Linux cooked 1 and 2)
-TLS, DTLS and STUN are recognised and not decoded. TCP is put in order within small bounds; after a gap
+TLS and DTLS are recognised and not decoded, nor is STUN other than Binding. TCP is put in order within small bounds; after a gap
 the rest of that direction is left out.
 
 Exit codes:
-  0  all was decoded (TLS, DTLS and STUN apart)
+  0  all was decoded (what is not ours to read apart)
   1  something was malformed, cut or lost
   2  wrong use, or a file that cannot be read
 
@@ -100,7 +100,8 @@ JSON: one object per line. Fields that do not apply are absent.
   direction    \"in\" or \"out\", if the capture says so
   outer        {transport: \"udp\" or \"tcp\", source, destination}: \"address:port\"
   offset       where in the stream the unit begins, in bytes
-  kind         \"control\", \"ip\", \"redundancy\", \"reserved\"; \"error\": no unit; \"opaque\": not ours to read
+  kind         \"control\", \"ip\", \"redundancy\", \"reserved\", \"stun\"; \"error\": no unit; \"opaque\": not ours to
+               read
   ok           whether it is without error
   length       in bytes
   error        what is wrong
@@ -109,5 +110,7 @@ JSON: one object per line. Fields that do not apply are absent.
   ip           {version, source, destination, protocol, source_port, destination_port, fragment}
   redundancy   {entries: [{sequence, length, ip}]}, newest first
   reserved     {frame: \"compressed_short\", \"compressed_long\" or \"extension\", index, payload_length}
+  stun         {type: \"request\", \"indication\" or \"success\", transaction, fingerprint, seen}: seen is the address of a
+               success
   opaque       \"tls\", \"dtls\" or \"stun\"
 ";

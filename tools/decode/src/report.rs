@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use serde_json::{Map, Value, json};
-use tsc_tpl::Unit;
+use tsc_tpl::{StunMessage, Unit};
 
 use crate::capture::Direction;
 use crate::view;
@@ -62,7 +62,7 @@ impl Summary {
             unrelated,
         } = self;
         (errors + opaque + unrelated > 0 || *units == 0).then(|| {
-            format!("{units} units, {errors} errors, {opaque} encrypted or STUN, {unrelated} unrelated packets")
+            format!("{units} units, {errors} errors, {opaque} encrypted or not ours, {unrelated} unrelated packets")
         })
     }
 }
@@ -110,6 +110,24 @@ impl<W: Write> Report<W> {
         } else {
             self.prefix(origin)?;
             writeln!(self.out, "{}", view::text(unit, self.style.show_secrets))
+        }
+    }
+
+    /// What finds the way of a peer tunnel, beside units.
+    pub(crate) fn stun(
+        &mut self,
+        origin: &Origin,
+        len: usize,
+        message: &StunMessage,
+    ) -> io::Result<()> {
+        self.summary.units += 1;
+        if self.style.json {
+            let mut object = self.object(origin, "stun", true, len);
+            object.insert("stun".into(), view::stun_json(message));
+            self.line(object)
+        } else {
+            self.prefix(origin)?;
+            writeln!(self.out, "{}", view::stun_text(message, len))
         }
     }
 

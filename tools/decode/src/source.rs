@@ -6,14 +6,14 @@ use std::net::SocketAddr;
 use std::path::Path;
 
 use anyhow::{Context, bail};
-use tsc_tpl::{IpPacket, Limits, StreamDecoder, Unit};
+use tsc_tpl::{FirstByte, IpPacket, Limits, StreamDecoder, StunError, StunMessage, Unit};
 
 use crate::capture::{Capture, Packet};
 use crate::cli::Arguments;
 use crate::hex;
 use crate::outer::{self, Link, Outer};
 use crate::report::{Origin, OuterOrigin, Report};
-use crate::tcp::{Event, Streams, opaque_datagram};
+use crate::tcp::{Event, Streams};
 
 /// Longest text that is read as hex.
 const MAX_TEXT: u64 = 64 << 20;
@@ -75,10 +75,23 @@ fn datagram(
 ) -> anyhow::Result<()> {
     match Unit::decode_datagram(bytes, limits) {
         Ok(unit) => report.unit(origin, &unit)?,
-        Err(error) => match opaque_datagram(bytes) {
-            Some(what) => report.opaque(origin, bytes.len(), what)?,
-            None => report.error(origin, bytes.len(), &error.to_string())?,
+        Err(error) => match bytes.first().map(|first| FirstByte::classify(*first)) {
+            Some(FirstByte::Dtls) => report.opaque(origin, bytes.len(), "dtls")?,
+            Some(FirstByte::Stun) => stun(origin, bytes, report)?,
+            _ => report.error(origin, bytes.len(), &error.to_string())?,
         },
+    }
+    Ok(())
+}
+
+fn stun(origin: &Origin, bytes: &[u8], report: &mut Report<impl Write>) -> anyhow::Result<()> {
+    match StunMessage::decode(bytes) {
+        Ok(message) => report.stun(origin, bytes.len(), &message)?,
+        // Others use it for more than the tunnel does.
+        Err(StunError::Type(_) | StunError::Attribute(_)) => {
+            report.opaque(origin, bytes.len(), "stun")?;
+        }
+        Err(error) => report.error(origin, bytes.len(), &error.to_string())?,
     }
     Ok(())
 }

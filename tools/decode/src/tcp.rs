@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
-use tsc_tpl::{FirstByte, FramingError, Limits, Sequence, StreamDecoder, Unit, registry};
+use tsc_tpl::{FramingError, Limits, Sequence, StreamDecoder, Unit, registry};
 
 use crate::outer::Segment;
 
@@ -227,19 +227,5 @@ impl Stream {
     fn end(&mut self) {
         self.state = State::Over;
         self.waiting = Vec::new();
-    }
-}
-
-/// What a datagram is if not a unit.
-pub(crate) fn opaque_datagram(payload: &[u8]) -> Option<&'static str> {
-    match FirstByte::classify(*payload.first()?) {
-        FirstByte::Dtls => Some("dtls"),
-        FirstByte::Stun => Some("stun"),
-        FirstByte::Control
-        | FirstByte::Ipv4
-        | FirstByte::Ipv6
-        | FirstByte::Redundancy
-        | FirstByte::Reserved
-        | FirstByte::Invalid => None,
     }
 }

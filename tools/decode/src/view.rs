@@ -5,7 +5,7 @@ use std::fmt::Write;
 use serde_json::{Map, Value, json};
 use tsc_tpl::{
     ControlMessage, IpPacket, IpVersion, MessageBuilder, RawTlv, RedundancyFrame, ReservedFrame,
-    ReservedKind, ResponseCode, TlvType, Unit,
+    ReservedKind, ResponseCode, StunKind, StunMessage, TlvType, Unit,
 };
 
 /// What a unit is called in the output.
@@ -145,6 +145,29 @@ fn reserved_json(frame: &ReservedFrame<'_>) -> Value {
         "index": frame.index(),
         "payload_length": frame.payload().len(),
     })
+}
+
+/// A line for people.
+pub(crate) fn stun_text(message: &StunMessage, len: usize) -> String {
+    let transaction = hex(&message.transaction);
+    format!("{message} transaction={transaction} ({len} bytes)")
+}
+
+pub(crate) fn stun_json(message: &StunMessage) -> Value {
+    let (name, seen) = match message.kind {
+        StunKind::Request => ("request", None),
+        StunKind::Indication => ("indication", None),
+        StunKind::Success(seen) => ("success", Some(seen)),
+    };
+    let mut object = json!({
+        "type": name,
+        "transaction": hex(&message.transaction),
+        "fingerprint": message.fingerprint,
+    });
+    if let (Value::Object(object), Some(seen)) = (&mut object, seen) {
+        object.insert("seen".into(), seen.to_string().into());
+    }
+    object
 }
 
 /// A TLV's value as text, or what is wrong with it.

@@ -20,7 +20,7 @@ use pcap_file::{DataLink, TsResolution};
 use serde_json::Value;
 use tsc_tpl::{
     CmType, IpPacket, Limits, MessageBuilder, RedundancyEntry, RedundancyFrame, ResponseCode,
-    ResumeKey, Sequence, Tlv, Tsid,
+    ResumeKey, Sequence, StunKind, StunMessage, Tlv, Tsid,
 };
 
 const KEEPALIVE: &str = "10070000 0040000000000001 0000000b";
@@ -344,9 +344,9 @@ fn outer_udp_in_ethernet_frames() {
     let packets = [
         ethernet(&udp(40000, 5060, &request())),
         ethernet(&udp(5060, 40000, &keepalive(3))),
-        // Another port, a STUN request, a DTLS record, ARP.
+        // Another port, STUN that is no Binding, a DTLS record, ARP.
         ethernet(&udp(40000, 53, &keepalive(4))),
-        ethernet(&udp(40000, 5060, &[0, 1, 0, 0, 0x21, 0x12, 0xA4, 0x42])),
+        ethernet(&udp(40000, 5060, &allocate())),
         ethernet(&udp(40000, 5060, &[22, 0xFE, 0xFD, 0])),
         [&[0; 12][..], &[0x08, 0x06], &[0; 28]].concat(),
     ];
@@ -373,6 +373,47 @@ fn outer_udp_in_ethernet_frames() {
         0,
     );
     assert_eq!(both.len(), 5);
+}
+
+/// A request of TURN (RFC 8656), which uses STUN as well.
+fn allocate() -> Vec<u8> {
+    let mut request = StunMessage::new(StunKind::Request, [7; 12]).encode()[..20].to_vec();
+    request[..4].copy_from_slice(&[0, 3, 0, 0]);
+    request
+}
+
+#[test]
+fn stun_of_peer_tunnels_is_shown_beside_units() {
+    let ask = StunMessage::new(StunKind::Request, [0xAB; 12]);
+    let answer = ask.success("198.51.100.7:40000".parse().unwrap());
+    let open = StunMessage::new(StunKind::Indication, [1; 12]);
+    let messages = [ask, answer, open].map(|message| message.encode());
+    let mut broken = messages[0].clone();
+    *broken.last_mut().unwrap() ^= 1;
+
+    let hex = |bytes: &[u8]| -> String { bytes.iter().map(|byte| format!("{byte:02x}")).collect() };
+    let shown = check(&run(&[&hex(&messages[1])], b""), 0);
+    let transaction = "ab".repeat(12);
+    let expected = format!(
+        "STUN Binding success, seen as 198.51.100.7:40000 transaction={transaction} ({} bytes)\n",
+        messages[1].len()
+    );
+    assert_eq!(shown, expected);
+
+    let packets = messages.map(|message| ethernet(&udp(40000, 3478, &message)));
+    let objects = decode_pcap(DataLink::ETHERNET, &packets, &["--port", "3478"], 0);
+    let types: Vec<_> = objects
+        .iter()
+        .map(|object| &object["stun"]["type"])
+        .collect();
+    assert_eq!(types, ["request", "success", "indication"]);
+    assert!(objects.iter().all(|object| object["kind"] == "stun"));
+    assert_eq!(objects[1]["stun"]["seen"], "198.51.100.7:40000");
+    assert_eq!(objects[1]["stun"]["transaction"], transaction);
+    assert_eq!(objects[1]["stun"]["fingerprint"], true);
+
+    let objects = json(&run(&["--json", &hex(&broken)], b""), 1);
+    assert_eq!(objects[0]["kind"], "error");
 }
 
 #[test]
