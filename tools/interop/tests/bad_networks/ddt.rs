@@ -112,3 +112,62 @@ fn datagrams_that_end_in_the_middle_of_a_call_cost_a_second_and_come_back() {
         },
     );
 }
+
+/// Has the kernel lose so many in a hundred packets of the tunnels over a protocol, where they arrive; 0 ends that.
+fn lose(protocol: &str, percent: u32) {
+    let table = format!("{protocol}_loss");
+    for (end, port) in [(Namespace::Access, "sport"), (Namespace::Edge, "dport")] {
+        end.run(&format!("nft add table inet {table}"));
+        end.run(&format!("nft delete table inet {table}"));
+        if percent == 0 {
+            continue;
+        }
+        end.run(&format!("nft add table inet {table}"));
+        end.run(&format!(
+            "nft add chain inet {table} arrival {{ type filter hook input priority 0 ; policy accept ; }}"
+        ));
+        end.run(&format!(
+            "nft add rule inet {table} arrival {protocol} {port} 4567 numgen random mod 100 < {percent} drop"
+        ));
+    }
+}
+
+#[test]
+fn media_goes_by_whichever_tunnel_the_network_treats_better() {
+    isolated(
+        "ddt::media_goes_by_whichever_tunnel_the_network_treats_better",
+        || {
+            let (lab, _wire) = lab(ROUND_TRIP, Egress::UserSpace);
+            block_on(async {
+                let ((echo, _echo), (source, _source)) = (echo(), source());
+                for stream in STREAMS {
+                    let server = url(stream, address::EDGE_V4, 4567);
+                    let tunnel = soon(builder(&lab, &[server]).connect()).await.unwrap();
+                    let mut notifications = tunnel.notifications();
+                    let automatic = TunnelTransport::Automatic;
+                    let call = Call::over(tunnel, automatic, echo, source).await;
+                    call.heard.more(300).await;
+                    let told = async { until(&mut notifications, true).await };
+                    let is_told = tokio::time::timeout(Duration::ZERO, told).await.is_ok();
+                    assert!(!is_told, "{stream}: a good stream is left");
+                    lose("tcp", 8);
+                    let begun = Instant::now();
+                    until(&mut notifications, true).await;
+                    let took = begun.elapsed();
+                    let begun = Instant::now();
+                    call.heard.more(100).await;
+                    let gap = call.heard.gap(begun);
+                    assert!(gap < Duration::from_millis(200), "{gap:?}");
+                    eprintln!("{stream}: beside it after {took:?}, then gaps of {gap:?}");
+                    lose("tcp", 0);
+                    lose("udp", 25);
+                    let begun = Instant::now();
+                    until(&mut notifications, false).await;
+                    eprintln!("{stream}: on it again after {:?}", begun.elapsed());
+                    lose("udp", 0);
+                    call.end().await;
+                }
+            });
+        },
+    );
+}
