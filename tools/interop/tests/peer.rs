@@ -316,14 +316,17 @@ fn call(left: Transport, right: Transport) {
         assert_eq!(outer.ip(), IpAddr::from([203, 0, 1, 2]));
         let (direct, server) = (direct_packets(), server_packets());
         assert_eq!(talk(&here, &there, CALL).await, (0, 0));
-        // All of it went directly; what the server got beside is Keepalives, and ARP.
+        // It went directly; what the server got beside is Keepalives, and ARP. A host that has other things to do for a quarter of a
+        // second looks like a path in doubt, and sends a few packets over the server.
         let direct = direct_packets() - direct;
-        assert!(
-            direct >= u64::from(2 * CALL),
-            "{direct} packets went directly"
-        );
+        let sent = u64::from(2 * CALL);
+        assert!(direct >= sent * 9 / 10, "{direct} packets went directly");
         let server = server_packets() - server;
-        assert!(server < 20, "{server} packets came to the server");
+        let in_doubt = sent.saturating_sub(direct);
+        assert!(
+            server < 20 + in_doubt,
+            "{server} packets came to the server"
+        );
 
         // The direct path fails: speech goes on over the server, with less than a second lost.
         cut();
