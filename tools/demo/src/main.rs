@@ -70,7 +70,7 @@ struct Args {
     #[arg(long, value_name = "DIR")]
     trace: Option<PathBuf>,
 
-    /// Show what a service does instead: the same call over a network that loses 10 % each way, with more and more of it.
+    /// Show what a service does instead: the same call over a bad network, with more and more of it.
     /// [default transports: udp and dtls for redundancy, tcp and tls for ddt]
     #[arg(long, value_name = "redundancy|ddt", value_parser = service)]
     service: Option<Service>,
@@ -256,11 +256,13 @@ async fn show(
     }
     let mut calls = Vec::new();
     for transport in transports {
+        let network = service.network(transport);
         eprintln!(
-            "{} calls over {transport}, {} s each, over a network that loses {:.0} % each way ...",
+            "{} calls over {transport}, {} s each, over a network that loses {:.0} % and takes {} ms each way ...",
             service.steps(transport).len(),
             args.duration,
-            service::NETWORK.loss * 100.0
+            network.loss * 100.0,
+            network.delay.as_millis(),
         );
         let duration = Duration::from_secs(args.duration);
         service::show(lab, service, transport, backend, duration, |call| {

@@ -1,5 +1,9 @@
 //! Checks see what they are to see.
-#![allow(clippy::cast_possible_truncation, clippy::indexing_slicing)]
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::indexing_slicing,
+    clippy::wildcard_enum_match_arm
+)]
 
 use tsc_quality::{
     checks,
