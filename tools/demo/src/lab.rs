@@ -163,7 +163,7 @@ address-quarantine = 0
                 Side::Access,
                 "clients",
                 format!(
-                    "{interface}\nassigned-services = [\"SIP\", \"redundancy\", \"DDT\", \"server-keepalive\"]\nsip-servers = [\"{SIP_SERVER}\"]"
+                    "{interface}\nassigned-services = [\"SIP\", \"redundancy\", \"DDT\", \"DTTE\", \"server-keepalive\"]\nsip-servers = [\"{SIP_SERVER}\"]"
                 ),
             ),
             (Side::Core, "sip-server", interface.clone()),

@@ -37,6 +37,7 @@ Examples:
                                              what copies of packets do for a call over a network that loses 10 %
   tsc-demo --service redundancy -t tcp       the same over two and three connections
   tsc-demo --service ddt                     what media gains that leaves a stream for datagrams beside it
+  tsc-demo --service dtte                    media of a clear tunnel that leaves it for an encrypted one
   tsc-demo --service peer                    what it brings that media goes straight from one client to the other
   tsc-demo pki certs                         only the certificates, for a server started by hand
 
@@ -75,8 +76,8 @@ struct Args {
 
     /// Show what a service does instead: the same call over a bad network, with more and more of it; `peer`: media
     /// that leaves a far tunnel server, in a network namespace of its own (root, or user namespaces).
-    /// [default transports: udp and dtls for redundancy and peer, tcp and tls for ddt]
-    #[arg(long, value_name = "redundancy|ddt|peer", value_parser = shown)]
+    /// [default transports: udp and dtls for redundancy and peer, tcp and tls for ddt, tcp and udp for dtte]
+    #[arg(long, value_name = "redundancy|ddt|dtte|peer", value_parser = shown)]
     service: Option<Shown>,
 
     /// Leave out the last leg.
@@ -125,7 +126,7 @@ fn shown(text: &str) -> Result<Shown, String> {
         .into_iter()
         .find(|service| service.to_string() == text)
         .map(Shown::Mending)
-        .ok_or_else(|| "expected redundancy, ddt or peer".to_owned())
+        .ok_or_else(|| "expected redundancy, ddt, dtte or peer".to_owned())
 }
 
 fn main() -> ExitCode {

@@ -1,7 +1,7 @@
 //! What a service does for a call: the same call over the same bad network, with more and more of it.
 //!
-//! A service is a variant of [`Service`] and its steps. Peer tunneling is none of them: peers are never looked for on loopback, and the
-//! demo asks for no other network (`tools/interop/tests/peer.rs` makes some).
+//! A service is a variant of [`Service`] and its steps. Peer tunneling is none of them: peers are never looked for on loopback, and it is
+//! shown in a network of its own (`peer.rs`).
 
 use std::{fmt, time::Duration};
 
@@ -10,7 +10,7 @@ use tsc_sip::{
     net::MediaServices,
     report::{CallReport, Role},
 };
-use tsc_tapi::{DtlsBackendKind, Redundancy, Transport, TunnelTransport};
+use tsc_tapi::{DtlsBackendKind, Encryption, Redundancy, Transport, TunnelTransport};
 
 use crate::{
     lab::Lab,
@@ -34,10 +34,16 @@ const FAR: BadNetwork = BadNetwork {
     ..LOSSY
 };
 
+/// What is called over where somebody reads along, and nothing is lost.
+const CLEAN: BadNetwork = BadNetwork { loss: 0.0, ..LOSSY };
+
 /// More packets than these, of a hundred, may not be missing with two copies.
 const MOST_LOST: f64 = 1.0;
 /// At least so much of all bytes, in percent, must go beside the stream with DDT. The main tunnel has its handshake and signalling.
 const LEAST_BESIDE: f64 = 50.0;
+
+/// Bytes in clear for each packet of media that is encrypted: those of set-up and signalling, in a call of a few seconds.
+const MOST_CLEAR: f64 = 60.0;
 
 /// A service that can be shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,6 +52,8 @@ pub enum Service {
     Redundancy,
     /// Media in datagrams beside a stream.
     Ddt,
+    /// Media encrypted beside a clear tunnel.
+    Dtte,
 }
 
 impl fmt::Display for Service {
@@ -53,13 +61,14 @@ impl fmt::Display for Service {
         f.write_str(match self {
             Self::Redundancy => "redundancy",
             Self::Ddt => "ddt",
+            Self::Dtte => "dtte",
         })
     }
 }
 
 impl Service {
     /// All of them.
-    pub const ALL: [Self; 2] = [Self::Redundancy, Self::Ddt];
+    pub const ALL: [Self; 3] = [Self::Redundancy, Self::Ddt, Self::Dtte];
 
     /// Transports over which it is shown if nobody says which.
     #[must_use]
@@ -67,6 +76,7 @@ impl Service {
         match self {
             Self::Redundancy => [Transport::Udp, Transport::Dtls],
             Self::Ddt => [Transport::Tcp, Transport::Tls],
+            Self::Dtte => [Transport::Tcp, Transport::Udp],
         }
     }
 
@@ -76,6 +86,7 @@ impl Service {
         match self {
             Self::Redundancy => true,
             Self::Ddt => transport.is_stream(),
+            Self::Dtte => !transport.is_protected(),
         }
     }
 
@@ -85,6 +96,7 @@ impl Service {
         match (self, transport.is_stream()) {
             (Self::Redundancy, false) => LOSSY,
             (Self::Redundancy | Self::Ddt, _) => FAR,
+            (Self::Dtte, _) => CLEAN,
         }
     }
 
@@ -106,6 +118,11 @@ impl Service {
                     ..Step::on_main("2 copies", Redundancy::Copies(2))
                 },
                 Step::on_main("adaptive", Redundancy::Adaptive { most: 2 }),
+            ],
+            Self::Dtte => vec![
+                Step::on_main("clear", Redundancy::Off),
+                Step::encrypted("preferred", Encryption::Preferred),
+                Step::encrypted("only", Encryption::Only),
             ],
             Self::Ddt => vec![
                 Step::on_main("none", Redundancy::Off),
@@ -149,6 +166,12 @@ impl Step {
         step
     }
 
+    fn encrypted(name: &'static str, encryption: Encryption) -> Self {
+        let mut step = Self::on_main(name, Redundancy::Off);
+        step.services.encryption = encryption;
+        step
+    }
+
     /// What is wrong with a call that was made.
     fn problem(&self, report: &ServiceReport) -> Option<String> {
         let is_served = self.services == MediaServices::default() || report.services_ms.is_some();
@@ -160,6 +183,11 @@ impl Step {
                 "{:.2} % are missing with two copies",
                 report.lost_percent
             ));
+        }
+        // The bad network has the main tunnel; the encrypted one goes its own way. What is left is signalling.
+        if self.services.encryption.is_wanted() && report.bytes_per_packet > MOST_CLEAR {
+            let bytes = report.bytes_per_packet;
+            return Some(format!("{bytes:.0} bytes per packet in clear"));
         }
         let is_beside = self.services.transport == TunnelTransport::Datagram;
         if is_beside && report.datagrams_percent < LEAST_BESIDE {
@@ -196,7 +224,8 @@ pub struct ServiceReport {
     pub late_percent: f64,
     /// Estimated quality (G.107), 1 to 4.41, at the end that hears less.
     pub mos: Option<f64>,
-    /// Bytes on the wire of the caller's tunnels per RTP packet, both directions, with headers from IP on.
+    /// Bytes on the wire of the caller's tunnels per RTP packet, both directions, with headers from IP on; without those of an
+    /// encrypted one beside.
     pub bytes_per_packet: f64,
     /// Share of these bytes that went in datagrams, in percent.
     pub datagrams_percent: f64,

@@ -75,6 +75,22 @@ fn ddt_takes_media_off_the_stream() {
 }
 
 #[test]
+fn encrypted_media_leaves_nothing_on_the_clear_tunnel() {
+    for transport in ["tcp", "udp"] {
+        let calls = show("dtte", transport);
+        let names: Vec<_> = calls.iter().map(|call| &call["with"]).collect();
+        assert_eq!(names, ["clear", "preferred", "only"]);
+        assert_served(&calls);
+        let clear = |call| number(call, "bytes_per_packet");
+        assert!(clear(&calls[0]) > 200.0, "{}", calls[0]);
+        for call in &calls[1..] {
+            assert!(clear(call) < 60.0, "{call}");
+            assert_eq!(number(call, "lost_percent"), 0.0, "{call}");
+        }
+    }
+}
+
+#[test]
 fn media_goes_over_further_streams() {
     let calls = show("redundancy", "tcp");
     let names: Vec<_> = calls.iter().map(|call| &call["with"]).collect();

@@ -80,24 +80,26 @@ async fn try_call<N: InnerNet>(
         in_force = serve => in_force.map_err(CallError::Sockets)?,
         () = shared.stop.stopped() => return Err(CallError::Stopped),
     };
-    report.services_ms = in_force.then(|| millis(asked.elapsed()));
-    if !in_force
-        && options.services != MediaServices::default()
-        && !options.services_timeout.is_zero()
-    {
-        tracing::warn!(
-            call = number + 1,
-            "what was asked of the tunnel is not in force"
-        );
-    }
     sockets
         .1
         .set_services(options.services.rtcp())
         .map_err(CallError::Sockets)?;
     // Encryption changes their addresses, which the offer names: here the call waits for it in any case.
-    encrypt_both(&sockets, options.services.encryption)
+    let level = options.services.encryption;
+    let encrypted = encrypt_both(&sockets, level)
         .await
         .map_err(CallError::Sockets)?;
+    let others = options.services.without_encryption() != MediaServices::default();
+    let is_served = (in_force || !others) && (encrypted || !level.is_wanted());
+    let is_asked = others || level.is_wanted();
+    report.services_ms = (is_asked && is_served).then(|| millis(asked.elapsed()));
+    let waited = level.is_wanted() || !options.services_timeout.is_zero();
+    if is_asked && !is_served && waited {
+        tracing::warn!(
+            call = number + 1,
+            "what was asked of the tunnel is not in force"
+        );
+    }
     let local = local(&sockets).map_err(CallError::Sockets)?;
     // 62 bits, so that peers with signed numbers can read it.
     let offer = Description::offer(OsRandom.bits() >> 2, local.0, local.1, &options.codecs);

@@ -163,18 +163,18 @@ pub trait InnerSocket: Send + Sync + 'static {
         DirectPackets::default()
     }
 
-    /// Has the socket's packets encrypted, and waits until they are: its address is another one then. A network that cannot does
-    /// nothing.
+    /// Has the socket's packets encrypted, and waits until they are: its address is another one then. Whether they are; a network
+    /// that cannot does nothing.
     ///
     /// # Errors
     ///
     /// They must be, and are not.
-    fn encrypt(&self, _level: Encryption) -> impl Future<Output = io::Result<()>> + Send {
-        std::future::ready(Ok(()))
+    fn encrypt(&self, _level: Encryption) -> impl Future<Output = io::Result<bool>> + Send {
+        std::future::ready(Ok(false))
     }
 }
 
-/// Has both sockets of a stream encrypted.
+/// Has both sockets of a stream encrypted. Whether they are.
 ///
 /// # Errors
 ///
@@ -182,9 +182,8 @@ pub trait InnerSocket: Send + Sync + 'static {
 pub(crate) async fn encrypt_both<S: InnerSocket>(
     (rtp, rtcp): &(S, S),
     level: Encryption,
-) -> io::Result<()> {
-    rtp.encrypt(level).await?;
-    rtcp.encrypt(level).await
+) -> io::Result<bool> {
+    Ok(rtp.encrypt(level).await? && rtcp.encrypt(level).await?)
 }
 
 /// What is asked of the tunnel for RTP.
@@ -201,6 +200,14 @@ pub struct MediaServices {
 }
 
 impl MediaServices {
+    /// What is in force without another address.
+    pub(crate) fn without_encryption(self) -> Self {
+        Self {
+            encryption: Encryption::Default,
+            ..self
+        }
+    }
+
     /// What is asked of the tunnel for RTCP: it has to go the way of its RTP, or its round trip is that of another way.
     pub(crate) fn rtcp(self) -> Self {
         Self {

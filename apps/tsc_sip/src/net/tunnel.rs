@@ -143,14 +143,14 @@ impl InnerSocket for UdpSocket {
         }
     }
 
-    async fn encrypt(&self, level: Encryption) -> io::Result<()> {
-        if !matches!(level, Encryption::Only | Encryption::Preferred) {
-            return Ok(());
+    async fn encrypt(&self, level: Encryption) -> io::Result<bool> {
+        if !level.is_wanted() {
+            return Ok(false);
         }
         self.set_encryption(level)?;
         match timeout(ENCRYPTION_TIME, self.encrypted()).await {
-            Ok(Ok(_)) => Ok(()),
-            Err(_) | Ok(Err(_)) if level == Encryption::Preferred => Ok(()),
+            Ok(Ok(_)) => Ok(true),
+            Err(_) | Ok(Err(_)) if level == Encryption::Preferred => Ok(false),
             Ok(Err(error)) => Err(error),
             Err(_) => Err(io::ErrorKind::TimedOut.into()),
         }
