@@ -73,8 +73,8 @@ struct Args {
     #[arg(long, value_name = "DIR")]
     trace: Option<PathBuf>,
 
-    /// Show what a service does instead: the same call over a network that loses 10 % each way, with more and more of it; `peer`: media
-    /// that leaves a far tunnel server, in a network namespace of its own (root, or user namespaces).
+    /// Show what a service does instead: the same call over a bad network, with more and more of it; `peer`: media that leaves a far
+    /// tunnel server, in a network namespace of its own (root, or user namespaces).
     /// [default transports: udp and dtls for redundancy and peer, tcp and tls for ddt]
     #[arg(long, value_name = "redundancy|ddt|peer", value_parser = shown)]
     service: Option<Shown>,
@@ -276,11 +276,13 @@ async fn show(
     }
     let mut calls = Vec::new();
     for transport in transports {
+        let network = service.network(transport);
         eprintln!(
-            "{} calls over {transport}, {} s each, over a network that loses {:.0} % each way ...",
+            "{} calls over {transport}, {} s each, over a network that loses {:.0} % and takes {} ms each way ...",
             service.steps(transport).len(),
             args.duration,
-            service::NETWORK.loss * 100.0
+            network.loss * 100.0,
+            network.delay.as_millis(),
         );
         let duration = Duration::from_secs(args.duration);
         service::show(lab, service, transport, backend, duration, |call| {

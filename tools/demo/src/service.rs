@@ -18,12 +18,19 @@ use crate::{
     relay::BadNetwork,
 };
 
-/// What is called over.
-pub const NETWORK: BadNetwork = BadNetwork {
+/// What is called over in datagrams.
+const LOSSY: BadNetwork = BadNetwork {
     loss: 0.1,
     burst: 1.0,
     delay: Duration::from_millis(20),
     seed: 1,
+};
+
+/// What is called over on streams, with which they cannot hold a conversation: what is sent again comes after it should have been heard.
+const FAR: BadNetwork = BadNetwork {
+    loss: 0.05,
+    delay: Duration::from_millis(50),
+    ..LOSSY
 };
 
 /// More packets than these, of a hundred, may not be missing with two copies.
@@ -68,6 +75,15 @@ impl Service {
         match self {
             Self::Redundancy => true,
             Self::Ddt => transport.is_stream(),
+        }
+    }
+
+    /// What is called over.
+    #[must_use]
+    pub const fn network(self, transport: Transport) -> BadNetwork {
+        match (self, transport.is_stream()) {
+            (Self::Redundancy, false) => LOSSY,
+            (Self::Redundancy | Self::Ddt, _) => FAR,
         }
     }
 
@@ -177,7 +193,7 @@ pub struct ServiceReport {
     pub lost_percent: f64,
     /// Share of them that came after their playout time, in percent.
     pub late_percent: f64,
-    /// Estimated quality at the caller's end (G.107), 1 to 4.41: of what came from the server.
+    /// Estimated quality (G.107), 1 to 4.41, at the end that hears less.
     pub mos: Option<f64>,
     /// Bytes on the wire of the caller's tunnels per RTP packet, both directions, with headers from IP on.
     pub bytes_per_packet: f64,
@@ -203,7 +219,7 @@ pub async fn show(
             record: None,
             trace: None,
             services: step.services,
-            network: Some(NETWORK),
+            network: Some(service.network(transport)),
         };
         done(call(lab, &options, service, &step).await);
     }
@@ -224,7 +240,7 @@ async fn call(lab: &Lab, options: &LegOptions, service: Service, step: &Step) ->
         sent,
         lost_percent: share(leg.lost, sent),
         late_percent: share(leg.late, sent),
-        mos: caller.and_then(|call: &CallReport| call.mos),
+        mos: leg.mos,
         bytes_per_packet: ratio(wire, sent.max(1)),
         datagrams_percent: share(leg.datagram_bytes, wire),
     };
