@@ -24,6 +24,7 @@ const LOSSY: BadNetwork = BadNetwork {
     burst: 1.0,
     delay: Duration::from_millis(20),
     seed: 1,
+    spared: 50,
 };
 
 /// What is called over on streams, with which they cannot hold a conversation: what is sent again comes after it should have been heard.

@@ -39,6 +39,8 @@ pub struct BadNetwork {
     pub delay: Duration,
     /// What chance begins with.
     pub seed: u64,
+    /// So many in each direction of each flow are not lost at first: tunnels and calls are set up with them.
+    pub spared: u64,
 }
 
 impl Default for BadNetwork {
@@ -49,6 +51,7 @@ impl Default for BadNetwork {
             burst: 1.0,
             delay: Duration::ZERO,
             seed: 1,
+            spared: 0,
         }
     }
 }
@@ -315,6 +318,7 @@ impl Line {
 struct Chance {
     rng: Rng,
     losses: Losses,
+    seen: u64,
 }
 
 impl Chance {
@@ -322,11 +326,14 @@ impl Chance {
         Self {
             rng: Rng::new(seed),
             losses: Losses::new(),
+            seen: 0,
         }
     }
 
     fn loses(&mut self, network: &BadNetwork) -> bool {
-        self.losses.next(&mut self.rng, network.loss, network.burst)
+        self.seen += 1;
+        let loses = self.losses.next(&mut self.rng, network.loss, network.burst);
+        loses && self.seen > network.spared
     }
 }
 
