@@ -415,8 +415,9 @@ fn unused(now: Instant, found: &Session) -> Option<DownReason> {
     if is_unconfirmed || matches!(found.life, Life::Releasing(_)) {
         return Some(DownReason::Unconfirmed);
     }
+    // One with addresses of its own takes them along: its client may have sockets that live by them.
     let is_lost = found.binding.is_none() && now >= found.last_activity + CLAIMING;
-    is_lost.then_some(DownReason::Replaced)
+    (is_lost && !found.has_own_addresses()).then_some(DownReason::Replaced)
 }
 
 /// The companion of a tunnel: the same limits and identity. Its addresses are those of the main tunnel; one that is to have others gets them

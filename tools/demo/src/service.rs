@@ -1,7 +1,7 @@
 //! What a service does for a call: the same call over the same bad network, with more and more of it.
 //!
-//! A service is a variant of [`Service`] and its steps. Peer tunneling is none of them: peers are never looked for on loopback, and it is
-//! shown in a network of its own (`peer.rs`).
+//! A service is a variant of [`Service`] and its steps. Peer tunneling is none of them ([`crate::peer`]): peers are not looked for on
+//! loopback.
 
 use std::{fmt, time::Duration};
 

@@ -424,12 +424,10 @@ fn whatever_happens_both_ends_agree_in_the_end() {
                     network(&mut call, streams, datagrams);
                 }
                 5 => {
-                    let datagrams = chance.chance(0.5);
-                    let streams = true;
-                    call.world.path(call.near).firewall = Firewall {
-                        streams,
-                        datagrams,
-                        protected: true,
+                    call.world.path(call.near).firewall = if chance.chance(0.5) {
+                        Firewall::OPEN
+                    } else {
+                        Firewall::STREAMS_ONLY
                     };
                 }
                 6 => call.world.break_transport(call.near),
