@@ -41,7 +41,8 @@ impl Arrival {
 /// The window of one group and direction.
 ///
 /// On plain UDP anybody who can forge the client's address can forge a frame. One that is far ahead must not make all that follows old, so
-/// it is believed only when another confirms it; and a sender that was reset behind our back is believed after a while.
+/// it is believed only when another confirms it; and a sender that was reset behind our back is believed after a while. On streams old
+/// frames are what one of them has held up for long, however many they are.
 #[derive(Debug)]
 pub(crate) struct Window {
     newest: Sequence,
@@ -56,17 +57,24 @@ pub(crate) struct Window {
     ahead: Option<(Sequence, u8)>,
     /// The newest of the last frame that was too old, and how many of them have risen in a row.
     behind: Option<(Sequence, u8)>,
+    /// Of a group of streams.
+    is_stream: bool,
 }
 
 impl Default for Window {
     /// For a group that begins: its first sequence is 1 (spec 6).
     fn default() -> Self {
-        Self::after(Sequence(0))
+        Self::after(Sequence(0), false)
     }
 }
 
 impl Window {
-    const fn after(newest: Sequence) -> Self {
+    /// The same for a group of streams.
+    pub(crate) const fn of_streams() -> Self {
+        Self::after(Sequence(0), true)
+    }
+
+    const fn after(newest: Sequence, is_stream: bool) -> Self {
         Self {
             newest,
             came: [0; WORDS],
@@ -81,6 +89,7 @@ impl Window {
             },
             ahead: None,
             behind: None,
+            is_stream,
         }
     }
 
@@ -114,11 +123,11 @@ impl Window {
             return true;
         }
         let risen = match self.behind {
-            Some((last, risen)) if follows(last, newest) => risen + 1,
+            Some((last, risen)) if follows(last, newest) => risen.saturating_add(1),
             _ => 1,
         };
         self.behind = Some((newest, risen));
-        if risen >= RESTART_AFTER {
+        if risen >= RESTART_AFTER && !self.is_stream {
             self.restart(newest);
             return true;
         }
@@ -130,7 +139,7 @@ impl Window {
         let reception = self.reception;
         *self = Self {
             reception,
-            ..Self::after(Sequence(newest.0.wrapping_sub(1)))
+            ..Self::after(Sequence(newest.0.wrapping_sub(1)), self.is_stream)
         };
     }
 
@@ -284,6 +293,23 @@ mod tests {
     }
 
     #[test]
+    fn what_a_stream_has_held_up_for_long_is_no_sender_that_begins_anew() {
+        let mut window = Window::of_streams();
+        for sequence in 1..=3000 {
+            assert_eq!(
+                frame(&mut window, sequence, 0),
+                Some(vec![Arrival::Original])
+            );
+        }
+        // All of it at once, and what goes on beside it.
+        for sequence in 500..1500 {
+            assert_eq!(frame(&mut window, sequence, 0), None);
+        }
+        assert_eq!(frame(&mut window, 3000, 0), Some(vec![Arrival::Duplicate]));
+        assert_eq!(frame(&mut window, 3001, 0), Some(vec![Arrival::Original]));
+    }
+
+    #[test]
     fn one_forged_frame_does_not_make_the_rest_old() {
         let mut window = Window::default();
         for sequence in 1..=10 {
@@ -325,7 +351,7 @@ mod tests {
 
     #[test]
     fn the_number_circle_has_no_seam() {
-        let mut window = Window::after(Sequence(u32::MAX - 50));
+        let mut window = Window::after(Sequence(u32::MAX - 50), false);
         for sequence in (0..200).map(|step| (u32::MAX - 49).wrapping_add(step)) {
             assert_eq!(
                 frame(&mut window, sequence, 0),
@@ -340,7 +366,7 @@ mod tests {
         /// Whatever comes in whatever order within a window is passed on exactly once.
         #[test]
         fn each_sequence_is_new_once(start: u32, steps in prop::collection::vec((0_u32..600, 0_u32..9), 1..300)) {
-            let mut window = Window::after(Sequence(start));
+            let mut window = Window::after(Sequence(start), false);
             let mut seen = HashSet::new();
             for (step, copies) in steps {
                 let newest = start.wrapping_add(1 + step);

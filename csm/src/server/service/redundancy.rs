@@ -78,7 +78,11 @@ impl Redundancy {
             } else {
                 Sender::default()
             },
-            window: Window::default(),
+            window: if is_stream {
+                Window::of_streams()
+            } else {
+                Window::default()
+            },
             until: None,
         }
     }

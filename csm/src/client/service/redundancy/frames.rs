@@ -43,7 +43,11 @@ impl Group {
             } else {
                 Sender::default()
             },
-            window: Window::default(),
+            window: if is_stream {
+                Window::of_streams()
+            } else {
+                Window::default()
+            },
             down: Adaptive::default(),
             up: Adaptive::default(),
             uplink: None,
