@@ -37,7 +37,7 @@ pub use self::event::{
     RequestError, RequestId, ServiceOutcome, Stats, SuspendReason, Transmit, TransportFailure,
     TransportLoss,
 };
-pub use self::family::{Family, MAX_TUNNELS, Outgoing, RandomSource};
+pub use self::family::{ENCRYPTED_TUNNEL, Family, MAX_TUNNELS, Outgoing, RandomSource};
 use self::plan::Plan;
 pub use self::plan::{MAX_ADDRESSES, MAX_GIVEN_TARGETS};
 pub use self::race::{ASK_PATIENCE, HEAD_START, MAX_RACING, URGENT};

@@ -3,13 +3,14 @@
 use std::{
     collections::VecDeque,
     io::IoSlice,
+    net::IpAddr,
     task::{Context, Poll},
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
 use tsc_csm::client::{
-    BadUnit, Epoch, Family, Inbound, MAX_TUNNELS, Spread, Target, TransportLoss,
+    BadUnit, ENCRYPTED_TUNNEL, Epoch, Family, Inbound, MAX_TUNNELS, Spread, Target, TransportLoss,
 };
 use tsc_osaa::{
     client::{self as transport, ClientTransport, Received, TransportError},
@@ -213,19 +214,17 @@ impl Driver {
                 let [main, ..] = &*outboxes;
                 // Without a transport packets for peers go on; others wait, as many as the queue takes.
                 has_room = (is_bound || has_peers) && main.len() < BATCH && direct.len() < BATCH;
+                let encrypted = outboxes.get(ENCRYPTED_TUNNEL);
+                let encrypted_has_room = encrypted.is_none_or(|waiting| waiting.len() < BATCH);
                 let packet = next_packet(state, *limits, |state| {
-                    if has_room {
-                        state.poll_transmit()
-                    } else if client.has_other_ways() {
+                    match (has_room, encrypted_has_room) {
+                        (true, true) => state.poll_transmit(),
+                        (true, false) => state.take_transmit_of_main(client),
                         // A stream that stalls does not stop what has another way.
-                        let beside = |packet: &[u8]| client.is_beside(packet);
-                        let packet = state.stack.take_transmit(beside);
-                        packet.or_else(|| {
-                            let encrypted = state.encrypted.addresses();
-                            state.stack.take_transmit_from(encrypted)
-                        })
-                    } else {
-                        None
+                        (false, _) if client.has_other_ways() => {
+                            state.take_transmit_beside(client, encrypted_has_room)
+                        }
+                        (false, _) => None,
                     }
                 });
                 let Some(mut packet) = packet else { break };
@@ -420,6 +419,37 @@ impl Link {
             }
         }
         Ok(progress)
+    }
+}
+
+impl State {
+    /// The next packet that is not for the encrypted companion, which takes none for now.
+    fn take_transmit_of_main(&mut self, client: &Family) -> Option<Vec<u8>> {
+        let packet = self.routed.poll_transmit().or_else(|| {
+            self.stack
+                .take_transmit(|packet| !client.is_of_companion(packet))
+        });
+        packet.or_else(|| {
+            let encrypted = self.encrypted.addresses();
+            let own = self.stack.addresses().iter();
+            let main: Vec<IpAddr> = own
+                .filter(|own| !encrypted.contains(own))
+                .copied()
+                .collect();
+            self.stack.take_transmit_from(&main)
+        })
+    }
+
+    /// The next packet that the main tunnel, which takes none for now, does not carry alone; of the encrypted companion's only `if_room`.
+    fn take_transmit_beside(&mut self, client: &Family, if_room: bool) -> Option<Vec<u8>> {
+        let beside = |packet: &[u8]| {
+            client.is_beside(packet) && (if_room || !client.is_of_companion(packet))
+        };
+        let packet = self.stack.take_transmit(beside);
+        packet.or_else(|| {
+            let encrypted = Some(self.encrypted.addresses()).filter(|_| if_room)?;
+            self.stack.take_transmit_from(encrypted)
+        })
     }
 }
 

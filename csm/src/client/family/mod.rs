@@ -47,6 +47,9 @@ const EPOCH_MASK: u32 = (1 << EPOCH_BITS) - 1;
 /// Most tunnels of a family, the main one included.
 pub const MAX_TUNNELS: usize = 5;
 
+/// The place in a family of its encrypted companion, as of [`Epoch::tunnel`].
+pub const ENCRYPTED_TUNNEL: usize = DTTE + 1;
+
 /// Addresses of encrypted companions that are remembered.
 const MAX_FOREIGN: usize = 64;
 

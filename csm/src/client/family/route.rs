@@ -53,7 +53,7 @@ impl Family {
         frame: &mut Vec<u8>,
     ) -> Option<Outgoing> {
         self.passed = self.passed.wrapping_add(1);
-        if !self.foreign.is_empty() && !self.is_mains(packet) {
+        if self.is_of_companion(packet) {
             return Some(self.encrypted(now, packet, frame));
         }
         if self.is_divided()
@@ -170,7 +170,7 @@ impl Family {
     #[must_use]
     #[inline]
     pub fn is_beside(&self, packet: &[u8]) -> bool {
-        (!self.foreign.is_empty() && !self.is_mains(packet))
+        self.is_of_companion(packet)
             || self.is_divided()
                 && self.own_flow(packet).is_some_and(|key| {
                     let main = self.main.can_send();
@@ -179,6 +179,13 @@ impl Family {
                     self.beside_stream(key, packet.len()).is_some()
                         || streams.is_some_and(|(ways, _)| ways.into_iter().any(is_other))
                 })
+    }
+
+    /// Whether the packet is from an address of an encrypted companion, or of one that is over.
+    #[must_use]
+    #[inline]
+    pub fn is_of_companion(&self, packet: &[u8]) -> bool {
+        !self.foreign.is_empty() && !self.is_mains(packet)
     }
 
     /// Whether any packet may have another way, or none.
