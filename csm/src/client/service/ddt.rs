@@ -17,7 +17,7 @@ use tsc_tpl::{Message, ServiceType};
 use super::super::event::{Event, RequestError, ServiceOutcome};
 use super::super::{Client, State};
 use super::flows::{self, Flows, Next, Wish, is_available};
-use crate::backoff::Backoff;
+use super::retries::Retries;
 use crate::companion::{CompanionRole, Offer};
 use crate::flow::FlowKey;
 use crate::service::ServiceGrant;
@@ -25,12 +25,8 @@ use crate::transport::Transport;
 
 const ENABLE: ServiceType = ServiceType::ENABLE_DDT;
 
-/// The same where the server still has one that this end does not: longer than a server keeps it for nobody.
-const FOREIGN_REST: Duration = Duration::from_secs(35);
-/// How long a companion that was in doubt must work before sockets return to it. A server keeps it for 30 s without any.
-const PROOFS: Backoff = Backoff::new(Duration::from_secs(2), Duration::from_secs(20));
-/// A companion that has worked for so long is as good as one that never failed.
-const RELIABLE_AFTER: Duration = Duration::from_secs(60);
+/// The longest that one which was in doubt must work before sockets return to it. A server keeps it for 30 s without any.
+const LONGEST_PROOF: Duration = Duration::from_secs(20);
 
 /// Which tunnel carries a socket's datagrams, where there are two.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -102,9 +98,7 @@ pub(super) struct Datagrams {
     on_datagrams: bool,
     /// A companion that the family has not seen yet.
     offer: Option<Offer>,
-    /// After a companion that could not be had, or was lost.
-    rest: Backoff,
-    proof: Backoff,
+    retries: Retries,
 }
 
 /// The companion, as far as this end has one.
@@ -135,8 +129,7 @@ impl Default for Datagrams {
             choice: Choice::Main,
             on_datagrams: false,
             offer: None,
-            rest: Backoff::NETWORK,
-            proof: PROOFS,
+            retries: Retries::new(LONGEST_PROOF),
         }
     }
 }
@@ -159,17 +152,9 @@ impl Datagrams {
     }
 
     /// Does without a companion until something else may be tried.
-    fn rest(&mut self, now: Instant, least: Duration) {
-        self.path = Path::None {
-            rests: Some(now + self.rest.next().max(least)),
-        };
+    fn rest(&mut self, until: Instant) {
+        self.path = Path::None { rests: Some(until) };
         self.offer = None;
-    }
-
-    /// What was is no sign of what will be.
-    const fn forget_failures(&mut self) {
-        self.rest.reset();
-        self.proof.reset();
     }
 
     /// When there is something to do.
@@ -211,7 +196,7 @@ impl Datagrams {
         if !self.flows.iter().any(Flow::is_wanted) {
             // What the network was like is for the next sockets to find out.
             self.path = Path::None { rests: None };
-            self.forget_failures();
+            self.retries.forget();
         }
     }
 
@@ -251,7 +236,10 @@ impl Datagrams {
                 self.flows.renew(|other| other.key != flow);
             }
             // It has one of ours that we do not.
-            (None, Path::None { .. }) => self.rest(now, FOREIGN_REST),
+            (None, Path::None { .. }) => {
+                let until = self.retries.rest_from_foreign(now);
+                self.rest(until);
+            }
             (None, Path::Opening | Path::Works { .. } | Path::Doubtful) => {}
         }
         ServiceOutcome::Granted(ServiceGrant::Ddt(flow))
@@ -393,7 +381,7 @@ impl Client {
     pub(in super::super) fn datagrams_network_changed(&mut self, now: Instant) {
         if let State::Up(tunnel) = &mut self.state {
             let datagrams = &mut tunnel.services.datagrams;
-            datagrams.forget_failures();
+            datagrams.retries.forget();
             if let Path::None { rests } = &mut datagrams.path {
                 *rests = None;
             }
@@ -424,16 +412,14 @@ impl Client {
                 proves: None,
             },
             (Path::Doubtful, true) => {
-                let proof = datagrams.proof.next();
+                let proof = datagrams.retries.prove(now);
                 Path::Works {
                     since: now,
-                    proves: Some(now + proof),
+                    proves: Some(proof),
                 }
             }
             (Path::Works { since, .. }, false) => {
-                if now.saturating_duration_since(since) >= RELIABLE_AFTER {
-                    datagrams.forget_failures();
-                }
+                datagrams.retries.failed(now, since);
                 Path::Doubtful
             }
             (same, _) => return datagrams.path = same,
@@ -447,12 +433,11 @@ impl Client {
             return;
         };
         let datagrams = &mut tunnel.services.datagrams;
-        if let Path::Works { since, .. } = datagrams.path
-            && now.saturating_duration_since(since) >= RELIABLE_AFTER
-        {
-            datagrams.rest.reset();
+        if let Path::Works { since, .. } = datagrams.path {
+            datagrams.retries.failed(now, since);
         }
-        datagrams.rest(now, Duration::ZERO);
+        let until = datagrams.retries.rest(now);
+        datagrams.rest(until);
         let waiting = datagrams.flows.iter().find(|flow| flow.granted().is_some());
         let key = waiting.map(|flow| flow.key);
         let events = datagrams.news(key, true);

@@ -18,21 +18,17 @@ use tsc_tpl::{Message, ServiceType};
 use super::super::event::{Event, RequestError, ServiceOutcome};
 use super::super::{Client, State};
 use super::flows::{self, Flows, Wish, is_available};
-use crate::backoff::Backoff;
+use super::retries::Retries;
 use crate::companion::{CompanionRole, Offer};
 use crate::flow::{FlowKey, InnerTransport};
 use crate::service::ServiceGrant;
 
 const ENABLE: ServiceType = ServiceType::ENABLE_DTTE;
 
-/// The wait where the server still has a companion that this end does not: longer than a server keeps it for nobody.
-const FOREIGN_REST: Duration = Duration::from_secs(35);
 /// How long a companion may be without a transport before sockets that prefer it go back to the main tunnel.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// How long it must then work before they return.
-const PROOFS: Backoff = Backoff::new(Duration::from_secs(2), Duration::from_secs(60));
-/// A companion that has worked for so long is as good as one that never failed.
-const RELIABLE_AFTER: Duration = Duration::from_secs(60);
+/// The longest that it must then work before they return.
+const LONGEST_PROOF: Duration = Duration::from_secs(60);
 /// The last socket has gone: its last words, and packets on their way to it, have this time.
 const LINGER: Duration = Duration::from_secs(10);
 
@@ -101,9 +97,7 @@ pub(super) struct Encrypted {
     path: Path,
     /// A companion that the family has not seen yet.
     offer: Option<Offer>,
-    /// After a companion that could not be had, or was lost.
-    rest: Backoff,
-    proof: Backoff,
+    retries: Retries,
 }
 
 /// The companion, as far as this end has one.
@@ -137,8 +131,7 @@ impl Default for Encrypted {
             flows: Flows::new(ENABLE),
             path: Path::None { rests: None },
             offer: None,
-            rest: Backoff::NETWORK,
-            proof: PROOFS,
+            retries: Retries::new(LONGEST_PROOF),
         }
     }
 }
@@ -184,11 +177,9 @@ impl Path {
     const fn is_open(self) -> bool {
         matches!(self, Self::None { rests: None } | Self::Opening)
     }
-}
 
-impl Encrypted {
     /// Where the socket is to be; `None` for a connection of which that is not decided yet.
-    fn placement(&self, flow: &Flow, protected: bool) -> Option<Placement> {
+    fn placement(self, flow: &Flow, protected: bool) -> Option<Placement> {
         if is_fixed(flow) {
             return flow.status.placement;
         }
@@ -196,10 +187,10 @@ impl Encrypted {
             return Some(Placement::Main);
         }
         let granted = flow.granted().is_some();
-        if granted && self.path.holds(flow.wish.encryption) {
+        if granted && self.holds(flow.wish.encryption) {
             return Some(Placement::Encrypted);
         }
-        let may_come = self.path.is_open() || (!granted && self.path.holds(flow.wish.encryption));
+        let may_come = self.is_open() || (!granted && self.holds(flow.wish.encryption));
         let is_connection = flow.key.transport == InnerTransport::Tcp;
         match flow.wish.encryption {
             _ if is_connection && may_come && !flow.is_refused() => None,
@@ -210,18 +201,32 @@ impl Encrypted {
         }
     }
 
+    /// How much of the service a socket is to have: all that there is, or nothing.
+    fn wanted(self, flow: &Flow, first: Option<FlowKey>, protected: bool) -> Option<u8> {
+        let may = match self {
+            _ if protected => false,
+            // One asks, and the others when there is a companion.
+            // What is still held was granted with a companion that is gone: it ends first.
+            Self::None { rests: None } => first == Some(flow.key) && flow.granted().is_none(),
+            Self::None { rests: Some(_) } => false,
+            // The server takes a request for a companion that it has not heard of as the wish for another.
+            Self::Opening | Self::Lost { .. } => flow.granted().is_some(),
+            Self::Works { .. } => true,
+        };
+        (may && needs(flow)).then_some(0)
+    }
+}
+
+impl Encrypted {
     /// Tells of what is not as it was told last. `answered` is the socket that the server has just answered about, and whether it
     /// offers the service.
     fn news(&mut self, protected: bool, answered: Option<(FlowKey, bool)>) -> Vec<Event> {
-        let places: Vec<_> = self
-            .flows
-            .iter()
-            .map(|flow| self.placement(flow, protected))
-            .collect();
-        let is_open = self.path.is_open();
-        let has_failed = matches!(self.path, Path::None { rests: Some(_) });
+        let path = self.path;
+        let is_open = path.is_open();
+        let has_failed = matches!(path, Path::None { rests: Some(_) });
         let mut events = Vec::new();
-        for (flow, placement) in self.flows.iter_mut().zip(places) {
+        for flow in self.flows.iter_mut() {
+            let placement = path.placement(flow, protected);
             let moves = placement.is_some() && flow.status.placement != placement;
             flow.status.placement = placement.or(flow.status.placement);
             if !flow.is_wanted() {
@@ -251,21 +256,6 @@ impl Encrypted {
         events
     }
 
-    /// How much of the service a socket is to have: all that there is, or nothing.
-    fn wanted(&self, flow: &Flow, first: Option<FlowKey>, protected: bool) -> Option<u8> {
-        let may = match self.path {
-            _ if protected => false,
-            // One asks, and the others when there is a companion.
-            // What is still held was granted with a companion that is gone: it ends first.
-            Path::None { rests: None } => first == Some(flow.key) && flow.granted().is_none(),
-            Path::None { rests: Some(_) } => false,
-            // The server takes a request for a companion that it has not heard of as the wish for another.
-            Path::Opening | Path::Lost { .. } => flow.granted().is_some(),
-            Path::Works { .. } => true,
-        };
-        (may && needs(flow)).then_some(0)
-    }
-
     /// Grants one companion's worth: what the server offers to be claimed.
     pub(super) fn granted(&mut self, now: Instant, answer: &Message<'_>) -> ServiceOutcome {
         let Some((flow, Some(_))) = self.flows.asking() else {
@@ -281,7 +271,10 @@ impl Encrypted {
                 self.flows.renew(|other| other.key != flow);
             }
             // It has one of ours that we do not.
-            (None, Path::None { .. }) => self.rest(now, FOREIGN_REST),
+            (None, Path::None { .. }) => {
+                let until = self.retries.rest_from_foreign(now);
+                self.rest(until);
+            }
             (None, Path::Opening | Path::Works { .. } | Path::Lost { .. }) => {}
         }
         ServiceOutcome::Granted(ServiceGrant::Dtte(flow))
@@ -303,17 +296,9 @@ impl Encrypted {
     }
 
     /// Does without a companion until something else may be tried.
-    fn rest(&mut self, now: Instant, least: Duration) {
-        self.path = Path::None {
-            rests: Some(now + self.rest.next().max(least)),
-        };
+    fn rest(&mut self, until: Instant) {
+        self.path = Path::None { rests: Some(until) };
         self.offer = None;
-    }
-
-    /// What was is no sign of what will be.
-    const fn forget_failures(&mut self) {
-        self.rest.reset();
-        self.proof.reset();
     }
 
     /// When there is something to do.
@@ -337,7 +322,7 @@ impl Encrypted {
                 let ended = ends.is_some_and(|at| at <= now);
                 if ended {
                     self.path = Path::None { rests: None };
-                    self.forget_failures();
+                    self.retries.forget();
                 }
                 proved || ended
             }
@@ -355,7 +340,7 @@ impl Encrypted {
             Path::None { .. } | Path::Opening | Path::Lost { .. } if !is_wanted => {
                 self.path = Path::None { rests: None };
                 self.offer = None;
-                self.forget_failures();
+                self.retries.forget();
             }
             Path::None { .. } | Path::Opening | Path::Lost { .. } => {}
         }
@@ -396,15 +381,10 @@ impl Client {
         let events = encrypted.news(protected, None);
         let may_ask = |flow: &&Flow| needs(flow) && !flow.is_refused();
         let first = encrypted.flows.iter().find(may_ask).map(|flow| flow.key);
-        let wanted: Vec<_> = encrypted
+        let path = encrypted.path;
+        let next = encrypted
             .flows
-            .iter()
-            .map(|flow| (flow.key, encrypted.wanted(flow, first, protected)))
-            .collect();
-        let next = encrypted.flows.next(|flow| {
-            let found = wanted.iter().find(|(key, _)| *key == flow.key);
-            found.and_then(|(_, wanted)| *wanted)
-        });
+            .next(|flow| path.wanted(flow, first, protected));
         self.events.extend(events);
         let Some(next) = next else {
             return;
@@ -492,11 +472,9 @@ impl Client {
         };
         encrypted.path = match (encrypted.path, works) {
             (Path::Opening | Path::Lost { patient: Some(_) }, true) => begins(None),
-            (Path::Lost { patient: None }, true) => begins(Some(now + encrypted.proof.next())),
+            (Path::Lost { patient: None }, true) => begins(Some(encrypted.retries.prove(now))),
             (Path::Works { since, .. }, false) => {
-                if now.saturating_duration_since(since) >= RELIABLE_AFTER {
-                    encrypted.forget_failures();
-                }
+                encrypted.retries.failed(now, since);
                 Path::Lost {
                     patient: Some(now + PATIENCE),
                 }
@@ -513,12 +491,11 @@ impl Client {
         };
         let protected = tunnel.protected;
         let encrypted = &mut tunnel.services.encrypted;
-        if let Path::Works { since, .. } = encrypted.path
-            && now.saturating_duration_since(since) >= RELIABLE_AFTER
-        {
-            encrypted.rest.reset();
+        if let Path::Works { since, .. } = encrypted.path {
+            encrypted.retries.failed(now, since);
         }
-        encrypted.rest(now, Duration::ZERO);
+        let until = encrypted.retries.rest(now);
+        encrypted.rest(until);
         encrypted.addresses_gone();
         let waiting = encrypted.flows.iter().find(|flow| flow.granted().is_some());
         let answered = waiting.map(|flow| (flow.key, true));

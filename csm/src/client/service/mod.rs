@@ -9,6 +9,7 @@ mod flows;
 mod keepalive;
 mod peer;
 mod redundancy;
+mod retries;
 mod stg;
 
 use std::net::IpAddr;

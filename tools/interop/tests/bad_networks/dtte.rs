@@ -2,14 +2,17 @@
 
 use std::net::SocketAddr;
 
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    time::interval,
+};
 use tsc_interop::{Egress, Lab, Namespace, Network, WireOptions, address, isolated};
 use tsc_tapi::{
     Encryption, Notification, Notifications, Service, SocketError, TcpSocket, Tunnel, UdpSocket,
 };
 
 use crate::{
-    ROUND_TRIP, block_on, builder, close,
+    FRAME, ROUND_TRIP, block_on, builder, close,
     media::{echo, source},
     soon, url,
 };
@@ -116,12 +119,13 @@ fn what_is_encrypted_only_is_never_on_the_wire_in_clear() {
                     );
                     Namespace::Access.run("nft add rule inet wall output tcp dport 5061 drop");
                     Namespace::Access.run("nft add rule inet wall output udp dport 5061 drop");
+                    let mut pace = interval(FRAME);
                     for _ in 0..400 {
+                        pace.tick().await;
                         match socket.try_send_to(SECRET, echo) {
                             Ok(_) => sent += 1,
                             Err(_) => refused += 1,
                         }
-                        tokio::time::sleep(crate::FRAME).await;
                     }
                     eprintln!("{clear}: {sent} sent into nowhere, {refused} refused");
                     Namespace::Access.run("nft delete table inet wall");
@@ -182,9 +186,10 @@ fn what_prefers_encryption_goes_on_without_it_and_returns() {
                 Namespace::Access.run("nft add rule inet wall output udp dport 5061 drop");
                 // That it is lost is noticed by those who send.
                 let talk = async {
+                    let mut pace = interval(FRAME);
                     loop {
+                        pace.tick().await;
                         let _ = socket.try_send_to(PUBLIC, echo);
-                        tokio::time::sleep(crate::FRAME).await;
                     }
                 };
                 let back = tokio::select! {
