@@ -137,10 +137,11 @@
 //!   confirm it. Companion_Endpoint is sent where the default does not hold; a client behind a proxy, which the server does not see, needs
 //!   it and does without the service otherwise. A companion can have redundancy by copies and server keepalive, and no other service.
 //! - **Peer tunnels**: a pair of inner addresses has one, so what ends it names both, and sockets that use it are not counted as flow
-//!   keys. The tag is sent only to an address that has returned a cookie or shown the right certificate. B chooses UDP only where
-//!   both main tunnels are clear, and the server strikes clear candidates of its answer elsewhere. Without any candidate left the answer is
-//!   `peer_unavailable`. Candidates over TCP and TLS are ignored. Nothing comes to A's sockets but from B's candidates, and
-//!   to B's but from hosts of A's. STUN is answered only by interfaces that offer the service.
+//!   keys. The tag is sent only to an address that has returned a cookie, taken a connection or shown the right certificate. B chooses UDP
+//!   and TCP only where both main tunnels are clear, and the server strikes clear candidates of its answer elsewhere. Without any
+//!   candidate left the answer is `peer_unavailable`. B has no NAT where the server sees its own address, or A's candidates are
+//!   private. Where A does not know its outer address by STUN it adds a candidate of a stream with port 9, for the host that it comes from
+//!   (RFC 6544). Nothing comes to A's sockets but from B's candidates, and to B's but from hosts of A's. STUN is answered only by interfaces that offer the service.
 //! - **Limits by source prefix** count a tunnel where it was configured, for all its life: resuming from elsewhere
 //!   would otherwise move it out of the count.
 //! - **`unsupported_tlv` and `unsupported_message`** do not count towards the eight message errors: a newer peer

@@ -75,8 +75,8 @@ pub use tcp::{
     TcpStream, WriteHalf,
 };
 pub use tsc_csm::{
-    InnerAddress, MAX_COPIES, MAX_FLOWS, MAX_ROUTED_PREFIXES, PathEnd, Prefix, PrefixError,
-    Transport,
+    Candidate, InnerAddress, MAX_COPIES, MAX_FLOWS, MAX_ROUTED_PREFIXES, PathEnd, Prefix,
+    PrefixError, Transport,
     client::{
         AddressWish, AttemptFailure, ClientConfigError, DownReason, Encryption, MAX_DIRECT_PACKET,
         MAX_PEERS, Redundancy, RedundancyStatus, Refusal, SuspendReason, TunnelTransport,

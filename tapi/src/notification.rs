@@ -7,7 +7,7 @@ use std::{
 
 use tokio::sync::broadcast;
 use tsc_csm::{
-    PathEnd,
+    Candidate, PathEnd,
     client::{DownReason, SuspendReason},
 };
 use tsc_eip::media::MediaQuality;
@@ -57,8 +57,8 @@ pub enum Notification {
         own: IpAddr,
         /// The other's inner address.
         peer: IpAddr,
-        /// Where it was found, or why the tunnel is over.
-        outer: Result<SocketAddr, PathEnd>,
+        /// Where it was found and over what, or why the tunnel is over.
+        outer: Result<Candidate, PathEnd>,
     },
     /// An alarm about the media that comes to a socket was raised, or has ended:
     /// [`UdpSocket::watch_media`](crate::UdpSocket::watch_media).

@@ -43,8 +43,8 @@ pub use self::plan::{MAX_ADDRESSES, MAX_GIVEN_TARGETS};
 pub use self::race::{ASK_PATIENCE, HEAD_START, MAX_RACING, URGENT};
 use self::race::{Attempt, Seeker, Why};
 pub use self::service::{
-    Direct, Encryption, MAX_DIRECT_PACKET, MAX_PEERS, PathId, PeerEvent, PeerStatus, PeerTransmit,
-    Placement, Redundancy, RedundancyStatus, TunnelTransport,
+    Direct, Encryption, MAX_DIRECT_PACKET, MAX_PEERS, PathId, PeerEvent, PeerGuest, PeerStatus,
+    PeerTransmit, Placement, Redundancy, RedundancyStatus, TunnelTransport,
 };
 pub use self::tunnel::PROBE_AFTER;
 use self::tunnel::{Asked, Link, Tunnel};

@@ -19,6 +19,12 @@ pub struct Candidate {
 }
 
 impl Candidate {
+    /// For datagrams as they are.
+    pub(crate) const fn udp(address: SocketAddr) -> Self {
+        let transport = Transport::Udp;
+        Self { transport, address }
+    }
+
     /// Connection_Info with this source and any destination.
     pub(crate) fn tlv(self) -> Tlv<'static> {
         connection_info(self.transport, self.address, None)

@@ -3,12 +3,13 @@
 //! Each end asks the other by Keepalives, at the latest when it has sent and heard nothing for a while. While such a question is
 //! open for longer than an answer takes, packets go over the server again; without any answer the tunnel is over.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tsc_tpl::{CmType, ControlMessage, IpPacket, MessageError, ResponseCode, Sequence, Tsid};
 
+use super::candidate::Candidate;
 use super::path::{Outbox, PathEnd, Terms};
 use crate::random::Random;
 use crate::server::MESSAGE_ERROR_LIMIT;
@@ -30,8 +31,7 @@ const DOUBT_AFTER: Duration = Duration::from_millis(250);
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Link {
-    pub(super) address: SocketAddr,
-    is_clear: bool,
+    pub(super) at: Candidate,
     tsid: Tsid,
     next_sequence: Sequence,
     /// The request that made it, and what it was answered.
@@ -69,15 +69,13 @@ impl Link {
     /// The end that has asked for it, with the other's answer.
     pub(super) fn claimed(
         now: Instant,
-        address: SocketAddr,
-        is_clear: bool,
+        at: Candidate,
         tsid: Tsid,
         random: &mut dyn Random,
     ) -> Self {
         let half = KEEPALIVE / 2;
         Self {
-            address,
-            is_clear,
+            at,
             tsid,
             next_sequence: Sequence(random.u32()),
             configured: None,
@@ -99,8 +97,7 @@ impl Link {
     /// The end that was asked, with its own answer.
     pub(super) fn granted(
         now: Instant,
-        address: SocketAddr,
-        is_clear: bool,
+        at: Candidate,
         tsid: Tsid,
         answer: (Sequence, Bytes),
         random: &mut dyn Random,
@@ -108,7 +105,7 @@ impl Link {
         Self {
             configured: Some(answer),
             confirmed: false,
-            ..Self::claimed(now, address, is_clear, tsid, random)
+            ..Self::claimed(now, at, tsid, random)
         }
     }
 
@@ -117,10 +114,6 @@ impl Link {
         let patience = (self.round_trip.unwrap_or_default() * 2).max(DOUBT_AFTER);
         let doubted = |(_, since): &(Request<()>, Instant)| *since + patience <= now;
         self.confirmed && !self.asked.as_ref().is_some_and(doubted)
-    }
-
-    pub(super) const fn is_clear(&self) -> bool {
-        self.is_clear
     }
 
     pub(super) const fn is_confirmed(&self) -> bool {
@@ -153,7 +146,7 @@ impl Link {
 
     fn send(&mut self, now: Instant, bytes: Bytes, out: &mut Outbox) {
         self.note_sent(now);
-        out.push(self.address, bytes, self.is_clear);
+        out.push(self.at, bytes);
     }
 
     /// An inner packet: from the other end's address to ours, both of them (spec 8.1).
@@ -179,7 +172,7 @@ impl Link {
         if header.tsid != self.tsid {
             // Spec 4, "Wrong TSID".
             let is_late = header.tsid == Tsid::UNASSIGNED;
-            return if self.is_clear || is_late {
+            return if !self.at.transport.is_protected() || is_late {
                 Taken::Dropped
             } else {
                 Taken::End(PathEnd::Protocol)
@@ -201,7 +194,7 @@ impl Link {
         self.heard(now);
         match header.cm_type {
             CmType::KEEPALIVE => {
-                let seen = Some(self.address);
+                let seen = Some(self.at.address);
                 if let Some(bytes) = wire::keepalive_response(&header, seen, None) {
                     self.send(now, bytes, out);
                     // Whoever asks hears this; it is nothing that waits for an answer.
@@ -315,7 +308,7 @@ impl Link {
         };
         self.next_sequence = sequence.next();
         let answer = CmType::KEEPALIVE_RESPONSE;
-        let schedule = Schedule::keepalive(false);
+        let schedule = Schedule::keepalive(self.at.transport.is_stream());
         let request = Request::sent(now, (), sequence, answer, bytes.clone(), schedule);
         self.asked = Some((request, now));
         self.last_asked = Some((sequence, now));
@@ -325,7 +318,7 @@ impl Link {
     /// Says goodbye, once: if it is lost, the server tells the other end, or silence does.
     pub(super) fn release(&self, out: &mut Outbox) {
         if let Some(bytes) = wire::release_request(self.tsid, self.next_sequence, None) {
-            out.push(self.address, bytes, self.is_clear);
+            out.push(self.at, bytes);
         }
     }
 }

@@ -1,9 +1,9 @@
 //! The end that was asked waits for the other: it opens its NAT, and acts as the server of one tunnel (spec 7.3, 7.4).
 //!
 //! *Attack*: strangers talk to the socket, claim the tunnel, or make it answer a third party. *Mechanism*: nothing is looked at that
-//! does not come from an address of the one who asked, as the server has let it pass; on a clear path nothing is kept and nothing but
-//! a cookie is said before that came back (spec 8.2), on a protected one nothing before the fingerprint that the server told; then
-//! the tag, which 16 random bytes are, once. *Limit*: on a clear path whoever can read it can claim it.
+//! does not come from a host of the one who asked, as the server has let it pass; over UDP nothing is kept and nothing but a cookie is
+//! said before that came back (spec 8.2), over TCP nothing without a connection, under protection nothing before the fingerprint that
+//! the server told; then the tag, which 16 random bytes are, once. *Limit*: on a clear path whoever can read it can claim it.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
@@ -12,14 +12,17 @@ use subtle::ConstantTimeEq;
 use tsc_tpl::registry::{MIN_UNAUTHENTICATED_REQUEST, PROTOCOL_REVISION};
 use tsc_tpl::{CmType, ControlMessage, Header, ResponseCode, StunKind, StunMessage, TlvType, Tsid};
 
+use super::candidate::Candidate;
 use super::link::{KEEPALIVE, Link};
 use super::message::{Configured, Granted, Invitation, configuration_response};
 use super::path::{Action, Outbox, PathEnd, Terms};
+use super::search::is_peer;
 use super::unproven::MOST_UNANSWERED;
 use crate::random::Random;
 use crate::secret::{Key32, Secret};
 use crate::server::cookie::CookieJar;
 use crate::server::{CookieConfig, CookieKey};
+use crate::transport::Transport;
 use crate::wire::{self, RefusalDetails};
 
 /// How long the other end may take: its 5 s, the answer's way through the server, and some more.
@@ -28,7 +31,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const BETWEEN: Duration = Duration::from_millis(200);
 /// Refusals that are said; further ones are only counted.
 const MOST_REFUSALS: u8 = 8;
-/// Associations with the right fingerprint at a time: one for each of the other end's ways here.
+/// Associations and streams at a time: one for each of the other end's ways here.
 const MOST_CONNECTED: usize = 4;
 
 /// See the module.
@@ -39,13 +42,13 @@ pub(super) struct Listen {
     fingerprint: [u8; 32],
     is_clear: bool,
     /// Of the one who asked.
-    candidates: Vec<SocketAddr>,
+    candidates: Vec<Candidate>,
     /// STUN indications to each so far.
     rounds: u8,
     due: Instant,
     until: Instant,
     jar: CookieJar,
-    connected: Vec<SocketAddr>,
+    connected: Vec<Candidate>,
     refusals: u8,
 }
 
@@ -87,7 +90,7 @@ impl Listen {
                 .candidates
                 .iter()
                 .filter(|candidate| candidate.address.port() != 0)
-                .map(|candidate| candidate.address)
+                .copied()
                 .collect(),
             rounds: 0,
             due: now,
@@ -98,13 +101,14 @@ impl Listen {
         }
     }
 
-    /// Whether the one who asked may be at this address: a NAT may have given it another port towards here.
-    pub(super) fn expects(&self, from: IpAddr) -> bool {
-        self.candidates.iter().any(|address| address.ip() == from)
+    /// Whether that may come from the one who asked: a NAT may have given it another port towards here.
+    pub(super) fn expects(&self, from: Candidate) -> bool {
+        from.transport.is_protected() != self.is_clear && self.knows(from.address.ip())
     }
 
-    pub(super) const fn is_clear(&self) -> bool {
-        self.is_clear
+    fn knows(&self, host: IpAddr) -> bool {
+        let mut candidates = self.candidates.iter();
+        candidates.any(|candidate| candidate.address.ip() == host)
     }
 
     pub(super) fn due(&self) -> Instant {
@@ -127,42 +131,44 @@ impl Listen {
         if self.rounds < MOST_UNANSWERED && self.due <= now {
             self.rounds += 1;
             self.due = now + BETWEEN;
-            for address in &self.candidates {
+            let candidates = self.candidates.iter();
+            for candidate in candidates.filter(|candidate| !candidate.transport.is_stream()) {
                 let mut transaction = [0; 12];
                 random.fill(&mut transaction);
                 let indication = StunMessage::new(StunKind::Indication, transaction);
-                out.send(*address, indication.encode().into(), true);
+                let to = Candidate::udp(candidate.address);
+                out.send(to, indication.encode().into());
             }
         }
         None
     }
 
-    /// A handshake is done; false if that is somebody else.
+    /// There is an association or a stream; false if that is somebody else.
     pub(super) fn connected(
         &mut self,
-        address: SocketAddr,
-        fingerprint: &[u8; 32],
+        with: Candidate,
+        fingerprint: Option<&[u8; 32]>,
         out: &mut Outbox,
     ) -> bool {
-        let is_peer = bool::from(self.fingerprint.ct_eq(fingerprint));
-        let has_room = self.connected.len() < MOST_CONNECTED || self.connected.contains(&address);
+        let is_peer = self.expects(with) && is_peer(with, &self.fingerprint, fingerprint);
+        let has_room = self.connected.len() < MOST_CONNECTED || self.connected.contains(&with);
         if !is_peer || !has_room {
-            out.actions.push_back(Action::Disconnect(address));
-        } else if !self.connected.contains(&address) {
-            self.connected.push(address);
+            out.actions.push_back(Action::Disconnect(with));
+        } else if !self.connected.contains(&with) {
+            self.connected.push(with);
         }
         is_peer
     }
 
-    pub(super) fn disconnected(&mut self, address: SocketAddr) {
-        self.connected.retain(|other| *other != address);
+    pub(super) fn disconnected(&mut self, with: Candidate) {
+        self.connected.retain(|other| *other != with);
     }
 
     /// A message from an address that is [expected](Self::expects).
     pub(super) fn control(
         &mut self,
         now: Instant,
-        from: SocketAddr,
+        from: Candidate,
         raw: &ControlMessage<'_>,
         terms: &Terms,
         out: &mut Outbox,
@@ -172,13 +178,13 @@ impl Listen {
         if header.cm_type != CmType::CONFIGURATION_REQUEST {
             return Claimed::No;
         }
-        if self.is_clear {
+        if from.transport == Transport::Udp {
             if raw.as_bytes().len() < MIN_UNAUTHENTICATED_REQUEST {
                 return Claimed::No;
             }
             let cookie = raw.raw_value(TlvType::COOKIE);
             let proved =
-                cookie.is_some_and(|cookie| self.jar.verify(now, self.local, from, cookie));
+                cookie.is_some_and(|cookie| self.jar.verify(now, self.local, from.address, cookie));
             if !proved {
                 self.require_cookie(now, from, raw, out);
                 return Claimed::No;
@@ -213,7 +219,7 @@ impl Listen {
     fn grant(
         &self,
         now: Instant,
-        from: SocketAddr,
+        from: Candidate,
         header: &Header,
         terms: &Terms,
         out: &mut Outbox,
@@ -227,45 +233,38 @@ impl Listen {
             keepalive: KEEPALIVE,
             inner_mtu: terms.inner_mtu,
             resume_key: &Key32::random(random),
-            seen: from,
+            seen: from.address,
         };
         let bytes = configuration_response(header, &given)?;
-        let others = self.connected.iter().filter(|address| **address != from);
+        let others = self.connected.iter().filter(|other| **other != from);
         out.actions
-            .extend(others.map(|address| Action::Disconnect(*address)));
-        out.push(from, bytes.clone(), self.is_clear);
+            .extend(others.map(|other| Action::Disconnect(*other)));
+        out.push(from, bytes.clone());
         let answer = (header.sequence, bytes);
-        Some(Link::granted(
-            now,
-            from,
-            self.is_clear,
-            tsid,
-            answer,
-            random,
-        ))
+        Some(Link::granted(now, from, tsid, answer, random))
     }
 
     fn require_cookie(
         &self,
         now: Instant,
-        from: SocketAddr,
+        from: Candidate,
         raw: &ControlMessage<'_>,
         out: &mut Outbox,
     ) {
-        let cookie = self.jar.make(now, self.local, from);
+        let cookie = self.jar.make(now, self.local, from.address);
         let details = RefusalDetails {
             cookie: Some(&cookie),
             ..RefusalDetails::default()
         };
         let answer = wire::refusal(&raw.header(), ResponseCode::COOKIE_REQUIRED, &details);
         if let Some(bytes) = answer.filter(|answer| answer.len() <= raw.as_bytes().len()) {
-            out.send(from, bytes, true);
+            out.send(from, bytes);
         }
     }
 
     fn refuse_with(
         &mut self,
-        from: SocketAddr,
+        from: Candidate,
         header: &Header,
         code: ResponseCode,
         out: &mut Outbox,
@@ -274,13 +273,13 @@ impl Listen {
         self.refuse(from, bytes, out);
     }
 
-    fn refuse(&mut self, from: SocketAddr, bytes: Option<bytes::Bytes>, out: &mut Outbox) {
+    fn refuse(&mut self, from: Candidate, bytes: Option<bytes::Bytes>, out: &mut Outbox) {
         if self.refusals >= MOST_REFUSALS {
             return;
         }
         self.refusals += 1;
         if let Some(bytes) = bytes {
-            out.send(from, bytes, self.is_clear);
+            out.send(from, bytes);
         }
     }
 }

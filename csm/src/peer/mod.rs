@@ -8,8 +8,8 @@
 //!   A <======== Configuration_Request with the tag ==================> B      this: a Path at each end
 //! ```
 //!
-//! A [`Path`] is one UDP socket of a client: it asks a STUN server how it is seen, finds the other end, and carries the tunnel. It
-//! knows nothing of the main tunnel, and not how its datagrams are protected.
+//! A [`Path`] is one UDP socket of a client, and the streams beside it: it asks a STUN server how it is seen, finds the other end, and
+//! carries the tunnel. It knows nothing of the main tunnel, and not how protection is done.
 
 mod allowance;
 mod candidate;
@@ -26,5 +26,5 @@ pub use self::candidate::{Candidate, MAX_CANDIDATES};
 pub(crate) use self::candidate::{Reach, connection_info};
 pub(crate) use self::message::{Granted, Invitation, answer, ask, refusal};
 pub use self::path::PathEnd;
-pub(crate) use self::path::{Action, News, Path, Terms};
+pub(crate) use self::path::{Action, Found, News, Path, Terms};
 pub use self::unproven::MOST_UNANSWERED;

@@ -1,4 +1,5 @@
-//! One UDP socket of a client, from its opening to the end of the tunnel that it has carried, if it came to one.
+//! One UDP socket of a client, and the streams beside it, from its opening to the end of the tunnel that they have carried, if it came
+//! to one.
 
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
@@ -7,6 +8,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use tsc_tpl::{FirstByte, IpPacket, Limits, StunMessage, Unit};
 
+use super::candidate::Candidate;
 use super::gather::Gather;
 use super::link::{Link, Taken};
 use super::listen::{Claimed, Listen};
@@ -14,6 +16,7 @@ use super::message::{Granted, Invitation};
 use super::search::Search;
 use super::unproven::Unproven;
 use crate::random::Random;
+use crate::transport::Transport;
 
 /// Most that waits for the owner. It drains after each input, and one input adds a few.
 const MAX_ACTIONS: usize = 64;
@@ -30,24 +33,31 @@ pub(crate) struct Terms {
 /// What the owner is to do.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Action {
-    /// Send a datagram as it is.
-    Datagram(SocketAddr, Bytes),
-    /// Send a unit over the association with this address.
-    Sealed(SocketAddr, Bytes),
-    /// Begin a handshake with this address, for whoever has this certificate.
-    Connect(SocketAddr, [u8; 32]),
-    /// Close the association with this address, or stop making it.
-    Disconnect(SocketAddr),
+    /// Send a datagram as it is, or a unit over the association or the stream.
+    Send(Candidate, Bytes),
+    /// Make an association or a stream, under protection with whoever has this certificate.
+    Connect(Candidate, [u8; 32]),
+    /// Close it, or stop making it.
+    Disconnect(Candidate),
 }
 
 /// What has become of the path.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum News {
     /// By which addresses it may be reached.
-    Gathered(Vec<SocketAddr>),
+    Gathered(Found),
     /// The tunnel is up, with the other end at this address.
-    Up(SocketAddr),
+    Up(Candidate),
     Ended(PathEnd),
+}
+
+/// By which addresses a path may be reached.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Found {
+    /// For datagrams: of this host, and as the server sees it.
+    pub(crate) datagrams: Vec<SocketAddr>,
+    /// For streams: of this host.
+    pub(crate) streams: Option<SocketAddr>,
 }
 
 /// Why a peer tunnel is over, or did not come about.
@@ -93,20 +103,16 @@ pub(super) struct Outbox {
 
 impl Outbox {
     /// To an address that may be anybody's; a datagram too many is left out.
-    pub(super) fn send(&mut self, to: SocketAddr, bytes: Bytes, is_clear: bool) {
-        if !is_clear || self.unproven.may_send(to) {
-            self.push(to, bytes, is_clear);
+    pub(super) fn send(&mut self, to: Candidate, bytes: Bytes) {
+        if to.transport != Transport::Udp || self.unproven.may_send(to.address) {
+            self.push(to, bytes);
         }
     }
 
     /// To the other end itself.
-    pub(super) fn push(&mut self, to: SocketAddr, bytes: Bytes, is_clear: bool) {
+    pub(super) fn push(&mut self, to: Candidate, bytes: Bytes) {
         if self.actions.len() < MAX_ACTIONS {
-            self.actions.push_back(if is_clear {
-                Action::Datagram(to, bytes)
-            } else {
-                Action::Sealed(to, bytes)
-            });
+            self.actions.push_back(Action::Send(to, bytes));
         }
     }
 }
@@ -117,6 +123,8 @@ pub(crate) struct Path {
     terms: Terms,
     phase: Phase,
     local: Option<SocketAddr>,
+    /// Where streams are taken.
+    listener: Option<SocketAddr>,
     out: Outbox,
     news: VecDeque<News>,
     /// What came and was not the other end's: from elsewhere, with another tag, fingerprint or inner address, or nothing at all.
@@ -140,24 +148,28 @@ impl Path {
             terms,
             phase: Phase::Opening,
             local: None,
+            listener: None,
             out: Outbox::default(),
             news: VecDeque::new(),
             refused: 0,
         }
     }
 
-    /// The socket is there: its own address, and that of the STUN server, if one is known.
+    /// The socket is there: its own address, that of the STUN server, if one is known, and the port where streams are taken, if they
+    /// are.
     pub(crate) fn opened(
         &mut self,
         now: Instant,
         local: SocketAddr,
         stun: Option<SocketAddr>,
+        listener: Option<u16>,
         random: &mut dyn Random,
     ) {
         if !matches!(self.phase, Phase::Opening) {
             return;
         }
         self.local = Some(local);
+        self.listener = listener.map(|port| SocketAddr::new(local.ip(), port));
         let Some(server) = stun else {
             return self.gathered(None);
         };
@@ -169,8 +181,10 @@ impl Path {
 
     fn gathered(&mut self, seen: Option<SocketAddr>) {
         self.phase = Phase::Gathered;
-        let mut found: Vec<_> = self.local.into_iter().collect();
-        found.extend(seen.filter(|seen| Some(*seen) != self.local));
+        let mut datagrams: Vec<_> = self.local.into_iter().collect();
+        datagrams.extend(seen.filter(|seen| Some(*seen) != self.local));
+        let streams = self.listener;
+        let found = Found { datagrams, streams };
         self.news.push_back(News::Gathered(found));
     }
 
@@ -204,52 +218,57 @@ impl Path {
         }
     }
 
-    /// Whether a datagram under protection that came from there is to be looked at.
-    pub(crate) fn admits(&mut self, from: SocketAddr) -> bool {
+    /// Whether something is to be looked at: a datagram under protection that came from there, or a stream.
+    pub(crate) fn admits(&mut self, from: Candidate) -> bool {
         let admitted = match &self.phase {
             Phase::Searching(search) => search.expects(from),
-            Phase::Listening(listen) => !listen.is_clear() && listen.expects(from.ip()),
-            Phase::Up(link) => link.address == from,
+            Phase::Listening(listen) => listen.expects(from),
+            Phase::Up(link) => link.at == from,
             Phase::Opening | Phase::Gathering(_) | Phase::Gathered | Phase::Ended => false,
         };
-        if admitted {
-            self.out.unproven.heard(from);
-        } else {
+        if !admitted {
             self.refused += 1;
+        } else if !from.transport.is_stream() {
+            self.out.unproven.heard(from.address);
         }
         admitted
     }
 
     /// Whether a datagram of a handshake may go there; it is counted as sent.
     pub(crate) fn may_send(&mut self, to: SocketAddr) -> bool {
-        let is_peer = self.link().is_some_and(|link| link.address == to);
+        let is_peer = self.link().is_some_and(|link| link.at.address == to);
         is_peer || self.out.unproven.may_send(to)
     }
 
-    /// A handshake with this address is done, and this is the other's certificate.
-    pub(crate) fn connected(&mut self, now: Instant, address: SocketAddr, fingerprint: &[u8; 32]) {
+    /// There is an association or a stream now, and this is the other's certificate, if it has shown one.
+    pub(crate) fn connected(
+        &mut self,
+        now: Instant,
+        with: Candidate,
+        fingerprint: Option<&[u8; 32]>,
+    ) {
         let is_peer = match &mut self.phase {
-            Phase::Searching(search) => search.connected(now, address, fingerprint, &mut self.out),
-            Phase::Listening(listen) => listen.connected(address, fingerprint, &mut self.out),
-            Phase::Up(link) if link.address == address => true,
+            Phase::Searching(search) => search.connected(now, with, fingerprint, &mut self.out),
+            Phase::Listening(listen) => listen.connected(with, fingerprint, &mut self.out),
+            Phase::Up(link) if link.at == with => true,
             Phase::Opening
             | Phase::Gathering(_)
             | Phase::Gathered
             | Phase::Up(_)
             | Phase::Ended => {
-                self.out.actions.push_back(Action::Disconnect(address));
+                self.out.actions.push_back(Action::Disconnect(with));
                 true
             }
         };
         self.refused += u64::from(!is_peer);
     }
 
-    /// The association with this address is gone, or was not made.
-    pub(crate) fn disconnected(&mut self, now: Instant, address: SocketAddr) {
+    /// The association or the stream is gone, or was not made.
+    pub(crate) fn disconnected(&mut self, now: Instant, with: Candidate) {
         match &mut self.phase {
-            Phase::Searching(search) => search.disconnected(now, address, &mut self.out),
-            Phase::Listening(listen) => listen.disconnected(address),
-            Phase::Up(link) if link.address == address => self.end(PathEnd::Transport),
+            Phase::Searching(search) => search.disconnected(now, with, &mut self.out),
+            Phase::Listening(listen) => listen.disconnected(with),
+            Phase::Up(link) if link.at == with => self.end(PathEnd::Transport),
             Phase::Opening
             | Phase::Gathering(_)
             | Phase::Gathered
@@ -258,18 +277,29 @@ impl Path {
         }
     }
 
-    /// Feeds a datagram that came as it is; gives the inner packet in it, if it is for this client.
+    /// Feeds a datagram: as it came, or out of the association; gives the inner packet in it, if it is for this client.
     pub(crate) fn datagram<'a>(
         &mut self,
         now: Instant,
-        from: SocketAddr,
+        from: Candidate,
         bytes: &'a [u8],
         random: &mut dyn Random,
     ) -> Option<IpPacket<'a>> {
-        let first = FirstByte::classify(*bytes.first()?);
-        if first != FirstByte::Stun {
-            return self.unit(now, from, bytes, true, random);
+        let is_clear = from.transport == Transport::Udp;
+        if is_clear && FirstByte::classify(*bytes.first()?) == FirstByte::Stun {
+            self.stun(from.address, bytes);
+            return None;
         }
+        match Unit::decode_datagram(bytes, &Limits::WIDEST) {
+            Ok(unit) => self.unit(now, from, unit, random),
+            Err(_) => {
+                self.refused += 1;
+                None
+            }
+        }
+    }
+
+    fn stun(&mut self, from: SocketAddr, bytes: &[u8]) {
         match (&self.phase, StunMessage::decode(bytes)) {
             (Phase::Gathering(gather), Ok(message)) => match gather.seen(from, &message) {
                 Some(seen) => {
@@ -282,25 +312,20 @@ impl Path {
             (_, Ok(_)) => {}
             (_, Err(_)) => self.refused += 1,
         }
-        None
     }
 
-    /// Feeds a unit: `is_clear` as a datagram, else from the association with this address.
+    /// Feeds a unit: of a datagram, an association, or a stream.
     pub(crate) fn unit<'a>(
         &mut self,
         now: Instant,
-        from: SocketAddr,
-        bytes: &'a [u8],
-        is_clear: bool,
+        from: Candidate,
+        unit: Unit<'a>,
         random: &mut dyn Random,
     ) -> Option<IpPacket<'a>> {
-        let Ok(unit) = Unit::decode_datagram(bytes, &Limits::WIDEST) else {
-            self.refused += 1;
-            return None;
-        };
         let terms = self.terms;
+        let is_datagram = !from.transport.is_stream();
         match (&mut self.phase, unit) {
-            (Phase::Up(link), unit) if link.address == from && link.is_clear() == is_clear => {
+            (Phase::Up(link), unit) if link.at == from => {
                 let taken = match &unit {
                     Unit::Ip(packet) => link.packet(now, &terms, packet),
                     Unit::Control(message) => link.control(now, message, &mut self.out),
@@ -314,22 +339,23 @@ impl Path {
                 }
             }
             (Phase::Searching(search), Unit::Control(message)) if search.expects(from) => {
-                self.out.unproven.heard(from);
-                if is_clear == search.is_clear()
-                    && let Some(link) =
-                        search.control(now, from, &message, &terms, &mut self.out, random)
+                if is_datagram {
+                    self.out.unproven.heard(from.address);
+                }
+                if let Some(link) =
+                    search.control(now, from, &message, &terms, &mut self.out, random)
                 {
                     self.up(now, link);
                 }
             }
-            (Phase::Listening(listen), Unit::Control(message)) if listen.expects(from.ip()) => {
-                self.out.unproven.heard(from);
-                if is_clear == listen.is_clear() {
-                    match listen.control(now, from, &message, &terms, &mut self.out, random) {
-                        Claimed::Granted(link) => self.up(now, *link),
-                        Claimed::No => {}
-                        Claimed::Forged => self.refused += 1,
-                    }
+            (Phase::Listening(listen), Unit::Control(message)) if listen.expects(from) => {
+                if is_datagram {
+                    self.out.unproven.heard(from.address);
+                }
+                match listen.control(now, from, &message, &terms, &mut self.out, random) {
+                    Claimed::Granted(link) => self.up(now, *link),
+                    Claimed::No => {}
+                    Claimed::Forged => self.refused += 1,
                 }
             }
             _ => self.refused += 1,
@@ -338,13 +364,13 @@ impl Path {
     }
 
     fn up(&mut self, now: Instant, mut link: Link) {
-        let address = link.address;
+        let at = link.at;
         if link.is_confirmed() {
             // The other end waits for a sign of life before it sends anything (spec 5, "Unconfirmed").
             link.probe(now, &mut self.out);
         }
         self.phase = Phase::Up(link);
-        self.news.push_back(News::Up(address));
+        self.news.push_back(News::Up(at));
     }
 
     fn end(&mut self, why: PathEnd) {
@@ -377,9 +403,9 @@ impl Path {
     }
 
     /// Where packets for the other end go; `None` while they go over the server.
-    pub(crate) fn usable(&self, now: Instant) -> Option<(SocketAddr, bool)> {
+    pub(crate) fn usable(&self, now: Instant) -> Option<Candidate> {
         let link = self.link().filter(|link| link.is_usable(now))?;
-        Some((link.address, link.is_clear()))
+        Some(link.at)
     }
 
     /// A packet goes this way.
@@ -422,7 +448,7 @@ impl Path {
         let ended = match &mut self.phase {
             Phase::Gathering(gather) => {
                 match gather.next(now) {
-                    Some((to, bytes)) => out.send(to, bytes, true),
+                    Some((to, bytes)) => out.send(Candidate::udp(to), bytes),
                     None => self.gathered(None),
                 }
                 None

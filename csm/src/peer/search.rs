@@ -1,13 +1,14 @@
 //! The end that asked looks for the other: at its candidates, in its order, each begun a moment after the one before (spec 7.4).
 //!
 //! ```text
-//!   clear:      Configuration_Request, without the tag ---> cookie: somebody is there ---> with the cookie and the tag
-//!   protected:  handshake ---> the fingerprint that the server told ---> Configuration_Request with the tag
+//!   UDP:        Configuration_Request, without the tag ---> cookie: somebody is there ---> with the cookie and the tag
+//!   TCP:        connection ---> Configuration_Request with the tag
+//!   DTLS, TLS:  handshake ---> the fingerprint that the server told ---> Configuration_Request with the tag
 //! ```
 //!
-//! The tag goes to one address only, the first that has proved itself; to the next if that one does not want it.
+//! The tag goes to one address only, the first that has proved itself; to the next if that one does not want it. Streams are begun
+//! when datagrams have had time to get through: on a stream what is lost holds up what follows.
 
-use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use subtle::ConstantTimeEq;
@@ -27,6 +28,8 @@ use crate::wire;
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Between the beginnings of two candidates.
 const HEAD_START: Duration = Duration::from_millis(100);
+/// Between those of the last for datagrams and the first for streams: a second transmission fits in.
+const STREAM_DELAY: Duration = Duration::from_secs(1);
 /// Cookies asked for at one address: the first may cross the change of a slot.
 const MAX_COOKIES: u8 = 3;
 
@@ -38,14 +41,13 @@ pub(super) struct Search {
     until: Instant,
     tag: Secret,
     fingerprint: [u8; 32],
-    is_clear: bool,
     next_sequence: Sequence,
 }
 
 /// A candidate.
 #[derive(Debug)]
 struct Try {
-    address: SocketAddr,
+    at: Candidate,
     begins: Instant,
     stage: Stage,
 }
@@ -53,11 +55,11 @@ struct Try {
 #[derive(Debug)]
 enum Stage {
     Waiting,
-    /// Clear: asked for a cookie.
+    /// UDP: asked for a cookie.
     Asking(Request<()>),
-    /// Protected: the handshake.
+    /// All else: the connection, the handshake.
     Connecting,
-    /// It can be given the tag: with this cookie, if clear.
+    /// It can be given the tag: with this cookie, over UDP.
     Proven(Option<Vec<u8>>),
     Failed,
 }
@@ -65,7 +67,7 @@ enum Stage {
 /// The tag is on its way.
 #[derive(Debug)]
 struct Claim {
-    address: SocketAddr,
+    at: Candidate,
     request: Request<()>,
     cookies: u8,
 }
@@ -77,46 +79,39 @@ impl Search {
         is_clear: bool,
         random: &mut dyn Random,
     ) -> Self {
-        let wanted = if is_clear {
-            Transport::Udp
-        } else {
-            Transport::Dtls
-        };
         let usable = |candidate: &&Candidate| {
-            candidate.transport == wanted
+            candidate.transport.is_protected() != is_clear
                 && candidate.address.port() != 0
                 && !candidate.address.ip().is_unspecified()
                 && !candidate.address.ip().is_multicast()
         };
         let candidates = granted.candidates.iter().filter(usable);
+        let (streams, datagrams): (Vec<Candidate>, Vec<Candidate>) =
+            candidates.partition(|candidate| candidate.transport.is_stream());
+        let mut tries = Vec::new();
         let mut begins = now;
-        let tries = candidates.map(|candidate| {
-            let begun = Try {
-                address: candidate.address,
-                begins,
-                stage: Stage::Waiting,
-            };
+        for at in datagrams.iter().chain(&streams) {
+            let (at, stage) = (*at, Stage::Waiting);
+            let is_first_stream = at.transport.is_stream() && tries.len() == datagrams.len();
+            if is_first_stream && !datagrams.is_empty() {
+                begins += STREAM_DELAY - HEAD_START;
+            }
+            tries.push(Try { at, begins, stage });
             begins += HEAD_START;
-            begun
-        });
+        }
         Self {
-            tries: tries.collect(),
+            tries,
             claim: None,
             until: now + PATIENCE,
             tag: granted.tag.clone(),
             fingerprint: granted.fingerprint,
-            is_clear,
             next_sequence: Sequence(random.u32()),
         }
     }
 
-    /// Whether datagrams from there may be an answer.
-    pub(super) fn expects(&self, from: SocketAddr) -> bool {
-        self.tries.iter().any(|tried| tried.address == from)
-    }
-
-    pub(super) const fn is_clear(&self) -> bool {
-        self.is_clear
+    /// Whether what comes from there may be an answer.
+    pub(super) fn expects(&self, from: Candidate) -> bool {
+        self.tries.iter().any(|tried| tried.at == from)
     }
 
     pub(super) fn due(&self) -> Instant {
@@ -145,10 +140,10 @@ impl Search {
         if let Some(claim) = &mut self.claim {
             match claim.request.poll(now) {
                 Step::Wait => {}
-                Step::Retransmit(bytes) => out.send(claim.address, bytes, self.is_clear),
+                Step::Retransmit(bytes) => out.send(claim.at, bytes),
                 Step::Failed => {
-                    let address = claim.address;
-                    self.give_up(now, address, out);
+                    let at = claim.at;
+                    self.give_up(now, at, out);
                 }
             }
         }
@@ -161,14 +156,14 @@ impl Search {
     }
 
     fn advance(&mut self, now: Instant, place: usize, out: &mut Outbox) {
-        let (is_clear, sequence) = (self.is_clear, self.next_sequence);
+        let sequence = self.next_sequence;
         let Some(tried) = self.tries.get_mut(place) else {
             return;
         };
-        let address = tried.address;
+        let at = tried.at;
         match &mut tried.stage {
             Stage::Waiting if tried.begins > now => {}
-            Stage::Waiting if is_clear => {
+            Stage::Waiting if at.transport == Transport::Udp => {
                 self.next_sequence = sequence.next();
                 let Some(bytes) = configuration_request(sequence, true, None, None) else {
                     tried.stage = Stage::Failed;
@@ -184,34 +179,33 @@ impl Search {
                     bytes.clone(),
                     schedule,
                 ));
-                out.send(address, bytes, true);
+                out.send(at, bytes);
             }
             Stage::Waiting => {
                 tried.stage = Stage::Connecting;
-                out.actions
-                    .push_back(Action::Connect(address, self.fingerprint));
+                out.actions.push_back(Action::Connect(at, self.fingerprint));
             }
             Stage::Asking(request) => match request.poll(now) {
                 Step::Wait => {}
-                Step::Retransmit(bytes) => out.send(address, bytes, true),
+                Step::Retransmit(bytes) => out.send(at, bytes),
                 Step::Failed => tried.stage = Stage::Failed,
             },
             Stage::Connecting | Stage::Proven(_) | Stage::Failed => {}
         }
     }
 
-    /// The handshake with a candidate is done; false if that is somebody else.
+    /// There is an association or a stream with a candidate; false if that is somebody else.
     pub(super) fn connected(
         &mut self,
         now: Instant,
-        address: SocketAddr,
-        fingerprint: &[u8; 32],
+        with: Candidate,
+        fingerprint: Option<&[u8; 32]>,
         out: &mut Outbox,
     ) -> bool {
-        let is_peer = bool::from(self.fingerprint.ct_eq(fingerprint));
-        let tried = self.tries.iter_mut().find(|tried| tried.address == address);
+        let is_peer = is_peer(with, &self.fingerprint, fingerprint);
+        let tried = self.tries.iter_mut().find(|tried| tried.at == with);
         let Some(tried) = tried.filter(|tried| matches!(tried.stage, Stage::Connecting)) else {
-            out.actions.push_back(Action::Disconnect(address));
+            out.actions.push_back(Action::Disconnect(with));
             return is_peer;
         };
         if is_peer {
@@ -219,21 +213,21 @@ impl Search {
             self.claim_next(now, out);
         } else {
             tried.stage = Stage::Failed;
-            out.actions.push_back(Action::Disconnect(address));
+            out.actions.push_back(Action::Disconnect(with));
         }
         is_peer
     }
 
-    /// There is no association with a candidate, or none any more.
-    pub(super) fn disconnected(&mut self, now: Instant, address: SocketAddr, out: &mut Outbox) {
-        self.give_up(now, address, out);
+    /// There is nothing with a candidate, or nothing any more.
+    pub(super) fn disconnected(&mut self, now: Instant, with: Candidate, out: &mut Outbox) {
+        self.give_up(now, with, out);
     }
 
-    fn give_up(&mut self, now: Instant, address: SocketAddr, out: &mut Outbox) {
-        if let Some(tried) = self.tries.iter_mut().find(|tried| tried.address == address) {
+    fn give_up(&mut self, now: Instant, at: Candidate, out: &mut Outbox) {
+        if let Some(tried) = self.tries.iter_mut().find(|tried| tried.at == at) {
             tried.stage = Stage::Failed;
         }
-        self.claim.take_if(|claim| claim.address == address);
+        self.claim.take_if(|claim| claim.at == at);
         self.claim_next(now, out);
     }
 
@@ -243,18 +237,18 @@ impl Search {
             return;
         }
         let proven = self.tries.iter().find_map(|tried| match &tried.stage {
-            Stage::Proven(cookie) => Some((tried.address, cookie.clone())),
+            Stage::Proven(cookie) => Some((tried.at, cookie.clone())),
             Stage::Waiting | Stage::Asking(_) | Stage::Connecting | Stage::Failed => None,
         });
-        if let Some((address, cookie)) = proven {
-            self.claim(now, address, cookie.as_deref(), 1, out);
+        if let Some((at, cookie)) = proven {
+            self.claim(now, at, cookie.as_deref(), 1, out);
         }
     }
 
     fn claim(
         &mut self,
         now: Instant,
-        address: SocketAddr,
+        at: Candidate,
         cookie: Option<&[u8]>,
         cookies: u8,
         out: &mut Outbox,
@@ -262,24 +256,25 @@ impl Search {
         let sequence = self.next_sequence;
         self.next_sequence = sequence.next();
         let tag: Option<&[u8; TAG_LEN]> = self.tag.expose().try_into().ok();
-        let Some(bytes) = configuration_request(sequence, self.is_clear, tag, cookie) else {
+        let is_bare = at.transport == Transport::Udp;
+        let Some(bytes) = configuration_request(sequence, is_bare, tag, cookie) else {
             return;
         };
         let answer = CmType::CONFIGURATION_RESPONSE;
-        let schedule = Schedule::request(false);
+        let schedule = Schedule::request(at.transport.is_stream());
         self.claim = Some(Claim {
-            address,
+            at,
             request: Request::sent(now, (), sequence, answer, bytes.clone(), schedule),
             cookies,
         });
-        out.send(address, bytes, self.is_clear);
+        out.send(at, bytes);
     }
 
     /// An answer; the tunnel, if it is the one.
     pub(super) fn control(
         &mut self,
         now: Instant,
-        from: SocketAddr,
+        from: Candidate,
         raw: &ControlMessage<'_>,
         terms: &Terms,
         out: &mut Outbox,
@@ -287,13 +282,13 @@ impl Search {
     ) -> Option<Link> {
         let header = raw.header();
         let claimed = self.claim.as_ref().filter(|claim| {
-            claim.address == from && claim.request.matches(header.cm_type, header.sequence)
+            claim.at == from && claim.request.matches(header.cm_type, header.sequence)
         });
         if let Some(cookies) = claimed.map(|claim| claim.cookies) {
             return self.answered(now, from, raw, cookies, terms, out, random);
         }
         let asking = self.tries.iter_mut().find(|tried| {
-            tried.address == from
+            tried.at == from
                 && matches!(&tried.stage, Stage::Asking(request)
                     if request.matches(header.cm_type, header.sequence))
         });
@@ -316,7 +311,7 @@ impl Search {
     fn answered(
         &mut self,
         now: Instant,
-        from: SocketAddr,
+        from: Candidate,
         raw: &ControlMessage<'_>,
         cookies: u8,
         terms: &Terms,
@@ -334,39 +329,49 @@ impl Search {
                     && gives_only(answer.addresses(), terms.own);
                 if is_right {
                     self.close_others(from, out);
-                    return Some(Link::claimed(now, from, self.is_clear, tsid, random));
+                    return Some(Link::claimed(now, from, tsid, random));
                 }
                 self.decline(tsid, from, out);
                 self.give_up(now, from, out);
             }
             (Ok(answer), Some(ResponseCode::COOKIE_REQUIRED))
-                if self.is_clear && cookies < MAX_COOKIES =>
+                if from.transport == Transport::Udp && cookies < MAX_COOKIES =>
             {
                 let cookie = answer.cookie().map(|cookie| cookie.expose().to_vec());
                 self.claim(now, from, cookie.as_deref(), cookies + 1, out);
             }
-            // Anybody can send that on a clear path, and the other end will not: the claim is repeated until its time is over.
-            (Err(_), _) if self.is_clear => {}
+            // Anybody can send that over UDP, and the other end will not: the claim is repeated until its time is over.
+            (Err(_), _) if from.transport == Transport::Udp => {}
             (Ok(_) | Err(_), _) => self.give_up(now, from, out),
         }
         None
     }
 
     /// Gives back what cannot be used (spec 3.3).
-    fn decline(&mut self, tsid: Tsid, from: SocketAddr, out: &mut Outbox) {
+    fn decline(&mut self, tsid: Tsid, from: Candidate, out: &mut Outbox) {
         let sequence = self.next_sequence;
         self.next_sequence = sequence.next();
         if let Some(bytes) = wire::release_request(tsid, sequence, None) {
-            out.send(from, bytes, self.is_clear);
+            out.send(from, bytes);
         }
     }
 
-    fn close_others(&self, kept: SocketAddr, out: &mut Outbox) {
-        let others = self.tries.iter().filter(|tried| tried.address != kept);
+    fn close_others(&self, kept: Candidate, out: &mut Outbox) {
+        let others = self.tries.iter().filter(|tried| tried.at != kept);
         let open = others.filter(|tried| {
-            matches!(tried.stage, Stage::Connecting | Stage::Proven(_)) && !self.is_clear
+            matches!(tried.stage, Stage::Connecting | Stage::Proven(_))
+                && tried.at.transport != Transport::Udp
         });
         out.actions
-            .extend(open.map(|tried| Action::Disconnect(tried.address)));
+            .extend(open.map(|tried| Action::Disconnect(tried.at)));
+    }
+}
+
+/// Whether whoever is there is the one that the server has named: by the certificate, or, in clear, as far as can be told.
+pub(super) fn is_peer(with: Candidate, named: &[u8; 32], shown: Option<&[u8; 32]>) -> bool {
+    if with.transport.is_protected() {
+        shown.is_some_and(|shown| bool::from(named.ct_eq(shown)))
+    } else {
+        true
     }
 }

@@ -30,8 +30,8 @@ use tokio::{
 };
 use tsc_interop::{Egress, Lab, Namespace, Network, WireOptions, isolated};
 use tsc_tapi::{
-    Notification, Notifications, PathEnd, PemSource, Roots, Server, Service, Transport, Trust,
-    Tunnel, TunnelBuilder, UdpSocket,
+    Candidate, Notification, Notifications, PathEnd, PemSource, Roots, Server, Service, Transport,
+    Trust, Tunnel, TunnelBuilder, UdpSocket,
 };
 
 /// Nothing here takes longer unless it hangs.
@@ -108,6 +108,22 @@ fn connect_host(name: &str, number: u8) {
     }
 }
 
+/// A host that everybody can reach.
+fn open_host(name: &str, number: u8) {
+    run(&format!("ip netns add {name}"));
+    run_in(name, "ip link set lo up");
+    run(&format!(
+        "ip link add wan{number} type veth peer name wan netns {name}"
+    ));
+    run(&format!(
+        "ip address add 203.0.{number}.1/24 dev wan{number}"
+    ));
+    run(&format!("ip link set wan{number} up"));
+    run_in(name, &format!("ip address add 203.0.{number}.2/24 dev wan"));
+    run_in(name, "ip link set wan up");
+    run_in(name, &format!("ip route add default via 203.0.{number}.1"));
+}
+
 /// The lab, and two hosts behind NATs, with a router between them.
 fn lab(interface: &str) -> Lab {
     lab_on(Network::new(), interface)
@@ -119,6 +135,11 @@ fn lab_on(network: Network, interface: &str) -> Lab {
     Namespace::Edge.run("ip route add 203.0.0.0/16 via 192.0.2.2");
     connect_host("left", 1);
     connect_host("right", 2);
+    count_between();
+    lab
+}
+
+fn count_between() {
     // Counts what goes from one NAT to the other, and can stop it.
     for rule in [
         "add table ip lab",
@@ -128,7 +149,6 @@ fn lab_on(network: Network, interface: &str) -> Lab {
     ] {
         run(&format!("nft {rule}"));
     }
-    lab
 }
 
 /// Nothing passes between the two NATs any more; both still reach the server.
@@ -222,7 +242,7 @@ impl Host {
     }
 
     /// What has become of the next peer tunnel.
-    async fn outer(&mut self) -> Result<SocketAddr, PathEnd> {
+    async fn outer(&mut self) -> Result<Candidate, PathEnd> {
         loop {
             match soon(self.notifications.recv()).await {
                 Some(Notification::PeerTunnel { outer, .. }) => return outer,
@@ -313,7 +333,7 @@ fn call(left: Transport, right: Transport) {
         soon(there.recv_from(&mut [0; 200])).await.unwrap();
         assert_eq!(left.told().await, (true, true));
         let outer = right.outer().await.unwrap();
-        assert_eq!(outer.ip(), IpAddr::from([203, 0, 1, 2]));
+        assert_eq!(outer.address.ip(), IpAddr::from([203, 0, 1, 2]));
         let (direct, server) = (direct_packets(), server_packets());
         assert_eq!(talk(&here, &there, CALL).await, (0, 0));
         // It went directly; what the server got beside is Keepalives, and ARP. A host that has other things to do for a quarter of a
@@ -371,7 +391,7 @@ fn a_client_that_leaves_takes_the_tunnel_with_it() {
                 .await
                 .unwrap();
             assert_eq!(
-                left.outer().await.map(|outer| outer.ip()),
+                left.outer().await.map(|outer| outer.address.ip()),
                 Ok([203, 0, 2, 2].into())
             );
         });
@@ -494,7 +514,10 @@ fn lossy(transport: Transport) {
             () = speech => unreachable!(),
         };
         eprintln!("{transport}: up after {:?}", begun.elapsed());
-        assert_eq!(outer.map(|outer| outer.ip()), Ok([203, 0, 2, 2].into()));
+        assert_eq!(
+            outer.map(|outer| outer.address.ip()),
+            Ok([203, 0, 2, 2].into())
+        );
         // What was on its way.
         while timeout(Duration::from_secs(1), there.recv_from(&mut [0; 200]))
             .await
@@ -556,7 +579,7 @@ fn one_lost(transport: Transport) {
                 eprintln!("{transport}: packet {number} of {from} is lost: up after {took:?}");
                 assert!(up.is_ok(), "{up:?}");
                 assert_eq!(
-                    right.outer().await.map(|outer| outer.ip()),
+                    right.outer().await.map(|outer| outer.address.ip()),
                     Ok([203, 0, 1, 2].into())
                 );
                 // The search has 5 s; with more it was the second.
@@ -599,4 +622,79 @@ fn without_the_service_a_call_goes_as_ever() {
         });
         assert_eq!(direct_packets(), 0);
     });
+}
+
+/// No datagrams pass the router, and the host on the right has no NAT.
+fn over_streams(transport: Transport) {
+    let lab = Lab::on(Network::new(), Egress::UserSpace, PEER, "");
+    run("sysctl -q -w net.ipv4.ip_forward=1");
+    Namespace::Edge.run("ip route add 203.0.0.0/16 via 192.0.2.2");
+    connect_host("left", 1);
+    open_host("right", 2);
+    count_between();
+    run("nft insert rule ip lab between ip protocol udp drop");
+    let mut left = Host::open(&lab, "left", transport);
+    let mut right = Host::open(&lab, "right", transport);
+    block_on(async {
+        let (here, there) = (left.bind(), right.bind());
+        here.set_peer(true).unwrap();
+        here.send_to(&[0; 172], there.local_addr().unwrap())
+            .await
+            .unwrap();
+        soon(there.recv_from(&mut [0; 200])).await.unwrap();
+        let to_right = left.outer().await.unwrap();
+        assert_eq!(left.told().await, (true, true));
+        assert_eq!(to_right.transport, transport);
+        assert_eq!(to_right.address.ip(), IpAddr::from([203, 0, 2, 2]));
+        let to_left = right.outer().await.unwrap();
+        assert_eq!(to_left.transport, transport);
+        assert_eq!(to_left.address.ip(), IpAddr::from([203, 0, 1, 2]));
+        let (server, before) = (server_packets(), here.peer_packets());
+        assert_eq!(talk(&here, &there, CALL).await, (0, 0));
+        let after = here.peer_packets();
+        let (sent, received) = (after.sent - before.sent, after.received - before.received);
+        let most = u64::from(CALL * 9 / 10);
+        assert!(sent >= most && received >= most, "{sent} and {received}");
+        let in_doubt = u64::from(2 * CALL) - sent - received;
+        let server = server_packets() - server;
+        // Each may be one packet, its answer, and the answer's answer.
+        let allowed = 20 + 3 * in_doubt;
+        assert!(server < allowed, "{server} packets came to the server");
+        assert!(direct_packets() > 0);
+
+        // The stream is reset: speech goes on over the server.
+        let (talk, ()) = tokio::join!(talk(&here, &there, 200), async { reset() });
+        let (to_right, to_left) = talk;
+        assert!(
+            to_right < 50 && to_left < 50,
+            "{to_right} and {to_left} lost"
+        );
+        assert_eq!(left.outer().await, Err(PathEnd::Transport));
+        assert_eq!(left.told().await, (true, false));
+    });
+}
+
+/// Streams between the two are reset, and there are no new ones.
+fn reset() {
+    for (from, to) in [("wan1", "wan2"), ("wan2", "wan1")] {
+        run(&format!(
+            "nft insert rule ip lab between iifname {from} oifname {to} ip protocol tcp reject with tcp reset"
+        ));
+    }
+}
+
+#[test]
+fn where_no_datagrams_pass_peers_reach_each_other_over_tcp() {
+    isolated(
+        "where_no_datagrams_pass_peers_reach_each_other_over_tcp",
+        || over_streams(Transport::Tcp),
+    );
+}
+
+#[test]
+fn where_no_datagrams_pass_protected_peers_reach_each_other_over_tls() {
+    isolated(
+        "where_no_datagrams_pass_protected_peers_reach_each_other_over_tls",
+        || over_streams(Transport::Tls),
+    );
 }

@@ -528,13 +528,8 @@ impl World {
                 self.client_send(client, transmit.epoch, transmit.bytes);
             }
             while let Some(transmit) = self.clients[client].core.poll_peer_transmit() {
-                let PeerTransmit {
-                    path,
-                    to,
-                    bytes,
-                    sealed,
-                } = transmit;
-                self.peer_transmit(client, path, to, &bytes, sealed);
+                let PeerTransmit { path, to, bytes } = transmit;
+                self.peer_transmit(client, path, to, &bytes);
             }
             let Some(event) = self.clients[client].core.poll_event() else {
                 return;

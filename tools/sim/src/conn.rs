@@ -13,9 +13,9 @@ use tsc_tpl::{Limits, StreamDecoder};
 use crate::world::{ConnId, Pending, World};
 
 /// A stream over which nothing gets through for so long is dead (TCP_USER_TIMEOUT, spec 5).
-const STREAM_TIMEOUT: Duration = Duration::from_secs(30);
+pub(crate) const STREAM_TIMEOUT: Duration = Duration::from_secs(30);
 /// How often a stuck stream tries again.
-const STREAM_RETRY: Duration = Duration::from_millis(500);
+pub(crate) const STREAM_RETRY: Duration = Duration::from_millis(500);
 
 /// One transport, from the attempt to open it on.
 #[derive(Debug)]

@@ -13,9 +13,10 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tsc_csm::client::{Direct, Inbound, PathId, PeerEvent, PeerStatus, RequestError};
-use tsc_csm::{Transport, client};
+use tsc_csm::client::{Direct, Inbound, PathId, PeerEvent, PeerGuest, PeerStatus, RequestError};
+use tsc_csm::{Candidate, Transport, client};
 
+use crate::conn::Item;
 use crate::packet;
 use crate::path::NatId;
 use crate::world::{ClientId, Pending, World};
@@ -63,7 +64,9 @@ pub struct Sent {
 #[derive(Debug)]
 struct Socket {
     local: SocketAddr,
-    listens: bool,
+    /// Who is to come, and to which TCP port.
+    guest: Option<PeerGuest>,
+    listener: Option<SocketAddr>,
     /// Hellos sent and not answered.
     hellos: BTreeSet<SocketAddr>,
     associations: BTreeSet<SocketAddr>,
@@ -136,34 +139,41 @@ impl World {
 
     pub(crate) fn peer_event(&mut self, client: usize, event: &PeerEvent) {
         match event {
-            PeerEvent::Open { path } => self.open_socket(client, *path),
-            PeerEvent::Listen { path, .. } => {
+            PeerEvent::Open { path, guest } => self.open_socket(client, *path, guest.clone()),
+            PeerEvent::Connect { path, to, .. } if to.transport.is_stream() => {
+                self.begin_stream(client, *path, *to);
+            }
+            PeerEvent::Connect { path, to, .. } => {
                 if let Some(socket) = self.sockets.open.get_mut(&(client, *path)) {
-                    socket.listens = true;
+                    socket.hellos.insert(to.address);
+                    self.hello(client, *path, to.address, 0);
                 }
             }
-            PeerEvent::Connect { path, address, .. } => {
-                if let Some(socket) = self.sockets.open.get_mut(&(client, *path)) {
-                    socket.hellos.insert(*address);
-                    self.hello(client, *path, *address, 0);
-                }
+            PeerEvent::Disconnect { path, from } if from.transport.is_stream() => {
+                self.stream_send(client, *path, *from, Item::End);
             }
-            PeerEvent::Disconnect { path, address } => {
+            PeerEvent::Disconnect { path, from } => {
                 if let Some(socket) = self.sockets.open.get_mut(&(client, *path)) {
-                    socket.hellos.remove(address);
-                    if socket.associations.remove(address) {
-                        self.peer_send(client, *path, *address, &[RECORD, BYE]);
+                    socket.hellos.remove(&from.address);
+                    if socket.associations.remove(&from.address) {
+                        self.peer_send(client, *path, from.address, &[RECORD, BYE]);
                     }
                 }
             }
+            PeerEvent::Up { path, .. } => {
+                if let Some(socket) = self.sockets.open.get_mut(&(client, *path)) {
+                    socket.listener = None;
+                }
+            }
             PeerEvent::Close { path } => {
+                self.close_streams(client, *path);
                 self.sockets.open.remove(&(client, *path));
             }
             _ => {}
         }
     }
 
-    fn open_socket(&mut self, client: usize, path: PathId) {
+    fn open_socket(&mut self, client: usize, path: PathId, guest: Option<PeerGuest>) {
         self.sockets.next_port += 1;
         let port = 60_000 + self.sockets.next_port;
         let host = u8::try_from(client + 1).unwrap_or(u8::MAX);
@@ -174,20 +184,26 @@ impl World {
             }
             None => SocketAddr::from(([192, 0, 0, host], port)),
         };
+        let said = self.sockets.lies.get(&client).copied().unwrap_or(local);
+        let listener = guest
+            .is_some()
+            .then(|| SocketAddr::new(local.ip(), port + 1));
+        self.sockets.next_port += 1;
         self.sockets.open.insert(
             (client, path),
             Socket {
                 local,
-                listens: false,
+                guest,
+                listener,
                 hellos: BTreeSet::new(),
                 associations: BTreeSet::new(),
             },
         );
         let stun = self.servers.first().map(|server| (server.address, 5060));
         let stun = stun.map(SocketAddr::from);
-        let said = self.sockets.lies.get(&client).copied().unwrap_or(local);
         let core = &mut self.clients[client].core;
-        core.peer_opened(self.now, path, said, stun);
+        let listener = listener.map(|listener| listener.port());
+        core.peer_opened(self.now, path, said, stun, listener);
     }
 
     /// A flight of a hello, unless it has been answered.
@@ -197,9 +213,8 @@ impl World {
             return;
         }
         let Some(_) = HELLOS.get(flight) else {
-            self.clients[client]
-                .core
-                .peer_disconnected(self.now, path, to);
+            let core = &mut self.clients[client].core;
+            core.peer_disconnected(self.now, path, dtls(to));
             return self.drain_client(client);
         };
         let shown = self.shown(client);
@@ -219,30 +234,34 @@ impl World {
         );
     }
 
-    fn shown(&self, client: usize) -> [u8; 32] {
+    pub(crate) fn shown(&self, client: usize) -> [u8; 32] {
         let shown = self.sockets.shown.get(&client).copied();
         shown.unwrap_or_else(|| fingerprint(client))
     }
 
     /// A packet that does not go over the server.
     pub(crate) fn send_direct(&mut self, client: usize, direct: Direct, packet: &[u8]) {
-        self.peer_transmit(client, direct.path, direct.to, packet, direct.sealed);
+        self.peer_transmit(client, direct.path, direct.to, packet);
     }
 
     pub(crate) fn peer_transmit(
         &mut self,
         client: usize,
         path: PathId,
-        to: SocketAddr,
+        to: Candidate,
         bytes: &[u8],
-        sealed: bool,
     ) {
-        if !sealed {
-            return self.peer_send(client, path, to, bytes);
-        }
-        let socket = self.sockets.open.get(&(client, path));
-        if socket.is_some_and(|socket| socket.associations.contains(&to)) {
-            self.peer_send(client, path, to, &record(DATA, bytes));
+        match to.transport {
+            Transport::Tcp | Transport::Tls => {
+                self.stream_send(client, path, to, bytes.into());
+            }
+            Transport::Udp => self.peer_send(client, path, to.address, bytes),
+            Transport::Dtls => {
+                let socket = self.sockets.open.get(&(client, path));
+                if socket.is_some_and(|socket| socket.associations.contains(&to.address)) {
+                    self.peer_send(client, path, to.address, &record(DATA, bytes));
+                }
+            }
         }
     }
 
@@ -343,12 +362,16 @@ impl World {
         };
         let now = self.now;
         if bytes.first() == Some(&RECORD) {
-            if self.clients[client].core.peer_admits(path, from) {
+            if self.clients[client].core.peer_admits(path, dtls(from)) {
                 self.record_arrived(client, path, from, bytes);
             }
         } else {
             let elapsed = self.elapsed();
             let node = &mut self.clients[client];
+            let from = Candidate {
+                transport: Transport::Udp,
+                address: from,
+            };
             let inbound = node.core.peer_datagram(now, path, from, bytes);
             if let Inbound::Deliver(packet) = inbound {
                 let payload = packet::payload(packet.as_bytes()).to_vec();
@@ -366,34 +389,72 @@ impl World {
         let rest = bytes.get(2..).unwrap_or_default();
         let shown: Option<&[u8; 32]> = rest.try_into().ok();
         match (bytes.get(1).copied(), shown) {
-            (Some(HELLO), Some(shown)) if socket.listens => {
+            (Some(HELLO), Some(shown)) if socket.takes_handshakes() => {
                 socket.associations.insert(from);
                 let answer = record(HELLO_ANSWER, &self.shown(client));
                 if self.clients[client].core.peer_may_send(path, from) {
                     self.peer_send(client, path, from, &answer);
                 }
                 let core = &mut self.clients[client].core;
-                core.peer_connected(now, path, from, shown);
+                core.peer_connected(now, path, dtls(from), Some(shown));
             }
             (Some(HELLO_ANSWER), Some(shown)) if socket.hellos.remove(&from) => {
                 socket.associations.insert(from);
                 let core = &mut self.clients[client].core;
-                core.peer_connected(now, path, from, shown);
+                core.peer_connected(now, path, dtls(from), Some(shown));
             }
             (Some(DATA), _) if socket.associations.contains(&from) => {
                 let node = &mut self.clients[client];
-                if let Inbound::Deliver(packet) = node.core.peer_unit(now, path, from, rest) {
+                let inbound = node.core.peer_datagram(now, path, dtls(from), rest);
+                if let Inbound::Deliver(packet) = inbound {
                     let payload = packet::payload(packet.as_bytes()).to_vec();
                     node.received.push((elapsed, payload));
                 }
             }
             (Some(BYE), _) if socket.associations.remove(&from) => {
                 let core = &mut self.clients[client].core;
-                core.peer_disconnected(now, path, from);
+                core.peer_disconnected(now, path, dtls(from));
             }
             _ => {}
         }
     }
+}
+
+impl Socket {
+    fn takes_handshakes(&self) -> bool {
+        let guest = self.guest.as_ref();
+        guest.is_some_and(|guest| guest.fingerprint.is_some())
+    }
+}
+
+impl Sockets {
+    pub(crate) fn local(&self, client: usize, path: PathId) -> Option<SocketAddr> {
+        self.open.get(&(client, path)).map(|socket| socket.local)
+    }
+
+    /// The TCP ports, and whose they are.
+    pub(crate) fn listening(&self) -> Vec<((usize, PathId), SocketAddr)> {
+        let open = self.open.iter();
+        open.filter_map(|(name, socket)| Some((*name, socket.listener?)))
+            .collect()
+    }
+
+    /// Whether the owner of a path takes a connection, before the machine is asked.
+    pub(crate) fn takes(&self, client: usize, path: PathId, from: Candidate) -> bool {
+        let socket = self.open.get(&(client, path));
+        socket.is_some_and(|socket| {
+            let is_guest = |guest: &PeerGuest| {
+                guest.fingerprint.is_some() == from.transport.is_protected()
+                    && guest.hosts.contains(&from.address.ip())
+            };
+            socket.listener.is_some() && socket.guest.as_ref().is_some_and(is_guest)
+        })
+    }
+}
+
+const fn dtls(address: SocketAddr) -> Candidate {
+    let transport = Transport::Dtls;
+    Candidate { transport, address }
 }
 
 fn record(kind: u8, content: &[u8]) -> Vec<u8> {

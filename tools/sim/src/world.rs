@@ -15,6 +15,7 @@ use crate::conn::{Conn, Item};
 use crate::link::Link;
 use crate::nat::Nat;
 use crate::path::{NatId, Path, PathConfig};
+use crate::peer_streams::{StreamId, Streams};
 use crate::peers::{Meddler, Sockets};
 use crate::rng::Rng;
 use crate::server::{ServerNode, Setup};
@@ -80,6 +81,13 @@ pub(crate) enum Pending {
         to: SocketAddr,
         flight: usize,
     },
+    /// A stream of a client arrives at another.
+    StreamComes(StreamId),
+    /// The one who has begun it hears that it is taken, or that it is not.
+    StreamOpen(StreamId),
+    StreamRefused(StreamId),
+    /// The head of what an end of it has sent may arrive.
+    PumpStream(StreamId, usize),
     /// Raw bytes of a stranger arrive at a server's UDP socket.
     Stranger {
         server: usize,
@@ -105,6 +113,7 @@ pub struct World {
     steps: u64,
     trace: Option<Vec<String>>,
     pub(crate) sockets: Sockets,
+    pub(crate) streams: Streams,
     pub(crate) meddler: Option<Meddler>,
 }
 
@@ -128,6 +137,7 @@ impl World {
             next_event: 0,
             steps: 0,
             sockets: Sockets::default(),
+            streams: Streams::default(),
             meddler: None,
             // TSC_SIM_TRACE=1 prints every message of a failing test.
             trace: std::env::var_os("TSC_SIM_TRACE").map(|_| Vec::new()),
@@ -337,6 +347,10 @@ impl World {
                 to,
                 flight,
             } => self.hello(client, path, to, flight),
+            Pending::StreamComes(id) => self.stream_comes(id),
+            Pending::StreamOpen(id) => self.stream_open(id),
+            Pending::StreamRefused(id) => self.stream_refused(id),
+            Pending::PumpStream(id, end) => self.pump_stream(id, end),
             Pending::Stranger {
                 server,
                 from,

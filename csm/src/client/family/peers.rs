@@ -4,9 +4,12 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use super::super::event::{Inbound, RequestError};
+use tsc_tpl::Unit;
+
 use super::super::service::{Direct, PathId, PeerStatus, PeerTransmit};
 use super::Family;
 use crate::flow::FlowKey;
+use crate::peer::Candidate;
 
 impl Family {
     /// As [`Client::set_peer`](super::super::Client::set_peer).
@@ -40,8 +43,9 @@ impl Family {
         path: PathId,
         local: SocketAddr,
         stun: Option<SocketAddr>,
+        listener: Option<u16>,
     ) {
-        self.main.peer_opened(now, path, local, stun);
+        self.main.peer_opened(now, path, local, stun, listener);
         self.settle(now);
     }
 
@@ -52,7 +56,7 @@ impl Family {
     }
 
     /// As [`Client::peer_admits`](super::super::Client::peer_admits).
-    pub fn peer_admits(&mut self, path: PathId, from: SocketAddr) -> bool {
+    pub fn peer_admits(&mut self, path: PathId, from: Candidate) -> bool {
         self.main.peer_admits(path, from)
     }
 
@@ -66,16 +70,16 @@ impl Family {
         &mut self,
         now: Instant,
         path: PathId,
-        address: SocketAddr,
-        fingerprint: &[u8; 32],
+        with: Candidate,
+        fingerprint: Option<&[u8; 32]>,
     ) {
-        self.main.peer_connected(now, path, address, fingerprint);
+        self.main.peer_connected(now, path, with, fingerprint);
         self.settle(now);
     }
 
     /// As [`Client::peer_disconnected`](super::super::Client::peer_disconnected).
-    pub fn peer_disconnected(&mut self, now: Instant, path: PathId, address: SocketAddr) {
-        self.main.peer_disconnected(now, path, address);
+    pub fn peer_disconnected(&mut self, now: Instant, path: PathId, with: Candidate) {
+        self.main.peer_disconnected(now, path, with);
         self.settle(now);
     }
 
@@ -84,7 +88,7 @@ impl Family {
         &mut self,
         now: Instant,
         path: PathId,
-        from: SocketAddr,
+        from: Candidate,
         bytes: &'a [u8],
     ) -> Inbound<'a> {
         self.unsettled = Some(now);
@@ -96,11 +100,11 @@ impl Family {
         &mut self,
         now: Instant,
         path: PathId,
-        from: SocketAddr,
-        bytes: &'a [u8],
+        from: Candidate,
+        unit: Unit<'a>,
     ) -> Inbound<'a> {
         self.unsettled = Some(now);
-        self.main.peer_unit(now, path, from, bytes)
+        self.main.peer_unit(now, path, from, unit)
     }
 
     /// As [`Client::poll_peer_transmit`](super::super::Client::poll_peer_transmit).

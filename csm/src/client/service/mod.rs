@@ -25,7 +25,7 @@ use self::dtte::Encrypted;
 pub use self::dtte::{Encryption, Placement};
 use self::keepalive::ServerKeepalive;
 pub use self::peer::{
-    Direct, MAX_DIRECT_PACKET, MAX_PEERS, PathId, PeerEvent, PeerStatus, PeerTransmit,
+    Direct, MAX_DIRECT_PACKET, MAX_PEERS, PathId, PeerEvent, PeerGuest, PeerStatus, PeerTransmit,
 };
 use self::peer::{Peers, Reply};
 use self::redundancy::Sockets;

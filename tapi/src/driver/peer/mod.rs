@@ -1,12 +1,13 @@
 //! Peer tunnels: their sockets, and what goes over them.
 //!
 //! ```text
-//!   csm::client --PeerEvent--> PeerPath: socket, DTLS --datagrams--> the other client
+//!   csm::client --PeerEvent--> PeerPath: socket, DTLS; PeerStreams --datagrams, bytes--> the other client
 //!        ^--- datagrams, units, fingerprints ---'
 //!   stack --packets--> csm::client::direct: over the server, or over a path
 //! ```
 
 mod path;
+mod streams;
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
@@ -14,11 +15,16 @@ use std::{
     time::Instant,
 };
 
-use tsc_csm::client::{Direct, Family, PathId, PeerEvent};
-use tsc_osaa::{datagram::RecvBatch, dtls::DtlsBackendKind, socket::source_for};
+use tsc_csm::{
+    Candidate,
+    client::{Direct, Family, Inbound, PathId, PeerEvent, PeerGuest},
+};
+use tsc_osaa::{
+    datagram::RecvBatch, dtls::DtlsBackendKind, socket::source_for, stream::StreamTransport,
+};
 
 use self::path::PeerPath;
-use super::Driver;
+use super::{Driver, links::CLOSE_TIME};
 use crate::{notification::Notification, peers, shared::Shared};
 
 /// Buffers of 64 KiB for receiving, while there is a path.
@@ -65,53 +71,60 @@ impl Driver {
     pub(super) fn peer_event(&mut self, now: Instant, event: PeerEvent) {
         self.send_peer_transmits();
         match event {
-            PeerEvent::Open { path } => self.open_path(now, path),
-            PeerEvent::Listen { path, fingerprint } => {
-                let backend = self.peers.backend;
-                let identity = peers::certificate();
-                if let Some(path) = self.peers.find(path)
-                    && let Some((backend, identity)) = backend.zip(identity)
-                {
-                    path.listen(backend, identity, fingerprint);
-                }
-            }
+            PeerEvent::Open { path, guest } => self.open_path(now, path, guest.as_ref()),
             PeerEvent::Connect {
                 path,
-                address,
+                to,
                 fingerprint,
             } => {
                 let backend = self.peers.backend;
                 let identity = peers::certificate();
                 let begun = backend.zip(identity).is_some_and(|(backend, identity)| {
                     self.peers.find(path).is_some_and(|path| {
-                        path.connect(now, backend, identity, address, fingerprint)
+                        if to.transport.is_stream() {
+                            path.streams.connect(identity, to, fingerprint)
+                        } else {
+                            path.connect(now, backend, identity, to.address, fingerprint)
+                        }
                     })
                 });
                 if !begun {
-                    self.client.peer_disconnected(now, path, address);
+                    self.client.peer_disconnected(now, path, to);
                 }
             }
-            PeerEvent::Disconnect { path, address } => {
-                if let Some(path) = self.peers.find(path) {
-                    path.disconnect(now, address);
+            PeerEvent::Disconnect { path, from } => {
+                let found = self.peers.find(path);
+                if from.transport.is_stream() {
+                    let stream = found.and_then(|path| path.streams.disconnect(from));
+                    self.close_streams(stream);
+                } else if let Some(path) = found {
+                    path.disconnect(now, from.address);
                 }
             }
             PeerEvent::Close { path } => {
                 if let Some(place) = self.peers.paths.iter().position(|other| other.id == path) {
-                    self.peers.paths.swap_remove(place).close(now);
+                    let streams = self.peers.paths.swap_remove(place).close(now);
+                    self.close_streams(streams);
                 }
                 if self.peers.paths.is_empty() {
                     self.peers.inbox = None;
                 }
             }
             PeerEvent::Up {
-                own, peer, address, ..
+                own,
+                peer,
+                path,
+                outer,
             } => {
-                tracing::info!(%own, %peer, %address, "peer tunnel up");
+                let Candidate { transport, address } = outer;
+                tracing::info!(%own, %peer, %transport, %address, "peer tunnel up");
+                if let Some(path) = self.peers.find(path) {
+                    path.streams.stop_listening();
+                }
                 self.notify(Notification::PeerTunnel {
                     own,
                     peer,
-                    outer: Ok(address),
+                    outer: Ok(outer),
                 });
             }
             PeerEvent::Down { own, peer, why } => {
@@ -126,15 +139,32 @@ impl Driver {
         }
     }
 
-    /// Opens a socket, on the way that the main tunnel takes.
-    fn open_path(&mut self, now: Instant, id: PathId) {
+    /// What has been queued goes out first.
+    fn close_streams(&mut self, streams: impl IntoIterator<Item = StreamTransport>) {
+        for stream in streams {
+            self.closing.spawn(stream.close(CLOSE_TIME));
+        }
+        while self.closing.try_join_next().is_some() {}
+    }
+
+    /// Opens a socket, on the way that the main tunnel takes, and a port for whoever is to come.
+    fn open_path(&mut self, now: Instant, id: PathId, guest: Option<&PeerGuest>) {
         match self.new_path(id) {
-            Some((path, local, stun)) => {
+            Some((mut path, local, stun)) => {
+                let identity = peers::certificate();
+                let port = guest.zip(identity).and_then(|(guest, identity)| {
+                    if let Some((backend, fingerprint)) = self.peers.backend.zip(guest.fingerprint)
+                    {
+                        path.listen(backend, identity, fingerprint);
+                    }
+                    let any = SocketAddr::new(unspecified(local.ip()), 0);
+                    path.streams.listen(any, identity, guest)
+                });
                 self.peers.paths.push(path);
                 self.peers
                     .inbox
                     .get_or_insert_with(|| RecvBatch::new(SLOTS));
-                self.client.peer_opened(now, id, local, stun);
+                self.client.peer_opened(now, id, local, stun, port);
             }
             None => self.client.peer_failed(now, id),
         }
@@ -145,11 +175,7 @@ impl Driver {
         let link = self.links.iter().find(|link| Some(link.epoch) == bound)?;
         let server = link.transport.peer_addr();
         let own = source_for(server).ok()?;
-        let any: IpAddr = match own {
-            IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
-            IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
-        };
-        let path = PeerPath::open(id, SocketAddr::new(any, 0))
+        let path = PeerPath::open(id, SocketAddr::new(unspecified(own), 0))
             .inspect_err(|error| tracing::debug!(%error, "no socket for a peer tunnel"))
             .ok()?;
         let local = SocketAddr::new(own, path.local_port());
@@ -183,12 +209,7 @@ impl Driver {
     fn send_peer_transmits(&mut self) {
         while let Some(transmit) = self.client.poll_peer_transmit() {
             if let Some(path) = self.peers.find(transmit.path) {
-                path.transmit(
-                    &mut self.client,
-                    transmit.to,
-                    &transmit.bytes,
-                    transmit.sealed,
-                );
+                path.transmit(&mut self.client, transmit.to, &transmit.bytes);
             }
         }
     }
@@ -206,7 +227,7 @@ impl Driver {
                 super::links::record(capture, packet);
             }
             if let Some(path) = self.peers.find(direct.path) {
-                path.transmit(&mut self.client, direct.to, packet, direct.sealed);
+                path.transmit(&mut self.client, direct.to, packet);
             }
         }
         self.shared.drive(|state| {
@@ -228,6 +249,7 @@ impl Driver {
         };
         let mut progress = false;
         let mut broken = Vec::new();
+        let mut buffer = std::mem::take(&mut self.buffer);
         let Self {
             peers,
             client,
@@ -241,6 +263,7 @@ impl Driver {
                 shared,
             };
             progress |= path.turn(cx, &mut hands);
+            progress |= path.streams.turn(cx, path.id, &mut hands, &mut buffer);
             for _ in 0..READS_PER_TURN {
                 match path.receive(cx, &mut hands, &mut inbox) {
                     Poll::Pending => break,
@@ -255,6 +278,7 @@ impl Driver {
             path.flush(cx, hands.client);
         }
         self.peers.inbox = Some(inbox);
+        self.buffer = buffer;
         for path in broken {
             progress = true;
             self.client.peer_failed(now, path);
@@ -263,5 +287,21 @@ impl Driver {
             self.shared.drive(|_| ());
         }
         progress
+    }
+}
+
+const fn unspecified(of: IpAddr) -> IpAddr {
+    match of {
+        IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+    }
+}
+
+/// Gives an inner packet to the stack.
+fn deliver(inbound: Inbound<'_>, hands: &Hands<'_>) {
+    if let Inbound::Deliver(packet) = inbound {
+        let mut state = hands.shared.lock();
+        state.peer_counts.note_received(&packet);
+        state.stack.handle_packet(hands.now, packet.as_bytes());
     }
 }

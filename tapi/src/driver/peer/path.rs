@@ -1,5 +1,5 @@
 //! One UDP socket for a peer tunnel, and the DTLS on it: server for the one who was asked, client of each candidate for the one who
-//! asks.
+//! asks. Beside it, the streams.
 
 use std::{
     fmt,
@@ -12,7 +12,10 @@ use std::{
 };
 
 use tokio::time::Sleep;
-use tsc_csm::client::{Family, Inbound, PathId};
+use tsc_csm::{
+    Candidate, Transport,
+    client::{Family, PathId},
+};
 use tsc_osaa::{
     cert::{ClientAuth, ClientSecurity, Identity, ServerName, ServerSecurity, Trust},
     datagram::{DatagramOptions, DatagramSocket, RecvBatch, SendBatch},
@@ -22,10 +25,11 @@ use tsc_osaa::{
         Opened, Opening,
     },
     random::OsRandom,
+    stream::StreamTransport,
 };
 use tsc_tpl::FirstByte;
 
-use super::Hands;
+use super::{Hands, deliver, streams::PeerStreams};
 
 /// Bytes that wait for the socket.
 const SEND_LIMIT: usize = 64 * 1024;
@@ -39,6 +43,7 @@ const EXPIRIES: usize = 8;
 /// See the module.
 pub(super) struct PeerPath {
     pub(super) id: PathId,
+    pub(super) streams: PeerStreams,
     socket: DatagramSocket,
     out: SendBatch,
     /// As the server of the other end.
@@ -58,6 +63,7 @@ impl PeerPath {
             DatagramSocket::bind(address, &DatagramOptions::client()).map_err(io::Error::other)?;
         Ok(Self {
             id,
+            streams: PeerStreams::default(),
             socket,
             out: SendBatch::new(SEND_LIMIT),
             endpoint: None,
@@ -159,8 +165,8 @@ impl PeerPath {
     }
 
     /// Closes all associations, and the socket as soon as what is queued is with the system, if that is at once: what is lost here
-    /// is only politeness.
-    pub(super) fn close(mut self, now: Instant) {
+    /// is only politeness. Gives the streams, which are to be closed.
+    pub(super) fn close(mut self, now: Instant) -> impl Iterator<Item = StreamTransport> {
         let addresses: Vec<_> = self.sessions.iter().map(|(to, _)| *to).collect();
         for address in addresses {
             self.disconnect(now, address);
@@ -175,21 +181,22 @@ impl PeerPath {
         }
         let mut cx = Context::from_waker(std::task::Waker::noop());
         let _ = self.socket.poll_send(&mut cx, &mut self.out);
+        self.streams.into_streams()
     }
 
-    /// Queues a datagram as it is, or a unit for the association with that address.
-    pub(super) fn transmit(
-        &mut self,
-        client: &mut Family,
-        to: SocketAddr,
-        bytes: &[u8],
-        sealed: bool,
-    ) {
-        if !sealed {
-            // What does not fit is lost, as on any network.
-            let _fits = self.out.push(to, None, bytes);
-            return;
+    /// Queues a datagram as it is, or a unit for the association or the stream.
+    pub(super) fn transmit(&mut self, client: &mut Family, to: Candidate, bytes: &[u8]) {
+        match to.transport {
+            Transport::Tcp | Transport::Tls => self.streams.send(to, bytes),
+            Transport::Udp => {
+                // What does not fit is lost, as on any network.
+                let _fits = self.out.push(to.address, None, bytes);
+            }
+            Transport::Dtls => self.seal(client, to.address, bytes),
         }
+    }
+
+    fn seal(&mut self, client: &mut Family, to: SocketAddr, bytes: &[u8]) {
         if let Some((_, session)) = self.sessions.iter_mut().find(|(peer, _)| *peer == to) {
             if session.send(bytes).is_ok() {
                 self.drain_sessions(client);
@@ -234,6 +241,7 @@ impl PeerPath {
     pub(super) fn flush(&mut self, cx: &mut Context<'_>, client: &mut Family) {
         self.drain_sessions(client);
         self.drain_endpoint(client);
+        self.streams.flush(cx);
         // A broken socket shows when receiving; one that is full wakes us.
         let _sent = self.socket.poll_send(cx, &mut self.out);
     }
@@ -291,9 +299,13 @@ impl PeerPath {
             let bytes = datagram.bytes;
             let first = bytes.first().map(|first| FirstByte::classify(*first));
             if first != Some(FirstByte::Dtls) {
+                let from = Candidate {
+                    transport: Transport::Udp,
+                    address: from,
+                };
                 let inbound = hands.client.peer_datagram(hands.now, self.id, from, bytes);
                 deliver(inbound, hands);
-            } else if hands.client.peer_admits(self.id, from) {
+            } else if hands.client.peer_admits(self.id, dtls(from)) {
                 self.record(from, bytes, hands);
             }
         }
@@ -307,7 +319,7 @@ impl PeerPath {
             match session.open(bytes) {
                 Opening::Data(range) => {
                     let unit = bytes.get(range).unwrap_or_default();
-                    let inbound = hands.client.peer_unit(now, id, from, unit);
+                    let inbound = hands.client.peer_datagram(now, id, dtls(from), unit);
                     deliver(inbound, hands);
                 }
                 Opening::Dropped => {}
@@ -319,7 +331,7 @@ impl PeerPath {
         } else if let Some(endpoint) = &mut self.endpoint {
             match endpoint.open(from, bytes) {
                 Opened::Data(_, unit) => {
-                    let inbound = hands.client.peer_unit(now, id, from, unit);
+                    let inbound = hands.client.peer_datagram(now, id, dtls(from), unit);
                     deliver(inbound, hands);
                 }
                 Opened::Dropped => {}
@@ -346,8 +358,9 @@ impl PeerPath {
                 match event {
                     DtlsEvent::Connected(info) => match &info.peer {
                         Some(peer) => {
-                            let fingerprint = peer.fingerprint();
-                            hands.client.peer_connected(now, id, *address, fingerprint);
+                            let fingerprint = Some(peer.fingerprint());
+                            let with = dtls(*address);
+                            hands.client.peer_connected(now, id, with, fingerprint);
                         }
                         None => ended.push(*address),
                     },
@@ -361,7 +374,7 @@ impl PeerPath {
             while let Some(len) = session.recv(&mut buffer) {
                 progress = true;
                 let unit = buffer.get(..len).unwrap_or_default();
-                let inbound = hands.client.peer_unit(now, id, *address, unit);
+                let inbound = hands.client.peer_datagram(now, id, dtls(*address), unit);
                 deliver(inbound, hands);
             }
         }
@@ -369,7 +382,7 @@ impl PeerPath {
         self.sessions
             .retain(|(address, _)| !ended.contains(address));
         for address in ended {
-            hands.client.peer_disconnected(now, id, address);
+            hands.client.peer_disconnected(now, id, dtls(address));
         }
         progress
     }
@@ -390,8 +403,9 @@ impl PeerPath {
                     self.keys.retain(|(other, _)| *other != address);
                     self.keys.push((address, key));
                     if let Some(certificate) = &info.peer {
-                        let fingerprint = certificate.fingerprint();
-                        hands.client.peer_connected(now, id, address, fingerprint);
+                        let fingerprint = Some(certificate.fingerprint());
+                        let with = dtls(address);
+                        hands.client.peer_connected(now, id, with, fingerprint);
                         self.read(address, key, hands);
                     }
                 }
@@ -407,7 +421,7 @@ impl PeerPath {
                     if let Some(place) = found {
                         let (address, _) = self.keys.swap_remove(place);
                         tracing::debug!(%address, %error, "association with a peer ended");
-                        hands.client.peer_disconnected(now, id, address);
+                        hands.client.peer_disconnected(now, id, dtls(address));
                     }
                 }
                 other => tracing::debug!(event = ?other, "of a peer"),
@@ -423,7 +437,9 @@ impl PeerPath {
             && let Some(len) = endpoint.recv(key, &mut buffer)
         {
             let unit = buffer.get(..len).unwrap_or_default();
-            let inbound = hands.client.peer_unit(hands.now, self.id, address, unit);
+            let inbound = hands
+                .client
+                .peer_datagram(hands.now, self.id, dtls(address), unit);
             deliver(inbound, hands);
         }
         self.plain = buffer;
@@ -439,13 +455,9 @@ fn options() -> DtlsOptions {
     }
 }
 
-/// Gives an inner packet to the stack.
-fn deliver(inbound: Inbound<'_>, hands: &Hands<'_>) {
-    if let Inbound::Deliver(packet) = inbound {
-        let mut state = hands.shared.lock();
-        state.peer_counts.note_received(&packet);
-        state.stack.handle_packet(hands.now, packet.as_bytes());
-    }
+const fn dtls(address: SocketAddr) -> Candidate {
+    let transport = Transport::Dtls;
+    Candidate { transport, address }
 }
 
 impl fmt::Debug for PeerPath {

@@ -10,7 +10,8 @@ use tsc_csm::client::{Event, PeerEvent};
 use tsc_csm::server::ServerConfig;
 use tsc_csm::{PathEnd, Transport};
 use tsc_sim::{
-    ClientId, NatKind, PathConfig, ServerId, World, client_config, peer_config, server_config,
+    ClientId, Firewall, NatKind, PathConfig, ServerId, World, client_config, peer_config,
+    server_config,
 };
 use tsc_tpl::ServiceType;
 
@@ -40,12 +41,14 @@ pub(crate) struct Setup {
     pub(crate) seed: u64,
     pub(crate) transports: [Transport; 2],
     pub(crate) nats: [Option<NatKind>; 2],
+    pub(crate) firewall: Firewall,
 }
 
 pub(crate) const CONES: Setup = Setup {
     seed: 5,
     transports: [Transport::Udp, Transport::Udp],
     nats: [Some(NatKind::Restricted), Some(NatKind::Restricted)],
+    firewall: Firewall::OPEN,
 };
 
 pub(crate) const PROTECTED: Setup = Setup {
@@ -69,6 +72,7 @@ impl Call {
             });
             let path = PathConfig {
                 nat,
+                firewall: setup.firewall,
                 ..PathConfig::CLEAN
             };
             let config = client_config(&[setup.transports[number]]);
@@ -118,7 +122,7 @@ impl Call {
     pub(crate) fn is_up(&self) -> bool {
         let usable = |client| {
             let peers = self.world.peers(client);
-            peers.len() == 1 && peers[0].address.is_some()
+            peers.len() == 1 && peers[0].outer.is_some()
         };
         usable(self.near) && usable(self.far)
     }

@@ -168,7 +168,7 @@ fn a_wrong_tag_claims_nothing_and_is_not_answered_for_ever() {
 fn a_claim_that_is_replayed_gets_the_same_answer_and_from_elsewhere_none() {
     let mut call = Call::connected(CONES);
     let far = call.world.peer_sockets(call.far)[0];
-    let near = call.world.peers(call.far)[0].address.unwrap();
+    let near = call.world.peers(call.far)[0].outer.unwrap().address;
     let sent = call.world.peer_datagrams().to_vec();
     let is_claim = |bytes: &[u8]| {
         let Ok(Unit::Control(message)) = Unit::decode_datagram(bytes, &Limits::WIDEST) else {
@@ -199,7 +199,7 @@ fn a_claim_that_is_replayed_gets_the_same_answer_and_from_elsewhere_none() {
 fn packets_between_other_addresses_are_not_taken() {
     let mut call = Call::connected(CONES);
     let far_socket = call.world.peer_sockets(call.far)[0];
-    let outer = call.world.peers(call.far)[0].address.unwrap();
+    let outer = call.world.peers(call.far)[0].outer.unwrap().address;
     let (near, far) = (call.address(call.near), call.address(call.far));
     let other = IpAddr::from([10, 0, 0, 15]);
     let before = call.world.received(call.far).len();

@@ -9,6 +9,7 @@ mod call;
 #[path = "../common/mod.rs"]
 mod common;
 mod hostile;
+mod streams;
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -119,6 +120,7 @@ fn neighbours(setup: Setup) -> Call {
     let mut add = |number: usize| {
         let path = PathConfig {
             nat: Some(nat),
+            firewall: setup.firewall,
             ..PathConfig::CLEAN
         };
         let config = client_config(&[setup.transports[number]]);
@@ -145,7 +147,7 @@ fn neighbours_behind_one_nat_find_each_other_in_their_own_network() {
         call.world.set_peer(call.near, true).unwrap();
         call.talk(2 * SECOND);
         assert!(call.is_up());
-        let address = call.world.peers(call.near)[0].address.unwrap();
+        let address = call.world.peers(call.near)[0].outer.unwrap().address;
         assert_eq!(address.ip(), IpAddr::from([192, 168, 1, 2]));
         assert_eq!(call.relayed(2 * SECOND), 0);
     }

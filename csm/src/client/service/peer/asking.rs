@@ -1,6 +1,6 @@
 //! What this client and the server say to each other about peer tunnels.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -9,10 +9,12 @@ use tsc_tpl::{Header, Message, MessageError, ResponseCode, ServiceType};
 use super::super::super::event::{Epoch, RequestId};
 use super::super::super::{Client, State};
 use super::ENABLE;
-use super::event::{PathId, PeerEvent};
+use super::event::{PathId, PeerEvent, PeerGuest};
 use super::pair::{Invited, Pair, Stage};
 use crate::flow::InnerTransport;
-use crate::peer::{self, Candidate, Granted, Invitation, Path, PathEnd, Terms, connection_info};
+use crate::peer::{
+    self, Candidate, Found, Granted, Invitation, Path, PathEnd, Reach, Terms, connection_info,
+};
 use crate::random::Random;
 use crate::secret::Secret;
 use crate::transport::Transport;
@@ -20,6 +22,8 @@ use crate::wire;
 
 /// Where the server does not offer the service after all.
 const UNAVAILABLE_REST: Duration = Duration::from_secs(600);
+/// Where a candidate says of which host a stream may come, and not where to reach it (RFC 6544, 4.5, "active").
+const NO_PORT: u16 = 9;
 /// Told with `busy`.
 const BUSY_REST: Duration = Duration::from_secs(5);
 
@@ -43,7 +47,7 @@ pub(in super::super) enum Reply {
 
 impl Client {
     /// A path knows by which addresses it may be reached.
-    pub(super) fn gathered(&mut self, now: Instant, id: PathId, found: &[SocketAddr]) {
+    pub(super) fn gathered(&mut self, now: Instant, id: PathId, found: &Found) {
         let Some(fingerprint) = self.config.peer_fingerprint else {
             return;
         };
@@ -51,15 +55,12 @@ impl Client {
             return;
         };
         let protected = tunnel.protected;
+        let seen = tunnel
+            .assignment
+            .nat_view
+            .map(|seen| seen.ip().to_canonical());
         let Some(pair) = tunnel.services.peer.pair_of(id) else {
             return;
-        };
-        let candidates = |transport| -> Vec<Candidate> {
-            let candidate = |address: &SocketAddr| Candidate {
-                transport,
-                address: *address,
-            };
-            found.iter().map(candidate).collect()
         };
         let Some((slot, stage)) = pair.setup(id) else {
             return;
@@ -70,11 +71,11 @@ impl Client {
                 peer,
                 transport,
             } => {
-                let wanted = if protected {
-                    Transport::Dtls
-                } else {
-                    Transport::Udp
-                };
+                let hosts = found.datagrams.iter().map(SocketAddr::ip);
+                // Where nothing was heard of STUN the one who is asked would not know this host by its outer address.
+                let stream = seen
+                    .filter(|seen| !hosts.clone().any(|host| host == *seen))
+                    .map(|seen| SocketAddr::new(seen, NO_PORT));
                 *stage = Stage::Ready(Box::new(Invitation {
                     own: *own,
                     peer: *peer,
@@ -82,31 +83,27 @@ impl Client {
                         InnerTransport::Tcp => Transport::Tcp,
                         InnerTransport::Udp => Transport::Udp,
                     },
-                    candidates: candidates(wanted),
+                    candidates: candidates(!protected, &found.datagrams, stream),
                     fingerprint,
                 }));
             }
             Stage::Invited(invited) => {
-                // Clear only where both main tunnels are (spec 7.4).
-                let asks_clear = invited
-                    .invitation
-                    .candidates
-                    .iter()
-                    .all(|candidate| !candidate.transport.is_protected());
-                let is_clear = asks_clear && !protected;
+                let is_clear = invited.is_clear;
+                let is_reachable = |own: &SocketAddr| {
+                    // No NAT on the way to the server; or both in one network, as the server has let such a candidate pass.
+                    let mut theirs = invited.invitation.candidates.iter();
+                    seen == Some(own.ip())
+                        || theirs.any(|their| Reach::of(their.address.ip()) == Reach::Private)
+                };
+                let stream = found.streams.filter(is_reachable);
                 let mut tag = [0; 16];
                 self.random.fill(&mut tag);
                 let granted = Granted {
-                    candidates: candidates(if is_clear {
-                        Transport::Udp
-                    } else {
-                        Transport::Dtls
-                    }),
+                    candidates: candidates(is_clear, &found.datagrams, stream),
                     tag: Secret::new(tag),
                     fingerprint,
                 };
                 let (header, epoch) = (invited.header, invited.epoch);
-                let theirs = invited.invitation.fingerprint;
                 slot.path.listen(
                     now,
                     &invited.invitation,
@@ -115,12 +112,6 @@ impl Client {
                     &mut self.random,
                 );
                 *stage = Stage::Listening;
-                if !is_clear {
-                    self.peer_event(PeerEvent::Listen {
-                        path: id,
-                        fingerprint: theirs,
-                    });
-                }
                 let bytes = peer::answer(&header, &granted);
                 self.answer_later(now, epoch, &header, bytes);
             }
@@ -243,7 +234,7 @@ impl Client {
         let offers_clear = granted
             .candidates
             .iter()
-            .any(|candidate| candidate.transport == Transport::Udp);
+            .any(|candidate| !candidate.transport.is_protected());
         let is_clear = offers_clear && !protected;
         slot.path.search(now, granted, is_clear, &mut self.random);
         *stage = Stage::Searching;
@@ -371,6 +362,10 @@ impl Client {
             peer,
             inner_mtu: tunnel.assignment.inner_mtu,
         };
+        // Clear only where both main tunnels are (spec 7.4).
+        let mut theirs = invitation.candidates.iter();
+        let asks_clear = theirs.all(|candidate| !candidate.transport.is_protected());
+        let is_clear = asks_clear && !tunnel.protected;
         let peers = &mut tunnel.services.peer;
         if !peers.invited.take(now) {
             return Err(ResponseCode::BUSY);
@@ -390,16 +385,24 @@ impl Client {
         let place = peers.place(own, peer);
         let pair = peers.pairs.get_mut(place).ok_or(unavailable)?;
         let before = pair.setup_id().and_then(|id| pair.take(id));
+        let guest = PeerGuest {
+            fingerprint: (!is_clear).then_some(invitation.fingerprint),
+            hosts: hosts(&invitation),
+        };
         let invited = Box::new(Invited {
             header,
             epoch,
             invitation,
+            is_clear,
         });
         pair.set_up(id, Path::new(terms), Stage::Invited(invited));
         if let Some(before) = before {
             self.close_path(before);
         }
-        self.peer_event(PeerEvent::Open { path: id });
+        self.peer_event(PeerEvent::Open {
+            path: id,
+            guest: Some(guest),
+        });
         Ok(())
     }
 
@@ -422,4 +425,34 @@ impl Client {
         }
         self.settle_peers(now);
     }
+}
+
+/// Candidates of this client.
+fn candidates(
+    is_clear: bool,
+    datagrams: &[SocketAddr],
+    stream: Option<SocketAddr>,
+) -> Vec<Candidate> {
+    let (datagram, tcp) = if is_clear {
+        (Transport::Udp, Transport::Tcp)
+    } else {
+        (Transport::Dtls, Transport::Tls)
+    };
+    let datagrams = datagrams.iter().map(|address| (datagram, *address));
+    let stream = stream.map(|address| (tcp, address));
+    let all = datagrams.chain(stream);
+    all.map(|(transport, address)| Candidate { transport, address })
+        .collect()
+}
+
+/// From where the one who asks may come.
+fn hosts(invitation: &Invitation) -> Vec<IpAddr> {
+    let mut hosts: Vec<IpAddr> = Vec::new();
+    for candidate in &invitation.candidates {
+        let host = candidate.address.ip();
+        if !hosts.contains(&host) {
+            hosts.push(host);
+        }
+    }
+    hosts
 }

@@ -27,7 +27,7 @@ use tsc_tpl::{IpPacket, Limits, ServiceType};
 
 use self::asking::Asking;
 pub(super) use self::asking::Reply;
-pub use self::event::{Direct, PathId, PeerEvent, PeerStatus, PeerTransmit};
+pub use self::event::{Direct, PathId, PeerEvent, PeerGuest, PeerStatus, PeerTransmit};
 use self::pair::{Pair, Stage};
 use super::super::event::{Event, RequestError};
 use super::super::{Client, State};
@@ -216,15 +216,10 @@ impl Client {
             let is_theirs = pair.is_invited && key.transport == InnerTransport::Udp;
             if (is_marked || is_theirs)
                 && let Some(up) = &mut pair.up
-                && let Some((to, is_clear)) = up.path.usable(now)
+                && let Some(to) = up.path.usable(now)
             {
                 up.path.note_packet(now);
-                let path = up.id;
-                return Some(Direct {
-                    path,
-                    to,
-                    sealed: !is_clear,
-                });
+                return Some(Direct { path: up.id, to });
             }
             let is_at_rest = pair.is_active() || pair.rests_until.is_some_and(|until| until > now);
             if !is_marked || is_at_rest {
@@ -268,7 +263,10 @@ impl Client {
             transport: key.transport,
         };
         pair.set_up(id, Path::new(terms), wanted);
-        self.peer_event(PeerEvent::Open { path: id });
+        self.peer_event(PeerEvent::Open {
+            path: id,
+            guest: None,
+        });
     }
 
     /// Tells a socket's owner what is in force, if that is news.

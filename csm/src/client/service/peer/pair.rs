@@ -60,6 +60,8 @@ pub(super) struct Invited {
     pub(super) header: Header,
     pub(super) epoch: Epoch,
     pub(super) invitation: Invitation,
+    /// What there will be is in clear.
+    pub(super) is_clear: bool,
 }
 
 impl Pair {
@@ -218,7 +220,7 @@ impl Pair {
         Some(PeerStatus {
             own: self.own,
             peer: self.peer,
-            address: path.usable(now).map(|(address, _)| address),
+            outer: path.usable(now),
             is_invited: self.is_invited,
             round_trip: path.round_trip(),
         })

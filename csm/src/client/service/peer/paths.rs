@@ -4,28 +4,29 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::Instant;
 
-use tsc_tpl::IpPacket;
+use tsc_tpl::{IpPacket, Unit};
 
 use super::super::super::event::{DropReason, Event, Inbound};
 use super::super::super::{Client, MAX_QUEUED_TRANSMITS, State};
 use super::MAX_PAIRS;
 use super::event::{PathId, PeerEvent, PeerStatus, PeerTransmit};
 use super::pair::{Pair, Slot};
-use crate::peer::{Action, News, Path, PathEnd};
+use crate::peer::{Action, Candidate, News, Path, PathEnd};
 use crate::random::Random;
 
 impl Client {
-    /// Reports that the UDP socket is open that was asked for by [`PeerEvent::Open`]: at this address of this host, not *any*; and
-    /// at which address the server answers STUN, if that is known.
+    /// Reports that the UDP socket is open that was asked for by [`PeerEvent::Open`]: at this address of this host, not *any*; at which
+    /// address the server answers STUN, if that is known; and the TCP port for whoever is to come, if there is one.
     pub fn peer_opened(
         &mut self,
         now: Instant,
         path: PathId,
         local: SocketAddr,
         stun: Option<SocketAddr>,
+        listener: Option<u16>,
     ) {
         self.with_path(now, path, |found, random| {
-            found.opened(now, local, stun, random);
+            found.opened(now, local, stun, listener, random);
         });
     }
 
@@ -35,8 +36,8 @@ impl Client {
         self.settle_peers(now);
     }
 
-    /// Whether a datagram of a handshake, or of an association, from this address is to be looked at.
-    pub fn peer_admits(&mut self, path: PathId, from: SocketAddr) -> bool {
+    /// Whether a datagram of a handshake or of an association, or a stream that has come, is to be looked at.
+    pub fn peer_admits(&mut self, path: PathId, from: Candidate) -> bool {
         let State::Up(tunnel) = &mut self.state else {
             return false;
         };
@@ -54,30 +55,31 @@ impl Client {
         found.is_some_and(|path| path.may_send(to))
     }
 
-    /// Reports that a handshake is done, as client or as server, and the fingerprint of the other's certificate.
+    /// Reports that there is an association or a stream, made by this end or by the other, and the fingerprint of the other's
+    /// certificate, if it has shown one.
     pub fn peer_connected(
         &mut self,
         now: Instant,
         path: PathId,
-        address: SocketAddr,
-        fingerprint: &[u8; 32],
+        with: Candidate,
+        fingerprint: Option<&[u8; 32]>,
     ) {
         self.with_path(now, path, |found, _| {
-            found.connected(now, address, fingerprint);
+            found.connected(now, with, fingerprint);
         });
     }
 
-    /// Reports that an association has ended, or did not come about. Without effect for one that was not wanted any more.
-    pub fn peer_disconnected(&mut self, now: Instant, path: PathId, address: SocketAddr) {
-        self.with_path(now, path, |found, _| found.disconnected(now, address));
+    /// Reports that an association or a stream has ended, or did not come about. Without effect for one that was not wanted any more.
+    pub fn peer_disconnected(&mut self, now: Instant, path: PathId, with: Candidate) {
+        self.with_path(now, path, |found, _| found.disconnected(now, with));
     }
 
-    /// Feeds a datagram that came to a path's socket and is not of a handshake or an association.
+    /// Feeds a datagram that came to a path's socket and is not of a handshake: as it is, or what an association has made of it.
     pub fn peer_datagram<'a>(
         &mut self,
         now: Instant,
         path: PathId,
-        from: SocketAddr,
+        from: Candidate,
         bytes: &'a [u8],
     ) -> Inbound<'a> {
         let mut packet = None;
@@ -87,17 +89,17 @@ impl Client {
         self.peer_packet(packet)
     }
 
-    /// Feeds a unit that came over the association with this address.
+    /// Feeds a unit of a stream.
     pub fn peer_unit<'a>(
         &mut self,
         now: Instant,
         path: PathId,
-        from: SocketAddr,
-        bytes: &'a [u8],
+        from: Candidate,
+        unit: Unit<'a>,
     ) -> Inbound<'a> {
         let mut packet = None;
         self.with_path(now, path, |found, random| {
-            packet = found.unit(now, from, bytes, false, random);
+            packet = found.unit(now, from, unit, random);
         });
         self.peer_packet(packet)
     }
@@ -175,7 +177,7 @@ impl Client {
             match news {
                 None => return,
                 Some(News::Gathered(found)) => self.gathered(now, id, &found),
-                Some(News::Up(address)) => self.path_up(id, address),
+                Some(News::Up(outer)) => self.path_up(id, outer),
                 Some(News::Ended(why)) => return self.path_ended(now, id, why),
             }
             self.drain_actions(id);
@@ -197,7 +199,7 @@ impl Client {
     }
 
     /// A tunnel is there: what there was before goes.
-    fn path_up(&mut self, id: PathId, address: SocketAddr) {
+    fn path_up(&mut self, id: PathId, outer: Candidate) {
         let State::Up(tunnel) = &mut self.state else {
             return;
         };
@@ -206,7 +208,7 @@ impl Client {
         };
         let (own, peer) = (pair.own, pair.peer);
         let old = pair.came_up(id);
-        tracing::debug!(%own, %peer, %address, "peer tunnel up");
+        tracing::debug!(%own, %peer, address = %outer.address, transport = %outer.transport, "peer tunnel up");
         if let Some(old) = old {
             self.close_path(old);
         }
@@ -214,7 +216,7 @@ impl Client {
             own,
             peer,
             path: id,
-            address,
+            outer,
         });
         self.tell_users(own, peer);
     }
@@ -278,29 +280,22 @@ fn drain_into(
     transmits: &mut VecDeque<PeerTransmit>,
 ) {
     while let Some(action) = path.poll_action() {
-        let (to, bytes, sealed) = match action {
-            Action::Datagram(to, bytes) => (to, bytes, false),
-            Action::Sealed(to, bytes) => (to, bytes, true),
-            Action::Connect(address, fingerprint) => {
+        match action {
+            Action::Send(to, bytes) if transmits.len() < MAX_QUEUED_TRANSMITS => {
+                let path = id;
+                transmits.push_back(PeerTransmit { path, to, bytes });
+            }
+            Action::Send(..) => {}
+            Action::Connect(to, fingerprint) => {
                 events.push_back(Event::Peer(PeerEvent::Connect {
                     path: id,
-                    address,
+                    to,
                     fingerprint,
                 }));
-                continue;
             }
-            Action::Disconnect(address) => {
-                events.push_back(Event::Peer(PeerEvent::Disconnect { path: id, address }));
-                continue;
+            Action::Disconnect(from) => {
+                events.push_back(Event::Peer(PeerEvent::Disconnect { path: id, from }));
             }
-        };
-        if transmits.len() < MAX_QUEUED_TRANSMITS {
-            transmits.push_back(PeerTransmit {
-                path: id,
-                to,
-                bytes,
-                sealed,
-            });
         }
     }
 }
