@@ -22,7 +22,7 @@ use crate::companion::Reservation;
 use crate::resume;
 use crate::secret::Key32;
 use crate::server::pool::Lease;
-use crate::server::{InterfaceConfig, TunnelTimers};
+use crate::server::{InterfaceConfig, Offers, TunnelTimers};
 use crate::transport::Transport;
 
 /// Values of a successful configuration or resume.
@@ -39,6 +39,7 @@ pub(crate) struct Grant<'a> {
     pub(crate) active_services: Option<&'a [ServiceType]>,
     pub(crate) inner_mtu: u16,
     pub(crate) interface: &'a InterfaceConfig,
+    pub(crate) offers: &'a Offers,
     /// The client as seen from outside.
     pub(crate) peer: SocketAddr,
 }
@@ -144,7 +145,7 @@ fn finish_request<'a>(
 }
 
 pub(crate) fn grant(grant: &Grant<'_>) -> Option<Bytes> {
-    let interface = grant.interface;
+    let (interface, offers) = (grant.interface, grant.offers);
     let mut builder = MessageBuilder::new(grant.answer, grant.tsid, grant.sequence)
         .tlv(Tlv::ResponseCode(ResponseCode::SUCCESS))
         .tlv(Tlv::ProtocolRevision(PROTOCOL_REVISION));
@@ -174,7 +175,7 @@ pub(crate) fn grant(grant: &Grant<'_>) -> Option<Bytes> {
         builder = builder.tlv(Tlv::ActiveServices(ServiceList::new(services).ok()?));
     }
     builder = builder
-        .tlvs(interface.sip_servers.iter().map(|server| match server {
+        .tlvs(offers.sip_servers.iter().map(|server| match server {
             SocketAddr::V4(server) => Tlv::SipServerIpv4(*server),
             SocketAddr::V6(server) => Tlv::SipServerIpv6(*server),
         }))
@@ -184,9 +185,9 @@ pub(crate) fn grant(grant: &Grant<'_>) -> Option<Bytes> {
         }))
         .tlv(nat_info(grant.peer))
         .tlvs(interface.alternates.iter().map(alternate));
-    if !interface.services.is_empty() {
+    if !offers.services.is_empty() {
         builder = builder.tlv(Tlv::SupportedServices(
-            ServiceList::new(&interface.services).ok()?,
+            ServiceList::new(&offers.services).ok()?,
         ));
     }
     if let Some(dscp) = interface.dscp {

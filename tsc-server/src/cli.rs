@@ -165,9 +165,8 @@ impl Cli {
             let text = DEFAULT_CONFIG.to_owned();
             return Action::Print { text };
         }
-        let path = self.config.clone();
-        let path = path.unwrap_or_else(|| PathBuf::from(DEFAULT_PATH));
-        let config = match Config::load(&path, environment, &self.overrides()) {
+        let path = self.path();
+        let config = match self.load(environment) {
             Ok(config) => config,
             Err(errors) => return self.refuse(&errors),
         };
@@ -210,6 +209,20 @@ impl Cli {
                 exit: Exit::Configuration,
             },
         }
+    }
+
+    fn path(&self) -> PathBuf {
+        let path = self.config.clone();
+        path.unwrap_or_else(|| PathBuf::from(DEFAULT_PATH))
+    }
+
+    /// Reads the configuration, at the start and whenever it may have changed.
+    ///
+    /// # Errors
+    ///
+    /// Everything that is wrong with it.
+    pub fn load(&self, environment: &Environment) -> Result<Config, ConfigErrors> {
+        Config::load(&self.path(), environment, &self.overrides())
     }
 
     /// The flags that set keys of the configuration.
@@ -329,7 +342,7 @@ Environment:
         "\nSignals:
   TERM, INT, QUIT  release all tunnels and stop; a second one ends at once
   USR1             write all counters to the log
-  HUP              refused: this version cannot reload its configuration
+  HUP              read the configuration again: changes of services hold for new tunnels
 ",
     );
     help.push_str("\nResults go to standard output, logs and errors to standard error.");

@@ -7,12 +7,13 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tsc_server::{
     Server,
     cli::{Action, Cli, Exit},
-    config::{Config, Environment},
+    config::{Config, ConfigErrors, Environment},
     logging::{self, LogOptions},
 };
 
 fn main() -> ExitCode {
-    match Cli::parse().action(&Environment::from_process()) {
+    let (cli, environment) = (Cli::parse(), Environment::from_process());
+    match cli.action(&environment) {
         Action::Print { text } => {
             print(&text);
             Exit::Ok.into()
@@ -21,7 +22,10 @@ fn main() -> ExitCode {
             eprintln!("{report}");
             exit.into()
         }
-        Action::Run { config, log } => run(&config, &log).into(),
+        Action::Run { config, log } => {
+            let load = || cli.load(&environment);
+            run(*config, &log, &load).into()
+        }
     }
 }
 
@@ -33,7 +37,10 @@ fn print(text: &str) {
     print!("{text}");
 }
 
-fn run(config: &Config, log: &LogOptions) -> Exit {
+/// Reads the configuration again.
+type Load<'a> = &'a dyn Fn() -> Result<Config, ConfigErrors>;
+
+fn run(config: Config, log: &LogOptions, load: Load<'_>) -> Exit {
     if let Err(error) = logging::init(log) {
         eprintln!("error: {error}");
         return Exit::Failure;
@@ -51,11 +58,11 @@ fn run(config: &Config, log: &LogOptions) -> Exit {
             return Exit::Failure;
         }
     };
-    runtime.block_on(serve(config))
+    runtime.block_on(serve(config, load))
 }
 
 /// Serves until SIGINT, SIGTERM or SIGQUIT; a second one ends at once.
-async fn serve(config: &Config) -> Exit {
+async fn serve(mut config: Config, load: Load<'_>) -> Exit {
     let mut signals = match Signals::watch() {
         Ok(signals) => signals,
         Err(error) => {
@@ -63,7 +70,7 @@ async fn serve(config: &Config) -> Exit {
             return Exit::Failure;
         }
     };
-    let server = match Server::start(config) {
+    let server = match Server::start(&config) {
         Ok(server) => server,
         Err(error) => {
             tracing::error!(event = "start-failed", "{error}");
@@ -99,7 +106,7 @@ async fn serve(config: &Config) -> Exit {
                 draining = !draining;
                 drain(&server, draining).await;
             }
-            Asked::Reload => refuse_reload(),
+            Asked::Reload => reload(&server, &mut config, load).await,
         }
     }
     let mut stopped = tokio::task::spawn_blocking(|| server.stop());
@@ -112,8 +119,7 @@ async fn serve(config: &Config) -> Exit {
                     std::process::exit(Exit::Ok.code().into());
                 }
                 // All figures follow in a moment, and nobody is taken any more.
-                Asked::Report | Asked::Drain => {}
-                Asked::Reload => refuse_reload(),
+                Asked::Report | Asked::Drain | Asked::Reload => {}
             },
         }
     };
@@ -150,10 +156,37 @@ async fn drain(server: &Server, draining: bool) {
     }
 }
 
-fn refuse_reload() {
-    tracing::warn!(
-        event = "reload-refused",
-        "SIGHUP: this version cannot reload its configuration; nothing has changed, restart to change it"
+/// Takes over what can be had without a restart, all of it or nothing.
+async fn reload(server: &Server, config: &mut Config, load: Load<'_>) {
+    let new = match load() {
+        Ok(new) => new,
+        Err(errors) => {
+            tracing::warn!(event = "reload-refused", %errors, "nothing has changed");
+            return;
+        }
+    };
+    let fixed = config.needs_restart(&new);
+    if !fixed.is_empty() {
+        tracing::warn!(
+            event = "reload-refused",
+            differs = fixed.join("; "),
+            "nothing has changed: restart to change more than services"
+        );
+        return;
+    }
+    for warning in new.warnings() {
+        tracing::warn!(event = "configuration-warning", "{warning}");
+    }
+    let interfaces = config.changed_offers(&new).join(", ");
+    if !server.change_offers(new.clone()).await {
+        // As above.
+        return;
+    }
+    *config = new;
+    tracing::info!(
+        event = "reloaded",
+        interfaces,
+        "new tunnels are offered the services of the configuration as it is now"
     );
 }
 

@@ -3,6 +3,7 @@
 use std::{
     io,
     net::{IpAddr, SocketAddr},
+    sync::Arc,
     thread,
     time::Duration,
 };
@@ -251,6 +252,20 @@ impl Server {
     pub async fn set_draining(&self, draining: bool) -> bool {
         for worker in &self.workers {
             if worker.orders.send(Order::Drain(draining)).await.is_err() {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Offers new tunnels the services of this configuration, which [needs no restart](Config::needs_restart); tunnels that exist keep
+    /// what they were offered. Whether all workers do so now: one that has ended cannot.
+    pub async fn change_offers(&self, config: Config) -> bool {
+        let config = Arc::new(config);
+        for worker in &self.workers {
+            let (done, is_done) = oneshot::channel();
+            let order = Order::Offer(Arc::clone(&config), done);
+            if worker.orders.send(order).await.is_err() || is_done.await.is_err() {
                 return false;
             }
         }

@@ -15,7 +15,7 @@ use std::{
 };
 
 use egress_support::{
-    HEAD, LIMIT, Tunnel,
+    HEAD, LIMIT, Tunnel, change_offers,
     packet::{Read, read, udp},
     report, start,
 };
@@ -144,6 +144,30 @@ fn blocked_clients_reach_the_host_and_no_other_client() {
         read(&client.receive()),
         Read::Udp(to, client.at(4000), b"answer".to_vec())
     );
+}
+
+#[test]
+fn tunnels_that_exist_are_not_kept_apart_by_a_later_change() {
+    let text = pool("");
+    let server = start(&text);
+    let (mut old, mut other) = (Tunnel::open(&server), Tunnel::open(&server));
+    let blocked = text.replacen(
+        "authentication = \"none\"",
+        "authentication = \"none\"\nassigned-services = \"inter-client-block\"",
+        1,
+    );
+    assert_ne!(blocked, text);
+    change_offers(&server, &blocked);
+    let mut new = Tunnel::open(&server);
+    old.send(&udp(old.at(1), other.at(2), b"hello"));
+    assert_eq!(
+        read(&other.receive()),
+        Read::Udp(old.at(1), other.at(2), b"hello".to_vec())
+    );
+    new.send(&udp(new.at(1), other.at(2), b"hello"));
+    let Read::Icmp(_, _, 3, 13, _) = read(&new.receive()) else {
+        panic!("administratively prohibited");
+    };
 }
 
 #[test]

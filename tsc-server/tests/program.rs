@@ -11,7 +11,7 @@ mod program_support;
 use std::{net::TcpListener, process::Command};
 
 use program_support::{Program, client::Client, command, config, event, run, text};
-use tsc_tpl::CmType;
+use tsc_tpl::{CmType, MessageBuilder, ResponseCode, Sequence, ServiceType, Tlv, Tsid};
 
 #[test]
 fn a_good_configuration_passes_the_check() {
@@ -76,14 +76,10 @@ fn json_logs_are_one_object_a_line() {
 }
 
 #[test]
-fn usr1_reports_all_counters_and_hup_changes_nothing() {
+fn usr1_reports_all_counters() {
     let directory = tempfile::tempdir().unwrap();
     let (mut program, ports) = Program::start_json(command(directory.path(), &config(0)));
     let first = Client::configured(&ports[0]);
-    program.signal("HUP");
-    let refused = program.wait_for_event("reload-refused", |_| true);
-    assert_eq!(text(&refused, "level"), "WARN");
-    // It still serves, those it served and others.
     let second = Client::configured(&ports[0]);
     program.signal("USR1");
     let mut report = Vec::new();
@@ -161,4 +157,71 @@ fn quit_releases_the_tunnels_as_term_does() {
         program.wait_for_event("stopped", |_| true);
         assert_eq!(program.wait().code(), Some(0), "{signal}");
     }
+}
+
+/// Asks an older client for a service, as its server sees it.
+fn ask_for_keepalives(client: &mut Client, tsid: Tsid, sequence: u32) -> Option<ResponseCode> {
+    let service = ServiceType::ENABLE_SERVER_KEEPALIVE;
+    let request = CmType::SERVICE_REQUEST;
+    client
+        .ask(MessageBuilder::new(request, tsid, Sequence(sequence)).tlv(Tlv::ServiceType(service)))
+        .code
+}
+
+#[test]
+fn hup_changes_the_services_of_new_tunnels_and_nothing_else() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("tsc-server.toml");
+    let with = |services: &str| {
+        config(0).replace(
+            "authentication",
+            &format!("assigned-services = [{services}]\nauthentication"),
+        )
+    };
+    let server_keepalive = ServiceType::ENABLE_SERVER_KEEPALIVE;
+    let (mut program, ports) =
+        Program::start_json(command(directory.path(), &with("\"server-keepalive\"")));
+    let mut old = Client::connect(&ports[0]);
+    let told = old.configure();
+    assert_eq!(told.services, [server_keepalive]);
+
+    let reloaded = |toml: &str| {
+        std::fs::write(&path, toml).unwrap();
+        program.signal("HUP");
+        let record = program.wait_for_event("reloaded", |_| true);
+        text(&record, "interfaces").to_owned()
+    };
+    assert_eq!(reloaded(&with("\"redundancy\", \"nagle\"")), "access");
+    let mut new = Client::connect(&ports[0]);
+    let told_new = new.configure();
+    assert_eq!(told_new.services, [ServiceType::ENABLE_REDUNDANCY]);
+    let success = Some(ResponseCode::SUCCESS);
+    let unavailable = Some(ResponseCode::SERVICE_UNAVAILABLE);
+    assert_eq!(ask_for_keepalives(&mut old, told.tsid, 2), success);
+    assert_eq!(ask_for_keepalives(&mut new, told_new.tsid, 2), unavailable);
+    assert_eq!(
+        reloaded(&with("\"redundancy\", \"nagle\"")),
+        "",
+        "the same again"
+    );
+
+    let refused = |toml: &str| {
+        std::fs::write(&path, toml).unwrap();
+        program.signal("HUP");
+        let record = program.wait_for_event("reload-refused", |_| true);
+        assert_eq!(text(&record, "level"), "WARN");
+        record
+    };
+    // More than services: none of it is taken over, and the log says what.
+    let more = with("\"DDT\"").replace("10.64.0.0/24", "10.65.0.0/24");
+    let record = refused(&more);
+    let differs = text(&record, "differs");
+    assert_eq!(differs, "address-range of [[tscf-address-pool]]");
+    let record = refused("nonsense");
+    assert!(text(&record, "errors").contains("tsc-server.toml:1"));
+    let told = Client::connect(&ports[0]).configure();
+    assert_eq!(told.services, [ServiceType::ENABLE_REDUNDANCY]);
+
+    program.signal("TERM");
+    assert_eq!(program.wait().code(), Some(0));
 }

@@ -17,7 +17,7 @@ use std::time::Instant;
 use arc_swap::ArcSwap;
 use tsc_tpl::{Family, ResponseCode};
 
-use super::config::{Identity, InterfaceConfig, ServerConfig};
+use super::config::{Identity, InterfaceConfig, ServerConfig, ServerConfigError};
 use super::event::{OpenError, SessionId};
 use super::pool::{AddressTable, Lease, PoolStats, Pools};
 use super::rate::{KeyedHash, RateLimiter, SourcePrefix};
@@ -82,6 +82,13 @@ impl Common {
                 stateless: RateLimiter::new(now, stateless, stateless, hash.clone()),
             }),
         }
+    }
+
+    pub(super) fn check_routed_prefixes(
+        &self,
+        interface: &InterfaceConfig,
+    ) -> Result<(), ServerConfigError> {
+        interface.check_routed_prefixes(&self.ledger().pools)
     }
 
     /// Nothing that is done under the lock panics half way, so a shard that has panicked elsewhere spoils nothing here.

@@ -221,7 +221,8 @@ pub struct InterfaceConfig {
     pub redirect: RedirectPolicy,
     /// Where the interface listens, wildcard addresses included: companions are opened there.
     pub endpoints: Vec<Alternate>,
-    /// *Assigned services*: what clients are offered (spec 7); blank by default.
+    /// *Assigned services*: what clients are offered (spec 7); blank by default. See
+    /// [`Server::change_offers`](super::Server::change_offers).
     pub services: Vec<ServiceType>,
     /// *inter-client-block*: no packets between clients, which is the owner's switch to see to, and no peer tunnels.
     pub inter_client_block: bool,
@@ -282,12 +283,6 @@ impl InterfaceConfig {
         }
     }
 
-    /// Whether a service may be had here; by either of its values.
-    pub(crate) fn offers(&self, service: ServiceType) -> bool {
-        let is_forbidden = service.enable() == ServiceType::ENABLE_PEER && self.inter_client_block;
-        self.services.contains(&service.enable()) && !is_forbidden
-    }
-
     pub(crate) const fn timers(&self, stream: bool) -> TunnelTimers {
         if stream {
             self.stream_timers
@@ -296,7 +291,7 @@ impl InterfaceConfig {
         }
     }
 
-    fn check_routed_prefixes(&self, pools: &Pools) -> Result<(), ServerConfigError> {
+    pub(super) fn check_routed_prefixes(&self, pools: &Pools) -> Result<(), ServerConfigError> {
         let error = |identity: &Identity, error| ServerConfigError::RoutedPrefix {
             interface: self.name.clone(),
             identity: identity.clone(),
@@ -323,7 +318,7 @@ impl InterfaceConfig {
         Ok(())
     }
 
-    fn check(&self, pools: &[PoolConfig]) -> Result<(), ServerConfigError> {
+    pub(super) fn check(&self, pools: &[PoolConfig]) -> Result<(), ServerConfigError> {
         let interface = || self.name.clone();
         let mut v6 = false;
         for pool in &self.pools {

@@ -1,6 +1,7 @@
 //! Making tunnels: the checks of a Configuration_Request, in order, and what a success gives.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -17,6 +18,7 @@ use super::common::Account;
 use super::config::{AuthPolicy, Identity, RedirectPolicy};
 use super::event::{BindingId, CloseReason, Destination, Event, ListenerId, SessionId, Shard};
 use super::family::Membership;
+use super::offers::Offers;
 use super::pool::Lease;
 use super::rate::SourcePrefix;
 use super::session::{Life, Session};
@@ -41,6 +43,7 @@ pub(super) struct Founding {
     pub(super) inner_mtu: u16,
     /// The client lets others ask for peer tunnels.
     pub(super) takes_peers: bool,
+    pub(super) offers: Arc<Offers>,
     /// Of a companion.
     pub(super) main: Option<Membership>,
 }
@@ -301,11 +304,14 @@ impl Server {
                 .iter()
                 .any(|service| service == ServiceType::ENABLE_PEER)
         });
+        let offers = self.offers.get(origin.interface);
+        let offers = offers.ok_or(ResponseCode::NO_RESOURCES)?.current();
         self.found(
             now,
             origin,
             Founding {
                 takes_peers,
+                offers,
                 tsid,
                 owner,
                 sequence: message.header().sequence,
@@ -340,6 +346,7 @@ impl Server {
             leases,
             inner_mtu,
             takes_peers,
+            offers,
             main,
         } = founding;
         let mut inbox = Inbox::default();
@@ -350,6 +357,7 @@ impl Server {
             id: owner,
             tsid,
             interface: origin.interface,
+            offers,
             protected: origin.transport.is_protected(),
             identity,
             prefix,
@@ -526,6 +534,7 @@ impl Server {
             active_services: (!configured).then_some(&active),
             inner_mtu: session.inner_mtu,
             interface,
+            offers: &session.offers,
             peer: binding.peer,
         })
     }

@@ -6,6 +6,7 @@
 //! crosses shards.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tsc_tpl::{ControlMessage, Family as Ip, ResponseCode, Sequence, TlvType, Tsid};
@@ -432,6 +433,7 @@ fn companion_of(main: &Session, member: &Member, owner: SessionId, sequence: Seq
         leases: main.leases.clone(),
         inner_mtu: main.inner_mtu,
         takes_peers: false,
+        offers: Arc::clone(&main.offers),
         main: Some(Membership {
             main: main.id.key(),
             role: member.role,

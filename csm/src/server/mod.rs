@@ -23,6 +23,7 @@ mod event;
 mod family;
 mod life;
 mod load;
+mod offers;
 pub mod pool;
 mod query;
 mod rate;
@@ -61,6 +62,8 @@ pub use self::family::MAX_COMPANIONS;
 use self::life::Stop;
 use self::load::LoadMeter;
 pub use self::load::{ADMIT_EVERY, WINDOW as LOAD_WINDOW, WINDOWS as BUSY_WINDOWS, Work};
+use self::offers::Editions;
+pub(crate) use self::offers::Offers;
 use self::pool::Pools;
 use self::rate::{KeyedHash, SourcePrefix};
 pub use self::service::{MAX_HELD, MAX_PARTNERS, Relayed};
@@ -83,6 +86,8 @@ pub const MAX_SHARDS: usize = 64;
 /// All tunnels of one worker: a server, or a shard of one.
 pub struct Server {
     config: ServerConfig,
+    /// By interface.
+    offers: Vec<Editions>,
     shard: Shard,
     shards: Shard,
     common: Arc<Common>,
@@ -200,6 +205,7 @@ impl Server {
         shards: Shard,
     ) -> Option<Self> {
         Some(Self {
+            offers: config.interfaces.iter().map(Editions::of).collect(),
             shard,
             shards,
             common: Arc::clone(common),

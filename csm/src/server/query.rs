@@ -127,6 +127,14 @@ impl Server {
         }
     }
 
+    /// Whether the tunnel's packets may not reach other tunnels: *inter-client-block* was in force when it was configured.
+    #[must_use]
+    #[inline]
+    pub fn is_kept_apart(&self, session: SessionId) -> bool {
+        self.session(session)
+            .is_some_and(|session| session.offers.inter_client_block)
+    }
+
     /// Whether a service is in force for a tunnel; by either of its values.
     #[must_use]
     pub fn has_service(&self, session: SessionId, service: ServiceType) -> bool {

@@ -1,6 +1,7 @@
 //! One tunnel at the server: its state and what time asks of it.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tsc_tpl::{Sequence, Tsid};
@@ -9,6 +10,7 @@ use super::common::Account;
 use super::config::{Identity, TunnelTimers};
 use super::event::{BindingId, SessionId, SessionState};
 use super::family::Membership;
+use super::offers::Offers;
 use super::pool::Lease;
 use super::rate::SourcePrefix;
 use super::service::Services;
@@ -25,6 +27,8 @@ pub(crate) struct Session {
     pub(crate) id: SessionId,
     pub(crate) tsid: Tsid,
     pub(crate) interface: usize,
+    /// What there was to be had when it was configured.
+    pub(crate) offers: Arc<Offers>,
     /// Configured on a protected transport: never resumed on a clear one (spec 5).
     pub(crate) protected: bool,
     pub(crate) identity: Option<Identity>,

@@ -189,6 +189,11 @@ impl StreamListener {
         self.local
     }
 
+    /// Whether small writes of connections that are accepted from now on go out at once (`TCP_NODELAY`).
+    pub fn set_nodelay(&mut self, nodelay: bool) {
+        self.terms.stream.nodelay = nodelay;
+    }
+
     /// Counters since the start.
     #[must_use]
     pub fn stats(&self) -> ListenerStats {

@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tsc_csm::server::{
-    BadUnit, BindingId, BindingLoss, Destination, DropReason, Event, Identity, ListenerId,
-    MAX_WAYS, Server, ServerConfig, SessionId, Spread, Stats, Unbound, Verdict, Work,
+    BadUnit, BindingId, BindingLoss, Destination, DropReason, Event, Identity, InterfaceConfig,
+    ListenerId, MAX_WAYS, Server, ServerConfig, ServerConfigError, SessionId, Spread, Stats,
+    Unbound, Verdict, Work,
 };
 use tsc_csm::{Alternate, Transport};
 use tsc_tpl::{CmType, Limits, Sequence, StreamDecoder, Tsid, Unit};
@@ -30,6 +31,8 @@ pub struct Setup {
 #[derive(Debug)]
 pub(crate) struct ServerNode {
     pub(crate) core: Server,
+    /// What its interface offers now.
+    interface: InterfaceConfig,
     pub(crate) address: IpAddr,
     pub(crate) is_up: bool,
     pub(crate) conns: BTreeMap<BindingId, ConnId>,
@@ -64,12 +67,14 @@ impl ServerNode {
             };
             interface.endpoints = Transport::ALL.map(listens).to_vec();
         }
+        let interface = config.interfaces[0].clone();
         let server = Server::new(config, now, Box::new(rng));
         let mut core = server.unwrap_or_else(|error| panic!("server {number}: {error}"));
         let listener = core.add_listener(0, SocketAddr::new(address, 5060));
         let listener = listener.unwrap_or_else(|| panic!("server {number}: no interface"));
         Self {
             core,
+            interface,
             address,
             is_up: true,
             conns: BTreeMap::new(),
@@ -166,6 +171,24 @@ impl World {
     /// Begins or ends draining.
     pub fn set_draining(&mut self, server: ServerId, draining: bool) {
         self.servers[server.0].core.set_draining(draining);
+    }
+
+    /// Changes what a server's new tunnels are offered.
+    ///
+    /// # Errors
+    ///
+    /// Those of the machine.
+    pub fn change_offers(
+        &mut self,
+        server: ServerId,
+        change: impl FnOnce(&mut InterfaceConfig),
+    ) -> Result<(), ServerConfigError> {
+        let node = &mut self.servers[server.0];
+        let mut interface = node.interface.clone();
+        change(&mut interface);
+        node.core.change_offers(0, &interface)?;
+        node.interface = interface;
+        Ok(())
     }
 
     /// Lets a server release one tunnel.

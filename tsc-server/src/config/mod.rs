@@ -33,6 +33,7 @@ mod range;
 mod read;
 mod read_egress;
 mod read_interface;
+mod reload;
 mod source;
 mod tls;
 mod tokens;

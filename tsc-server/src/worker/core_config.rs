@@ -74,7 +74,10 @@ fn core_routed(routed: &RoutedPrefixes) -> (Identity, Vec<Prefix>) {
     (Identity::new(routed.identity.as_str()), prefixes.collect())
 }
 
-fn core_interface(config: &Config, interface: &InterfaceConfig) -> core::InterfaceConfig {
+pub(super) fn core_interface(
+    config: &Config,
+    interface: &InterfaceConfig,
+) -> core::InterfaceConfig {
     let pools = interface
         .pools
         .iter()
@@ -124,8 +127,7 @@ fn core_interface(config: &Config, interface: &InterfaceConfig) -> core::Interfa
     if interface.services.server_keepalive {
         core.services.push(ServiceType::ENABLE_SERVER_KEEPALIVE);
     }
-    // Where it is forbidden clients need not find out.
-    if interface.services.peer && !interface.services.inter_client_block {
+    if interface.services.peer {
         core.services.push(ServiceType::ENABLE_PEER);
     }
     core.inter_client_block = interface.services.inter_client_block;

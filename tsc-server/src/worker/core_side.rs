@@ -31,7 +31,6 @@ impl Worker {
             batch: &mut self.batch,
             counters: &mut self.counters,
             tun_mtu: None,
-            interfaces: &self.interfaces,
         };
         let capture = self.capture.as_ref();
         self.again |= user_space.poll(cx, now, &mut |to, bytes| {
@@ -83,7 +82,6 @@ impl Worker {
             batch: &mut self.batch,
             counters: &mut self.counters,
             tun_mtu: Some(tun.mtu()),
-            interfaces: &self.interfaces,
         };
         let capture = self.capture.as_ref();
         let received = tun.receive(cx, |bytes| {

@@ -9,7 +9,7 @@ use tsc_csm::{
 use tsc_tpl::{CmType, IpPacket, Limits, MessageBuilder, Sequence, Tlv, Tsid, Unit, registry};
 
 use super::{
-    Counters, Interface,
+    Counters,
     batch::{Batch, Target},
     core_config::core_config,
     switch::Switch,
@@ -40,7 +40,6 @@ impl Random for Counting {
 pub struct PacketPath {
     core: Core,
     router: Router,
-    interfaces: Vec<Interface>,
     batch: Batch,
     counters: Counters,
     tunnels: Vec<Tunnel>,
@@ -62,14 +61,9 @@ impl PacketPath {
     /// The session core does not take the configuration.
     pub fn new(config: &Config, now: Instant, tunnels: usize) -> Result<Self, StartError> {
         let core = Core::new(core_config(config), now, Box::new(Counting(1)))?;
-        let interfaces = config.interfaces.iter().map(|interface| Interface {
-            limits: Limits::new(interface.inner_mtu),
-            inter_client_block: interface.services.inter_client_block,
-        });
         let mut path = Self {
             core,
             router: Router::new(config, rates::all(config, now)),
-            interfaces: interfaces.collect(),
             batch: Batch::default(),
             counters: Counters::default(),
             tunnels: Vec::new(),
@@ -167,7 +161,6 @@ impl PacketPath {
             batch: &mut self.batch,
             counters: &mut self.counters,
             tun_mtu: Some(9000),
-            interfaces: &self.interfaces,
         }
     }
 }

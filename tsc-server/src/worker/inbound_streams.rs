@@ -204,7 +204,6 @@ impl Worker {
                         batch: &mut self.batch,
                         counters: &mut self.counters,
                         tun_mtu: self.tun.as_ref().map(Tun::mtu),
-                        interfaces: &self.interfaces,
                     };
                     match (&unit, verdict) {
                         (Unit::Redundancy(frame), Verdict::ForwardFrame(_, fresh)) => {

@@ -45,6 +45,7 @@ use std::{
     future::Future,
     net::IpAddr,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
     time::{Duration, Instant},
 };
@@ -70,6 +71,7 @@ pub(crate) use self::{
     tun::give_up_capabilities,
 };
 use crate::{
+    config::Config,
     egress::{router::Router, user_space::UserSpace},
     logging,
     server::RunError,
@@ -88,6 +90,8 @@ pub(crate) enum Order {
     Stop(Duration),
     /// Send newcomers away, or take them again.
     Drain(bool),
+    /// Offer new tunnels what this configuration says, and tell when that is so.
+    Offer(Arc<Config>, oneshot::Sender<()>),
     /// Report.
     Report(oneshot::Sender<Report>),
 }
@@ -97,13 +101,6 @@ pub(crate) enum Order {
 struct Listener {
     socket: StreamListener,
     interface: usize,
-}
-
-/// What the worker needs to know of an interface for each packet.
-#[derive(Clone, Copy, Debug)]
-struct Interface {
-    limits: Limits,
-    inter_client_block: bool,
 }
 
 #[derive(Debug)]
@@ -118,7 +115,8 @@ enum Phase {
 pub(crate) struct Worker {
     core: Core,
     mesh: Mesh,
-    interfaces: Vec<Interface>,
+    /// Of units, by interface.
+    limits: Vec<Limits>,
     listeners: Vec<Listener>,
     ports: Vec<Port>,
     /// Which port a listener of the session core is.
@@ -228,12 +226,32 @@ impl Worker {
             match order {
                 Some(Order::Report(to)) => drop(to.send(self.report())),
                 Some(Order::Drain(draining)) => self.core.set_draining(draining),
+                Some(Order::Offer(config, done)) => {
+                    self.change_offers(&config);
+                    let _ = done.send(());
+                }
                 Some(Order::Stop(deadline)) => self.stop(now, deadline, STOPPING),
                 // The handle is gone, and with it all interest in this server.
                 None => {
                     self.stop(now, Duration::ZERO, STOPPING);
                     return;
                 }
+            }
+        }
+    }
+
+    /// The services of all interfaces, which are those that the server was started with.
+    fn change_offers(&mut self, config: &Config) {
+        for (index, interface) in config.interfaces.iter().enumerate() {
+            let offers = core_config::core_interface(config, interface);
+            if let Err(error) = self.core.change_offers(index, &offers) {
+                // What was checked when it was read is not refused here.
+                tracing::error!(event = "reload-failed", interface = interface.name, %error);
+                continue;
+            }
+            let listeners = self.listeners.iter_mut();
+            for listener in listeners.filter(|listener| listener.interface == index) {
+                listener.socket.set_nodelay(!interface.services.nagle);
             }
         }
     }
@@ -274,9 +292,7 @@ impl Worker {
     }
 
     fn limits(&self, interface: usize) -> Limits {
-        self.interfaces
-            .get(interface)
-            .map_or_else(Limits::default, |interface| interface.limits)
+        self.limits.get(interface).copied().unwrap_or_default()
     }
 
     fn timeouts(&mut self, now: Instant) {

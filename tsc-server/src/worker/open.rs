@@ -28,8 +28,8 @@ use tsc_osaa::{
 use tsc_tpl::Limits;
 
 use super::{
-    Batch, Counters, Interface, Listener, Load, Log, Mesh, Order, Phase, Port, Streams, Tun, Ways,
-    Worker, backlog::Backlog, busy_poll::BusyPoll, core_config::core_config, gather::Gather,
+    Batch, Counters, Listener, Load, Log, Mesh, Order, Phase, Port, Streams, Tun, Ways, Worker,
+    backlog::Backlog, busy_poll::BusyPoll, core_config::core_config, gather::Gather,
     tun::give_up_capabilities,
 };
 use crate::{
@@ -220,13 +220,10 @@ pub(crate) fn open(
     let mut worker = Worker {
         core,
         mesh,
-        interfaces: config
+        limits: config
             .interfaces
             .iter()
-            .map(|interface| Interface {
-                limits: Limits::new(interface.inner_mtu),
-                inter_client_block: interface.services.inter_client_block,
-            })
+            .map(|interface| Limits::new(interface.inner_mtu))
             .collect(),
         listeners: Vec::new(),
         ports: Vec::new(),

@@ -15,7 +15,7 @@ use tsc_csm::server::{Server as Core, SessionId};
 use tsc_tpl::IpPacket;
 
 use super::{
-    Counters, Interface, Worker,
+    Counters, Worker,
     batch::{Batch, Target},
     tun::Tun,
 };
@@ -36,7 +36,6 @@ pub(super) struct Switch<'a> {
     pub(super) counters: &'a mut Counters,
     /// Longest packet for the TUN device; `None` if there is none.
     pub(super) tun_mtu: Option<u16>,
-    pub(super) interfaces: &'a [Interface],
 }
 
 impl Worker {
@@ -48,7 +47,6 @@ impl Worker {
             batch: &mut self.batch,
             counters: &mut self.counters,
             tun_mtu: self.tun.as_ref().map(Tun::mtu),
-            interfaces: &self.interfaces,
         }
     }
 }
@@ -71,15 +69,11 @@ impl Switch<'_> {
             Ok(outgoing) => outgoing,
             Err(refusal) => return self.refused(now, sender, packet, refusal),
         };
-        let block = self
-            .interfaces
-            .get(interface)
-            .is_some_and(|interface| interface.inter_client_block);
         let owner = self.core.route(outgoing.destination);
         let complaint = if owner.is_some() || self.router.is_ours(outgoing.destination) {
             // A client that may not reach others does not learn either who is there.
             match owner {
-                _ if block => Complaint::Prohibited,
+                _ if self.core.is_kept_apart(from) => Complaint::Prohibited,
                 Some(to) => {
                     return self.deliver(now, sender, to, packet, outgoing.edits);
                 }
@@ -100,7 +94,9 @@ impl Switch<'_> {
             };
             match way {
                 // There is nothing but other clients.
-                None if block && outgoing.egress == Egress::Switch => Complaint::Prohibited,
+                None if outgoing.egress == Egress::Switch && self.core.is_kept_apart(from) => {
+                    Complaint::Prohibited
+                }
                 None => Complaint::Unreachable,
                 Some(_) if packet.hop_limit() <= 1 => Complaint::HopsExceeded,
                 Some(mtu) if packet.len() > usize::from(mtu) => {

@@ -38,8 +38,20 @@ transport-protocol = "tcp"
 "#;
 
 pub fn start(text: &str) -> Server {
+    Server::start(&config(text)).unwrap()
+}
+
+fn config(text: &str) -> Config {
     let config = Config::parse_with(text, "test", &Overrides::default());
-    Server::start(&config.unwrap_or_else(|errors| panic!("{errors}\nin\n{text}"))).unwrap()
+    config.unwrap_or_else(|errors| panic!("{errors}\nin\n{text}"))
+}
+
+/// Offers new tunnels the services of this configuration.
+pub fn change_offers(server: &Server, text: &str) {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .build()
+        .unwrap();
+    assert!(runtime.block_on(server.change_offers(config(text))));
 }
 
 /// Figures of now.

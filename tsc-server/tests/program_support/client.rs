@@ -6,8 +6,8 @@ use std::{
 };
 
 use tsc_tpl::{
-    CmType, Limits, MessageBuilder, ResponseCode, Seconds, Sequence, StreamDecoder, Tlv, Tsid,
-    Unit, registry,
+    CmType, Limits, MessageBuilder, ResponseCode, Seconds, Sequence, ServiceList, ServiceType,
+    StreamDecoder, Tlv, Tsid, Unit, registry,
 };
 
 use super::{LIMIT, Port};
@@ -21,6 +21,8 @@ pub struct Said {
     pub code: Option<ResponseCode>,
     pub retry_after: Option<Seconds>,
     pub alternates: usize,
+    /// The services that are offered.
+    pub services: Vec<ServiceType>,
 }
 
 pub struct Client {
@@ -75,6 +77,11 @@ impl Client {
                     code: message.response_code(),
                     retry_after: message.retry_after(),
                     alternates: message.alternate_servers().count(),
+                    services: message
+                        .supported_services()
+                        .iter()
+                        .flat_map(ServiceList::iter)
+                        .collect(),
                 };
             }
         }

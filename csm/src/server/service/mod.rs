@@ -251,8 +251,7 @@ impl Server {
         let session = self.sessions.get(key);
         session
             .filter(|session| session.main.is_none() || !of_main)
-            .and_then(|session| self.config.interfaces.get(session.interface))
-            .is_some_and(|interface| interface.offers(service))
+            .is_some_and(|session| session.offers.has(service))
     }
 
     fn is_peer_request(&self, key: Key, request: &Message<'_>) -> bool {

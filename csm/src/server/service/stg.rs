@@ -25,8 +25,7 @@ impl Server {
         let configured = session
             .identity
             .as_ref()
-            .zip(self.config.interfaces.get(session.interface))
-            .and_then(|(identity, interface)| interface.routed_prefixes.get(identity))
+            .and_then(|identity| session.offers.routed_prefixes.get(identity))
             .ok_or(ResponseCode::NOT_AUTHORIZED)?;
         let wanted = prefixes(request);
         let allowed: Vec<Prefix> = configured

@@ -121,8 +121,7 @@ impl Server {
         let unavailable = ResponseCode::PEER_UNAVAILABLE;
         let seen = self.seen(key).ok_or(unavailable)?;
         let session = self.sessions.get_mut(key).ok_or(unavailable)?;
-        let interface = self.config.interfaces.get(session.interface);
-        let may = interface.is_some_and(|interface| interface.offers(ENABLE));
+        let may = session.offers.has(ENABLE);
         let is_there = matches!(session.life, Life::Active | Life::Persistent { .. });
         if !may || !is_there || !session.confirmed || !session.takes_peers {
             return Err(unavailable);

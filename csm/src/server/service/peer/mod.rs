@@ -123,14 +123,11 @@ impl Server {
         from: std::net::SocketAddr,
         datagram: &[u8],
     ) -> Option<bytes::Bytes> {
-        let offers = self
-            .config
-            .interfaces
-            .get(interface)
-            .is_some_and(|interface| interface.offers(ENABLE));
+        let offers = self.offers.get(interface);
+        let is_offered = offers.is_some_and(|offers| offers.any_has(ENABLE));
         let request = StunMessage::decode(datagram)
             .ok()
-            .filter(|message| offers && message.kind == StunKind::Request);
+            .filter(|message| is_offered && message.kind == StunKind::Request);
         let Some(request) = request else {
             self.stats.strangers += 1;
             return None;
