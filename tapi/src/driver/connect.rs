@@ -24,10 +24,11 @@ use tsc_osaa::{
     client::{self as transport, ClientTransport},
     proxy::ProxySettings,
     resolve::DEFAULT_PORT,
+    socket::OuterDscp,
 };
 use tsc_tpl::StreamDecoder;
 
-use super::{Driver, links::Link};
+use super::{Driver, links::Link, mark};
 use crate::{notification::Notification, server::Server};
 
 type Opened = Result<ClientTransport, transport::ConnectError>;
@@ -133,7 +134,11 @@ impl Driver {
                 ..
             } = self.openings.swap_remove(index);
             match result {
-                Ok(transport) => {
+                Ok(mut transport) => {
+                    // A companion, or another way for the tunnel: the server has said how before.
+                    if self.marking != OuterDscp::Off {
+                        mark(&mut transport, self.marking);
+                    }
                     self.links.push(Link {
                         epoch,
                         target,
