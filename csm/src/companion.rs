@@ -46,7 +46,8 @@ impl CompanionRole {
     }
 
     /// Where it is opened, unless its client is told: at this port of the address where the main tunnel is. `None` beyond the last.
-    pub(crate) const fn default_port(self, main: u16) -> Option<u16> {
+    #[must_use]
+    pub const fn default_port(self, main: u16) -> Option<u16> {
         match self {
             Self::Ddt | Self::Redundancy(_) => Some(main),
             Self::Dtte => main.checked_add(1),

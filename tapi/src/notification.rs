@@ -23,7 +23,8 @@ pub const NOTIFICATION_BACKLOG: usize = 64;
 pub enum Notification {
     /// A transport to this server is being opened, first or again.
     Connecting(Server),
-    /// An attempt failed; the text is for people. Others may follow.
+    /// An attempt failed; the text is for people. Others may follow. Of attempts at tunnels beside the main one only those are told that
+    /// failed for what does not pass by itself: certificates, and what this host lacks.
     AttemptFailed {
         /// Which server.
         server: Server,

@@ -511,6 +511,41 @@ error: test.toml:22:14: tscf-interface[0].outer-dscp: has no effect on tcp and t
 }
 
 #[test]
+fn encryption_on_demand_needs_a_port_that_encrypts() {
+    let with = |ports: &str| {
+        let text = changed(
+            "authentication",
+            "assigned-services = [\"DTTE\"]\nauthentication",
+        );
+        text.replace("[\"tls\", \"dtls\"]", ports)
+    };
+    let profile = "tls-profile = \"default\"\n";
+    let clear = with("[\"tcp\", \"udp\"]").replace(profile, "");
+    refused(
+        &clear,
+        r#"
+error: test.toml:27:22: tscf-interface[0].tscf-port[0].transport-protocol: has tcp, and nothing listens for tls, over which DTTE encrypts beside it
+  help: add a tscf-port with "tls" at port 5062 to the interface, or remove DTTE from assigned-services
+error: test.toml:27:22: tscf-interface[0].tscf-port[0].transport-protocol: has udp, and nothing listens for dtls, over which DTTE encrypts beside it
+  help: add a tscf-port with "dtls" at port 5062 to the interface, or remove DTTE from assigned-services"#,
+    );
+    let also = |address: &str| {
+        format!(
+            "{clear}\n[[tscf-interface.tscf-port]]\naddress = \"{address}\"\nport = 5062\n\
+             transport-protocol = [\"tls\", \"dtls\"]\n{profile}"
+        )
+    };
+    parse(&also("127.0.0.1")).unwrap();
+    parse(&also("0.0.0.0")).unwrap();
+    // Which of the host's addresses of another IP version these clients could reach, nobody knows.
+    assert!(parse(&also("::")).is_err());
+    // Another port than the next, or the same one, are told to clients; where all is encrypted there is nothing to add.
+    parse(&also("127.0.0.1").replace("5062", "7000")).unwrap();
+    parse(&with("[\"tcp\", \"tls\"]")).unwrap();
+    parse(&with("\"tls\"")).unwrap();
+}
+
+#[test]
 fn names_are_unique() {
     report(
         "\"v6\"",

@@ -333,6 +333,17 @@ fn interface(index: u16, pools: &[PoolConfig]) -> impl Strategy<Value = Interfac
                 } else {
                     outer_dscp
                 };
+                // What is clear can be encrypted where there is a port for it, and here all are wildcards.
+                let has = |wanted, like: &PortConfig| {
+                    let is_alike =
+                        |port: &PortConfig| port.listen.is_ipv4() == like.listen.is_ipv4();
+                    let mut ports = ports.iter().filter(|port| is_alike(port));
+                    ports.any(|port| port.transports.contains(wanted))
+                };
+                let encrypts = ports.iter().all(|port| {
+                    let Transports { tcp, udp, .. } = port.transports;
+                    (!tcp || has(Transport::Tls, port)) && (!udp || has(Transport::Dtls, port))
+                });
                 InterfaceConfig {
                     name: format!("realm-{index}"),
                     ports,
@@ -343,7 +354,7 @@ fn interface(index: u16, pools: &[PoolConfig]) -> impl Strategy<Value = Interfac
                         stg: false,
                         redundancy: flags[0],
                         ddt: flags[1],
-                        dtte: flags[0],
+                        dtte: flags[0] && encrypts,
                         server_keepalive: flags[1],
                         peer: flags[2],
                         inter_client_block: flags[1],

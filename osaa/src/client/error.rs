@@ -3,7 +3,7 @@
 use std::{io, net::SocketAddr, time::Duration};
 
 use crate::{
-    cert::CertificateError,
+    cert::{CertificateError, CredentialError},
     dtls::{Alert, DtlsConfigError, DtlsError},
     proxy::ProxyError,
     resolve::ResolveError,
@@ -19,6 +19,9 @@ pub enum ConnectError {
     /// TLS or DTLS without security settings.
     #[error("{0} needs security settings")]
     NoSecurity(super::TransportKind),
+    /// Our own certificates cannot be used.
+    #[error(transparent)]
+    Credentials(#[from] CredentialError),
     /// Where the server is could not be found out.
     #[error(transparent)]
     Lookup(#[from] ResolveError),
@@ -120,6 +123,7 @@ impl ConnectError {
             | Self::Dtls(_)
             | Self::Io { .. } => true,
             Self::NoSecurity(_)
+            | Self::Credentials(_)
             | Self::Lookup(_)
             | Self::Resolve { .. }
             | Self::NoAddress { .. }

@@ -24,10 +24,11 @@ use tsc_osaa::{
     client::{self as transport, ClientTransport},
     proxy::ProxySettings,
     resolve::DEFAULT_PORT,
+    socket::OuterDscp,
 };
 use tsc_tpl::StreamDecoder;
 
-use super::{Driver, links::Link};
+use super::{Driver, links::Link, mark};
 use crate::{notification::Notification, server::Server};
 
 type Opened = Result<ClientTransport, transport::ConnectError>;
@@ -108,7 +109,14 @@ impl Driver {
                 return Box::pin(async { Err(transport::ConnectError::NoAddress { host }) });
             }
         };
-        let security = self.security.of(target_transport.is_protected());
+        let security = match target_transport
+            .is_protected()
+            .then(|| self.security.load())
+            .transpose()
+        {
+            Ok(security) => security,
+            Err(error) => return Box::pin(async { Err(error.into()) }),
+        };
         let mut options = self.options.clone();
         // There is no proxy for datagrams.
         if !kind.is_stream() || !route.is_some_and(|route| route.proxied) {
@@ -133,7 +141,11 @@ impl Driver {
                 ..
             } = self.openings.swap_remove(index);
             match result {
-                Ok(transport) => {
+                Ok(mut transport) => {
+                    // A companion, or another way for the tunnel: the server has said how before.
+                    if self.marking != OuterDscp::Off {
+                        mark(&mut transport, self.marking);
+                    }
                     self.links.push(Link {
                         epoch,
                         target,
@@ -164,6 +176,13 @@ impl Driver {
     ) {
         tracing::debug!(%server, %error, "transport failed");
         let failure = failure(&error);
+        if epoch.tunnel() != 0 && failure.is_final() {
+            // Of companions the control plane tells no more than that the service is not in force.
+            self.notify(Notification::AttemptFailed {
+                server: server.clone(),
+                reason: error.to_string(),
+            });
+        }
         self.keep_failure(server, error);
         self.client.transport_failed(now, epoch, failure);
     }
@@ -213,7 +232,9 @@ fn failure(error: &transport::ConnectError) -> TransportFailure {
         ConnectError::Certificate(_) => TransportFailure::Certificate,
         ConnectError::ClientCertificate(_) => TransportFailure::ClientCertificate,
         ConnectError::Refused { .. } => TransportFailure::Refused,
-        ConnectError::NoSecurity(_) | ConnectError::DtlsConfig(_) => TransportFailure::Unsupported,
+        ConnectError::NoSecurity(_)
+        | ConnectError::Credentials(_)
+        | ConnectError::DtlsConfig(_) => TransportFailure::Unsupported,
         ConnectError::Proxy(error) if error.is_final() => TransportFailure::Proxy,
         ConnectError::Proxy(_) => TransportFailure::ProxyTrouble,
         ConnectError::ProxyNeedsStream(_) => TransportFailure::Proxy,

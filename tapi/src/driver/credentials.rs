@@ -4,40 +4,35 @@ use tsc_osaa::cert::{ClientSecurity, CredentialError, HelloOptions, Identity, Tr
 
 /// Loaded when the first protected transport is opened: a clear tunnel may want one later, for an encrypted companion.
 pub(super) struct Credentials {
-    /// Until it is loaded.
-    given: Option<(Trust, Option<Identity>, HelloOptions)>,
+    trust: Trust,
+    identity: Option<Identity>,
+    hello: HelloOptions,
     loaded: Option<ClientSecurity>,
 }
 
 impl Credentials {
     pub(super) const fn new(trust: Trust, identity: Option<Identity>, hello: HelloOptions) -> Self {
         Self {
-            given: Some((trust, identity, hello)),
+            trust,
+            identity,
+            hello,
             loaded: None,
         }
     }
 
+    /// Those of a protected transport that is about to be opened.
+    ///
     /// # Errors
     ///
-    /// What is wrong with them; the first time.
-    pub(super) fn load(&mut self) -> Result<(), CredentialError> {
-        let Some((trust, identity, hello)) = self.given.take() else {
-            return Ok(());
-        };
-        let security = ClientSecurity::new(trust, identity)?;
-        self.loaded = Some(if hello == HelloOptions::default() {
-            security
-        } else {
-            security.with_hello(hello)
-        });
-        Ok(())
-    }
-
-    /// Those of a transport that is about to be opened; none if they cannot be used, or it needs none.
-    pub(super) fn of(&mut self, protected: bool) -> Option<ClientSecurity> {
-        if protected && let Err(error) = self.load() {
-            tracing::warn!(%error, "no credentials for an encrypted tunnel");
+    /// What is wrong with them; the next transport tries again.
+    pub(super) fn load(&mut self) -> Result<ClientSecurity, CredentialError> {
+        if let Some(loaded) = &self.loaded {
+            return Ok(loaded.clone());
         }
-        self.loaded.clone()
+        let mut security = ClientSecurity::new(self.trust.clone(), self.identity.clone())?;
+        if self.hello != HelloOptions::default() {
+            security = security.with_hello(self.hello);
+        }
+        Ok(self.loaded.insert(security).clone())
     }
 }

@@ -44,7 +44,7 @@ use tsc_csm::{
 use tsc_eip::{Stack, StackConfig};
 use tsc_osaa::{
     cert::Identity,
-    client::{self as transport, ConnectOptions, RECV_BUFFER},
+    client::{self as transport, ClientTransport, ConnectOptions, RECV_BUFFER},
     random::OsRandom,
     resolve::ResolveOptions,
     socket::{Dscp, OuterDscp},
@@ -103,7 +103,10 @@ pub(crate) struct Driver {
     server_name: Option<String>,
     security: Credentials,
     options: ConnectOptions,
+    /// What the application has chosen.
     outer_dscp: OuterDscp,
+    /// What transports are marked with now: that, or what the server has asked for.
+    marking: OuterDscp,
     openings: Vec<Opening>,
     links: Vec<Link>,
     closing: JoinSet<()>,
@@ -206,6 +209,7 @@ impl Driver {
             security,
             options,
             outer_dscp: builder.outer_dscp,
+            marking: builder.outer_dscp,
             openings: Vec::new(),
             links: Vec::new(),
             closing: JoinSet::new(),
@@ -521,14 +525,20 @@ impl Driver {
             OuterDscp::Off => asked.map_or(OuterDscp::Off, OuterDscp::Set),
             chosen => chosen,
         };
+        let is_news = std::mem::replace(&mut self.marking, marking) != marking;
         for link in &mut self.links {
             link.decoder.set_limits(self.limits);
-            if marking != OuterDscp::Off
-                && let Err(error) = link.transport.set_outer_dscp(marking)
-            {
-                tracing::debug!(%error, "outer packets cannot be marked");
+            if is_news {
+                mark(&mut link.transport, marking);
             }
         }
         config
+    }
+}
+
+/// Marks what a transport carries from now on; what cannot be marked is carried all the same.
+fn mark(transport: &mut ClientTransport, marking: OuterDscp) {
+    if let Err(error) = transport.set_outer_dscp(marking) {
+        tracing::debug!(%error, "outer packets cannot be marked");
     }
 }

@@ -23,9 +23,16 @@ use nix::{
         ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg, setsockopt, sockopt::IpRecvTos,
     },
 };
-use tokio::time::timeout;
+use tokio::{
+    io::copy_bidirectional,
+    net::{TcpListener, TcpStream},
+    time::timeout,
+};
 use tsc_demo::lab::{Lab, LabOptions};
-use tsc_tapi::{Dscp, DtlsBackendKind, OuterDscp, Server, Transport, Tunnel};
+use tsc_tapi::{
+    Dscp, DtlsBackendKind, Notification, OuterDscp, Server, Service, Transport, Tunnel,
+    TunnelTransport, UdpSocket as InnerSocket,
+};
 
 const LIMIT: Duration = Duration::from_secs(20);
 
@@ -71,13 +78,38 @@ fn receive(socket: &UdpSocket, buffer: &mut [u8]) -> Option<(usize, Option<Socke
 impl Middle {
     /// It ends after a while of silence.
     fn start(server: SocketAddr) -> Self {
-        let open = || {
-            let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
-            socket.set_read_timeout(Some(LIMIT)).unwrap();
-            setsockopt(&socket, IpRecvTos, &true).unwrap();
-            socket
+        Self::at(UdpSocket::bind("127.0.0.1:0").unwrap(), server)
+    }
+
+    /// With connections to the same port, where the server has both.
+    async fn start_both(server: SocketAddr) -> Self {
+        // Numbers that are taken for UDP are kept until the end, so that they are not offered again.
+        let mut taken = Vec::new();
+        let (listener, near) = loop {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            match UdpSocket::bind(listener.local_addr().unwrap()) {
+                Ok(near) => break (listener, near),
+                Err(error) => assert!(taken.len() < 64, "{error}"),
+            }
+            taken.push(listener);
         };
-        let (near, far) = (open(), open());
+        tokio::spawn(async move {
+            while let Ok((mut client, _)) = listener.accept().await {
+                tokio::spawn(async move {
+                    let mut server = TcpStream::connect(server).await?;
+                    copy_bidirectional(&mut client, &mut server).await
+                });
+            }
+        });
+        Self::at(near, server)
+    }
+
+    fn at(near: UdpSocket, server: SocketAddr) -> Self {
+        let far = UdpSocket::bind("127.0.0.1:0").unwrap();
+        for socket in [&near, &far] {
+            socket.set_read_timeout(Some(LIMIT)).unwrap();
+            setsockopt(socket, IpRecvTos, &true).unwrap();
+        }
         let middle = Self {
             address: near.local_addr().unwrap(),
             up: Shared::default(),
@@ -122,6 +154,24 @@ impl Middle {
     }
 }
 
+fn bind(tunnel: &Tunnel) -> InnerSocket {
+    let address = tunnel.config().ipv4().unwrap();
+    tunnel.bind_udp((address, 4000).into()).unwrap()
+}
+
+/// Sends packets of several marks, all of which arrive.
+async fn talk(from: &InnerSocket, to: &InnerSocket) {
+    let mut buffer = vec![0; 2000];
+    for dscp in [46, 0, 46, 10] {
+        from.set_dscp(dscp).unwrap();
+        from.send_to(&[7; LONG], to.local_addr().unwrap())
+            .await
+            .unwrap();
+        let (len, _) = soon(to.recv_from(&mut buffer)).await.unwrap();
+        assert_eq!(len, LONG);
+    }
+}
+
 /// Marks that the long datagrams of two tunnels have: up and down.
 async fn marks(
     interface: &str,
@@ -137,21 +187,8 @@ async fn marks(
     let (near, far) = (Middle::start(server), Middle::start(server));
     let a = near.tunnel(&lab, transport, marking).await;
     let b = far.tunnel(&lab, transport, OuterDscp::Off).await;
-    let (from, to) = (
-        a.bind_udp((a.config().ipv4().unwrap(), 4000).into())
-            .unwrap(),
-        b.bind_udp((b.config().ipv4().unwrap(), 5000).into())
-            .unwrap(),
-    );
-    let mut buffer = vec![0; 2000];
-    for dscp in [46, 0, 46, 10] {
-        from.set_dscp(dscp).unwrap();
-        from.send_to(&[7; LONG], to.local_addr().unwrap())
-            .await
-            .unwrap();
-        let (len, _) = soon(to.recv_from(&mut buffer)).await.unwrap();
-        assert_eq!(len, LONG);
-    }
+    let (from, to) = (bind(&a), bind(&b));
+    talk(&from, &to).await;
     let seen = |shared: &Shared| shared.lock().unwrap().clone();
     (seen(&near.up), seen(&far.down))
 }
@@ -184,4 +221,44 @@ async fn one_mark_for_all_and_the_application_has_the_last_word() {
     assert_eq!(up, [34 << 2].into());
     let (up, _) = marks(server, OuterDscp::Copy, Transport::Udp).await;
     assert_eq!(up, COPIED.into());
+}
+
+/// Marks that go up in the datagrams beside a stream.
+async fn marks_beside(interface: &str, marking: OuterDscp, stream: Transport) -> BTreeSet<u8> {
+    let lab = Lab::start(&LabOptions {
+        interface: format!("authentication = \"none\"\n{interface}"),
+        clear: !stream.is_protected(),
+        ..LabOptions::default()
+    })
+    .unwrap();
+    let server = lab.server.address(stream).unwrap();
+    let near = Middle::start_both(server).await;
+    let tunnel = near.tunnel(&lab, stream, marking).await;
+    let mut notifications = tunnel.notifications();
+    let other = lab.tunnel(stream, DtlsBackendKind::OpenSsl).unwrap();
+    let other = soon(other.connect()).await.unwrap();
+    let (from, to) = (bind(&tunnel), bind(&other));
+    from.set_tunnel_transport(TunnelTransport::Datagram)
+        .unwrap();
+    while !matches!(
+        soon(notifications.recv()).await.unwrap(),
+        Notification::Service {
+            service: Service::Ddt,
+            enabled: true,
+            ..
+        }
+    ) {}
+    talk(&from, &to).await;
+    let seen = near.up.lock().unwrap().clone();
+    seen
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_goes_beside_a_stream_is_marked_as_any_datagram() {
+    for stream in [Transport::Tcp, Transport::Tls] {
+        let asked = marks_beside("dscp = 20", OuterDscp::Off, stream).await;
+        assert_eq!(asked, [20 << 2].into(), "{stream}");
+        let copied = marks_beside("", OuterDscp::Copy, stream).await;
+        assert_eq!(copied, COPIED.into(), "{stream}");
+    }
 }

@@ -19,8 +19,8 @@ use tokio::{
 };
 use tsc_demo::lab::{Lab, LabOptions, SIP_SERVER, Side};
 use tsc_tapi::{
-    ConnectError, DownReason, DtlsBackendKind, Notification, Notifications, Server, Transport,
-    Tunnel, TunnelBuilder, UdpSocket,
+    ConnectError, DownReason, DtlsBackendKind, Encryption, Notification, Notifications, Server,
+    Service, Transport, Trust, Tunnel, TunnelBuilder, UdpSocket,
 };
 use tsc_tpl::{CmType, MessageBuilder, ResponseCode, Sequence, Tsid};
 
@@ -385,5 +385,62 @@ async fn a_tunnel_moves_from_a_stream_to_datagrams() {
         assert_eq!(tunnel.config().addresses, first.addresses);
         exchange(&socket, &socket, b"still here").await;
         soon(tunnel.close(LIMIT)).await.unwrap();
+    }
+}
+
+/// Why a socket that must be encrypted beside a clear tunnel is not.
+async fn why_not_encrypted(trust: Trust) -> String {
+    let lab = Lab::start(&LabOptions::default()).unwrap();
+    let builder = lab.tunnel(Transport::Tcp, OPENSSL).unwrap();
+    let tunnel = open(builder.trust(trust)).await;
+    let mut notifications = tunnel.notifications();
+    let local = (tunnel.config().ipv4().unwrap(), 4000).into();
+    let socket = tunnel.bind_udp(local).unwrap();
+    socket.set_encryption(Encryption::Only).unwrap();
+    let mut told = String::new();
+    loop {
+        match soon(notifications.recv()).await.unwrap() {
+            Notification::AttemptFailed { server, reason } => {
+                assert_eq!(server.transport(), Transport::Tls);
+                told = reason;
+            }
+            Notification::Service {
+                service,
+                available,
+                enabled,
+                ..
+            } => {
+                assert_eq!(
+                    (service, available, enabled),
+                    (Service::Dtte, true, false),
+                    "{told}"
+                );
+                return told;
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[test]
+fn why_there_is_no_encrypted_tunnel_is_told() {
+    const VARIABLE: &str = "SSL_CERT_FILE";
+    const NOWHERE: &str = "/nowhere/roots.pem";
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    if std::env::var(VARIABLE).as_deref() == Ok(NOWHERE) {
+        let told = runtime.block_on(why_not_encrypted(Trust::System));
+        assert!(told.contains("no usable root certificate"), "{told}");
+    } else {
+        let stranger = Lab::start(&LabOptions::default()).unwrap().trust();
+        let told = runtime.block_on(why_not_encrypted(stranger));
+        assert!(told.starts_with("server certificate rejected"), "{told}");
+        // And as on a host without any roots.
+        let status = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "why_there_is_no_encrypted_tunnel_is_told"])
+            .env(VARIABLE, NOWHERE)
+            .env("SSL_CERT_DIR", NOWHERE)
+            .status()
+            .unwrap();
+        assert!(status.success());
     }
 }

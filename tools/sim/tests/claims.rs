@@ -17,8 +17,9 @@ use tsc_csm::server::{
 use tsc_csm::{Alternate, Transport};
 use tsc_sim::server_config;
 use tsc_tpl::{
-    CmType, ConnectionInfo, Limits, Message, MessageBuilder, RedundancyFactor, RedundancyMethod,
-    ResponseCode, Sequence, ServiceType, Tlv, TransportCode, Tsid, TunnelTag, Unit,
+    CmType, ConnectionInfo, Dscp, Limits, Message, MessageBuilder, RedundancyFactor,
+    RedundancyMethod, ResponseCode, Sequence, ServiceType, Tlv, TransportCode, Tsid, TunnelTag,
+    Unit,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -62,6 +63,16 @@ fn main_tunnel(bench: &mut Bench, transport: Transport) -> Main {
 
 /// Asks for a service for a socket with this port; the answer.
 fn ask(bench: &mut Bench, main: &mut Main, service: ServiceType, port: u16) -> Vec<u8> {
+    ask_with(bench, main, service, port, [])
+}
+
+fn ask_with(
+    bench: &mut Bench,
+    main: &mut Main,
+    service: ServiceType,
+    port: u16,
+    more: impl IntoIterator<Item = Tlv<'static>>,
+) -> Vec<u8> {
     main.sequence += 1;
     let session = bench.server.session_of(main.binding).unwrap();
     let address = bench
@@ -91,7 +102,7 @@ fn ask(bench: &mut Bench, main: &mut Main, service: ServiceType, port: u16) -> V
             .tlv(Tlv::RedundancyMethod(RedundancyMethod::COPIES));
     }
     let mut request = Vec::new();
-    builder.encode(&mut request).unwrap();
+    builder.tlvs(more).encode(&mut request).unwrap();
     let (_, answers) = bench.say(main.binding, &request);
     answers[0].to_vec()
 }
@@ -192,6 +203,25 @@ fn a_tag_claims_once_and_gives_the_addresses_of_the_main_tunnel() {
         None,
         "not repeated for further sockets"
     );
+}
+
+/// The mark that a request may carry is not used here (`docs/services.md`), nor is it a reason to refuse.
+#[test]
+fn a_mark_in_a_request_changes_nothing() {
+    let mut config = config();
+    let services = &mut config.interfaces[0].services;
+    services.push(ServiceType::ENABLE_REDUNDANCY);
+    for (service, transport) in [
+        (ServiceType::ENABLE_DDT, Transport::Tls),
+        (ServiceType::ENABLE_REDUNDANCY, Transport::Dtls),
+    ] {
+        let mut bench = Bench::with(config.clone());
+        let mut main = main_tunnel(&mut bench, transport);
+        let mark = Tlv::Dscp(Dscp::new(46).unwrap());
+        let answer = ask_with(&mut bench, &mut main, service, 4000, [mark]);
+        assert_eq!(code(&answer), ResponseCode::SUCCESS, "{service}");
+        with_message(&answer, |answer| assert!(answer.dscp().is_none()));
+    }
 }
 
 #[test]

@@ -10,7 +10,8 @@ mod common;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use common::call::{Call, MS, PAIRS, is_in_force, offering, told};
+use common::call::{Call, MS};
+use common::ddt::{PAIRS, is_in_force, offering, told};
 use common::services::{address, companions};
 use common::tunnel::{SECOND, up_with};
 use tsc_csm::client::{Redundancy, TunnelTransport};
@@ -217,7 +218,8 @@ fn a_nat_that_forgets_costs_the_companion_a_resume_and_no_fallback_for_long() {
         server,
         near,
         far,
-        datagrams: Transport::Udp,
+        main: Transport::Tcp,
+        companion: Transport::Udp,
         sent: 0,
     }
     .in_force();

@@ -9,7 +9,8 @@ mod common;
 
 use std::time::Duration;
 
-use common::call::{Call, MS, PAIRS, is_in_force, offering, told};
+use common::call::{Call, MS};
+use common::ddt::{PAIRS, is_in_force, offering, told};
 use common::services::companions;
 use common::tunnel::SECOND;
 use tsc_csm::client::{Redundancy, TunnelTransport};

@@ -10,17 +10,16 @@ mod common;
 use std::collections::HashSet;
 use std::time::Duration;
 
-use common::services::{self, address};
+use common::call::{Call, PACE};
 use common::tunnel::SECOND;
 use tsc_csm::client::{Redundancy, TunnelTransport};
 use tsc_csm::server::ServerConfig;
 use tsc_csm::{CompanionRole, FlowKey, InnerTransport, Transport};
-use tsc_sim::{ClientId, LinkConfig, PathConfig, ServerId, World, client_config, server_config};
+use tsc_sim::{ClientId, LinkConfig, client_config, server_config};
 use tsc_tpl::ServiceType;
 
 const SERVICE: ServiceType = ServiceType::ENABLE_REDUNDANCY;
 const STREAMS: [Transport; 2] = [Transport::Tcp, Transport::Tls];
-const PACE: Duration = Duration::from_millis(20);
 
 fn offering() -> ServerConfig {
     let mut config = server_config(9);
@@ -28,79 +27,33 @@ fn offering() -> ServerConfig {
     config
 }
 
-/// What a client was told of the service: available, enabled.
-fn told(world: &World, client: ClientId) -> Vec<(bool, bool)> {
-    services::told(world, client, SERVICE)
-}
-
-/// Two clients of one server, who talk to each other; only the first wants redundancy.
-struct Call {
-    world: World,
-    server: ServerId,
-    near: ClientId,
-    far: ClientId,
-    transport: Transport,
-    sent: u32,
-}
-
+/// Parts of a call of which one end has redundancy over streams.
 impl Call {
-    fn new(seed: u64, transport: Transport, redundancy: Redundancy) -> Self {
-        let mut world = World::new(seed);
-        let server = world.add_server(offering());
-        let near = world.add_client(client_config(&[transport]), PathConfig::CLEAN);
-        let far = world.add_client(client_config(&[Transport::Dtls]), PathConfig::CLEAN);
-        world.start(near);
-        world.start(far);
-        world.run(SECOND);
-        world.set_redundancy(near, redundancy).unwrap();
-        world.run(SECOND);
-        Self {
-            world,
-            server,
-            near,
-            far,
-            transport,
-            sent: 0,
-        }
-    }
-
-    /// So many packets each way.
-    fn talk(&mut self, packets: u32) {
-        let near = address(&self.world, self.near);
-        let far = address(&self.world, self.far);
-        for _ in 0..packets {
-            let payload = self.sent.to_be_bytes();
-            self.sent += 1;
-            self.world.send(self.near, far, &payload);
-            self.world.send(self.far, near, &payload);
-            self.world.run(PACE);
-        }
-    }
-
-    fn companions(&self) -> usize {
-        services::companions(&self.world, self.server, self.near)
+    fn redundant(seed: u64, transport: Transport, redundancy: Redundancy) -> Self {
+        let config = client_config(&[transport]);
+        let far = client_config(&[Transport::Dtls]);
+        let mut call = Self::between(seed, offering(), config, far, transport);
+        call.world.set_redundancy(call.near, redundancy).unwrap();
+        call.world.run(SECOND);
+        call
     }
 
     /// What is carried for the first client while so many packets go each way, and all of them arrive: up, down.
     #[track_caller]
     fn carried_by(&mut self, packets: u32) -> (u64, u64) {
-        let carried = |call: &Self| call.world.carried(call.near, call.transport);
-        let before = carried(self);
+        let before = self.carried(self.main);
         self.talk(packets);
-        self.assert_complete();
-        let after = carried(self);
-        (after.up - before.up, after.down - before.down)
+        self.assert_all_came();
+        let after = self.carried(self.main);
+        (after.0 - before.0, after.1 - before.1)
     }
 
-    /// Everything has come to both, once; when the last came late, by how much.
+    /// Everything has come to both, once.
     #[track_caller]
-    fn assert_complete(&mut self) {
+    fn assert_all_came(&mut self) {
         self.world.run(SECOND * 3);
         for client in [self.near, self.far] {
-            let received = self.world.received(client).iter();
-            let numbers: Vec<u32> = received
-                .map(|(_, payload)| u32::from_be_bytes(*payload.first_chunk().unwrap()))
-                .collect();
+            let numbers = self.came(client);
             let different: HashSet<u32> = numbers.iter().copied().collect();
             assert_eq!(numbers.len(), different.len(), "a packet came twice");
             assert_eq!(different.len(), usize::try_from(self.sent).unwrap());
@@ -124,13 +77,13 @@ impl Call {
 fn each_packet_goes_over_every_stream_and_is_passed_on_once() {
     for transport in STREAMS {
         for copies in [1, 2] {
-            let mut call = Call::new(3, transport, Redundancy::Copies(copies));
-            assert_eq!(told(&call.world, call.near), [(true, true)]);
+            let mut call = Call::redundant(3, transport, Redundancy::Copies(copies));
+            assert_eq!(call.told(SERVICE), [(true, true)]);
             assert_eq!(call.companions(), usize::from(copies), "{transport}");
             let status = call.world.redundancy(call.near).unwrap();
             assert_eq!(status.granted, Some(copies));
             call.talk(100);
-            call.assert_complete();
+            call.assert_all_came();
             let carried = call.world.carried(call.near, transport);
             assert_eq!(carried.up, 100 * u64::from(copies + 1), "{transport}");
             let status = call.world.redundancy(call.near).unwrap();
@@ -143,7 +96,7 @@ fn each_packet_goes_over_every_stream_and_is_passed_on_once() {
 #[test]
 fn sockets_that_ask_at_the_same_time_share_the_streams() {
     for seed in 0..10 {
-        let mut call = Call::new(u64::from(seed), Transport::Tls, Redundancy::Off);
+        let mut call = Call::redundant(u64::from(seed), Transport::Tls, Redundancy::Off);
         call.world
             .set_redundancy(call.near, Redundancy::Copies(2))
             .unwrap();
@@ -157,10 +110,10 @@ fn sockets_that_ask_at_the_same_time_share_the_streams() {
             .set_redundancy_of(call.near, other, Redundancy::Copies(2))
             .unwrap();
         call.world.run(SECOND);
-        assert_eq!(told(&call.world, call.near), [(true, true), (true, true)]);
+        assert_eq!(call.told(SERVICE), [(true, true), (true, true)]);
         assert_eq!(call.companions(), 2, "seed {seed}");
         call.talk(10);
-        call.assert_complete();
+        call.assert_all_came();
         let carried = call.world.carried(call.near, Transport::Tls);
         assert_eq!(carried.up, 30, "seed {seed}");
     }
@@ -169,7 +122,7 @@ fn sockets_that_ask_at_the_same_time_share_the_streams() {
 #[test]
 fn a_stream_that_stalls_delays_nothing_that_another_carries() {
     for tunnel in [0, 2, 3] {
-        let mut call = Call::new(5, Transport::Tls, Redundancy::Copies(2));
+        let mut call = Call::redundant(5, Transport::Tls, Redundancy::Copies(2));
         call.talk(20);
         let since = call.world.elapsed();
         call.world.stall(call.near, tunnel, true);
@@ -180,7 +133,7 @@ fn a_stream_that_stalls_delays_nothing_that_another_carries() {
         }
         call.world.stall(call.near, tunnel, false);
         call.talk(20);
-        call.assert_complete();
+        call.assert_all_came();
     }
 }
 
@@ -189,12 +142,12 @@ fn losses_of_one_stream_are_covered_by_the_others() {
     let lossy = LinkConfig::lossy(0.03);
     let mut late = Vec::new();
     for redundancy in [Redundancy::Off, Redundancy::Copies(2)] {
-        let mut call = Call::new(8, Transport::Tcp, redundancy);
+        let mut call = Call::redundant(8, Transport::Tcp, redundancy);
         call.world.path(call.near).set(lossy);
         let since = call.world.elapsed();
         call.talk(1_000);
         late.push(call.gap(call.far, since));
-        call.assert_complete();
+        call.assert_all_came();
     }
     assert!(late[1] * 2 < late[0], "{late:?}");
 }
@@ -202,26 +155,26 @@ fn losses_of_one_stream_are_covered_by_the_others() {
 #[test]
 fn a_stream_that_breaks_loses_nothing_and_comes_back() {
     for tunnel in [0, 2, 3] {
-        let mut call = Call::new(9, Transport::Tcp, Redundancy::Copies(2));
+        let mut call = Call::redundant(9, Transport::Tcp, Redundancy::Copies(2));
         call.talk(20);
         call.world.break_tunnel(call.near, tunnel);
         call.talk(100);
-        call.assert_complete();
+        call.assert_all_came();
         call.world.run(SECOND * 10);
         assert_eq!(call.companions(), 2);
         call.talk(20);
-        call.assert_complete();
+        call.assert_all_came();
         assert_eq!(call.carried_by(10).0, 30, "tunnel {tunnel}");
     }
 }
 
 #[test]
 fn balanced_packets_go_over_one_stream_each() {
-    let mut call = Call::new(11, Transport::Tls, Redundancy::Balanced(2));
-    assert_eq!(told(&call.world, call.near), [(true, true)]);
+    let mut call = Call::redundant(11, Transport::Tls, Redundancy::Balanced(2));
+    assert_eq!(call.told(SERVICE), [(true, true)]);
     assert_eq!(call.companions(), 2);
     call.talk(100);
-    call.assert_complete();
+    call.assert_all_came();
     assert_eq!(call.world.carried(call.near, Transport::Tls).up, 100);
     let status = call.world.redundancy(call.near).unwrap();
     assert_eq!((status.received, status.duplicates), (100, 0));
@@ -231,13 +184,13 @@ fn balanced_packets_go_over_one_stream_each() {
         .unwrap();
     call.world.run(SECOND);
     call.talk(10);
-    call.assert_complete();
+    call.assert_all_came();
     assert_eq!(call.world.carried(call.near, Transport::Tls).up, 130);
 }
 
 #[test]
 fn a_companion_that_the_server_ends_is_asked_for_again() {
-    let mut call = Call::new(12, Transport::Tls, Redundancy::Copies(2));
+    let mut call = Call::redundant(12, Transport::Tls, Redundancy::Copies(2));
     let tsid = call.world.assignment(call.near).unwrap().tsid;
     let session = call.world.session(call.server, tsid).unwrap();
     let companions = call.world.server(call.server).companions(session);
@@ -245,17 +198,17 @@ fn a_companion_that_the_server_ends_is_asked_for_again() {
     assert!(matches!(role, CompanionRole::Redundancy(_)));
     call.world.release_session(call.server, companion, None);
     call.talk(20);
-    call.assert_complete();
+    call.assert_all_came();
     assert_eq!(call.companions(), 1);
     call.world.run(SECOND * 10);
     assert_eq!(call.companions(), 2);
     call.talk(10);
-    call.assert_complete();
+    call.assert_all_came();
 }
 
 #[test]
 fn a_stream_that_the_server_still_has_and_the_client_does_not_comes_back() {
-    let mut call = Call::new(12, Transport::Tls, Redundancy::Copies(2));
+    let mut call = Call::redundant(12, Transport::Tls, Redundancy::Copies(2));
     call.world.stall(call.near, 2, true);
     for redundancy in [Redundancy::Off, Redundancy::Copies(2)] {
         call.world.set_redundancy(call.near, redundancy).unwrap();
@@ -268,7 +221,7 @@ fn a_stream_that_the_server_still_has_and_the_client_does_not_comes_back() {
 
 #[test]
 fn fewer_streams_are_used_in_both_directions() {
-    let mut call = Call::new(12, Transport::Tls, Redundancy::Copies(2));
+    let mut call = Call::redundant(12, Transport::Tls, Redundancy::Copies(2));
     call.world
         .set_redundancy(call.near, Redundancy::Copies(1))
         .unwrap();
@@ -278,7 +231,7 @@ fn fewer_streams_are_used_in_both_directions() {
 
 #[test]
 fn what_is_missing_is_asked_for_by_the_socket_that_wants_most() {
-    let mut call = Call::new(12, Transport::Tls, Redundancy::Copies(1));
+    let mut call = Call::redundant(12, Transport::Tls, Redundancy::Copies(1));
     let other = FlowKey {
         transport: InnerTransport::Udp,
         port: 4000,
@@ -301,7 +254,7 @@ fn what_is_missing_is_asked_for_by_the_socket_that_wants_most() {
 
 #[test]
 fn streams_end_with_the_last_socket_that_has_them() {
-    let mut call = Call::new(13, Transport::Tcp, Redundancy::Copies(2));
+    let mut call = Call::redundant(13, Transport::Tcp, Redundancy::Copies(2));
     call.world
         .set_redundancy(call.near, Redundancy::Copies(1))
         .unwrap();
@@ -313,7 +266,7 @@ fn streams_end_with_the_last_socket_that_has_them() {
     call.world.run(SECOND);
     assert_eq!(call.companions(), 0);
     call.talk(10);
-    call.assert_complete();
+    call.assert_all_came();
     assert_eq!(call.world.server_stats(call.server).sessions, 2);
 }
 
@@ -323,18 +276,18 @@ fn what_a_transport_cannot_do_is_told_at_once() {
         (Transport::Tcp, Redundancy::Adaptive { most: 2 }),
         (Transport::Udp, Redundancy::Balanced(2)),
     ] {
-        let mut call = Call::new(14, transport, redundancy);
-        assert_eq!(told(&call.world, call.near), [(true, false)], "{transport}");
+        let mut call = Call::redundant(14, transport, redundancy);
+        assert_eq!(call.told(SERVICE), [(true, false)], "{transport}");
         assert_eq!(call.companions(), 0);
         call.talk(10);
-        call.assert_complete();
-        assert_eq!(call.world.carried(call.near, call.transport).up, 10);
+        call.assert_all_came();
+        assert_eq!(call.world.carried(call.near, call.main).up, 10);
     }
 }
 
 #[test]
 fn where_datagrams_pass_redundancy_is_theirs_and_the_streams_end() {
-    let mut call = Call::new(15, Transport::Tls, Redundancy::Copies(1));
+    let mut call = Call::redundant(15, Transport::Tls, Redundancy::Copies(1));
     assert_eq!(call.companions(), 1);
     call.world
         .set_tunnel_transport(call.near, TunnelTransport::Datagram)
@@ -344,13 +297,13 @@ fn where_datagrams_pass_redundancy_is_theirs_and_the_streams_end() {
     assert!(call.world.companion(call.near).is_some());
     assert_eq!(call.world.redundancy(call.near).unwrap().granted, Some(1));
     call.talk(50);
-    call.assert_complete();
+    call.assert_all_came();
     assert!(call.world.carried(call.near, Transport::Dtls).up >= 50);
     call.world
         .set_tunnel_transport(call.near, TunnelTransport::Main)
         .unwrap();
     call.talk(50);
-    call.assert_complete();
+    call.assert_all_came();
     assert_eq!(call.world.redundancy(call.near).unwrap().granted, Some(1));
     assert_eq!(call.companions(), 1);
 }
@@ -358,15 +311,15 @@ fn where_datagrams_pass_redundancy_is_theirs_and_the_streams_end() {
 #[test]
 fn it_survives_a_resume_of_the_main_tunnel_and_its_end() {
     for seed in 0..20 {
-        let mut call = Call::new(seed, Transport::Tcp, Redundancy::Copies(2));
+        let mut call = Call::redundant(seed, Transport::Tcp, Redundancy::Copies(2));
         call.world.path(call.near).set(LinkConfig::lossy(0.1));
         call.talk(50);
         call.world.break_transport(call.near);
         call.talk(200);
         call.world.path(call.near).set(LinkConfig::CLEAN);
         call.world.run(SECOND * 30);
-        call.assert_complete();
-        assert_eq!(told(&call.world, call.near), [(true, true)], "seed {seed}");
+        call.assert_all_came();
+        assert_eq!(call.told(SERVICE), [(true, true)], "seed {seed}");
         call.world.release(call.near, SECOND);
         call.world.run(SECOND * 3);
         assert_eq!(call.world.server_stats(call.server).sessions, 1);

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
+use tsc_csm::CompanionRole;
 
 use super::document::{Document, KeyPath};
 use super::error::ConfigErrorKind;
@@ -303,6 +304,7 @@ impl Checker<'_> {
         self.interface_servers(interface, path);
         self.interface_ports(interface, path);
         self.interface_marks(interface, path);
+        self.interface_encryption(interface, path);
         self.interface_routed(interface, path);
         self.interface_authentication(interface, path);
     }
@@ -473,6 +475,42 @@ impl Checker<'_> {
                 "has no effect on tcp and tls, where packets of all marks share a connection",
                 "give a number, with which all outer packets are marked, or remove it",
             );
+        }
+    }
+
+    /// What the service DTTE opens beside a clear transport has a port.
+    fn interface_encryption(&self, interface: &InterfaceConfig, path: &KeyPath) {
+        if !interface.services.dtte {
+            return;
+        }
+        let role = CompanionRole::Dtte;
+        for (index, port) in interface.ports.iter().enumerate() {
+            let (from, at) = (port.listen.ip(), path.key("tscf-port").index(index));
+            // A wildcard of the other IP version is nowhere that these clients could be told of.
+            let is_beside = |to: IpAddr| !to.is_unspecified() || to.is_ipv4() == from.is_ipv4();
+            for clear in port
+                .transports
+                .iter()
+                .filter(|spoken| !spoken.is_protected())
+            {
+                let Some(wanted) = role.transport(clear) else {
+                    continue;
+                };
+                let mut ports = interface.ports.iter();
+                if ports.any(|p| p.transports.contains(wanted) && is_beside(p.listen.ip())) {
+                    continue;
+                }
+                let number = role.default_port(port.listen.port());
+                let number = number.filter(|_| port.listen.port() != 0);
+                let place = number.map_or_else(String::new, |number| format!(" at port {number}"));
+                let reason = format!(
+                    "has {clear}, and nothing listens for {wanted}, over which DTTE encrypts beside it"
+                );
+                let help = format!(
+                    "add a tscf-port with \"{wanted}\"{place} to the interface, or remove DTTE from assigned-services"
+                );
+                self.conflict(&at.key("transport-protocol"), reason, help);
+            }
         }
     }
 

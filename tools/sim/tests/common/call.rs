@@ -1,66 +1,48 @@
-//! Two clients who talk to each other, where one of them may have datagrams beside its stream.
+//! Two clients of one server who talk to each other; what a test is about happens to the first. What a service needs beside that
+//! is its own file's.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use tsc_csm::Transport;
-use tsc_csm::client::{ClientConfig, TunnelTransport};
+use tsc_csm::client::{ClientConfig, Placement};
 use tsc_csm::server::ServerConfig;
-use tsc_sim::{ClientId, PathConfig, ServerId, World, client_config, server_config};
+use tsc_sim::{ClientId, PathConfig, ServerId, World, packet};
 use tsc_tpl::ServiceType;
 
 use super::services::{self, address};
 use super::tunnel::SECOND;
 
-pub(crate) const SERVICE: ServiceType = ServiceType::ENABLE_DDT;
-/// Each stream with the datagrams beside it.
-pub(crate) const PAIRS: [(Transport, Transport); 2] = [
-    (Transport::Tcp, Transport::Udp),
-    (Transport::Tls, Transport::Dtls),
-];
 /// Between two packets of speech.
 pub(crate) const PACE: Duration = Duration::from_millis(20);
 pub(crate) const MS: Duration = Duration::from_millis(1);
 
-pub(crate) fn offering() -> ServerConfig {
-    let mut config = server_config(9);
-    config.interfaces[0].services = vec![SERVICE, ServiceType::ENABLE_REDUNDANCY];
-    config
-}
-
-/// What a client was told of the service: available, enabled.
-pub(crate) fn told(world: &World, client: ClientId) -> Vec<(bool, bool)> {
-    services::told(world, client, SERVICE)
-}
-
-pub(crate) fn is_in_force(world: &World, client: ClientId) -> bool {
-    told(world, client).last() == Some(&(true, true))
-}
-
-/// Two clients of one server, who talk to each other; only the first wants datagrams beside its stream.
+/// See the module.
 pub(crate) struct Call {
     pub(crate) world: World,
     pub(crate) server: ServerId,
     pub(crate) near: ClientId,
     pub(crate) far: ClientId,
-    pub(crate) datagrams: Transport,
+    /// Of the first one's tunnel, and of the companion that it may have.
+    pub(crate) main: Transport,
+    pub(crate) companion: Transport,
     pub(crate) sent: u32,
 }
 
 impl Call {
-    pub(crate) fn new(stream: Transport, datagrams: Transport) -> Self {
-        Self::with(17, offering(), client_config(&[stream]), datagrams)
-    }
-
-    pub(crate) fn with(
+    /// Both tunnels are up.
+    pub(crate) fn between(
         seed: u64,
         server: ServerConfig,
-        client: ClientConfig,
-        datagrams: Transport,
+        near: ClientConfig,
+        far: ClientConfig,
+        companion: Transport,
     ) -> Self {
+        let main = near.targets[0].transport;
         let mut world = World::new(seed);
         let server = world.add_server(server);
-        let near = world.add_client(client, PathConfig::CLEAN);
-        let far = world.add_client(client_config(&[Transport::Tls]), PathConfig::CLEAN);
+        let near = world.add_client(near, PathConfig::CLEAN);
+        let far = world.add_client(far, PathConfig::CLEAN);
         world.start(near);
         world.start(far);
         world.run(SECOND);
@@ -69,33 +51,35 @@ impl Call {
             server,
             near,
             far,
-            datagrams,
+            main,
+            companion,
             sent: 0,
         }
     }
 
-    pub(crate) fn want(&mut self, wish: TunnelTransport) {
-        self.world.set_tunnel_transport(self.near, wish).unwrap();
+    /// The address that the first one's socket has, if it has any.
+    pub(crate) fn own(&self) -> IpAddr {
+        match self.world.placement(self.near, packet::FLOW) {
+            Some(Placement::Encrypted) => {
+                self.world.encrypted(self.near).unwrap().addresses[0].address
+            }
+            _ => address(&self.world, self.near),
+        }
     }
 
-    pub(crate) fn in_force(mut self) -> Self {
-        self.want(TunnelTransport::Datagram);
-        self.world.run(SECOND);
-        assert!(is_in_force(&self.world, self.near));
-        self
-    }
-
-    /// So many packets each way.
-    pub(crate) fn talk(&mut self, packets: u32) {
-        let near = address(&self.world, self.near);
+    /// So many packets each way, to the address that the socket has then; how many could be sent from it.
+    pub(crate) fn talk(&mut self, packets: u32) -> u32 {
         let far = address(&self.world, self.far);
+        let mut sent = 0;
         for _ in 0..packets {
             let payload = self.sent.to_be_bytes();
             self.sent += 1;
-            self.world.send(self.near, far, &payload);
+            sent += u32::from(self.world.send_placed(self.near, far, &payload));
+            let near = self.own();
             self.world.send(self.far, near, &payload);
             self.world.run(PACE);
         }
+        sent
     }
 
     /// The numbers of the packets that have come to a client, in order of arrival.
@@ -106,10 +90,19 @@ impl Call {
             .collect()
     }
 
-    /// Packets that the datagram companion has carried: up and down.
-    pub(crate) fn beside(&self) -> (u64, u64) {
-        let carried = self.world.carried(self.near, self.datagrams);
+    /// Packets that a kind of transport has carried for the first client, up and down.
+    pub(crate) fn carried(&self, transport: Transport) -> (u64, u64) {
+        let carried = self.world.carried(self.near, transport);
         (carried.up, carried.down)
+    }
+
+    /// What the first client was told of a service: available, enabled.
+    pub(crate) fn told(&self, service: ServiceType) -> Vec<(bool, bool)> {
+        services::told(&self.world, self.near, service)
+    }
+
+    pub(crate) fn companions(&self) -> usize {
+        services::companions(&self.world, self.server, self.near)
     }
 
     /// Everything has come to both, once and in order.

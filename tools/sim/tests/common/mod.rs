@@ -1,10 +1,10 @@
-//! What test files share: worlds with a tunnel (`tunnel`), a client machine without a server
-//! (`asking`), and a server machine with connections to it without a
-//! client machine (`Bench`).
+//! What test files share: worlds with a tunnel (`tunnel`) or with two (`call`), a client machine without a server (`asking`), and a
+//! server machine with connections to it without a client machine (`Bench`).
 #![allow(dead_code, reason = "each test file uses its own part")]
 
 pub(crate) mod asking;
 pub(crate) mod call;
+pub(crate) mod ddt;
 pub(crate) mod services;
 pub(crate) mod tunnel;
 
