@@ -249,8 +249,7 @@ async fn marks_beside(interface: &str, marking: OuterDscp, stream: Transport) ->
         }
     ) {}
     talk(&from, &to).await;
-    let seen = near.up.lock().unwrap().clone();
-    seen
+    near.up.lock().unwrap().clone()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -232,7 +232,7 @@ fn bare(call: &Call) -> usize {
 
 fn has_peer(call: &Call, client: ClientId) -> bool {
     let peers = call.world.peers(client);
-    peers.iter().any(|peer| peer.address.is_some())
+    peers.iter().any(|peer| peer.outer.is_some())
 }
 
 #[test]

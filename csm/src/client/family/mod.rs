@@ -242,13 +242,13 @@ impl Family {
         } else {
             self.settle(now);
         }
-        match inbound {
-            // No host behind this client has an address of an encrypted companion, whatever prefix a clear path has granted.
-            Inbound::Routed(packet) if self.foreign.contains(&packet.destination()) => {
-                self.main.drop_unit(DropReason::Destination)
-            }
-            inbound => inbound,
+        // No host behind this client has an address of an encrypted companion, whatever prefix a clear path has granted.
+        if let Inbound::Routed(packet) = &inbound
+            && self.foreign.contains(&packet.destination())
+        {
+            return self.main.drop_unit(DropReason::Destination);
         }
+        inbound
     }
 
     /// A frame of the main tunnel's group that has come over a further stream.
