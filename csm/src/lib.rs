@@ -137,7 +137,8 @@
 //!   confirm it. Companion_Endpoint is sent where the default does not hold; a client behind a proxy, which the server does not see, needs
 //!   it and does without the service otherwise. A companion can have redundancy by copies and server keepalive, and no other service.
 //! - **Peer tunnels**: a pair of inner addresses has one, so what ends it names both, and sockets that use it are not counted as flow
-//!   keys. The tag is sent only to an address that has returned a cookie, taken a connection or shown the right certificate. B chooses UDP
+//!   keys. The tag is sent only to an address that has returned a cookie or shown the right certificate. Over TCP the answer
+//!   to a request without it may be `cookie_required` or `not_authorized`. B chooses UDP
 //!   and TCP only where both main tunnels are clear, and the server strikes clear candidates of its answer elsewhere. Without any
 //!   candidate left the answer is `peer_unavailable`. B has no NAT where the server sees its own address, or A's candidates are
 //!   private. Where A does not know its outer address by STUN it adds a candidate of a stream with port 9, for the host that it comes from

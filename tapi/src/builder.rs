@@ -216,7 +216,8 @@ impl TunnelBuilder {
     }
 
     /// Lets other clients of the same server ask for a tunnel to this one, over which UDP packets between both go without the server
-    /// (service *peer*). They learn this host's addresses, as the server lets these pass. Default: no.
+    /// (service *peer*). They learn this host's addresses, as the server lets these pass. While such a tunnel is made, a UDP and a TCP port
+    /// are open for it. Default: no.
     ///
     /// Sockets of this tunnel ask others by [`UdpSocket::set_peer`](crate::UdpSocket::set_peer), whatever is set here.
     pub fn peer_tunnels(mut self, accept: bool) -> Self {

@@ -14,6 +14,7 @@ use super::path::{Outbox, PathEnd, Terms};
 use crate::random::Random;
 use crate::server::MESSAGE_ERROR_LIMIT;
 use crate::transaction::{Request, Schedule, Step};
+use crate::transport::Transport;
 use crate::wire;
 
 /// Told as Keepalive_Interval: NATs forget datagrams after 30 s, and both ends send at half of it.
@@ -172,7 +173,7 @@ impl Link {
         if header.tsid != self.tsid {
             // Spec 4, "Wrong TSID".
             let is_late = header.tsid == Tsid::UNASSIGNED;
-            return if !self.at.transport.is_protected() || is_late {
+            return if self.at.transport == Transport::Udp || is_late {
                 Taken::Dropped
             } else {
                 Taken::End(PathEnd::Protocol)

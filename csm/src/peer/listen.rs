@@ -1,9 +1,9 @@
 //! The end that was asked waits for the other: it opens its NAT, and acts as the server of one tunnel (spec 7.3, 7.4).
 //!
 //! *Attack*: strangers talk to the socket, claim the tunnel, or make it answer a third party. *Mechanism*: nothing is looked at that
-//! does not come from a host of the one who asked, as the server has let it pass; over UDP nothing is kept and nothing but a cookie is
-//! said before that came back (spec 8.2), over TCP nothing without a connection, under protection nothing before the fingerprint that
-//! the server told; then the tag, which 16 random bytes are, once. *Limit*: on a clear path whoever can read it can claim it.
+//! does not come from a host of the one who asked, as the server has let it pass; in clear nothing is kept but a connection, and nothing but
+//! a cookie is said before that came back (spec 8.2), under protection nothing before the fingerprint that the server told; then the tag,
+//! which 16 random bytes are, once. *Limit*: on a clear path whoever can read it can claim it.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
@@ -143,7 +143,7 @@ impl Listen {
         None
     }
 
-    /// There is an association or a stream; false if that is somebody else.
+    /// There is an association or a stream; false if that is somebody else, or one too many.
     pub(super) fn connected(
         &mut self,
         with: Candidate,
@@ -157,7 +157,7 @@ impl Listen {
         } else if !self.connected.contains(&with) {
             self.connected.push(with);
         }
-        is_peer
+        is_peer && has_room
     }
 
     pub(super) fn disconnected(&mut self, with: Candidate) {
@@ -178,7 +178,10 @@ impl Listen {
         if header.cm_type != CmType::CONFIGURATION_REQUEST {
             return Claimed::No;
         }
-        if from.transport == Transport::Udp {
+        if from.transport != Transport::Udp && !self.connected.contains(&from) {
+            return Claimed::No;
+        }
+        if self.is_clear {
             if raw.as_bytes().len() < MIN_UNAUTHENTICATED_REQUEST {
                 return Claimed::No;
             }
@@ -189,8 +192,6 @@ impl Listen {
                 self.require_cookie(now, from, raw, out);
                 return Claimed::No;
             }
-        } else if !self.connected.contains(&from) {
-            return Claimed::No;
         }
         let request = match raw.parse() {
             Ok(request) => request,

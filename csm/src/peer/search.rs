@@ -2,12 +2,13 @@
 //!
 //! ```text
 //!   UDP:        Configuration_Request, without the tag ---> cookie: somebody is there ---> with the cookie and the tag
-//!   TCP:        connection ---> Configuration_Request with the tag
+//!   TCP:        connection ---> the same
 //!   DTLS, TLS:  handshake ---> the fingerprint that the server told ---> Configuration_Request with the tag
 //! ```
 //!
-//! The tag goes to one address only, the first that has proved itself; to the next if that one does not want it. Streams are begun
-//! when datagrams have had time to get through: on a stream what is lost holds up what follows.
+//! The tag goes to one address only, the first that has proved itself; to the next if that one does not want it. Before, nothing is said
+//! that the other end has chosen: who names a third party's port makes no more of it than a request that is not understood there. Streams
+//! are begun when datagrams have had time to get through: on a stream what is lost holds up what follows.
 
 use std::time::{Duration, Instant};
 
@@ -28,8 +29,10 @@ use crate::wire;
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Between the beginnings of two candidates.
 const HEAD_START: Duration = Duration::from_millis(100);
-/// Between those of the last for datagrams and the first for streams: a second transmission fits in.
-const STREAM_DELAY: Duration = Duration::from_secs(1);
+/// Between those of the last for datagrams and the first for streams: a third transmission fits in.
+const STREAM_DELAY: Duration = Duration::from_secs(2);
+/// Ports that the system chooses are above.
+const FIRST_FREE_PORT: u16 = 1024;
 /// Cookies asked for at one address: the first may cross the change of a slot.
 const MAX_COOKIES: u8 = 3;
 
@@ -55,11 +58,11 @@ struct Try {
 #[derive(Debug)]
 enum Stage {
     Waiting,
-    /// UDP: asked for a cookie.
-    Asking(Request<()>),
-    /// All else: the connection, the handshake.
+    /// All but UDP: the connection, the handshake.
     Connecting,
-    /// It can be given the tag: with this cookie, over UDP.
+    /// In clear: asked for a cookie.
+    Asking(Request<()>),
+    /// It can be given the tag: in clear with this cookie.
     Proven(Option<Vec<u8>>),
     Failed,
 }
@@ -82,22 +85,25 @@ impl Search {
         let usable = |candidate: &&Candidate| {
             candidate.transport.is_protected() != is_clear
                 && candidate.address.port() != 0
+                && (!candidate.transport.is_stream() || candidate.address.port() >= FIRST_FREE_PORT)
                 && !candidate.address.ip().is_unspecified()
                 && !candidate.address.ip().is_multicast()
         };
         let candidates = granted.candidates.iter().filter(usable);
         let (streams, datagrams): (Vec<Candidate>, Vec<Candidate>) =
             candidates.partition(|candidate| candidate.transport.is_stream());
-        let mut tries = Vec::new();
+        let mut tries: Vec<Try> = Vec::new();
         let mut begins = now;
-        for at in datagrams.iter().chain(&streams) {
-            let (at, stage) = (*at, Stage::Waiting);
-            let is_first_stream = at.transport.is_stream() && tries.len() == datagrams.len();
-            if is_first_stream && !datagrams.is_empty() {
+        for at in datagrams.into_iter().chain(streams) {
+            let before = tries.last().map(|tried| tried.at.transport);
+            if at.transport.is_stream() && before.is_some_and(|before| !before.is_stream()) {
                 begins += STREAM_DELAY - HEAD_START;
             }
-            tries.push(Try { at, begins, stage });
-            begins += HEAD_START;
+            if tries.iter().all(|tried| tried.at != at) {
+                let stage = Stage::Waiting;
+                tries.push(Try { at, begins, stage });
+                begins += HEAD_START;
+            }
         }
         Self {
             tries,
@@ -143,7 +149,7 @@ impl Search {
                 Step::Retransmit(bytes) => out.send(claim.at, bytes),
                 Step::Failed => {
                     let at = claim.at;
-                    self.give_up(now, at, out);
+                    self.reject(now, at, out);
                 }
             }
         }
@@ -165,21 +171,7 @@ impl Search {
             Stage::Waiting if tried.begins > now => {}
             Stage::Waiting if at.transport == Transport::Udp => {
                 self.next_sequence = sequence.next();
-                let Some(bytes) = configuration_request(sequence, true, None, None) else {
-                    tried.stage = Stage::Failed;
-                    return;
-                };
-                let answer = CmType::CONFIGURATION_RESPONSE;
-                let schedule = Schedule::request(false);
-                tried.stage = Stage::Asking(Request::sent(
-                    now,
-                    (),
-                    sequence,
-                    answer,
-                    bytes.clone(),
-                    schedule,
-                ));
-                out.send(at, bytes);
+                tried.ask(now, sequence, out);
             }
             Stage::Waiting => {
                 tried.stage = Stage::Connecting;
@@ -208,7 +200,11 @@ impl Search {
             out.actions.push_back(Action::Disconnect(with));
             return is_peer;
         };
-        if is_peer {
+        if with.transport == Transport::Tcp {
+            let sequence = self.next_sequence;
+            self.next_sequence = sequence.next();
+            tried.ask(now, sequence, out);
+        } else if is_peer {
             tried.stage = Stage::Proven(None);
             self.claim_next(now, out);
         } else {
@@ -221,6 +217,14 @@ impl Search {
     /// There is nothing with a candidate, or nothing any more.
     pub(super) fn disconnected(&mut self, now: Instant, with: Candidate, out: &mut Outbox) {
         self.give_up(now, with, out);
+    }
+
+    /// It is not the one, or does not want the tag.
+    fn reject(&mut self, now: Instant, at: Candidate, out: &mut Outbox) {
+        if at.transport != Transport::Udp {
+            out.actions.push_back(Action::Disconnect(at));
+        }
+        self.give_up(now, at, out);
     }
 
     fn give_up(&mut self, now: Instant, at: Candidate, out: &mut Outbox) {
@@ -256,8 +260,8 @@ impl Search {
         let sequence = self.next_sequence;
         self.next_sequence = sequence.next();
         let tag: Option<&[u8; TAG_LEN]> = self.tag.expose().try_into().ok();
-        let is_bare = at.transport == Transport::Udp;
-        let Some(bytes) = configuration_request(sequence, is_bare, tag, cookie) else {
+        let is_clear = !at.transport.is_protected();
+        let Some(bytes) = configuration_request(sequence, is_clear, tag, cookie) else {
             return;
         };
         let answer = CmType::CONFIGURATION_RESPONSE;
@@ -292,15 +296,16 @@ impl Search {
                 && matches!(&tried.stage, Stage::Asking(request)
                     if request.matches(header.cm_type, header.sequence))
         });
-        // What else comes before a cookie nobody says (spec 8.2).
-        if let Some(tried) = asking
-            && let Ok(message) = raw.parse()
-            && message.response_code() == Some(ResponseCode::COOKIE_REQUIRED)
-        {
-            let cookie = message.cookie().map(|cookie| cookie.expose().to_vec());
-            tried.stage = Stage::Proven(cookie);
-            self.claim_next(now, out);
-        }
+        let (tried, message) = (asking?, raw.parse().ok()?);
+        // What else comes before a cookie nobody says (spec 8.2); on a stream none need be asked for.
+        let is_tcp = from.transport == Transport::Tcp;
+        let cookie = match message.response_code() {
+            Some(ResponseCode::COOKIE_REQUIRED) => message.cookie(),
+            Some(ResponseCode::NOT_AUTHORIZED) if is_tcp => None,
+            _ => return None,
+        };
+        tried.stage = Stage::Proven(cookie.map(|cookie| cookie.expose().to_vec()));
+        self.claim_next(now, out);
         None
     }
 
@@ -332,17 +337,17 @@ impl Search {
                     return Some(Link::claimed(now, from, tsid, random));
                 }
                 self.decline(tsid, from, out);
-                self.give_up(now, from, out);
+                self.reject(now, from, out);
             }
             (Ok(answer), Some(ResponseCode::COOKIE_REQUIRED))
-                if from.transport == Transport::Udp && cookies < MAX_COOKIES =>
+                if !from.transport.is_protected() && cookies < MAX_COOKIES =>
             {
                 let cookie = answer.cookie().map(|cookie| cookie.expose().to_vec());
                 self.claim(now, from, cookie.as_deref(), cookies + 1, out);
             }
             // Anybody can send that over UDP, and the other end will not: the claim is repeated until its time is over.
             (Err(_), _) if from.transport == Transport::Udp => {}
-            (Ok(_) | Err(_), _) => self.give_up(now, from, out),
+            (Ok(_) | Err(_), _) => self.reject(now, from, out),
         }
         None
     }
@@ -359,11 +364,26 @@ impl Search {
     fn close_others(&self, kept: Candidate, out: &mut Outbox) {
         let others = self.tries.iter().filter(|tried| tried.at != kept);
         let open = others.filter(|tried| {
-            matches!(tried.stage, Stage::Connecting | Stage::Proven(_))
+            !matches!(tried.stage, Stage::Waiting | Stage::Failed)
                 && tried.at.transport != Transport::Udp
         });
         out.actions
             .extend(open.map(|tried| Action::Disconnect(tried.at)));
+    }
+}
+
+impl Try {
+    /// Asks for a cookie, without the tag.
+    fn ask(&mut self, now: Instant, sequence: Sequence, out: &mut Outbox) {
+        let Some(bytes) = configuration_request(sequence, true, None, None) else {
+            self.stage = Stage::Failed;
+            return;
+        };
+        let answer = CmType::CONFIGURATION_RESPONSE;
+        let schedule = Schedule::request(self.at.transport.is_stream());
+        let request = Request::sent(now, (), sequence, answer, bytes.clone(), schedule);
+        self.stage = Stage::Asking(request);
+        out.send(self.at, bytes);
     }
 }
 

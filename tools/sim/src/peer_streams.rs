@@ -29,6 +29,9 @@ pub(crate) struct Streams {
     all: BTreeMap<StreamId, Stream>,
     next: StreamId,
     is_stalled: bool,
+    /// Takes connections at a client's network, and hears what is said.
+    third_party: Option<SocketAddr>,
+    heard: Vec<u8>,
 }
 
 #[derive(Debug)]
@@ -78,6 +81,17 @@ impl World {
         for id in all {
             self.break_stream(id);
         }
+    }
+
+    /// Somebody who has nothing to do with all this takes connections at this address.
+    pub fn third_party(&mut self, address: SocketAddr) {
+        self.streams.third_party = Some(address);
+    }
+
+    /// What was said to it.
+    #[must_use]
+    pub fn third_party_heard(&self) -> &[u8] {
+        &self.streams.heard
     }
 
     /// Lets nothing through any more on streams between clients, in silence, or everything again.
@@ -148,6 +162,15 @@ impl World {
         let Some(own) = self.sockets.local(client, path) else {
             return;
         };
+        if self.streams.third_party == Some(to.address) {
+            let from = SocketAddr::new(own.ip(), 40_000);
+            let id = self.add_stream(to.transport, Some((client, path)), from, None, to.address);
+            // It knows nothing of TLS.
+            if to.transport == Transport::Tcp {
+                self.schedule(now, Pending::StreamOpen(id));
+            }
+            return;
+        }
         let listening = self.sockets.listening();
         let found = listening.iter().find(|(_, at)| *at == to.address);
         let Some((listener, _)) = found.copied() else {
@@ -256,7 +279,7 @@ impl World {
             return;
         };
         let [first, second] = &stream.ends;
-        let (Some((client, path)), Some((listener, _))) = (first.owner, second.owner) else {
+        let Some((client, path)) = first.owner else {
             return;
         };
         let with = Candidate {
@@ -264,7 +287,8 @@ impl World {
             address: first.other,
         };
         let protected = stream.transport.is_protected();
-        let shown = protected.then(|| self.shown(listener));
+        let shown = second.owner.filter(|_| protected);
+        let shown = shown.map(|(listener, _)| self.shown(listener));
         let now = self.now;
         let core = &mut self.clients[client].core;
         core.peer_connected(now, path, with, shown.as_ref());
@@ -408,7 +432,8 @@ impl World {
         let transport = stream.transport;
         let at = &mut stream.ends[end];
         let Some((client, path)) = at.owner else {
-            return at.heard.extend_from_slice(bytes);
+            at.heard.extend_from_slice(bytes);
+            return self.streams.heard.extend_from_slice(bytes);
         };
         if at.is_closed {
             return;

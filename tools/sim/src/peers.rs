@@ -160,7 +160,7 @@ impl World {
                     }
                 }
             }
-            PeerEvent::Up { path, .. } => {
+            PeerEvent::StopListening { path } => {
                 if let Some(socket) = self.sockets.open.get_mut(&(client, *path)) {
                     socket.listener = None;
                 }
@@ -202,8 +202,11 @@ impl World {
         let stun = self.servers.first().map(|server| (server.address, 5060));
         let stun = stun.map(SocketAddr::from);
         let core = &mut self.clients[client].core;
-        let listener = listener.map(|listener| listener.port());
-        core.peer_opened(self.now, path, said, stun, listener);
+        let port = listener.map(|listener| {
+            let lie = self.sockets.lies.get(&client).copied();
+            lie.unwrap_or(listener).port()
+        });
+        core.peer_opened(self.now, path, said, stun, port);
     }
 
     /// A flight of a hello, unless it has been answered.

@@ -582,6 +582,71 @@ fn frames_without_a_grant_are_errors() {
     );
 }
 
+/// A client that asks and gives back without end costs others nothing, and leaves nothing behind.
+#[test]
+fn storms_of_requests_are_answered_and_leave_nothing() {
+    let ddt = ServiceType::ENABLE_DDT;
+    for (transport, service) in [
+        (Transport::Dtls, SERVICE),
+        (Transport::Tls, SERVICE),
+        (Transport::Tls, ddt),
+    ] {
+        let mut config = offering();
+        config.interfaces[0].services = vec![SERVICE, ddt];
+        let (mut world, server, client) = up_with(config, client_config(&[transport]));
+        let other = world.add_client(client_config(&[transport]), PathConfig::CLEAN);
+        world.start(other);
+        world.run(SECOND);
+        let (own, theirs) = (address(&world, client), address(&world, other));
+        let tsid = world.assignment(client).unwrap().tsid;
+        let SocketAddr::V4(source) = SocketAddr::new(own, 4000) else {
+            panic!()
+        };
+        let socket = Tlv::ConnectionInfoIpv4(ConnectionInfo {
+            transport: TransportCode::UDP,
+            source,
+            destination: SocketAddrV4::new([0; 4].into(), 0),
+        });
+        let method = if transport.is_stream() {
+            RedundancyMethod::FAN_OUT
+        } else {
+            RedundancyMethod::COPIES
+        };
+        for number in 0..2000 {
+            let begins = number % 2 == 0;
+            let asked = if begins { service } else { service.disable() };
+            let is_redundancy = begins && service == SERVICE;
+            let factor = Tlv::RedundancyFactor(RedundancyFactor::new(2).unwrap());
+            let method = [factor, Tlv::RedundancyMethod(method)];
+            let request = CmType::CLIENT_SERVICE_REQUEST;
+            let mut bytes = Vec::new();
+            MessageBuilder::new(request, tsid, Sequence(1000 + number))
+                .tlv(Tlv::ServiceType(asked))
+                .tlv(socket)
+                .tlvs(method.into_iter().filter(|_| is_redundancy))
+                .encode(&mut bytes)
+                .unwrap();
+            world.send_raw(client, bytes);
+            if number % 20 == 0 {
+                world.send(other, own, b"speech");
+                world.send(client, theirs, b"speech");
+            }
+            world.run(Duration::from_micros(500));
+        }
+        world.run(SECOND);
+        for client in [client, other] {
+            assert!(world.is_bound(client), "{transport} {service:?}");
+            assert_eq!(world.received(client).len(), 100, "{transport}");
+        }
+        assert!(!holds(&world, server, client), "{transport} {service:?}");
+        // A companion waits for another socket, and goes.
+        assert!(services::companions(&world, server, client) <= 2);
+        world.run(SECOND * 60);
+        assert_eq!(services::companions(&world, server, client), 0);
+        assert_eq!(world.server_stats(server).sessions, 2);
+    }
+}
+
 #[test]
 fn each_packet_of_a_frame_is_checked_like_any_other() {
     let mut call = Call::new(Transport::Udp, Redundancy::Copies(2));

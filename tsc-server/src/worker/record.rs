@@ -47,6 +47,7 @@ pub(super) struct Log {
     /// By the tunnel's slot: as large as the most tunnels there ever were at a time.
     names: Vec<Option<(SessionId, Tsid)>>,
     refused: Allowance,
+    services: Allowance,
     ports: Allowance,
     transports: Allowance,
     datagrams: Allowance,
@@ -163,12 +164,23 @@ impl Log {
             Event::ServiceGranted { session, grant } => {
                 let tsid = self.tsid(*session);
                 let tsid = tsid.map(tracing::field::display);
-                tracing::info!(event = "service-granted", tsid, %grant);
+                // Clients may ask and give back as often as they like.
+                match self.services.take(now) {
+                    Some(missed) => {
+                        tracing::info!(event = "service-granted", tsid, %grant, missed);
+                    }
+                    None => tracing::debug!(event = "service-granted", tsid, %grant),
+                }
             }
             Event::ServiceEnded { session, grant } => {
                 let tsid = self.tsid(*session);
                 let tsid = tsid.map(tracing::field::display);
-                tracing::info!(event = "service-ended", tsid, %grant);
+                match self.services.take(now) {
+                    Some(missed) => {
+                        tracing::info!(event = "service-ended", tsid, %grant, missed);
+                    }
+                    None => tracing::debug!(event = "service-ended", tsid, %grant),
+                }
             }
             // Between workers; and what is new has no line yet.
             Event::Relay(_) | _ => {}

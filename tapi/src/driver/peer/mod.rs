@@ -72,6 +72,11 @@ impl Driver {
         self.send_peer_transmits();
         match event {
             PeerEvent::Open { path, guest } => self.open_path(now, path, guest.as_ref()),
+            PeerEvent::StopListening { path } => {
+                if let Some(path) = self.peers.find(path) {
+                    path.streams.stop_listening();
+                }
+            }
             PeerEvent::Connect {
                 path,
                 to,
@@ -111,16 +116,10 @@ impl Driver {
                 }
             }
             PeerEvent::Up {
-                own,
-                peer,
-                path,
-                outer,
+                own, peer, outer, ..
             } => {
                 let Candidate { transport, address } = outer;
                 tracing::info!(%own, %peer, %transport, %address, "peer tunnel up");
-                if let Some(path) = self.peers.find(path) {
-                    path.streams.stop_listening();
-                }
                 self.notify(Notification::PeerTunnel {
                     own,
                     peer,
@@ -157,8 +156,8 @@ impl Driver {
                     {
                         path.listen(backend, identity, fingerprint);
                     }
-                    let any = SocketAddr::new(unspecified(local.ip()), 0);
-                    path.streams.listen(any, identity, guest)
+                    let address = SocketAddr::new(local.ip(), 0);
+                    path.streams.listen(address, identity, guest)
                 });
                 self.peers.paths.push(path);
                 self.peers

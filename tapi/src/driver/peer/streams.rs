@@ -27,10 +27,14 @@ use crate::driver::connect::kind;
 
 /// The search is over by then (spec 7.4).
 const PATIENCE: Duration = Duration::from_secs(5);
+/// For one connection of this end. The system sends three SYNs in it at most: an address may be a third party's.
+const ATTEMPT: Duration = Duration::from_millis(2500);
 /// Connections that come at a time, until they are ready: from each of the other end's ways here.
 const HALF_OPEN: usize = 4;
 /// Connections that the system keeps until they are taken.
 const BACKLOG: u16 = 8;
+/// Connections that are taken for one path; then nobody is to come any more. One would do.
+const MAX_TAKEN: usize = 16;
 /// Streams that are ready and not yet closed by the control plane, which has less use for them.
 const MAX_STREAMS: usize = 8;
 /// Connections, and refusals, in one turn.
@@ -42,6 +46,8 @@ const READS_PER_TURN: usize = 8;
 #[derive(Default)]
 pub(super) struct PeerStreams {
     listener: Option<StreamListener>,
+    /// At most [`MAX_TAKEN`].
+    taken: usize,
     /// At most [`tsc_csm::MAX_CANDIDATES`].
     openings: Vec<Opening>,
     /// At most [`MAX_STREAMS`].
@@ -121,7 +127,7 @@ impl PeerStreams {
         };
         let target = Target::new(kind(to.transport), to.address.ip(), to.address.port());
         let mut options = ConnectOptions::default();
-        options.timeout = PATIENCE;
+        options.timeout = ATTEMPT;
         let future = Box::pin(async move { connect(&target, security.as_ref(), &options).await });
         self.openings.retain(|opening| opening.to != to);
         self.openings.push(Opening { to, future });
@@ -189,7 +195,13 @@ impl PeerStreams {
                 .as_mut()
                 .map(|listener| listener.poll_accept(cx));
             match event {
-                Some(Poll::Ready(ListenerEvent::Ready(stream))) => self.came(path, stream, hands),
+                Some(Poll::Ready(ListenerEvent::Ready(stream))) => {
+                    self.taken += 1;
+                    if self.taken >= MAX_TAKEN {
+                        self.stop_listening();
+                    }
+                    self.came(path, stream, hands);
+                }
                 // Refusals and failures are logged by the listener.
                 Some(Poll::Ready(_)) => {}
                 Some(Poll::Pending) | None => return accepted > 0,

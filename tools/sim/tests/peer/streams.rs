@@ -8,7 +8,9 @@ use crate::common::tunnel::SECOND;
 use crate::neighbours;
 use tsc_csm::{PathEnd, Transport};
 use tsc_sim::{ClientId, Firewall, NatKind, Rng, World, fingerprint};
-use tsc_tpl::{CmType, Limits, MessageBuilder, ResponseCode, Sequence, Tlv, Tsid, TunnelTag, Unit};
+use tsc_tpl::{
+    CmType, Limits, MessageBuilder, ResponseCode, Sequence, Tlv, TlvType, Tsid, TunnelTag, Unit,
+};
 
 /// No datagrams pass, and the one who is asked has no NAT.
 const STREAMS: Setup = Setup {
@@ -33,7 +35,7 @@ fn goes_over(call: &Call, wanted: Transport) -> bool {
 }
 
 /// STUN is not answered, and datagrams have had their time.
-const SET_UP: Duration = Duration::from_secs(7);
+const SET_UP: Duration = Duration::from_secs(8);
 
 fn connected(setup: Setup) -> Call {
     let mut call = Call::new(setup);
@@ -246,30 +248,36 @@ fn listening(setup: Setup) -> Call {
 
 const HOST: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(198, 51, 100, 1));
 
-fn claim(tag: &[u8; 16]) -> Vec<u8> {
+fn claim(tag: &[u8; 16], cookie: Option<&[u8]>) -> Vec<u8> {
+    let cookie = cookie.map(|cookie| Tlv::Cookie(tsc_tpl::Cookie::new(cookie).unwrap()));
     let mut bytes = Vec::new();
     let request = CmType::CONFIGURATION_REQUEST;
     MessageBuilder::new(request, Tsid::UNASSIGNED, Sequence(1))
         .tlv(Tlv::ProtocolRevision(1))
         .tlv(Tlv::TunnelTag(TunnelTag::new(tag)))
+        .tlvs(cookie)
+        .pad_to(128)
         .encode(&mut bytes)
         .unwrap();
     bytes
 }
 
-/// The codes of all answers that a stranger has heard.
-fn codes(world: &World, stream: tsc_sim::StreamId) -> Vec<ResponseCode> {
+/// The codes of all answers that a stranger has heard, and the last cookie.
+fn answers(world: &World, stream: tsc_sim::StreamId) -> (Vec<ResponseCode>, Vec<u8>) {
     let mut decoder = tsc_tpl::StreamDecoder::new(Limits::WIDEST);
     let heard = world.stranger_hears(stream).unwrap().to_vec();
     let mut feed = decoder.feed(&heard);
-    let mut codes = Vec::new();
+    let (mut codes, mut cookie) = (Vec::new(), Vec::new());
     while let Some(unit) = feed.next().unwrap() {
         let Unit::Control(message) = unit else {
             panic!("no answer")
         };
+        if let Some(bytes) = message.raw_value(TlvType::COOKIE) {
+            cookie = bytes.to_vec();
+        }
         codes.push(message.parse().unwrap().response_code().unwrap());
     }
-    codes
+    (codes, cookie)
 }
 
 #[test]
@@ -301,13 +309,18 @@ fn a_wrong_tag_claims_no_tunnel_over_a_stream() {
     let guest = SocketAddr::new(HOST, 4000);
     let stream = call.world.stranger_connects(call.far, guest, None).unwrap();
     let before = call.world.peers_refused(call.far);
+    call.world.stranger_says(stream, &claim(&[0; 16], None));
+    call.world.run(Duration::from_millis(100));
+    let (codes, cookie) = answers(&call.world, stream);
+    assert_eq!(codes, [ResponseCode::COOKIE_REQUIRED]);
     for guess in 0..100 {
-        call.world.stranger_says(stream, &claim(&[guess; 16]));
+        let claim = claim(&[guess; 16], Some(&cookie));
+        call.world.stranger_says(stream, &claim);
     }
     assert_eq!(call.world.peers_refused(call.far), before + 100);
     call.world.run(Duration::from_millis(100));
-    let codes = codes(&call.world, stream);
-    assert_eq!(codes, [ResponseCode::NOT_AUTHORIZED; 8]);
+    let (codes, _) = answers(&call.world, stream);
+    assert_eq!(codes[1..], [ResponseCode::NOT_AUTHORIZED; 8]);
     call.talk(5 * SECOND);
     assert!(call.is_up());
 }
@@ -339,7 +352,8 @@ fn garbage_on_a_stream_costs_that_stream() {
         call.world.stranger_says(stream, garbage);
         assert_eq!(call.world.stranger_hears(stream), None, "it is closed");
     }
-    // So many at a time, and no more: the first four are the ones that stay.
+    // So many at a time, and no more: the first four are the ones that stay, and the others are counted.
+    let before = call.world.peers_refused(call.far);
     let streams: Vec<_> = (0..8)
         .map(|number| {
             call.world
@@ -352,4 +366,144 @@ fn garbage_on_a_stream_costs_that_stream() {
         call.world.stranger_hears(stream).is_some()
     };
     assert_eq!(streams.iter().filter(open).count(), 4);
+    assert_eq!(call.world.peers_refused(call.far), before + 4);
+}
+
+/// Who is behind the NAT finds the one who is not, whoever of the two asks first and has the lower address.
+#[test]
+fn what_one_end_cannot_do_the_other_does() {
+    for base in [STREAMS, PROTECTED_STREAMS, CONES, PROTECTED] {
+        for nats in [
+            [None, Some(NatKind::Symmetric)],
+            [Some(NatKind::Symmetric), None],
+        ] {
+            for first in 0..2 {
+                let mut call = Call::new(Setup { nats, ..base });
+                let clients = [call.near, call.far];
+                call.world.set_peer(clients[first], true).unwrap();
+                call.talk(Duration::from_millis(100));
+                call.world.set_peer(clients[1 - first], true).unwrap();
+                call.talk(40 * SECOND);
+                assert!(call.is_up(), "{:?} {nats:?} {first}", base.transports);
+                assert_eq!(call.relayed(2 * SECOND), 0);
+            }
+        }
+    }
+}
+
+/// A neighbour names a third party's port, and a tag that means something there.
+#[test]
+fn a_third_party_hears_nothing_that_the_liar_has_chosen() {
+    for setup in [STREAMS, PROTECTED_STREAMS] {
+        let mut call = neighbours(setup);
+        let victim = SocketAddr::from(([192, 168, 1, 200], 6379));
+        call.world.third_party(victim);
+        call.world.lie_about_address(call.far, victim);
+        call.world.set_peer(call.near, true).unwrap();
+        call.talk(12 * SECOND);
+        assert!(!call.is_up());
+        let heard = call.world.third_party_heard();
+        let tags = |bytes: &[u8]| {
+            let mut decoder = tsc_tpl::StreamDecoder::new(Limits::WIDEST);
+            let mut feed = decoder.feed(bytes);
+            let mut tags = 0;
+            while let Some(unit) = feed.next().unwrap() {
+                let Unit::Control(message) = unit else {
+                    panic!("no message")
+                };
+                tags += usize::from(message.parse().unwrap().tunnel_tag().is_some());
+            }
+            tags
+        };
+        // Under protection not even that: there is no handshake with it.
+        assert_eq!(heard.is_empty(), setup.transports[0].is_protected());
+        assert_eq!(tags(heard), 0);
+        let from = call.sent;
+        call.talk(SECOND);
+        assert_eq!(
+            (call.lost(call.near, from), call.lost(call.far, from)),
+            (0, 0)
+        );
+    }
+}
+
+/// Something on the way takes every connection and says nothing.
+#[test]
+fn a_connection_that_swallows_everything_keeps_no_datagrams_away() {
+    // Later there is no datagram left that might be sent without an answer.
+    for delay in [500, 1200] {
+        let mut call = Call::new(Setup {
+            nats: [Some(NatKind::Restricted), None],
+            ..CONES
+        });
+        call.world.set_peer(call.near, true).unwrap();
+        call.world.stall_peer_streams(true);
+        // Until then no request of the near end arrives.
+        let until = call.world.elapsed() + Duration::from_millis(delay);
+        let clock = std::rc::Rc::new(std::cell::Cell::new(Duration::ZERO));
+        let (now, near) = (std::rc::Rc::clone(&clock), call.near);
+        call.world.meddle(move |leg, bytes| {
+            let is_request = leg == tsc_sim::Leg::Direct(near) && bytes[0] == 0x10;
+            if is_request && now.get() < until {
+                tsc_sim::Fate::Lose
+            } else {
+                tsc_sim::Fate::Pass
+            }
+        });
+        for _ in 0..300 {
+            clock.set(call.world.elapsed());
+            call.talk(Duration::from_millis(20));
+        }
+        assert!(call.is_up(), "{delay} ms");
+        assert_eq!(transport(&call, call.near), Transport::Udp);
+    }
+}
+
+#[test]
+fn a_stream_may_break_or_get_stuck_at_any_time() {
+    for setup in [STREAMS, PROTECTED_STREAMS] {
+        for step in 0..50 {
+            let at = Duration::from_millis(4500 + step * 40);
+            for stuck in [None, Some(300), Some(6000)] {
+                let mut call = Call::new(setup);
+                call.world.set_peer(call.near, true).unwrap();
+                call.talk(at);
+                match stuck {
+                    None => call.world.break_peer_streams(),
+                    Some(time) => {
+                        call.world.stall_peer_streams(true);
+                        call.talk(Duration::from_millis(time));
+                        call.world.stall_peer_streams(false);
+                    }
+                }
+                call.talk(60 * SECOND);
+                assert!(call.is_up(), "{at:?} {stuck:?}");
+                assert_eq!(call.world.peer_streams(), 1, "{at:?} {stuck:?}");
+                assert_eq!(call.relayed(SECOND), 0, "{at:?} {stuck:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn either_end_may_go_at_any_time() {
+    for setup in [STREAMS, PROTECTED_STREAMS] {
+        for step in 0..40 {
+            let at = Duration::from_millis(step * 200);
+            for how in 0..3 {
+                let mut call = Call::new(setup);
+                call.world.set_peer(call.near, true).unwrap();
+                call.talk(at);
+                match how {
+                    0 => call.world.release(call.near, SECOND),
+                    1 => call.world.release(call.far, SECOND),
+                    _ => call.world.set_peer(call.near, false).unwrap(),
+                }
+                call.world.run(20 * SECOND);
+                assert_eq!(call.world.peer_streams(), 0, "{at:?} {how}");
+                let open = [call.near, call.far].map(|client| call.world.peer_sockets(client));
+                assert_eq!(open, [vec![], vec![]], "{at:?} {how}");
+            }
+        }
+    }
 }

@@ -96,6 +96,7 @@ impl Client {
                         || theirs.any(|their| Reach::of(their.address.ip()) == Reach::Private)
                 };
                 let stream = found.streams.filter(is_reachable);
+                let is_hidden = found.streams.is_some() && stream.is_none();
                 let mut tag = [0; 16];
                 self.random.fill(&mut tag);
                 let granted = Granted {
@@ -112,6 +113,9 @@ impl Client {
                     &mut self.random,
                 );
                 *stage = Stage::Listening;
+                if is_hidden {
+                    self.peer_event(PeerEvent::StopListening { path: id });
+                }
                 let bytes = peer::answer(&header, &granted);
                 self.answer_later(now, epoch, &header, bytes);
             }

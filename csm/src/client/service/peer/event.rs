@@ -23,6 +23,11 @@ pub enum PeerEvent {
         /// Who is to come, if this client was asked.
         guest: Option<PeerGuest>,
     },
+    /// Nobody is to come to the TCP port any more, or at all.
+    StopListening {
+        /// The path.
+        path: PathId,
+    },
     /// Begin a handshake of DTLS from the socket, or a connection over TCP or TLS, and show our own certificate under protection. The
     /// other end's is compared here, too.
     Connect {
@@ -46,7 +51,7 @@ pub enum PeerEvent {
         /// The path.
         path: PathId,
     },
-    /// Two inner addresses reach each other without the server. Nobody else is to come.
+    /// Two inner addresses reach each other without the server.
     Up {
         /// Of this client.
         own: IpAddr,

@@ -26,6 +26,8 @@ pub(super) struct Pair {
     failures: u32,
     /// Of the other end's last request, as the server has forwarded it.
     invited_by: Option<Sequence>,
+    /// This end has had a try of its own since its last rest.
+    has_turned: bool,
 }
 
 /// A path and its name.
@@ -76,7 +78,15 @@ impl Pair {
             rests_until: None,
             failures: 0,
             invited_by: None,
+            has_turned: false,
         }
+    }
+
+    /// Whether this end may try by itself what the other, who has asked, could not do: who is behind a NAT may find the one who is not.
+    /// Once for each rest.
+    pub(super) fn takes_turn(&mut self) -> bool {
+        let is_wanted = self.is_invited && self.up.is_none() && !self.users.is_empty();
+        is_wanted && !std::mem::replace(&mut self.has_turned, true)
     }
 
     pub(super) fn add_user(&mut self, key: FlowKey) {
@@ -167,6 +177,7 @@ impl Pair {
         }
         let rest = (RESTS.0 * 2_u32.saturating_pow(self.failures.min(16))).min(RESTS.1);
         self.failures = self.failures.saturating_add(1);
+        self.has_turned = false;
         self.rest_until(now + rest);
     }
 

@@ -207,10 +207,14 @@ impl Client {
             return;
         };
         let (own, peer) = (pair.own, pair.peer);
+        let is_invited = pair.is_invited;
         let old = pair.came_up(id);
         tracing::debug!(%own, %peer, address = %outer.address, transport = %outer.transport, "peer tunnel up");
         if let Some(old) = old {
             self.close_path(old);
+        }
+        if is_invited {
+            self.peer_event(PeerEvent::StopListening { path: id });
         }
         self.peer_event(PeerEvent::Up {
             own,
@@ -238,7 +242,7 @@ impl Client {
         };
         // Another takes its place: for the server nothing ends.
         let has_other = pair.is_active();
-        if !has_other {
+        if !has_other && (was_up || !pair.takes_turn()) {
             pair.rest(now, why);
         }
         tracing::debug!(%own, %peer, %why, "peer tunnel over");
