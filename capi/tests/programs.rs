@@ -1,0 +1,143 @@
+//! Programs in C, built by every compiler there is as C99 and as C++, and run against a real server.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic
+)]
+#![cfg(target_os = "linux")]
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use tempfile::TempDir;
+use tsc_demo::lab::{Lab, LabOptions, Side};
+use tsc_tapi::{DtlsBackendKind, Transport};
+
+/// Compilers with the flags that make them strict.
+const C: [&str; 4] = ["-std=c99", "-D_DEFAULT_SOURCE", "-x", "c"];
+const CXX: [&str; 3] = ["-std=c++11", "-x", "c++"];
+
+/// A server, and a directory for programs with the library as it is installed.
+struct World {
+    lab: Lab,
+    directory: TempDir,
+}
+
+impl World {
+    fn new() -> Self {
+        let lab = Lab::start(&LabOptions::default()).unwrap();
+        let directory = TempDir::new().unwrap();
+        let built = std::env::current_exe().unwrap();
+        let installed = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("install.sh"))
+            .arg("--built")
+            .arg(built.parent().unwrap())
+            .arg("--prefix")
+            .arg(directory.path())
+            .env_remove("DESTDIR")
+            .status();
+        assert!(installed.unwrap().success());
+        let authority = directory.path().join("ca.pem");
+        fs::write(authority, lab.authority.certificate()).unwrap();
+        Self { lab, directory }
+    }
+
+    /// Compiles a program of `tests/c`.
+    fn build(&self, compiler: &str, language: &[&str], name: &str) -> PathBuf {
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/c");
+        let program = self.directory.path().join(format!("{name}-{compiler}"));
+        let library = self.directory.path().join("lib");
+        let flags = Command::new("pkg-config")
+            .args(["--cflags", "--libs", "tsc"])
+            .env("PKG_CONFIG_PATH", library.join("pkgconfig"))
+            .output()
+            .expect("pkg-config is there");
+        let flags = String::from_utf8(flags.stdout).unwrap();
+        let mut command = Command::new(compiler);
+        command
+            .args(["-Wall", "-Wextra", "-Werror", "-pedantic", "-pthread", "-g"])
+            .args(language)
+            .arg(source.join(name).with_extension("c"))
+            .args(["-x", "none", "-o"])
+            .arg(&program)
+            .args(flags.split_whitespace())
+            .arg(format!("-Wl,-rpath,{}", library.display()));
+        let output = command.output().expect("the compiler is there");
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{compiler} {name}: {errors}");
+        program
+    }
+
+    /// Runs a program with a transport to the server.
+    fn run(&self, program: &Path, transport: Transport) {
+        let backend = DtlsBackendKind::OpenSsl;
+        let server = self
+            .lab
+            .server_for(Side::Access, transport, backend)
+            .unwrap();
+        let port = server.port().unwrap().to_string();
+        let output = Command::new("timeout")
+            .arg("120")
+            .arg(program)
+            .args([&transport.to_string(), &port])
+            .arg(self.directory.path().join("ca.pem"))
+            .output()
+            .unwrap();
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(
+            output.status.success(),
+            "{program:?} {transport}: {}\n{errors}",
+            output.status
+        );
+    }
+}
+
+#[test]
+fn sockets_behave_as_the_headers_say_over_every_transport() {
+    let world = World::new();
+    let program = world.build("gcc", &C, "sockets");
+    for transport in Transport::ALL {
+        world.run(&program, transport);
+    }
+}
+
+#[test]
+fn options_take_effect_and_callbacks_are_told() {
+    let world = World::new();
+    let program = world.build("clang", &C, "notifications");
+    for transport in [Transport::Udp, Transport::Tcp, Transport::Tls] {
+        world.run(&program, transport);
+    }
+}
+
+#[test]
+fn misuse_of_each_function_is_an_error_and_nothing_else() {
+    let world = World::new();
+    world.run(&world.build("gcc", &C, "misuse"), Transport::Tls);
+}
+
+#[test]
+fn sockets_and_tunnels_that_come_and_go_leave_nothing() {
+    let world = World::new();
+    world.run(&world.build("gcc", &C, "stress"), Transport::Udp);
+}
+
+#[test]
+fn the_headers_are_for_all_compilers_and_for_cxx() {
+    let world = World::new();
+    for (compiler, language) in [("clang", &C[..]), ("g++", &CXX)] {
+        for name in ["sockets", "misuse", "notifications", "stress"] {
+            world.build(compiler, language, name);
+        }
+        // Without the macros that make the system's headers generous.
+        world.build(
+            compiler,
+            &[language[0], "-x", language[language.len() - 1]],
+            "headers",
+        );
+    }
+    world.run(&world.build("g++", &CXX, "sockets"), Transport::Udp);
+}
