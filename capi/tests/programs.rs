@@ -11,15 +11,28 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::Command,
+    sync::Arc,
+    time::Duration,
 };
 
 use tempfile::TempDir;
 use tsc_demo::lab::{Lab, LabOptions, Side};
+use tsc_sip::{
+    report::Outcome,
+    server::{ServerOptions, SipServer},
+};
 use tsc_tapi::{DtlsBackendKind, Transport};
 
+const LIMIT: Duration = Duration::from_secs(10);
 /// Compilers with the flags that make them strict.
 const C: [&str; 4] = ["-std=c99", "-D_DEFAULT_SOURCE", "-x", "c"];
 const CXX: [&str; 3] = ["-std=c++11", "-x", "c++"];
+
+/// What the environment adds: `TSC_CFLAGS` to the compiler's flags, `TSC_RUNNER` in front of each program (Valgrind).
+fn words(variable: &str) -> Vec<String> {
+    let words = std::env::var(variable).unwrap_or_default();
+    words.split_whitespace().map(str::to_owned).collect()
+}
 
 /// A server, and a directory for programs with the library as it is installed.
 struct World {
@@ -45,9 +58,11 @@ impl World {
         Self { lab, directory }
     }
 
-    /// Compiles a program of `tests/c`.
+    /// Compiles a program of `tests/c`, or one by its path from there.
     fn build(&self, compiler: &str, language: &[&str], name: &str) -> PathBuf {
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/c");
+        let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/c");
+        let source = tests.join(name).with_extension("c");
+        let name = source.file_stem().unwrap().display();
         let program = self.directory.path().join(format!("{name}-{compiler}"));
         let library = self.directory.path().join("lib");
         let flags = Command::new("pkg-config")
@@ -58,9 +73,10 @@ impl World {
         let flags = String::from_utf8(flags.stdout).unwrap();
         let mut command = Command::new(compiler);
         command
+            .args(words("TSC_CFLAGS"))
             .args(["-Wall", "-Wextra", "-Werror", "-pedantic", "-pthread", "-g"])
             .args(language)
-            .arg(source.join(name).with_extension("c"))
+            .arg(&source)
             .args(["-x", "none", "-o"])
             .arg(&program)
             .args(flags.split_whitespace())
@@ -73,25 +89,31 @@ impl World {
 
     /// Runs a program with a transport to the server.
     fn run(&self, program: &Path, transport: Transport) {
+        self.run_with(program, transport, &[&transport.to_string()]);
+    }
+
+    /// Runs one with these arguments, the server's port and the authority's file; what it prints.
+    fn run_with(&self, program: &Path, transport: Transport, arguments: &[&str]) -> String {
         let backend = DtlsBackendKind::OpenSsl;
-        let server = self
-            .lab
-            .server_for(Side::Access, transport, backend)
-            .unwrap();
-        let port = server.port().unwrap().to_string();
+        let server = self.lab.server_for(Side::Access, transport, backend);
+        let port = server.unwrap().port().unwrap().to_string();
         let output = Command::new("timeout")
-            .arg("120")
+            .arg("300")
+            .args(words("TSC_RUNNER"))
             .arg(program)
-            .args([&transport.to_string(), &port])
+            .args(arguments)
+            .arg(port)
             .arg(self.directory.path().join("ca.pem"))
             .output()
             .unwrap();
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
         let errors = String::from_utf8_lossy(&output.stderr);
         assert!(
             output.status.success(),
-            "{program:?} {transport}: {}\n{errors}",
+            "{program:?} {transport}: {}\n{said}{errors}",
             output.status
         );
+        said
     }
 }
 
@@ -123,6 +145,34 @@ fn misuse_of_each_function_is_an_error_and_nothing_else() {
 fn sockets_and_tunnels_that_come_and_go_leave_nothing() {
     let world = World::new();
     world.run(&world.build("gcc", &C, "stress"), Transport::Udp);
+}
+
+/// The example calls the SIP server of this project, which is written in Rust.
+#[test]
+fn a_call_from_c_is_answered_by_rust_over_every_transport() {
+    let world = World::new();
+    let client = world.build("gcc", &C, "../../../examples/c/tsc_sip_client");
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    for transport in Transport::ALL {
+        let backend = DtlsBackendKind::OpenSsl;
+        let tunnel = world.lab.tunnel_to(Side::Core, transport, backend);
+        let (tunnel, server) = runtime.block_on(async {
+            let tunnel = Arc::new(tunnel.unwrap().connect().await.unwrap());
+            let options = ServerOptions::default();
+            let server = SipServer::start(Arc::clone(&tunnel), options).await;
+            (tunnel, server.unwrap())
+        });
+        let said = world.run_with(&client, transport, &[&transport.to_string(), "127.0.0.1"]);
+        assert!(said.contains("50 of 50 packets came back"), "{said}");
+        let reports = runtime.block_on(async {
+            let reports = server.stop(LIMIT).await.unwrap();
+            let tunnel = Arc::into_inner(tunnel).expect("given up by the server");
+            tunnel.close(LIMIT).await.unwrap();
+            reports
+        });
+        assert_eq!(reports.len(), 1, "{reports:?}");
+        assert_eq!((reports[0].outcome, reports[0].received), (Outcome::Ok, 50));
+    }
 }
 
 #[test]
