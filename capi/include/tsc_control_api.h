@@ -293,7 +293,7 @@ tsc_error_code tsc_wait_tunnel(tsc_handle handle, int milliseconds);
  * sockets is delivered, and until a callback that runs has returned.
  *
  * Its sockets remain, as numbers, until tsc_close(): their calls fail with ENETDOWN. A callback may delete its own tunnel; no other is
- * then called any more.
+ * then called any more. Callbacks of two tunnels that delete each other's would wait for each other for ever.
  *
  * @return #tsc_error_code_cannot_release: the server did not confirm. #tsc_error_code_error: no such tunnel.
  */

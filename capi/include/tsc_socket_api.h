@@ -49,7 +49,7 @@ int tsc_bind(int socket, const struct sockaddr *address, socklen_t address_lengt
 
 /**
  * Connects a stream, or sets the peer of a datagram socket. A stream blocks until it is connected, unless it is nonblocking: then it
- * fails with EINPROGRESS, is writable when it is done, and SO_ERROR tells the outcome.
+ * always fails with EINPROGRESS, is writable when it is done, and SO_ERROR tells the outcome.
  * @return EINPROGRESS, also when SO_SNDTIMEO passes. EALREADY: it is being connected. EISCONN. ECONNREFUSED, ETIMEDOUT (75 s),
  *   EHOSTUNREACH, EACCES (prohibited). ENETUNREACH: no address that can be reached inside a tunnel, or no encrypted tunnel for a socket
  *   that must be encrypted. EADDRINUSE, EAFNOSUPPORT. EOPNOTSUPP: it listens.
@@ -258,7 +258,7 @@ int tsc_select(int count, tsc_fd_set *readers, tsc_fd_set *writers, tsc_fd_set *
 /**@{*/
 #define TSC_POLLIN 0x01   /**< Something to read or to accept, or the end. */
 #define TSC_POLLOUT 0x04  /**< Room to send. */
-#define TSC_POLLERR 0x08  /**< The socket has failed, or its tunnel is over; told without being asked for. */
+#define TSC_POLLERR 0x08  /**< The socket has failed, or its tunnel is over. Told without being asked for, but does not wake by itself. */
 #define TSC_POLLNVAL 0x20 /**< No such socket; told without being asked for. */
 /**@}*/
 

@@ -9,8 +9,9 @@
 
 use std::{
     fs,
+    io::{BufRead as _, BufReader},
     path::{Path, PathBuf},
-    process::Command,
+    process::{Command, Stdio},
     sync::Arc,
     time::Duration,
 };
@@ -92,20 +93,25 @@ impl World {
         self.run_with(program, transport, &[&transport.to_string()]);
     }
 
-    /// Runs one with these arguments, the server's port and the authority's file; what it prints.
-    fn run_with(&self, program: &Path, transport: Transport, arguments: &[&str]) -> String {
+    /// One with these arguments, the server's port and the authority's file.
+    fn command(&self, program: &Path, side: Side, transport: Transport, first: &[&str]) -> Command {
         let backend = DtlsBackendKind::OpenSsl;
-        let server = self.lab.server_for(Side::Access, transport, backend);
-        let port = server.unwrap().port().unwrap().to_string();
-        let output = Command::new("timeout")
+        let server = self.lab.server_for(side, transport, backend).unwrap();
+        let mut command = Command::new("timeout");
+        command
             .arg("300")
             .args(words("TSC_RUNNER"))
             .arg(program)
-            .args(arguments)
-            .arg(port)
-            .arg(self.directory.path().join("ca.pem"))
-            .output()
-            .unwrap();
+            .args(first)
+            .arg(server.port().unwrap().to_string())
+            .arg(self.directory.path().join("ca.pem"));
+        command
+    }
+
+    /// Runs it to its end; what it prints.
+    fn run_with(&self, program: &Path, transport: Transport, first: &[&str]) -> String {
+        let mut command = self.command(program, Side::Access, transport, first);
+        let output = command.output().unwrap();
         let said = String::from_utf8_lossy(&output.stdout).into_owned();
         let errors = String::from_utf8_lossy(&output.stderr);
         assert!(
@@ -129,7 +135,7 @@ fn sockets_behave_as_the_headers_say_over_every_transport() {
 #[test]
 fn options_take_effect_and_callbacks_are_told() {
     let world = World::new();
-    let program = world.build("clang", &C, "notifications");
+    let program = world.build("gcc", &C, "notifications");
     for transport in [Transport::Udp, Transport::Tcp, Transport::Tls] {
         world.run(&program, transport);
     }
@@ -147,23 +153,48 @@ fn sockets_and_tunnels_that_come_and_go_leave_nothing() {
     world.run(&world.build("gcc", &C, "stress"), Transport::Udp);
 }
 
+/// The examples call each other.
+#[test]
+fn a_call_from_c_is_answered_by_c_over_every_transport() {
+    let world = World::new();
+    let client = world.build("gcc", &C, "../../../examples/c/tsc_sip_client");
+    let server = world.build("gcc", &C, "../../../examples/c/tsc_sip_server");
+    for transport in Transport::ALL {
+        let first = [&*transport.to_string(), "127.0.0.1"];
+        let mut command = world.command(&server, Side::Core, transport, &first);
+        let mut server = command.stdout(Stdio::piped()).spawn().unwrap();
+        let mut lines = BufReader::new(server.stdout.take().unwrap()).lines();
+        assert_eq!(lines.next().unwrap().unwrap(), "ready sip:10.65.0.1:5060");
+        let said = world.run_with(&client, transport, &first);
+        assert!(said.contains("50 of 50 packets came back"), "{said}");
+        let lines: Vec<_> = lines.map(Result::unwrap).collect();
+        assert_eq!(lines.last().unwrap(), "50 packets sent back", "{lines:?}");
+        assert!(server.wait().unwrap().success());
+    }
+}
+
 /// The example calls the SIP server of this project, which is written in Rust.
 #[test]
 fn a_call_from_c_is_answered_by_rust_over_every_transport() {
     let world = World::new();
     let client = world.build("gcc", &C, "../../../examples/c/tsc_sip_client");
+    let inner_tcp = world.build("gcc", &C, "../../../examples/c/tsc_sip_inner_tcp");
     let runtime = tokio::runtime::Runtime::new().unwrap();
     for transport in Transport::ALL {
         let backend = DtlsBackendKind::OpenSsl;
         let tunnel = world.lab.tunnel_to(Side::Core, transport, backend);
         let (tunnel, server) = runtime.block_on(async {
             let tunnel = Arc::new(tunnel.unwrap().connect().await.unwrap());
-            let options = ServerOptions::default();
+            let mut options = ServerOptions::default();
+            options.http_port = Some(8080);
             let server = SipServer::start(Arc::clone(&tunnel), options).await;
             (tunnel, server.unwrap())
         });
-        let said = world.run_with(&client, transport, &[&transport.to_string(), "127.0.0.1"]);
+        let first = [&*transport.to_string(), "127.0.0.1"];
+        let said = world.run_with(&client, transport, &first);
         assert!(said.contains("50 of 50 packets came back"), "{said}");
+        let said = world.run_with(&inner_tcp, transport, &first);
+        assert!(said.contains("100000 of 100000 bytes came"), "{said}");
         let reports = runtime.block_on(async {
             let reports = server.stop(LIMIT).await.unwrap();
             let tunnel = Arc::into_inner(tunnel).expect("given up by the server");
