@@ -150,7 +150,7 @@ typedef struct {
     /** 1: #config_ca holds the authorities to trust, any number of them in one text. 0: those of the system. */
     uint32_t ca_count;
     tsc_config_ca config_ca;
-    /** **The server's certificate is not checked: whoever answers is trusted.** For experiments only. */
+    /** DANGEROUS: the certificate of the server is not checked, and whoever answers is trusted. For experiments only. */
     tsc_bool auth_disable;
     /** 1: #config_cert and #config_key are shown to a server that asks for a certificate. */
     uint32_t cert_count;

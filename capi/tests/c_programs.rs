@@ -185,8 +185,10 @@ fn a_call_from_c_is_answered_by_rust_over_every_transport() {
         let tunnel = world.lab.tunnel_to(Side::Core, transport, backend);
         let (tunnel, server) = runtime.block_on(async {
             let tunnel = Arc::new(tunnel.unwrap().connect().await.unwrap());
-            let mut options = ServerOptions::default();
-            options.http_port = Some(8080);
+            let options = ServerOptions {
+                http_port: Some(8080),
+                ..ServerOptions::default()
+            };
             let server = SipServer::start(Arc::clone(&tunnel), options).await;
             (tunnel, server.unwrap())
         });
