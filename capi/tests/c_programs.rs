@@ -43,7 +43,11 @@ struct World {
 
 impl World {
     fn new() -> Self {
-        let lab = Lab::start(&LabOptions::default()).unwrap();
+        Self::with(&LabOptions::default())
+    }
+
+    fn with(options: &LabOptions) -> Self {
+        let lab = Lab::start(options).unwrap();
         let directory = TempDir::new().unwrap();
         let built = std::env::current_exe().unwrap();
         let installed = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("install.sh"))
@@ -133,6 +137,15 @@ fn sockets_behave_as_the_headers_say_over_every_transport() {
 }
 
 #[test]
+fn both_versions_of_ip_are_asked_for_and_used() {
+    let world = World::with(&LabOptions {
+        address_range: r#"10.64.0.0/24", "fd00:64::/120"#.to_owned(),
+        ..LabOptions::default()
+    });
+    world.run(&world.build("gcc", &C, "ipv6"), Transport::Tcp);
+}
+
+#[test]
 fn options_take_effect_and_callbacks_are_told() {
     let world = World::new();
     let program = world.build("gcc", &C, "notifications");
@@ -212,7 +225,7 @@ fn a_call_from_c_is_answered_by_rust_over_every_transport() {
 fn the_headers_are_for_all_compilers_and_for_cxx() {
     let world = World::new();
     for (compiler, language) in [("clang", &C[..]), ("g++", &CXX)] {
-        for name in ["sockets", "misuse", "notifications", "stress"] {
+        for name in ["sockets", "misuse", "notifications", "stress", "ipv6"] {
             world.build(compiler, language, name);
         }
         // Without the macros that make the system's headers generous.

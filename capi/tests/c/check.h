@@ -39,7 +39,7 @@
     } while (0)
 
 /* Programs are called with the transport, the server's port at 127.0.0.1, and the file with its authority. */
-static tsc_tunnel_params *parameters(char **arguments)
+static inline tsc_tunnel_params *parameters(char **arguments)
 {
     static tsc_tunnel_params params;
     const char *transport = arguments[1];
@@ -63,7 +63,7 @@ static tsc_tunnel_params *parameters(char **arguments)
     return &params;
 }
 
-static tsc_handle open_tunnel(char **arguments)
+static inline tsc_handle open_tunnel(char **arguments)
 {
     tsc_handle handle = tsc_ctrl_new_tunnel(parameters(arguments), NULL);
     if (handle == NULL) {
@@ -76,7 +76,7 @@ static tsc_handle open_tunnel(char **arguments)
 }
 
 /* An address inside a tunnel. */
-static struct sockaddr_in inner_address(tsc_handle handle, unsigned port)
+static inline struct sockaddr_in inner_address(tsc_handle handle, unsigned port)
 {
     struct sockaddr_in address;
     tsc_config config;
@@ -89,7 +89,7 @@ static struct sockaddr_in inner_address(tsc_handle handle, unsigned port)
 }
 
 /* A socket that is bound; `address` becomes the one that it has. */
-static int bound(tsc_handle handle, int type, struct sockaddr_in *address)
+static inline int bound(tsc_handle handle, int type, struct sockaddr_in *address)
 {
     socklen_t length = sizeof *address;
     int s = tsc_socket(handle, AF_INET, type, 0);

@@ -6,7 +6,7 @@
 #include <malloc.h>
 #include <pthread.h>
 
-#define THREADS 8
+#define THREADS 32
 
 static tsc_handle tunnel;
 static int rounds;
