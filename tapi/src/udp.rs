@@ -220,19 +220,19 @@ impl UdpSocket {
     /// As [`UdpSocket::recv_from`], and [`io::ErrorKind::WouldBlock`].
     pub fn try_recv_from(&self, buffer: &mut [u8]) -> io::Result<(usize, SocketAddr)> {
         let mut state = self.shared.lock();
-        match state.stack.udp_recv(self.handle, buffer) {
-            Some(Ok(received)) => Ok((received.len, received.from)),
-            Some(Err(error)) => Err(match error {
-                tsc_eip::RecvError::PortUnreachable => SocketError::Refused,
-                _ => SocketError::Unreachable,
-            }
-            .into()),
-            // What arrived before the end can still be read.
-            None => {
-                state.check_up()?;
-                Err(SocketError::WouldBlock.into())
-            }
-        }
+        let received = state.stack.udp_recv(self.handle, buffer);
+        received_from(&state, received)
+    }
+
+    /// As [`UdpSocket::try_recv_from`], but leaves the datagram, or the error, for the next call.
+    ///
+    /// # Errors
+    ///
+    /// As [`UdpSocket::try_recv_from`].
+    pub fn try_peek_from(&self, buffer: &mut [u8]) -> io::Result<(usize, SocketAddr)> {
+        let state = self.shared.lock();
+        let received = state.stack.udp_peek(self.handle, buffer);
+        received_from(&state, received)
     }
 
     /// Waits until there is something to read, or the tunnel is over.
@@ -533,6 +533,25 @@ impl Drop for UdpSocket {
             state.peer_counts.remove_socket(local.port());
             state.remove_socket(self.handle);
         });
+    }
+}
+
+fn received_from(
+    state: &State,
+    received: Option<Result<tsc_eip::Received, tsc_eip::RecvError>>,
+) -> io::Result<(usize, SocketAddr)> {
+    match received {
+        Some(Ok(received)) => Ok((received.len, received.from)),
+        Some(Err(error)) => Err(match error {
+            tsc_eip::RecvError::PortUnreachable => SocketError::Refused,
+            _ => SocketError::Unreachable,
+        }
+        .into()),
+        // What arrived before the end can still be read.
+        None => {
+            state.check_up()?;
+            Err(SocketError::WouldBlock.into())
+        }
     }
 }
 

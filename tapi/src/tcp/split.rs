@@ -211,6 +211,6 @@ impl AsyncWrite for WriteHalf<'_> {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(self.0.shut_down())
+        Poll::Ready(self.0.shutdown_write())
     }
 }

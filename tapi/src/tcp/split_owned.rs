@@ -220,7 +220,7 @@ impl Drop for OwnedWriteHalf {
     fn drop(&mut self) {
         if self.shutdown_on_drop {
             // A connection that has failed needs none.
-            drop(self.stream.shut_down());
+            drop(self.stream.shutdown_write());
         }
     }
 }
@@ -274,7 +274,7 @@ impl AsyncWrite for OwnedWriteHalf {
 
     /// Shuts down this end; a drop then does nothing more.
     fn poll_shutdown(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let result = self.stream.shut_down();
+        let result = self.stream.shutdown_write();
         if result.is_ok() {
             self.shutdown_on_drop = false;
         }

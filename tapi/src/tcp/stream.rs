@@ -320,6 +320,16 @@ impl TcpStream {
         self.set_linger(Some(Duration::ZERO))
     }
 
+    /// Tells the peer that nothing more comes, after what was written; reading goes on. What `AsyncWriteExt::shutdown` does, for
+    /// code that is not async: it never waits anyway.
+    ///
+    /// # Errors
+    ///
+    /// The connection has failed, or the tunnel is over.
+    pub fn shutdown_write(&self) -> io::Result<()> {
+        self.connection.shutdown()
+    }
+
     /// Two halves that borrow the stream.
     pub const fn split(&mut self) -> (ReadHalf<'_>, WriteHalf<'_>) {
         (ReadHalf(self), WriteHalf(self))
@@ -347,10 +357,6 @@ impl TcpStream {
         data: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         self.connection.poll_write(cx, data)
-    }
-
-    pub(super) fn shut_down(&self) -> io::Result<()> {
-        self.connection.shutdown()
     }
 }
 
@@ -392,6 +398,6 @@ impl AsyncWrite for TcpStream {
 
     /// Tells the peer that nothing more comes, after what was written. Reading goes on.
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(self.shut_down())
+        Poll::Ready(self.shutdown_write())
     }
 }

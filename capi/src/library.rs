@@ -1,0 +1,276 @@
+//! What the process has of this library: the runtime, the tunnels, the sockets. It can be torn down whole.
+
+use std::{
+    collections::BTreeMap,
+    ffi::c_int,
+    ops::Deref,
+    ptr,
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU32, Ordering},
+    },
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use nix::sys::signal::SigSet;
+use tokio::runtime::{Builder, Runtime};
+use tsc_tapi::TunnelBuilder;
+
+use crate::{
+    callbacks::is_callback_thread,
+    ctypes::{Handle, MAX_TUNNELS},
+    errno::{Errno, Result},
+    notify,
+    socket::Socket,
+    sockets::Sockets,
+    tunnel::{Failure, Tunnel},
+};
+
+/// Threads that drive all tunnels.
+const WORKERS: usize = 2;
+/// What the last tasks get when everything ends.
+const LAST: Duration = Duration::from_secs(2);
+
+static LIBRARY: Mutex<State> = Mutex::new(State {
+    library: None,
+    users: 0,
+});
+/// Numbers of tunnels and of callbacks; they begin anew with the library only when they have been through.
+static NUMBERS: AtomicU32 = AtomicU32::new(1);
+
+struct State {
+    library: Option<Arc<Library>>,
+    users: usize,
+}
+
+/// See the module.
+pub(crate) struct Library {
+    runtime: Runtime,
+    tunnels: Mutex<BTreeMap<u32, Arc<Tunnel>>>,
+    pub(crate) sockets: Arc<Sockets>,
+    /// Threads of tunnels that their own callbacks have deleted: they end as soon as these return.
+    leaving: Mutex<Vec<JoinHandle<()>>>,
+    calls: Mutex<usize>,
+    returned: Condvar,
+}
+
+/// A call of the application, which the end of the library waits for.
+pub(crate) struct Call(Arc<Library>);
+
+impl Deref for Call {
+    type Target = Library;
+
+    fn deref(&self) -> &Library {
+        &self.0
+    }
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        *lock(&self.0.calls) -= 1;
+        self.0.returned.notify_all();
+    }
+}
+
+/// No signal is handled by the library's threads.
+pub(crate) fn block_signals() {
+    // It fails for no set of signals.
+    let _ = SigSet::all().thread_block();
+}
+
+/// Makes the library if there is none; with `counted` it takes one more `term` to end it.
+fn init(state: &mut State, counted: bool) -> Result<Arc<Library>> {
+    let library = match &state.library {
+        Some(library) => Arc::clone(library),
+        None => {
+            let runtime = Builder::new_multi_thread()
+                .worker_threads(WORKERS)
+                .thread_name("tsc")
+                .on_thread_start(block_signals)
+                .enable_all()
+                .build()?;
+            let library = Arc::new(Library {
+                runtime,
+                tunnels: Mutex::default(),
+                sockets: Arc::default(),
+                leaving: Mutex::default(),
+                calls: Mutex::default(),
+                returned: Condvar::new(),
+            });
+            state.library = Some(Arc::clone(&library));
+            state.users = usize::from(!counted);
+            library
+        }
+    };
+    if counted {
+        state.users = state.users.saturating_add(1);
+    }
+    Ok(library)
+}
+
+fn enter(library: Arc<Library>) -> Call {
+    *lock(&library.calls) += 1;
+    Call(library)
+}
+
+/// For `tsc_ctrl_init`.
+pub(crate) fn start() -> Result<()> {
+    init(&mut lock(&LIBRARY), true).map(drop)
+}
+
+/// The library; it is made if there is none.
+pub(crate) fn enter_or_init() -> Result<Call> {
+    let mut state = lock(&LIBRARY);
+    let library = init(&mut state, false)?;
+    Ok(enter(library))
+}
+
+/// The library if there is one; without it there is no tunnel and no socket.
+pub(crate) fn enter_existing() -> Result<Call> {
+    let state = lock(&LIBRARY);
+    let library = state.library.as_ref().ok_or(Errno::BAD)?;
+    Ok(enter(Arc::clone(library)))
+}
+
+/// For `tsc_ctrl_term`.
+pub(crate) fn end() -> Result<()> {
+    if is_callback_thread() {
+        return Err(Errno(libc::EDEADLK));
+    }
+    let library = {
+        let mut state = lock(&LIBRARY);
+        state.users = state.users.checked_sub(1).ok_or(Errno::INVALID)?;
+        if state.users > 0 {
+            return Ok(());
+        }
+        state.library.take().ok_or(Errno::INVALID)?
+    };
+    library.sockets.close_all();
+    let tunnels = std::mem::take(&mut *lock(&library.tunnels));
+    std::thread::scope(|scope| {
+        // Beside each other, since each may take its time; without a thread, one after the other.
+        for tunnel in tunnels.values() {
+            let deleting =
+                std::thread::Builder::new().spawn_scoped(scope, || drop(tunnel.delete()));
+            if deleting.is_err() {
+                drop(tunnel.delete());
+            }
+        }
+    });
+    for thread in std::mem::take(&mut *lock(&library.leaving)) {
+        drop(thread.join());
+    }
+    let mut calls = lock(&library.calls);
+    while *calls > 0 {
+        calls = library
+            .returned
+            .wait(calls)
+            .unwrap_or_else(PoisonError::into_inner);
+    }
+    drop(calls);
+    // A call that has just returned may not have let go of it yet.
+    let mut library = library;
+    let library = loop {
+        match Arc::try_unwrap(library) {
+            Ok(library) => break library,
+            Err(shared) => {
+                library = shared;
+                std::thread::yield_now();
+            }
+        }
+    };
+    library.runtime.shutdown_timeout(LAST);
+    Ok(())
+}
+
+/// The handle of a tunnel's number.
+pub(crate) fn handle_of(id: u32) -> Handle {
+    ptr::without_provenance_mut(usize::try_from(id).unwrap_or_default())
+}
+
+fn number_of(handle: Handle) -> Result<u32> {
+    u32::try_from(handle.addr()).map_err(|_| Errno::BAD)
+}
+
+/// A number that nothing has, but after four thousand million others.
+fn next_number() -> u32 {
+    loop {
+        let number = NUMBERS.fetch_add(1, Ordering::Relaxed);
+        if number != 0 {
+            return number;
+        }
+    }
+}
+
+impl Library {
+    pub(crate) const fn runtime(&self) -> &Runtime {
+        &self.runtime
+    }
+
+    pub(crate) fn tunnel(&self, handle: Handle) -> Result<Arc<Tunnel>> {
+        let id = number_of(handle)?;
+        lock(&self.tunnels).get(&id).cloned().ok_or(Errno::BAD)
+    }
+
+    pub(crate) fn socket(&self, number: c_int) -> Result<Arc<Socket>> {
+        self.sockets.get(number).ok_or(Errno::BAD)
+    }
+
+    pub(crate) fn open_tunnel(&self, builder: TunnelBuilder) -> Result<Arc<Tunnel>> {
+        let mut tunnels = lock(&self.tunnels);
+        if tunnels.len() >= MAX_TUNNELS {
+            return Err(Errno(libc::EMFILE));
+        }
+        let id = next_number();
+        let tunnel = Tunnel::open(id, self.runtime.handle(), builder, &self.sockets)?;
+        tunnels.insert(id, Arc::clone(&tunnel));
+        Ok(tunnel)
+    }
+
+    /// Forgets a tunnel: whoever gets it is the one to delete it.
+    pub(crate) fn take_tunnel(&self, handle: Handle) -> Result<Arc<Tunnel>> {
+        let id = number_of(handle)?;
+        lock(&self.tunnels).remove(&id).ok_or(Errno::BAD)
+    }
+
+    /// Releases a tunnel that was taken.
+    pub(crate) fn delete(&self, tunnel: &Tunnel) -> std::result::Result<(), Failure> {
+        let released = tunnel.delete();
+        if let Some(thread) = tunnel.take_thread() {
+            let mut leaving = lock(&self.leaving);
+            leaving.retain(|thread| !thread.is_finished());
+            leaving.push(thread);
+        }
+        released
+    }
+
+    pub(crate) fn enable(
+        &self,
+        tunnel: Handle,
+        kind: c_int,
+        callback: crate::ctypes::Callback,
+        opaque: *mut std::ffi::c_void,
+    ) -> Result<Handle> {
+        if callback.is_none() || !notify::is_kind(kind) {
+            return Err(Errno::INVALID);
+        }
+        let id = next_number();
+        let tunnel = self.tunnel(tunnel)?;
+        tunnel.callbacks.enable(id, kind, callback, opaque)?;
+        Ok(notify::handle_of(id))
+    }
+
+    pub(crate) fn disable(&self, notification: Handle) -> Result<()> {
+        let id = number_of(notification)?;
+        let tunnels: Vec<_> = lock(&self.tunnels).values().cloned().collect();
+        let found = tunnels
+            .iter()
+            .any(|tunnel| tunnel.callbacks.disable(id, tunnel.id()));
+        if found { Ok(()) } else { Err(Errno::BAD) }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,217 @@
+/* Options of sockets, and what callbacks are told of them; tunnels that come up and end. */
+#include "check.h"
+
+#include <pthread.h>
+#include <sys/time.h>
+
+/* What was told, under the lock. */
+struct told {
+    int calls;
+    tsc_bool available, enabled;
+    int socket;
+    tsc_notification_type type;
+    tsc_error_code reason;
+    pthread_t thread;
+};
+
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static pthread_cond_t news = PTHREAD_COND_INITIALIZER;
+
+static void tell(tsc_notification_data *notification)
+{
+    struct told *told = (struct told *)notification->opaque;
+    CHECK(pthread_mutex_lock(&lock) == 0);
+    told->calls++;
+    told->type = notification->type;
+    told->thread = pthread_self();
+    if (notification->type == tsc_notification_tunnel_termination_info) {
+        tsc_notification_termination_info_data *data = (tsc_notification_termination_info_data *)notification->data;
+        told->reason = data->reason;
+        CHECK(data->text != NULL && strlen(data->text) > 0);
+    } else if (notification->type == tsc_notification_tunnel_socket_info) {
+        tsc_config config;
+        CHECK(((tsc_tunnel_socket_info *)notification->data)->transport <= tsc_transport_dtls);
+        /* A callback may call everything. */
+        CHECK(tsc_get_config(notification->handle, &config) == tsc_error_code_ok);
+        REFUSED(tsc_ctrl_term(), EDEADLK);
+    } else if (notification->type != tsc_notification_tunnel_suspended) {
+        tsc_notification_service_info_data *data = (tsc_notification_service_info_data *)notification->data;
+        told->available = data->available;
+        told->enabled = data->enabled;
+        told->socket = data->socket;
+    }
+    pthread_cond_broadcast(&news);
+    CHECK(pthread_mutex_unlock(&lock) == 0);
+}
+
+/* Waits until something was told so many times. */
+static void wait_for(struct told *told, int calls)
+{
+    struct timeval now;
+    struct timespec until;
+    CHECK(gettimeofday(&now, NULL) == 0);
+    until.tv_sec = now.tv_sec + LIMIT / 1000;
+    until.tv_nsec = 0;
+    CHECK(pthread_mutex_lock(&lock) == 0);
+    while (told->calls < calls)
+        CHECK(pthread_cond_timedwait(&news, &lock, &until) == 0);
+    CHECK(pthread_mutex_unlock(&lock) == 0);
+}
+
+static void options(tsc_handle tunnel, int is_datagrams)
+{
+    struct told redundancy, ddt;
+    struct sockaddr_in address;
+    tsc_so_redundancy wanted, had;
+    tsc_so_tunnel_transport transport = tsc_so_tunnel_transport_datagram_preferred, transport_had;
+    tsc_so_tunnel_transport_encryption encryption = tsc_so_tunnel_transport_encrypted_preferred, encryption_had;
+    tsc_notification_handle first, second;
+    socklen_t length = sizeof had;
+    int s, type, yes = 1, class_had, class_wanted = 46 << 2;
+
+    memset(&redundancy, 0, sizeof redundancy);
+    memset(&ddt, 0, sizeof ddt);
+    first = tsc_notification_enable(tunnel, tsc_notification_redundancy, tell, &redundancy);
+    second = tsc_notification_enable(tunnel, tsc_notification_ddt, tell, &ddt);
+    CHECK(first != NULL && second != NULL && first != second);
+
+    /* Before the socket is bound, and after it. */
+    s = tsc_socket(tunnel, AF_INET, SOCK_DGRAM, 0);
+    memset(&wanted, 0, sizeof wanted);
+    wanted.redundancy_factor = 1;
+    wanted.redundancy_method = is_datagrams ? tsc_so_redundancy_method_udp_dtls : tsc_so_redundancy_method_tcp_tls_fan_out;
+    CHECK(tsc_setsockopt(s, SOL_SOCKET, SO_TSC_REDUNDANCY, (char *)&wanted, sizeof wanted) == 0);
+    address = inner_address(tunnel, 0);
+    CHECK(tsc_bind(s, (struct sockaddr *)&address, sizeof address) == 0);
+    wait_for(&redundancy, 1);
+    CHECK(redundancy.available == tsc_bool_true && redundancy.enabled == tsc_bool_true);
+    CHECK(redundancy.socket == s && redundancy.type == tsc_notification_redundancy);
+    CHECK(!pthread_equal(redundancy.thread, pthread_self()));
+    CHECK(tsc_getsockopt(s, SOL_SOCKET, SO_TSC_REDUNDANCY, &had, &length) == 0 && length == sizeof had);
+    CHECK(memcmp(&had, &wanted, sizeof had) == 0);
+
+    CHECK(tsc_setsockopt(s, SOL_SOCKET, SO_TSC_TUNNEL_TRANSPORT, &transport, sizeof transport) == 0);
+    wait_for(&ddt, 1);
+    CHECK(ddt.socket == s && ddt.available == tsc_bool_true);
+    length = sizeof transport_had;
+    CHECK(tsc_getsockopt(s, SOL_SOCKET, SO_TSC_TUNNEL_TRANSPORT, &transport_had, &length) == 0);
+    CHECK(transport_had == transport);
+
+    CHECK(tsc_notification_disable(first) == tsc_error_code_ok);
+    REFUSED(tsc_notification_disable(first), EBADF);
+    CHECK(tsc_notification_disable(second) == tsc_error_code_ok);
+
+    /* The other options. */
+    CHECK(tsc_setsockopt(s, SOL_SOCKET, SO_TSC_TUNNEL_TRANSPORT_ENCRYPTION, &encryption, sizeof encryption) == 0);
+    length = sizeof encryption_had;
+    CHECK(tsc_getsockopt(s, SOL_SOCKET, SO_TSC_TUNNEL_TRANSPORT_ENCRYPTION, &encryption_had, &length) == 0);
+    CHECK(encryption_had == encryption);
+    CHECK(tsc_setsockopt(s, SOL_SOCKET, SO_TSC_PEER, &yes, sizeof yes) == 0);
+    CHECK(tsc_setsockopt(s, IPPROTO_IP, IP_TOS, &class_wanted, sizeof class_wanted) == 0);
+    length = sizeof class_had;
+    CHECK(tsc_getsockopt(s, IPPROTO_IP, IP_TOS, &class_had, &length) == 0 && class_had == class_wanted);
+    length = sizeof type;
+    CHECK(tsc_getsockopt(s, SOL_SOCKET, SO_TYPE, &type, &length) == 0 && type == SOCK_DGRAM);
+    FAILS(tsc_setsockopt(s, SOL_SOCKET, SO_RCVBUF, &yes, sizeof yes), ENOPROTOOPT);
+    wanted.redundancy_factor = 3;
+    FAILS(tsc_setsockopt(s, SOL_SOCKET, SO_TSC_REDUNDANCY, &wanted, sizeof wanted), EINVAL);
+    CHECK(tsc_close(s) == 0);
+}
+
+/* An encrypted socket of a tunnel that is not has another address. */
+static void encryption(tsc_handle tunnel)
+{
+    struct told dtte;
+    struct sockaddr_in before, after;
+    tsc_so_tunnel_transport_encryption only = tsc_so_tunnel_transport_encrypted_only;
+    socklen_t length = sizeof after;
+    int s = bound(tunnel, SOCK_DGRAM, &before);
+
+    memset(&dtte, 0, sizeof dtte);
+    CHECK(tsc_notification_enable(tunnel, tsc_notification_dtte, tell, &dtte) != NULL);
+    CHECK(tsc_setsockopt(s, SOL_SOCKET, SO_TSC_TUNNEL_TRANSPORT_ENCRYPTION, &only, sizeof only) == 0);
+    FAILS(tsc_sendto(s, "x", 1, 0, (struct sockaddr *)&before, sizeof before), ENETUNREACH);
+    wait_for(&dtte, 1);
+    CHECK(dtte.available == tsc_bool_true && dtte.enabled == tsc_bool_true && dtte.socket == s);
+    CHECK(tsc_getsockname(s, (struct sockaddr *)&after, &length) == 0);
+    CHECK(after.sin_port == before.sin_port && after.sin_addr.s_addr != before.sin_addr.s_addr);
+    CHECK(tsc_close(s) == 0);
+}
+
+static void delete_it(tsc_notification_data *notification)
+{
+    tell(notification);
+    CHECK(tsc_delete_tunnel(notification->handle) == tsc_error_code_ok);
+}
+
+int main(int count, char **arguments)
+{
+    struct told up, again, over;
+    tsc_handle tunnel;
+    tsc_tunnel_params *params;
+    tsc_config config;
+    char text[200];
+
+    CHECK(count == 4);
+    memset(&up, 0, sizeof up);
+    memset(&again, 0, sizeof again);
+    memset(&over, 0, sizeof over);
+
+    /* Without waiting. */
+    params = parameters(arguments);
+    params->nonblocking = tsc_bool_true;
+    tunnel = tsc_ctrl_new_tunnel(params, NULL);
+    CHECK(tunnel != NULL);
+    CHECK(tsc_notification_enable(tunnel, tsc_notification_tunnel_socket_info, tell, &up) != NULL);
+    CHECK(tsc_wait_tunnel(tunnel, LIMIT) == tsc_error_code_ok);
+    wait_for(&up, 1);
+    CHECK(tsc_get_config(tunnel, &config) == tsc_error_code_ok);
+    /* One that comes late is told too, and alone. */
+    CHECK(tsc_notification_enable(tunnel, tsc_notification_tunnel_socket_info, tell, &again) != NULL);
+    CHECK(tsc_notification_enable(tunnel, tsc_notification_tunnel_termination_info, tell, &over) != NULL);
+    wait_for(&again, 1);
+    CHECK(up.calls == 1 && over.calls == 0);
+    options(tunnel, params->connection_params[0].transport == tsc_transport_udp);
+    if (params->connection_params[0].transport == tsc_transport_tcp)
+        encryption(tunnel);
+    CHECK(tsc_network_changed(tunnel) == tsc_error_code_ok);
+    CHECK(tsc_delete_tunnel(tunnel) == tsc_error_code_ok);
+    CHECK(over.calls == 1 && over.reason == tsc_error_code_ok && again.calls == 1);
+
+    /* Deleted by its own callback. */
+    memset(&up, 0, sizeof up);
+    tunnel = open_tunnel(arguments);
+    CHECK(tsc_notification_enable(tunnel, tsc_notification_tunnel_socket_info, delete_it, &up) != NULL);
+    wait_for(&up, 1);
+    /* One that has not returned is waited for. */
+    CHECK(tsc_ctrl_term() == tsc_error_code_ok);
+    REFUSED(tsc_get_config(tunnel, &config), EBADF);
+
+    /* Nobody is there. */
+    params = parameters(arguments);
+    params->connection_params[0].transport = tsc_transport_tcp;
+    params->connection_params[0].server_address.port = 1;
+    errno = 0;
+    CHECK(tsc_ctrl_new_tunnel(params, NULL) == NULL && errno == ECONNREFUSED);
+    CHECK(tsc_last_error(text, sizeof text) == tsc_error_code_cannot_connect && strlen(text) > 0);
+    params->nonblocking = tsc_bool_true;
+    memset(&over, 0, sizeof over);
+    tunnel = tsc_ctrl_new_tunnel(params, NULL);
+    CHECK(tunnel != NULL);
+    CHECK(tsc_notification_enable(tunnel, tsc_notification_tunnel_termination_info, tell, &over) != NULL);
+    CHECK(tsc_wait_tunnel(tunnel, LIMIT) == tsc_error_code_cannot_connect);
+    CHECK(tsc_get_config(tunnel, &config) == tsc_error_code_cannot_connect);
+    FAILS(tsc_socket(tunnel, AF_INET, SOCK_DGRAM, 0), ENETDOWN);
+    CHECK(tsc_delete_tunnel(tunnel) == tsc_error_code_ok);
+
+    /* Nobody who can be trusted. */
+    if (strcmp(arguments[1], "tls") == 0) {
+        params = parameters(arguments);
+        params->sec_config[0].ca_count = 0;
+        errno = 0;
+        CHECK(tsc_ctrl_new_tunnel(params, NULL) == NULL && errno == EACCES);
+        CHECK(tsc_last_error(NULL, 0) == tsc_error_code_authenticate);
+    }
+    CHECK(tsc_ctrl_term() == tsc_error_code_ok);
+    return 0;
+}
