@@ -8,13 +8,13 @@
 //! | `inner` | 101 (RAW) | inner IP packets |
 //! | `control` | 147 (USER0) | control messages and data frames, as units |
 //!
-//! **A capture holds the plaintext of protected tunnels, with their resume keys and tokens.** The file is readable by
-//! its owner only, and nothing is captured unless asked for.
+//! **A capture holds the plaintext of protected tunnels, with their resume keys and tokens**, as far as [`CaptureOptions::redact`] leaves
+//! them. The file is readable by its owner only, and nothing is captured unless asked for.
+
+mod files;
 
 use std::{
-    fmt,
-    fs::{File, OpenOptions},
-    io::{self, BufWriter, Write},
+    fmt, io,
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -25,17 +25,9 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use pcap_file::{
-    DataLink, PcapError,
-    pcapng::{
-        PcapNgBlock, PcapNgWriter,
-        blocks::{
-            enhanced_packet::{EnhancedPacketBlock, EnhancedPacketOption},
-            interface_description::{InterfaceDescriptionBlock, InterfaceDescriptionOption},
-        },
-    },
-};
 use tracing::warn;
+
+use self::files::Files;
 
 /// Packets that wait for the writer, at most.
 const QUEUE_PACKETS: usize = 4096;
@@ -43,11 +35,51 @@ const QUEUE_PACKETS: usize = 4096;
 /// Bytes that wait for the writer, at most.
 const QUEUE_BYTES: usize = 8 * 1024 * 1024;
 
-/// Default bound of a capture file, in bytes; afterwards packets are dropped.
+/// Default bound of a capture file, in bytes.
 pub const DEFAULT_FILE_LIMIT: u64 = 1 << 30;
 
-/// What an enhanced packet block adds to its packet: fixed fields, flags, padding, both lengths.
-const BLOCK_OVERHEAD: u64 = 12 + 20 + 12 + 3;
+/// Most files of a [`Ring`].
+pub const MAX_FILES: u16 = 1000;
+
+/// How a capture is written.
+#[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
+pub struct CaptureOptions {
+    /// Bound of a file, in bytes. Default: [`DEFAULT_FILE_LIMIT`].
+    pub limit: u64,
+    /// What follows a file that is full; without one, nothing: packets are dropped. Default: `None`.
+    pub ring: Option<Ring>,
+    /// Takes away what must not be written of a packet, in the thread that writes: it may shorten it and change what is left.
+    /// Default: `None`.
+    pub redact: Option<fn(Interface, &mut Vec<u8>)>,
+}
+
+impl Default for CaptureOptions {
+    fn default() -> Self {
+        Self {
+            limit: DEFAULT_FILE_LIMIT,
+            ring: None,
+            redact: None,
+        }
+    }
+}
+
+/// Several files, of which the newest has the capture's name, those before it that name with `.1`, `.2` and so on. The oldest is deleted
+/// when one more is begun, which only a packet does. A file of that name from before is taken into the ring.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ring {
+    /// How many, 2 to [`MAX_FILES`]; what is beyond counts as the nearest of these.
+    pub files: u16,
+    /// Begins a file at the latest so long after the first packet of the one before.
+    pub period: Option<Duration>,
+}
+
+impl Ring {
+    /// How many are kept besides the newest.
+    fn before(&self) -> u16 {
+        self.files.clamp(2, MAX_FILES).saturating_sub(1)
+    }
+}
 
 /// What is captured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -138,26 +170,20 @@ struct Packet {
 }
 
 impl CaptureWriter {
-    /// Creates (or empties) the file and starts the thread. `limit` bounds the file, in bytes.
+    /// Creates (or empties) the file and starts the thread.
     ///
     /// # Errors
     /// The file cannot be created or written.
-    pub fn create(path: &Path, limit: u64) -> Result<Self, CaptureError> {
+    pub fn create(path: &Path, options: CaptureOptions) -> Result<Self, CaptureError> {
         let fail = |source| CaptureError::Create {
             path: path.to_owned(),
             source,
         };
-        let mut options = OpenOptions::new();
-        options.write(true).create(true).truncate(true);
-        #[cfg(unix)]
-        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-        let file = options.open(path).map_err(fail)?;
-        let file = start_file(file).map_err(|e| fail(io_error(e)))?;
+        let files = Files::create(path, options).map_err(fail)?;
         let (queue, orders) = sync_channel(QUEUE_PACKETS);
         let shared = Arc::new(Shared::default());
         let writer = Writer {
-            file,
-            left: limit,
+            files,
             shared: Arc::clone(&shared),
         };
         let thread = thread::Builder::new()
@@ -268,9 +294,7 @@ impl fmt::Debug for Capture {
 
 /// The thread.
 struct Writer {
-    file: PcapNgWriter<BufWriter<File>>,
-    /// Bytes that the file may still grow by.
-    left: u64,
+    files: Files,
     shared: Arc<Shared>,
 }
 
@@ -289,7 +313,7 @@ impl Writer {
                 Ok(order) => Ok(order),
                 Err(TryRecvError::Empty) => {
                     if result.is_ok() {
-                        result = note(self.file.get_mut().flush());
+                        result = note(self.files.flush());
                     }
                     orders.recv()
                 }
@@ -300,77 +324,20 @@ impl Writer {
             };
             let len = packet.bytes.len();
             self.shared.queued_bytes.fetch_sub(len, Ordering::Relaxed);
-            let cost = u64::try_from(len).unwrap_or(u64::MAX) + BLOCK_OVERHEAD;
-            if result.is_err() || cost > self.left {
-                self.shared.dropped.fetch_add(1, Ordering::Relaxed);
-                continue;
-            }
-            self.left -= cost;
-            match self.file.write_pcapng_block(block(&packet)) {
-                Ok(_) => {
-                    self.shared.written.fetch_add(1, Ordering::Relaxed);
-                }
-                Err(error) => {
-                    self.shared.dropped.fetch_add(1, Ordering::Relaxed);
-                    result = note(Err(io_error(error)));
-                }
-            }
+            let written = match result {
+                Ok(()) => self.files.write(packet).unwrap_or_else(|error| {
+                    result = note(Err(error));
+                    false
+                }),
+                Err(_) => false,
+            };
+            let counter = if written {
+                &self.shared.written
+            } else {
+                &self.shared.dropped
+            };
+            counter.fetch_add(1, Ordering::Relaxed);
         }
-        result.and_then(|()| note(self.file.get_mut().flush()))
-    }
-}
-
-fn block(packet: &Packet) -> EnhancedPacketBlock<'_> {
-    EnhancedPacketBlock {
-        interface_id: match packet.interface {
-            Interface::Inner => 0,
-            Interface::Control => 1,
-        },
-        timestamp: packet.at,
-        original_len: u32::try_from(packet.bytes.len()).unwrap_or(u32::MAX),
-        data: packet.bytes.as_ref().into(),
-        // epb_flags, bits 0 and 1.
-        options: vec![EnhancedPacketOption::Flags(match packet.direction {
-            Direction::Inbound => 1,
-            Direction::Outbound => 2,
-        })],
-    }
-}
-
-/// Section header and both interfaces, in the order of their numbers.
-fn start_file(file: File) -> Result<PcapNgWriter<BufWriter<File>>, PcapError> {
-    let mut writer = PcapNgWriter::new(BufWriter::new(file))?;
-    let interfaces = [
-        ("inner", "inner IP packets", DataLink::RAW),
-        (
-            "control",
-            "TSCF control messages and data frames",
-            DataLink::USER0,
-        ),
-    ];
-    for (name, description, linktype) in interfaces {
-        let block = InterfaceDescriptionBlock {
-            linktype,
-            snaplen: 0,
-            options: vec![
-                InterfaceDescriptionOption::IfName(name.into()),
-                InterfaceDescriptionOption::IfDescription(description.into()),
-                // Nanoseconds: what the crate writes whatever this says.
-                InterfaceDescriptionOption::IfTsResol(9),
-            ],
-        };
-        writer.write_block(&block.into_block())?;
-    }
-    Ok(writer)
-}
-
-fn io_error(error: PcapError) -> io::Error {
-    match error {
-        PcapError::IoError(error) => error,
-        other @ (PcapError::IncompleteBuffer
-        | PcapError::InvalidField(_)
-        | PcapError::Utf8Error(_)
-        | PcapError::FromUtf8Error(_)
-        | PcapError::InvalidInterfaceId(_)) => io::Error::other(other.to_string()),
+        result.and_then(|()| note(self.files.flush()))
     }
 }

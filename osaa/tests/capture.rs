@@ -13,7 +13,7 @@ use pcap_file::{
     pcapng::{Block, PcapNgReader, blocks::enhanced_packet::EnhancedPacketOption},
 };
 use tsc_osaa::trace::{
-    Capture, CaptureError, CaptureWriter, DEFAULT_FILE_LIMIT, Direction, Interface,
+    Capture, CaptureError, CaptureOptions, CaptureWriter, Direction, Interface, Ring,
 };
 
 /// An IPv4 packet with a UDP datagram from port 5060 to 5060.
@@ -31,6 +31,25 @@ fn packet(payload: &[u8]) -> Vec<u8> {
 
 const CONTROL: [u8; 16] = [0x10, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 2];
 
+/// A file of at most so many bytes.
+fn small(limit: u64) -> CaptureOptions {
+    let mut options = CaptureOptions::default();
+    options.limit = limit;
+    options
+}
+
+/// The packets in a file: original lengths, and what is there.
+fn packets(path: &Path) -> Vec<(u32, Vec<u8>)> {
+    let mut reader = PcapNgReader::new(File::open(path).unwrap()).unwrap();
+    let mut found = Vec::new();
+    while let Some(block) = reader.next_block() {
+        if let Block::EnhancedPacket(packet) = block.unwrap() {
+            found.push((packet.original_len, packet.data.to_vec()));
+        }
+    }
+    found
+}
+
 fn sample(capture: &Capture) {
     capture.record(Interface::Control, Direction::Outbound, &CONTROL);
     capture.record(Interface::Inner, Direction::Inbound, &packet(b"hello"));
@@ -46,7 +65,7 @@ fn what_was_captured_is_read_back() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("capture.pcapng");
     let before = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
-    let writer = CaptureWriter::create(&path, DEFAULT_FILE_LIMIT).unwrap();
+    let writer = CaptureWriter::create(&path, CaptureOptions::default()).unwrap();
     let handle = writer.handle();
     sample(&handle);
     let stats = writer.close().unwrap();
@@ -85,7 +104,7 @@ fn only_the_owner_may_read_it() {
     use std::os::unix::fs::PermissionsExt;
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("capture.pcapng");
-    let writer = CaptureWriter::create(&path, DEFAULT_FILE_LIMIT).unwrap();
+    let writer = CaptureWriter::create(&path, CaptureOptions::default()).unwrap();
     let mode = path.metadata().unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
     drop(writer);
@@ -95,7 +114,7 @@ fn only_the_owner_may_read_it() {
 fn the_file_is_bounded_and_losses_are_counted() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("capture.pcapng");
-    let writer = CaptureWriter::create(&path, 10_000).unwrap();
+    let writer = CaptureWriter::create(&path, small(10_000)).unwrap();
     let handle = writer.handle();
     for _ in 0..100 {
         handle.record(Interface::Inner, Direction::Inbound, &packet(&[0; 972]));
@@ -106,9 +125,94 @@ fn the_file_is_bounded_and_losses_are_counted() {
     assert!(path.metadata().unwrap().len() < 10_500);
 }
 
+/// Names of the files beside each other, and how many packets each has.
+fn ring(path: &Path) -> Vec<(String, usize)> {
+    let directory = path.parent().unwrap().read_dir().unwrap();
+    let mut files: Vec<_> = directory
+        .map(|file| {
+            let path = file.unwrap().path();
+            let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+            (name, packets(&path).len())
+        })
+        .collect();
+    files.sort();
+    files
+}
+
+#[test]
+fn of_a_ring_the_newest_files_are_kept() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("c");
+    let mut options = small(10_000);
+    options.ring = Some(Ring {
+        files: 3,
+        period: Some(Duration::from_secs(3600)),
+    });
+    let writer = CaptureWriter::create(&path, options).unwrap();
+    for count in 0..31_u8 {
+        writer
+            .handle()
+            .record(Interface::Inner, Direction::Inbound, &packet(&[count; 972]));
+    }
+    // One that fits no file pushes none out.
+    writer
+        .handle()
+        .record(Interface::Inner, Direction::Inbound, &packet(&[0; 20_000]));
+    let stats = writer.close().unwrap();
+    assert_eq!((stats.written, stats.dropped), (31, 1));
+    let expected = [("c", 4), ("c.1", 9), ("c.2", 9)].map(|(name, count)| (name.to_owned(), count));
+    assert_eq!(ring(&path), expected);
+    assert_eq!(packets(&path).last().unwrap().1, packet(&[30; 972]));
+    // What was captured before a restart stays as long as the ring lets it.
+    drop(CaptureWriter::create(&path, options).unwrap());
+    let expected = [("c", 0), ("c.1", 4), ("c.2", 9)].map(|(name, count)| (name.to_owned(), count));
+    assert_eq!(ring(&path), expected);
+}
+
+#[test]
+fn a_file_of_a_ring_ends_with_its_time() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("c");
+    let mut options = CaptureOptions::default();
+    options.ring = Some(Ring {
+        files: 4,
+        period: Some(Duration::ZERO),
+    });
+    let writer = CaptureWriter::create(&path, options).unwrap();
+    sample(&writer.handle());
+    assert_eq!(writer.close().unwrap().written, 3);
+    let expected = ["c", "c.1", "c.2"].map(|name| (name.to_owned(), 1));
+    assert_eq!(ring(&path), expected);
+}
+
+#[test]
+fn what_is_taken_away_is_not_written() {
+    fn shorten(interface: Interface, bytes: &mut Vec<u8>) {
+        match interface {
+            Interface::Inner => bytes.truncate(28),
+            Interface::Control => bytes[15] = 0,
+        }
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("capture.pcapng");
+    let mut options = CaptureOptions::default();
+    options.redact = Some(shorten);
+    let writer = CaptureWriter::create(&path, options).unwrap();
+    sample(&writer.handle());
+    writer.close().unwrap();
+    let mut control = CONTROL.to_vec();
+    control[15] = 0;
+    let expected = [
+        (16, control),
+        (33, packet(b"hello")[..28].to_vec()),
+        (39, packet(b"odd length!")[..28].to_vec()),
+    ];
+    assert_eq!(packets(&path), expected);
+}
+
 #[test]
 fn a_file_that_cannot_be_created_says_why() {
-    let error = CaptureWriter::create(Path::new("/nonexistent/x.pcapng"), 1).unwrap_err();
+    let error = CaptureWriter::create(Path::new("/nonexistent/x.pcapng"), small(1)).unwrap_err();
     assert!(matches!(error, CaptureError::Create { .. }));
     assert!(
         error
@@ -121,7 +225,7 @@ fn a_file_that_cannot_be_created_says_why() {
 #[cfg(target_os = "linux")]
 #[test]
 fn a_full_disk_is_reported_at_the_end() {
-    let result = CaptureWriter::create(Path::new("/dev/full"), DEFAULT_FILE_LIMIT);
+    let result = CaptureWriter::create(Path::new("/dev/full"), CaptureOptions::default());
     let error = match result {
         Err(error) => error,
         Ok(writer) => {
@@ -143,7 +247,7 @@ fn a_full_disk_is_reported_at_the_end() {
 fn tshark_understands_the_file() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("capture.pcapng");
-    let writer = CaptureWriter::create(&path, DEFAULT_FILE_LIMIT).unwrap();
+    let writer = CaptureWriter::create(&path, CaptureOptions::default()).unwrap();
     sample(&writer.handle());
     writer.close().unwrap();
     let fields = [

@@ -14,7 +14,7 @@ use tracing::{
     field::{Field, Visit},
     span,
 };
-use tsc_osaa::trace::{CaptureError, CaptureWriter, DEFAULT_FILE_LIMIT, Direction, Interface};
+use tsc_osaa::trace::{CaptureError, CaptureOptions, CaptureWriter, Direction, Interface};
 
 /// Passes warnings on as text.
 struct Warnings(Sender<String>);
@@ -53,7 +53,7 @@ fn warnings() -> Receiver<String> {
 fn a_full_disk_is_told_when_the_file_is_idle_and_not_again() {
     let warnings = warnings();
     // Takes any number of opens, and not one byte.
-    let writer = CaptureWriter::create(Path::new("/dev/full"), DEFAULT_FILE_LIMIT).unwrap();
+    let writer = CaptureWriter::create(Path::new("/dev/full"), CaptureOptions::default()).unwrap();
     let handle = writer.handle();
     handle.record(Interface::Inner, Direction::Inbound, &[0x45; 100]);
     let warning = warnings

@@ -22,6 +22,7 @@ use crate::{
     notification::{NOTIFICATION_BACKLOG, Notification, Notifications},
     peers,
     server::Server,
+    trace::TraceOptions,
     tunnel::{self, Tunnel},
 };
 
@@ -49,6 +50,7 @@ pub struct TunnelBuilder {
     pub(crate) direct: bool,
     pub(crate) outer_dscp: OuterDscp,
     pub(crate) trace: Option<PathBuf>,
+    pub(crate) trace_options: TraceOptions,
     pub(crate) families: Families,
     pub(crate) memory: PathMemory,
     pub(crate) linger: Duration,
@@ -70,6 +72,7 @@ impl TunnelBuilder {
             direct: false,
             outer_dscp: OuterDscp::Off,
             trace: None,
+            trace_options: TraceOptions::default(),
             families: Families::default(),
             memory: PathMemory::process(),
             linger: Duration::ZERO,
@@ -272,9 +275,15 @@ impl TunnelBuilder {
     }
 
     /// Writes inner packets and control messages to a new pcapng file at `path`. It holds what calls say and who
-    /// makes them.
+    /// makes them, as far as [`Self::trace_options`] leaves it.
     pub fn trace(mut self, path: impl Into<PathBuf>) -> Self {
         self.trace = Some(path.into());
+        self
+    }
+
+    /// How the file of [`Self::trace`] is written: what is left out, how long it gets, how many are kept.
+    pub const fn trace_options(mut self, options: TraceOptions) -> Self {
+        self.trace_options = options;
         self
     }
 

@@ -54,6 +54,7 @@ mod server;
 mod services;
 mod shared;
 mod tcp;
+mod trace;
 mod tunnel;
 mod udp;
 mod wakers;
@@ -74,6 +75,7 @@ pub use tcp::{
     DEFAULT_BACKLOG, OwnedReadHalf, OwnedWriteHalf, ReadHalf, ReuniteError, TcpListener, TcpSocket,
     TcpStream, WriteHalf,
 };
+pub use trace::TraceOptions;
 pub use tsc_csm::{
     Candidate, InnerAddress, MAX_COPIES, MAX_FLOWS, MAX_ROUTED_PREFIXES, PathEnd, Prefix,
     PrefixError, Transport,
@@ -95,6 +97,7 @@ pub use tsc_osaa::{
     dtls::DtlsBackendKind,
     socket::{Dscp, OuterDscp},
 };
+pub use tsc_redact::Redaction;
 pub use tsc_tpl::{ReceptionReport, ResponseCode};
 pub use tunnel::{Activity, Tunnel};
 pub use udp::UdpSocket;

@@ -37,6 +37,7 @@ impl Key {
                 builder.direct,
                 builder.outer_dscp,
                 &builder.trace,
+                builder.trace_options,
                 builder.hello,
                 builder.families,
                 &builder.csm,

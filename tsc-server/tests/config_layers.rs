@@ -78,6 +78,10 @@ fn every_key_of_the_system_has_a_variable() {
             ("TSC_LOG_LEVEL", "error"),
             ("TSC_LOG_FORMAT", "json"),
             ("TSC_TRACE_FILE", "123"),
+            ("TSC_TRACE_REDACTION", "sip"),
+            ("TSC_TRACE_FILE_SIZE", "39"),
+            ("TSC_TRACE_FILES", "40"),
+            ("TSC_TRACE_FILE_TIME", "41"),
         ],
         &Overrides::default(),
     )
@@ -92,7 +96,8 @@ fn every_key_of_the_system_has_a_variable() {
              tunnel-persistence-time = 33\nworkers = 3\ngather-time = 34\nbusy-poll = 38\nmax-tunnels = 34\nmax-half-open = 35\n\
              busy-when-overloaded = false\n\
              address-quarantine = 36\ngraceful-stop-deadline = 37\nlog-level = \"error\"\n\
-             log-format = \"json\"\ntrace-file = \"{}\"",
+             log-format = \"json\"\ntrace-file = \"{}\"\n\
+             trace-redaction = \"sip\"\ntrace-file-size = 39\ntrace-files = 40\ntrace-file-time = 41",
             trace.display()
         )
     );
@@ -221,7 +226,7 @@ fn the_commented_defaults_are_the_defaults() {
             format!("{}\n", if active { &line[1..] } else { line })
         })
         .collect();
-    assert_eq!(activated, 53, "keys with a commented default");
+    assert_eq!(activated, 57, "keys with a commented default");
     let commented = directory(DEFAULT_CONFIG);
     let active = directory(&text);
     let rename = |config: Config| {

@@ -20,8 +20,8 @@ use tsc_server::{
     config::{
         AddressRange, Alternate, AssignedServices, Authentication, Config, DtlsBackend, Egress,
         InterfaceConfig, InterfaceLimits, LogFormat, LogLevel, PemRef, PoolConfig, PortConfig,
-        SystemConfig, Timers, TlsProfile, TokenAuthentication, TokenTable, Transports,
-        TunEgressConfig, UserSpaceConfig,
+        SystemConfig, Timers, TlsProfile, TokenAuthentication, TokenTable, TraceRedaction,
+        Transports, TunEgressConfig, UserSpaceConfig,
     },
 };
 
@@ -143,6 +143,8 @@ prop_compose! {
         log_level in select(LogLevel::ALL),
         log_format in select(LogFormat::ALL),
         trace_file in option::of("[a-zA-Z0-9 \"'\\\\/\u{7f}\t\u{e9}]{1,20}"),
+        trace_redaction in select(TraceRedaction::ALL),
+        (trace_file_size, trace_files, trace_file_time) in (1u32..=1_048_576, 1u16..=1000, 0u64..=86_400),
     ) -> SystemConfig {
         SystemConfig {
             element_id,
@@ -158,6 +160,10 @@ prop_compose! {
             log_level,
             log_format,
             trace_file: trace_file.map(Into::into),
+            trace_redaction,
+            trace_file_size,
+            trace_files,
+            trace_file_time: Duration::from_secs(trace_file_time),
         }
     }
 }

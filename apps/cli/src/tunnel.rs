@@ -4,8 +4,8 @@ use std::{path::PathBuf, time::Duration};
 
 use clap::Args;
 use tsc_tapi::{
-    ConnectError, DtlsBackendKind, Identity, PemSource, Roots, Server, Trust, Tunnel,
-    TunnelBuilder,
+    ConnectError, DtlsBackendKind, Identity, PemSource, Redaction, Roots, Server, TraceOptions,
+    Trust, Tunnel, TunnelBuilder,
     proxy::{CredentialSource, Proxy, ProxySettings},
 };
 
@@ -70,6 +70,19 @@ pub struct TunnelArgs {
     /// Write inner packets and control messages to this pcapng file, for Wireshark. It holds what is said.
     #[arg(long, value_name = "FILE")]
     pub trace: Option<PathBuf>,
+
+    /// What is taken away of what is traced: nothing; everything behind the headers of packets; the same, but SIP stays with users, numbers
+    /// and names masked, and RTP with its header.
+    #[arg(long, value_name = "WHAT", default_value = "none", value_parser = ["none", "headers", "sip"])]
+    pub trace_redaction: String,
+
+    /// Keep so many trace files: the newest, and those before it as .1, .2 and so on.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    pub trace_files: u16,
+
+    /// Megabytes of a trace file; then nothing more is written, or the next file is begun.
+    #[arg(long, value_name = "MB", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..))]
+    pub trace_file_size: u32,
 
     /// How long opening the tunnel may take, in seconds.
     #[arg(long, value_name = "SECONDS", default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..=3600))]
@@ -180,6 +193,12 @@ impl TunnelArgs {
         if let Some(path) = &self.trace {
             builder = builder.trace(path);
         }
+        let mut options = TraceOptions::default();
+        options.redaction =
+            Redaction::from_name(&self.trace_redaction).unwrap_or(options.redaction);
+        options.files = self.trace_files;
+        options.file_size = u64::from(self.trace_file_size) * 1_000_000;
+        builder = builder.trace_options(options);
         Ok(builder)
     }
 }

@@ -48,7 +48,7 @@ use tsc_osaa::{
     random::OsRandom,
     resolve::ResolveOptions,
     socket::{Dscp, OuterDscp},
-    trace::{Capture, CaptureWriter, DEFAULT_FILE_LIMIT},
+    trace::{Capture, CaptureWriter},
 };
 use tsc_tpl::{Limits, ServiceType};
 
@@ -183,7 +183,7 @@ impl Driver {
         let capture = match builder.trace {
             None => None,
             Some(path) => {
-                let writer = CaptureWriter::create(&path, DEFAULT_FILE_LIMIT)?;
+                let writer = CaptureWriter::create(&path, builder.trace_options.capture())?;
                 let handle = writer.handle();
                 Some((writer, handle))
             }

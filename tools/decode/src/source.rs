@@ -1,12 +1,15 @@
 //! From the arguments to the report: hex, a stream of hex, or a capture.
 
+use std::borrow::Cow;
 use std::fs::File;
 use std::io::{self, BufReader, Read, Write};
 use std::net::SocketAddr;
 use std::path::Path;
 
 use anyhow::{Context, bail};
-use tsc_tpl::{FirstByte, IpPacket, Limits, StreamDecoder, StunError, StunMessage, Unit};
+use tsc_tpl::{
+    DatagramError, FirstByte, IpPacket, Limits, StreamDecoder, StunError, StunMessage, Unit,
+};
 
 use crate::capture::{Capture, Packet};
 use crate::cli::Arguments;
@@ -163,7 +166,8 @@ impl Outside<'_> {
         match Link::from_type(packet.link_type) {
             Some(Link::Unit) => datagram(&origin, &packet.data, &self.limits, report),
             Some(Link::Ip) if self.ports.is_empty() => {
-                match IpPacket::decode(&packet.data, &self.limits) {
+                let whole = whole(packet, &self.limits);
+                match IpPacket::decode(&whole, &self.limits) {
                     Ok(inner) => report.unit(&origin, &Unit::Ip(inner))?,
                     Err(error) => report.error(&origin, packet.data.len(), &error.to_string())?,
                 }
@@ -261,6 +265,22 @@ impl Outside<'_> {
                 report,
             )
         })
+    }
+}
+
+/// An inner packet, with zeros for what the capture did not keep behind its header, so that that can be shown.
+fn whole<'a>(packet: &'a Packet, limits: &Limits) -> Cow<'a, [u8]> {
+    let header = match packet.data.first().map(|first| first >> 4) {
+        Some(6) => 40,
+        Some(_) | None => 20,
+    };
+    match IpPacket::decode(&packet.data, limits) {
+        Err(DatagramError::Truncated { needed, len }) if packet.cut && len >= header => {
+            let mut data = packet.data.clone();
+            data.resize(needed, 0);
+            data.into()
+        }
+        Ok(_) | Err(_) => Cow::Borrowed(&packet.data),
     }
 }
 

@@ -339,6 +339,30 @@ fn our_own_captures() {
     assert_eq!(json(&run(&["--json", "--pcap", "-"], &bytes), 0), objects);
 }
 
+/// A capture of headers only, as `trace-redaction` makes it.
+#[test]
+fn inner_packets_that_were_cut_are_shown_by_their_headers() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("headers.pcap");
+    let header = PcapHeader {
+        datalink: DataLink::RAW,
+        ..PcapHeader::default()
+    };
+    let mut writer =
+        PcapWriter::with_header(std::fs::File::create(&path).unwrap(), header).unwrap();
+    let packet = udp(5060, 5061, b"not kept");
+    for kept in [28, 10] {
+        let part = PcapPacket::new(Duration::ZERO, packet.len() as u32, &packet[..kept]);
+        writer.write_packet(&part).unwrap();
+    }
+    drop(writer);
+    let path = path.to_str().unwrap();
+    let objects = json(&run(&["--json", "--pcap", path], b""), 1);
+    assert_eq!(objects[0]["ip"]["destination_port"], 5061);
+    assert_eq!(objects[0]["length"], 36);
+    assert_eq!(objects[1]["kind"], "error");
+}
+
 #[test]
 fn outer_udp_in_ethernet_frames() {
     let packets = [

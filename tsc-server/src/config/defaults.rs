@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::model::{InterfaceLimits, LogFormat, LogLevel, SystemConfig, Timers};
+use super::model::{InterfaceLimits, LogFormat, LogLevel, SystemConfig, Timers, TraceRedaction};
 
 /// The vendor's defaults (spec 5), but 50 s on datagrams: many NAT bindings last 30 s, and clients send
 /// after half the interval.
@@ -32,6 +32,10 @@ impl Default for SystemConfig {
             log_level: LogLevel::Info,
             log_format: LogFormat::Text,
             trace_file: None,
+            trace_redaction: TraceRedaction::None,
+            trace_file_size: 1024,
+            trace_files: 1,
+            trace_file_time: Duration::ZERO,
         }
     }
 }

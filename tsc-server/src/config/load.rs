@@ -30,6 +30,10 @@ pub(crate) const SYSTEM_KEYS: &[&str] = &[
     "log-level",
     "log-format",
     "trace-file",
+    "trace-redaction",
+    "trace-file-size",
+    "trace-files",
+    "trace-file-time",
 ];
 
 /// Variables that begin like ours and are read elsewhere.

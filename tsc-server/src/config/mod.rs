@@ -51,7 +51,7 @@ pub use model::{
     Alternate, AssignedServices, Authentication, Config, DtlsBackend, InterfaceConfig,
     InterfaceLimits, LogFormat, LogLevel, MAX_ADDRESSES, MAX_POOL_ADDRESSES, MAX_TUNNELS,
     PoolConfig, PortConfig, RoutedPrefixes, SystemConfig, Timers, TlsProfile, TokenAuthentication,
-    Transports,
+    TraceRedaction, Transports,
 };
 pub use range::{AddressRange, RangeError};
 pub use source::{ENVIRONMENT_PREFIX, Environment, MAX_FILE, Overrides, PemRef};

@@ -111,6 +111,14 @@ pub struct SystemConfig {
     pub log_format: LogFormat,
     /// `trace-file`: a pcapng of inner packets and control messages, if wanted.
     pub trace_file: Option<PathBuf>,
+    /// `trace-redaction`: what is taken away of what is written there.
+    pub trace_redaction: TraceRedaction,
+    /// `trace-file-size`, 1-1048576 MB: bound of such a file.
+    pub trace_file_size: u32,
+    /// `trace-files`, 1-1000: how many are kept; with 1 nothing follows a file that is full.
+    pub trace_files: u16,
+    /// `trace-file-time`, up to a day: after this the next file is begun, if there are several. Zero is never.
+    pub trace_file_time: Duration,
 }
 
 /// The server's timers of a tunnel (spec 5). Zero means: never by this timer.
@@ -461,6 +469,18 @@ keywords! {
         Debug = "debug",
         /// Everything but packet contents.
         Trace = "trace",
+    }
+}
+
+keywords! {
+    /// What is taken away of what a capture holds.
+    pub enum TraceRedaction {
+        /// Nothing. The default.
+        None = "none",
+        /// All of inner packets behind their transport headers, and secrets of control messages.
+        Headers = "headers",
+        /// The same, but SIP stays with users, numbers and names masked, and RTP with its header.
+        Sip = "sip",
     }
 }
 

@@ -98,10 +98,13 @@ impl Printer<'_, '_> {
         self.seconds("graceful-stop-deadline", system.stop_deadline)?;
         self.text("log-level", system.log_level)?;
         self.text("log-format", system.log_format)?;
-        match &system.trace_file {
-            Some(path) => self.path("trace-file", path),
-            None => Ok(()),
+        if let Some(path) = &system.trace_file {
+            self.path("trace-file", path)?;
         }
+        self.text("trace-redaction", system.trace_redaction)?;
+        self.bare("trace-file-size", system.trace_file_size)?;
+        self.bare("trace-files", system.trace_files)?;
+        self.seconds("trace-file-time", system.trace_file_time)
     }
 
     fn profile(&mut self, profile: &TlsProfile) -> fmt::Result {

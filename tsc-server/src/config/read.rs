@@ -4,6 +4,7 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use ipnet::{IpNet, Ipv4Net};
+use tsc_osaa::trace::MAX_FILES;
 
 use super::document::Section;
 use super::error::ConfigErrorKind;
@@ -113,6 +114,16 @@ pub(super) fn system(section: Section<'_>, files: &Files<'_>) -> SystemConfig {
         trace_file: section
             .value("trace-file")
             .and_then(|value| files.path(&value)),
+        trace_redaction: section
+            .value("trace-redaction")
+            .and_then(|value| value.keyword())
+            .unwrap_or(default.trace_redaction),
+        trace_file_size: number("trace-file-size", 1, 1_048_576, default.trace_file_size),
+        trace_files: section
+            .value("trace-files")
+            .and_then(|value| value.number(1..=u64::from(MAX_FILES), false))
+            .unwrap_or(default.trace_files),
+        trace_file_time: span("trace-file-time", 86_400, default.trace_file_time),
     };
     section.finish(FOREIGN_SYSTEM);
     system

@@ -23,14 +23,14 @@ use tsc_osaa::{
     random::{BlockRandom, OsRandom},
     socket::{PortSharing, StreamOptions},
     stream::RECV_BUFFER,
-    trace::{Capture, CaptureWriter, DEFAULT_FILE_LIMIT},
+    trace::{Capture, CaptureWriter},
 };
 use tsc_tpl::Limits;
 
 use super::{
     Batch, Counters, Listener, Load, Log, Mesh, Order, Phase, Port, Streams, Tun, Ways, Worker,
     backlog::Backlog, busy_poll::BusyPoll, core_config::core_config, gather::Gather,
-    tun::give_up_capabilities,
+    record::capture_options, tun::give_up_capabilities,
 };
 use crate::{
     config::{
@@ -314,7 +314,7 @@ pub(crate) fn open(
     if let Some(path) = &config.system.trace_file
         && worker.capture.is_none()
     {
-        let writer = CaptureWriter::create(path, DEFAULT_FILE_LIMIT)?;
+        let writer = CaptureWriter::create(path, capture_options(&config.system))?;
         worker.capture = Some(writer.handle());
         opened.writer = Some(writer);
     }

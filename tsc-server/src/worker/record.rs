@@ -10,8 +10,35 @@ use tsc_csm::{
     Transport,
     server::{Event, Identity, SessionId},
 };
-use tsc_osaa::trace::{Capture, Direction, Interface as Side};
+use tsc_osaa::trace::{Capture, CaptureOptions, Direction, Interface as Side, Ring};
+use tsc_redact::Redaction;
 use tsc_tpl::{IpPacket, Tsid, Unit};
+
+use crate::config::{SystemConfig, TraceRedaction};
+
+/// How the capture file is written.
+pub(super) fn capture_options(system: &SystemConfig) -> CaptureOptions {
+    let period = Some(system.trace_file_time).filter(|period| !period.is_zero());
+    let mut options = CaptureOptions::default();
+    options.limit = u64::from(system.trace_file_size) * 1_000_000;
+    options.ring = (system.trace_files > 1).then_some(Ring {
+        files: system.trace_files,
+        period,
+    });
+    options.redact = match system.trace_redaction {
+        TraceRedaction::None => None,
+        TraceRedaction::Headers => Some(|side, bytes| redact(Redaction::Headers, side, bytes)),
+        TraceRedaction::Sip => Some(|side, bytes| redact(Redaction::Sip, side, bytes)),
+    };
+    options
+}
+
+fn redact(redaction: Redaction, side: Side, bytes: &mut Vec<u8>) {
+    match side {
+        Side::Inner => redaction.packet(bytes),
+        Side::Control => redaction.control(bytes),
+    }
+}
 
 pub(super) fn trace(capture: Option<&Capture>, unit: &Unit<'_>, direction: Direction) {
     let Some(capture) = capture else { return };

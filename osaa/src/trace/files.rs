@@ -1,0 +1,182 @@
+//! The file that is written now, and those before it.
+
+use std::{
+    ffi::OsString,
+    fs::{self, File, OpenOptions},
+    io::{self, BufWriter, Write},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use pcap_file::{
+    DataLink, PcapError,
+    pcapng::{
+        PcapNgBlock, PcapNgWriter,
+        blocks::{
+            enhanced_packet::{EnhancedPacketBlock, EnhancedPacketOption},
+            interface_description::{InterfaceDescriptionBlock, InterfaceDescriptionOption},
+        },
+    },
+};
+
+use super::{CaptureOptions, Direction, Interface, Packet, Ring};
+
+/// What an enhanced packet block adds to its packet: fixed fields, flags, padding, both lengths.
+const BLOCK_OVERHEAD: u64 = 12 + 20 + 12 + 3;
+
+/// A file that grows up to its limit; with a ring, then gives its name to the next.
+pub(super) struct Files {
+    path: PathBuf,
+    options: CaptureOptions,
+    file: PcapNgWriter<BufWriter<File>>,
+    /// Bytes that it may still grow by.
+    left: u64,
+    /// When its first packet came, since 1970.
+    begun: Option<Duration>,
+}
+
+impl Files {
+    /// Begins the file. With a ring, one that is there is kept as the first of those before.
+    pub(super) fn create(path: &Path, options: CaptureOptions) -> io::Result<Self> {
+        if let Some(ring) = &options.ring
+            && path.metadata().is_ok_and(|found| found.is_file())
+        {
+            shift(path, ring)?;
+        }
+        Ok(Self {
+            path: path.to_owned(),
+            file: begin(path)?,
+            left: options.limit,
+            begun: None,
+            options,
+        })
+    }
+
+    /// Writes a packet; false if there is no room for it.
+    pub(super) fn write(&mut self, packet: Packet) -> io::Result<bool> {
+        let original = packet.bytes.len();
+        let mut bytes = packet.bytes.into_vec();
+        if let Some(redact) = self.options.redact {
+            redact(packet.interface, &mut bytes);
+        }
+        let cost = u64::try_from(bytes.len()).unwrap_or(u64::MAX) + BLOCK_OVERHEAD;
+        if self.is_over(cost, packet.at) {
+            self.next()?;
+        }
+        if cost > self.left {
+            return Ok(false);
+        }
+        self.left -= cost;
+        self.begun.get_or_insert(packet.at);
+        let block = EnhancedPacketBlock {
+            interface_id: match packet.interface {
+                Interface::Inner => 0,
+                Interface::Control => 1,
+            },
+            timestamp: packet.at,
+            original_len: u32::try_from(original).unwrap_or(u32::MAX),
+            data: bytes.into(),
+            // epb_flags, bits 0 and 1.
+            options: vec![EnhancedPacketOption::Flags(match packet.direction {
+                Direction::Inbound => 1,
+                Direction::Outbound => 2,
+            })],
+        };
+        self.file.write_pcapng_block(block).map_err(io_error)?;
+        Ok(true)
+    }
+
+    pub(super) fn flush(&mut self) -> io::Result<()> {
+        self.file.get_mut().flush()
+    }
+
+    /// Whether a packet of now belongs into the next file. An empty one is never over: its successor would have no more room.
+    fn is_over(&self, cost: u64, at: Duration) -> bool {
+        let (Some(ring), Some(begun)) = (&self.options.ring, self.begun) else {
+            return false;
+        };
+        let is_old = ring
+            .period
+            .is_some_and(|period| at.saturating_sub(begun) >= period);
+        // What fits no file at all shall not push out those there are.
+        is_old || (cost > self.left && cost <= self.options.limit)
+    }
+
+    fn next(&mut self) -> io::Result<()> {
+        let Some(ring) = &self.options.ring else {
+            return Ok(());
+        };
+        self.file.get_mut().flush()?;
+        shift(&self.path, ring)?;
+        self.file = begin(&self.path)?;
+        self.left = self.options.limit;
+        self.begun = None;
+        Ok(())
+    }
+}
+
+/// Each file gets the next number; the last is replaced.
+fn shift(path: &Path, ring: &Ring) -> io::Result<()> {
+    for number in (1..ring.before()).rev() {
+        match fs::rename(numbered(path, number), numbered(path, number + 1)) {
+            // There are not as many yet.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            other => other?,
+        }
+    }
+    fs::rename(path, numbered(path, 1))
+}
+
+/// The file that was written so many before this one: `trace.pcapng.1`.
+fn numbered(path: &Path, number: u16) -> PathBuf {
+    let mut name = OsString::from(path);
+    name.push(format!(".{number}"));
+    name.into()
+}
+
+/// Creates or empties a file, for its owner only, and begins it.
+fn begin(path: &Path) -> io::Result<PcapNgWriter<BufWriter<File>>> {
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    start_file(options.open(path)?).map_err(io_error)
+}
+
+/// Section header and both interfaces, in the order of their numbers.
+fn start_file(file: File) -> Result<PcapNgWriter<BufWriter<File>>, PcapError> {
+    let mut writer = PcapNgWriter::new(BufWriter::new(file))?;
+    let interfaces = [
+        ("inner", "inner IP packets", DataLink::RAW),
+        (
+            "control",
+            "TSCF control messages and data frames",
+            DataLink::USER0,
+        ),
+    ];
+    for (name, description, linktype) in interfaces {
+        let block = InterfaceDescriptionBlock {
+            linktype,
+            snaplen: 0,
+            options: vec![
+                InterfaceDescriptionOption::IfName(name.into()),
+                InterfaceDescriptionOption::IfDescription(description.into()),
+                // Nanoseconds: what the crate writes whatever this says.
+                InterfaceDescriptionOption::IfTsResol(9),
+            ],
+        };
+        writer.write_block(&block.into_block())?;
+    }
+    Ok(writer)
+}
+
+fn io_error(error: PcapError) -> io::Error {
+    match error {
+        PcapError::IoError(error) => error,
+        other @ (PcapError::IncompleteBuffer
+        | PcapError::InvalidField(_)
+        | PcapError::Utf8Error(_)
+        | PcapError::FromUtf8Error(_)
+        | PcapError::InvalidInterfaceId(_)) => io::Error::other(other.to_string()),
+    }
+}
