@@ -14,8 +14,9 @@ use std::{
 };
 
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional},
     net::{TcpListener, TcpStream},
+    sync::watch,
     time::timeout,
 };
 use tsc_tapi::{
@@ -513,12 +514,14 @@ async fn a_captive_portal_is_no_server() {
     portal.abort();
 }
 
-/// A proxy that cuts connections on which nothing was said for a moment.
-async fn impatient_proxy(to: SocketAddr) -> Proxy {
+/// A proxy that cuts its connections when it is told to, as others do when nothing was said on them for a moment.
+async fn impatient_proxy(to: SocketAddr, cut: watch::Receiver<()>) -> Proxy {
     let listener = listen().await;
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move {
         while let Ok((mut client, _)) = listener.accept().await {
+            let mut cut = cut.clone();
+            cut.mark_unchanged();
             tokio::spawn(async move {
                 let mut head = Vec::new();
                 while !head.ends_with(b"\r\n\r\n") {
@@ -526,19 +529,9 @@ async fn impatient_proxy(to: SocketAddr) -> Proxy {
                 }
                 let mut server = TcpStream::connect(to).await?;
                 client.write_all(b"HTTP/1.1 200 Yes\r\n\r\n").await?;
-                let (mut up, mut down) = ([0; 2000], [0; 2000]);
-                loop {
-                    tokio::select! {
-                        len = client.read(&mut up) => match len? {
-                            0 => break,
-                            len => server.write_all(&up[..len]).await?,
-                        },
-                        len = server.read(&mut down) => match len? {
-                            0 => break,
-                            len => client.write_all(&down[..len]).await?,
-                        },
-                        () = tokio::time::sleep(Duration::from_millis(300)) => break,
-                    }
+                tokio::select! {
+                    _ = copy_bidirectional(&mut client, &mut server) => {}
+                    _ = cut.changed() => {}
                 }
                 Ok::<_, std::io::Error>(())
             });
@@ -551,7 +544,8 @@ async fn impatient_proxy(to: SocketAddr) -> Proxy {
 #[tokio::test]
 async fn a_proxy_that_cuts_idle_connections_costs_a_resume_each_time() {
     let listener = listen().await;
-    let proxy = impatient_proxy(listener.local_addr().unwrap()).await;
+    let (cut, cuts) = watch::channel(());
+    let proxy = impatient_proxy(listener.local_addr().unwrap(), cuts).await;
     let builder = Tunnel::builder(server(&listener)).proxy(proxy);
     let mut notifications = builder.notifications();
     let serve = Peer::serve(&listener, CmType::CONFIGURATION_REQUEST);
@@ -559,10 +553,8 @@ async fn a_proxy_that_cuts_idle_connections_costs_a_resume_each_time() {
     let tunnel = tunnel.unwrap();
     let socket = bind(&tunnel);
     for round in 0..4_u8 {
-        // Keepalives are answered until the connection is cut.
-        while let Received::Control(header) = peer.next().await {
-            peer.answer(&header, ResponseCode::SUCCESS).await;
-        }
+        cut.send_replace(());
+        while !matches!(peer.next().await, Received::End) {}
         peer = Peer::serve(&listener, CmType::CONFIGURATION_RESUME_REQUEST).await;
         while !matches!(
             told(&mut notifications).await,

@@ -63,10 +63,7 @@ pub(super) struct ClientHello<'a> {
     pub(super) has_session_id: bool,
     /// Empty in the first ClientHello.
     pub(super) cookie: &'a [u8],
-    pub(super) alpn: AlpnOffer,
-    /// Of an earlier session that the client would resume; opaque. Empty without one.
-    #[cfg_attr(not(feature = "dtls-openssl"), allow(dead_code))]
-    pub(super) ticket: &'a [u8],
+    extensions: Extensions<'a>,
 }
 
 /// What a ClientHello says about the application protocol.
@@ -131,14 +128,23 @@ impl<'a> ClientHello<'a> {
             random,
             has_session_id: !session_id.is_empty(),
             cookie,
-            alpn: extensions.alpn.unwrap_or(AlpnOffer::Absent),
-            ticket: extensions.ticket.unwrap_or_default(),
+            extensions,
         })
+    }
+
+    pub(super) fn alpn(&self) -> AlpnOffer {
+        self.extensions.alpn.unwrap_or(AlpnOffer::Absent)
+    }
+
+    /// Of an earlier session that the client would resume; opaque. Empty without one.
+    #[cfg(any(test, feature = "dtls-openssl"))]
+    pub(super) fn ticket(&self) -> &'a [u8] {
+        self.extensions.ticket.unwrap_or_default()
     }
 }
 
 /// The extensions of a ClientHello that are looked at.
-#[derive(Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Extensions<'a> {
     alpn: Option<AlpnOffer>,
     ticket: Option<&'a [u8]>,
@@ -450,8 +456,8 @@ pub(super) mod tests {
         assert_eq!(hello.random, &[0x55; 32]);
         assert_eq!((hello.record_sequence, hello.message_sequence), (1, 1));
         assert!(!hello.has_session_id);
-        assert_eq!(hello.alpn, AlpnOffer::Absent);
-        assert_eq!(hello.ticket, [0; 0]);
+        assert_eq!(hello.alpn(), AlpnOffer::Absent);
+        assert_eq!(hello.ticket(), [0; 0]);
     }
 
     #[test]
@@ -463,9 +469,12 @@ pub(super) mod tests {
             for session_id in [&[][..], &[1], &[1; 32]] {
                 let datagram = resuming_hello(session_id, &[9; 32], &extensions);
                 let hello = parse(&datagram).unwrap();
-                assert_eq!(hello.ticket, ticket);
+                assert_eq!(hello.ticket(), ticket);
                 assert_eq!(hello.has_session_id, !session_id.is_empty());
-                assert_eq!((hello.cookie, hello.alpn), (&[9; 32][..], AlpnOffer::Tscf));
+                assert_eq!(
+                    (hello.cookie, hello.alpn()),
+                    (&[9; 32][..], AlpnOffer::Tscf)
+                );
             }
         }
         // Longer than a session id may be; two tickets; one that is cut.
@@ -487,7 +496,7 @@ pub(super) mod tests {
         ) {
             let mut datagram = resuming_hello(&session_id, &cookie, &extension(35, &ticket));
             let whole = parse(&datagram).unwrap();
-            proptest::prop_assert_eq!((whole.cookie, whole.ticket), (&cookie[..], &ticket[..]));
+            proptest::prop_assert_eq!((whole.cookie, whole.ticket()), (&cookie[..], &ticket[..]));
             if let Some((at, change)) = change {
                 let at = at % datagram.len();
                 datagram[at] ^= change;
@@ -496,7 +505,7 @@ pub(super) mod tests {
             datagram.truncate(cut.map_or(whole, |cut| cut % whole));
             if let Some(found) = parse(&datagram) {
                 let bounds = datagram.as_ptr_range();
-                for part in [found.cookie, found.ticket, found.random] {
+                for part in [found.cookie, found.ticket(), found.random] {
                     let part = part.as_ptr_range();
                     // An absent ticket is nowhere.
                     proptest::prop_assert!(

@@ -221,6 +221,7 @@ fn a_nat_that_forgets_costs_the_companion_a_resume_and_no_fallback_for_long() {
         main: Transport::Tcp,
         companion: Transport::Udp,
         sent: 0,
+        payload: 4,
     }
     .in_force();
     call.talk(100);

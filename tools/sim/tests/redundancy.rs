@@ -7,11 +7,12 @@
 
 mod common;
 
-use std::collections::HashMap;
+use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr, SocketAddrV4};
 use std::time::Duration;
 
 use common::asking::{Asking, refusal, request, success};
+use common::call::{Call, PACE};
 use common::services::{self, address};
 use common::tunnel::{SECOND, up_with};
 use tsc_csm::Transport;
@@ -30,8 +31,6 @@ use tsc_tpl::{
 
 const SERVICE: ServiceType = ServiceType::ENABLE_REDUNDANCY;
 const DATAGRAMS: [Transport; 2] = [Transport::Udp, Transport::Dtls];
-/// Between two packets of speech.
-const PACE: Duration = Duration::from_millis(20);
 
 fn offering() -> ServerConfig {
     let mut config = server_config(9);
@@ -55,37 +54,20 @@ fn holds(world: &World, server: ServerId, client: ClientId) -> bool {
     world.server(server).has_service(session, SERVICE)
 }
 
-/// Two clients of one server: speech goes both ways between them, and only the first has redundancy, and losses.
-struct Call {
-    world: World,
-    server: ServerId,
-    near: ClientId,
-    far: ClientId,
-    sent: u32,
-}
-
+/// Parts of a call of which one end has redundancy by copies, and losses.
 impl Call {
-    fn new(transport: Transport, redundancy: Redundancy) -> Self {
+    fn repeated(transport: Transport, redundancy: Redundancy) -> Self {
         Self::seeded(13, transport, redundancy)
     }
 
     fn seeded(seed: u64, transport: Transport, redundancy: Redundancy) -> Self {
-        let mut world = World::new(seed);
-        let server = world.add_server(offering());
-        let near = world.add_client(client_config(&[transport]), PathConfig::CLEAN);
-        let far = world.add_client(client_config(&[Transport::Tls]), PathConfig::CLEAN);
-        world.start(near);
-        world.start(far);
-        world.run(SECOND);
-        world.set_redundancy(near, redundancy).unwrap();
-        world.run(SECOND);
-        Self {
-            world,
-            server,
-            near,
-            far,
-            sent: 0,
-        }
+        let far = client_config(&[Transport::Tls]);
+        let near = client_config(&[transport]);
+        let mut call = Self::between(seed, offering(), near, far, transport);
+        call.payload = 172;
+        call.world.set_redundancy(call.near, redundancy).unwrap();
+        call.world.run(SECOND);
+        call
     }
 
     fn network(&mut self, loss: f64, burst: f64) {
@@ -95,34 +77,12 @@ impl Call {
         });
     }
 
-    /// So many packets each way.
-    fn talk(&mut self, packets: u32) {
-        let (near, far) = (
-            address(&self.world, self.near),
-            address(&self.world, self.far),
-        );
-        for _ in 0..packets {
-            let mut payload = [0; 172];
-            payload[..4].copy_from_slice(&self.sent.to_be_bytes());
-            self.sent += 1;
-            self.world.send(self.near, far, &payload);
-            self.world.send(self.far, near, &payload);
-            self.world.run(PACE);
-        }
-    }
-
     /// Of all that was sent to a client, the share that never came. Nothing may come twice.
     fn lost(&mut self, client: ClientId) -> f64 {
         self.world.run(SECOND);
-        let mut came = HashMap::new();
-        for (_, payload) in self.world.received(client) {
-            let number = u32::from_be_bytes(*payload.first_chunk().unwrap());
-            *came.entry(number).or_insert(0) += 1;
-        }
-        assert!(
-            came.values().all(|times| *times == 1),
-            "a packet came twice"
-        );
+        let came = self.came(client);
+        let different: HashSet<u32> = came.iter().copied().collect();
+        assert_eq!(came.len(), different.len(), "a packet came twice");
         let came = u32::try_from(came.len()).unwrap();
         f64::from(self.sent - came) / f64::from(self.sent)
     }
@@ -169,7 +129,7 @@ fn without_the_service_traffic_goes_as_ever() {
 #[test]
 fn what_is_left_of_independent_losses_is_what_theory_says() {
     for (loss, copies) in [(0.05, 0), (0.05, 1), (0.1, 1), (0.1, 2), (0.2, 2)] {
-        let mut call = Call::new(Transport::Udp, Redundancy::Copies(copies));
+        let mut call = Call::repeated(Transport::Udp, Redundancy::Copies(copies));
         call.network(loss, 1.0);
         call.talk(20_000);
         let expected: f64 = loss.powi(i32::from(copies) + 1);
@@ -183,7 +143,7 @@ fn what_is_left_of_independent_losses_is_what_theory_says() {
             );
         }
     }
-    let mut call = Call::new(Transport::Dtls, Redundancy::Copies(2));
+    let mut call = Call::repeated(Transport::Dtls, Redundancy::Copies(2));
     call.network(0.1, 1.0);
     call.talk(10_000);
     let (near, far) = (call.near, call.far);
@@ -198,7 +158,7 @@ fn what_is_left_of_independent_losses_is_what_theory_says() {
 
 #[test]
 fn a_burst_longer_than_the_copies_is_lost_in_part() {
-    let mut call = Call::new(Transport::Udp, Redundancy::Copies(2));
+    let mut call = Call::repeated(Transport::Udp, Redundancy::Copies(2));
     call.network(0.1, 3.0);
     call.talk(20_000);
     // After Gilbert: 0.1 * (1 - 1/3)^2 = 0.044.
@@ -209,7 +169,7 @@ fn a_burst_longer_than_the_copies_is_lost_in_part() {
 
 #[test]
 fn duplicates_and_disorder_of_the_network_change_nothing() {
-    let mut call = Call::new(Transport::Udp, Redundancy::Copies(2));
+    let mut call = Call::repeated(Transport::Udp, Redundancy::Copies(2));
     call.world.path(call.near).set(LinkConfig {
         duplicate: 0.1,
         reorder: 0.1,
@@ -229,7 +189,7 @@ fn duplicates_and_disorder_of_the_network_change_nothing() {
 
 #[test]
 fn adaptive_costs_next_to_nothing_on_a_clean_network() {
-    let mut call = Call::new(Transport::Udp, Redundancy::Adaptive { most: 2 });
+    let mut call = Call::repeated(Transport::Udp, Redundancy::Adaptive { most: 2 });
     call.talk(50 * 60);
     let status = call.world.redundancy(call.near).unwrap();
     assert_eq!(
@@ -247,7 +207,7 @@ fn adaptive_costs_next_to_nothing_on_a_clean_network() {
 
 #[test]
 fn adaptive_follows_the_losses_of_each_direction() {
-    let mut call = Call::new(Transport::Udp, Redundancy::Adaptive { most: 2 });
+    let mut call = Call::repeated(Transport::Udp, Redundancy::Adaptive { most: 2 });
     let lossy = LinkConfig::lossy(0.1);
     call.world.path(call.near).up.config = lossy;
     call.talk(50 * 10);
@@ -271,7 +231,7 @@ fn adaptive_follows_the_losses_of_each_direction() {
 
 #[test]
 fn adaptive_is_as_good_as_two_copies_at_ten_percent() {
-    let mut call = Call::new(Transport::Dtls, Redundancy::Adaptive { most: 2 });
+    let mut call = Call::repeated(Transport::Dtls, Redundancy::Adaptive { most: 2 });
     call.network(0.1, 1.0);
     call.talk(50 * 5);
     let begun = call.sent;
@@ -290,7 +250,7 @@ fn adaptive_is_as_good_as_two_copies_at_ten_percent() {
 
 #[test]
 fn an_application_may_limit_what_is_adapted() {
-    let mut call = Call::new(Transport::Udp, Redundancy::Adaptive { most: 1 });
+    let mut call = Call::repeated(Transport::Udp, Redundancy::Adaptive { most: 1 });
     call.network(0.2, 2.0);
     call.talk(50 * 20);
     let status = call.world.redundancy(call.near).unwrap();
@@ -300,7 +260,7 @@ fn an_application_may_limit_what_is_adapted() {
 #[test]
 fn it_survives_a_resume() {
     for transport in DATAGRAMS {
-        let mut call = Call::new(transport, Redundancy::Copies(2));
+        let mut call = Call::repeated(transport, Redundancy::Copies(2));
         call.talk(100);
         call.world.break_transport(call.near);
         call.world.run(SECOND * 5);
@@ -463,7 +423,7 @@ fn without_an_answer_nothing_is_taken_for_granted() {
 #[test]
 fn adaptive_redundancy_of_one_way_media_does_not_disturb_the_tunnel() {
     let suspended = |redundancy| {
-        let mut call = Call::new(Transport::Udp, redundancy);
+        let mut call = Call::repeated(Transport::Udp, redundancy);
         call.network(0.1, 1.0);
         let far = address(&call.world, call.far);
         for _ in 0..50 * 120 {
@@ -519,7 +479,7 @@ fn a_server_may_grant_less_and_never_more() {
 
 #[test]
 fn frames_that_were_under_way_when_it_ended_are_taken() {
-    let mut call = Call::new(Transport::Udp, Redundancy::Copies(2));
+    let mut call = Call::repeated(Transport::Udp, Redundancy::Copies(2));
     call.talk(10);
     let frame = frame(&call.world, call.near, 100, 0, None);
     call.world
@@ -649,7 +609,7 @@ fn storms_of_requests_are_answered_and_leave_nothing() {
 
 #[test]
 fn each_packet_of_a_frame_is_checked_like_any_other() {
-    let mut call = Call::new(Transport::Udp, Redundancy::Copies(2));
+    let mut call = Call::repeated(Transport::Udp, Redundancy::Copies(2));
     let victim = address(&call.world, call.far);
     let forged = frame(&call.world, call.near, 1, 2, Some(victim));
     call.world.send_raw(call.near, forged);
@@ -671,7 +631,7 @@ fn each_packet_of_a_frame_is_checked_like_any_other() {
 /// On plain UDP anybody who can forge the client's outer address can do this.
 #[test]
 fn a_forged_jump_of_the_sequence_costs_nothing() {
-    let mut call = Call::new(Transport::Udp, Redundancy::Copies(2));
+    let mut call = Call::repeated(Transport::Udp, Redundancy::Copies(2));
     call.talk(100);
     for newest in [0x4000_0000, 0x7FFF_FFFF, 5_000, 0xFFFF_0000] {
         let forged = frame(&call.world, call.near, newest, 2, None);
@@ -704,7 +664,7 @@ fn sockets_that_have_it_are_bounded() {
 
 #[test]
 fn packets_are_kept_for_a_second_only() {
-    let mut call = Call::new(Transport::Udp, Redundancy::Copies(2));
+    let mut call = Call::repeated(Transport::Udp, Redundancy::Copies(2));
     call.talk(10);
     call.world.run(SECOND * 2);
     let before = call.world.server_stats(call.server).duplicates;
@@ -826,7 +786,7 @@ fn nothing_stays_of_what_was_kept() {
         |call| call.world.break_transport(call.near),
     ];
     for (number, end) in ends.into_iter().enumerate() {
-        let mut call = Call::new(Transport::Udp, Redundancy::Copies(2));
+        let mut call = Call::repeated(Transport::Udp, Redundancy::Copies(2));
         call.talk(10);
         assert!(kept(&call) >= 2 * 200, "{number}");
         end(&mut call);

@@ -1,7 +1,7 @@
 //! RTP and RTCP packets of any bytes, one after the other.
 #![no_main]
 
-#[path = "../shared/mod.rs"]
+#[path = "../shared/rtp_rtcp.rs"]
 mod shared;
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| shared::rtp_rtcp(data));

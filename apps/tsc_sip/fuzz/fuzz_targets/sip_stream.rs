@@ -1,7 +1,7 @@
 //! A session description of any bytes.
 #![no_main]
 
-#[path = "../shared/mod.rs"]
+#[path = "../shared/sip_stream.rs"]
 mod shared;
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| shared::sip_stream(data));

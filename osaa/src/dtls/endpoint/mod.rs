@@ -359,7 +359,7 @@ impl DtlsServerEndpoint {
         } else if !self.may_start_unproved(now, peer, entry, &hello) {
             return None;
         }
-        if hello.alpn == AlpnOffer::Other {
+        if hello.alpn() == AlpnOffer::Other {
             self.stats.alpn_refused += 1;
             self.answer(
                 peer,

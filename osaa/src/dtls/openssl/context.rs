@@ -261,7 +261,7 @@ impl ServerBackend for Server {
         hello: &ClientHello<'_>,
     ) -> Result<Box<dyn DtlsSession>, DtlsError> {
         let ctx = self
-            .context(now, hello.ticket)
+            .context(now, hello.ticket())
             .map_err(|error| DtlsError::Backend(error.to_string()))?;
         let handshake = self
             .start(&ctx, hello.cookie)

@@ -27,6 +27,8 @@ pub(crate) struct Call {
     pub(crate) main: Transport,
     pub(crate) companion: Transport,
     pub(crate) sent: u32,
+    /// Bytes of each packet's payload, of which the first four are its number.
+    pub(crate) payload: usize,
 }
 
 impl Call {
@@ -54,6 +56,7 @@ impl Call {
             main,
             companion,
             sent: 0,
+            payload: 4,
         }
     }
 
@@ -72,7 +75,8 @@ impl Call {
         let far = address(&self.world, self.far);
         let mut sent = 0;
         for _ in 0..packets {
-            let payload = self.sent.to_be_bytes();
+            let mut payload = vec![0; self.payload];
+            payload[..4].copy_from_slice(&self.sent.to_be_bytes());
             self.sent += 1;
             sent += u32::from(self.world.send_placed(self.near, far, &payload));
             let near = self.own();

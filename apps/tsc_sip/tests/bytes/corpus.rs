@@ -1,15 +1,13 @@
 //! Replays the committed fuzz corpus with the assertions of the fuzz targets, and keeps the seeds in it.
 //!
-//! `TSC_WRITE_CORPUS=1 cargo test -p tsc-sip --test corpus` writes the seeds anew.
-#![allow(clippy::unwrap_used, clippy::indexing_slicing)]
-
-#[path = "../fuzz/shared/mod.rs"]
-mod shared;
+//! `TSC_WRITE_CORPUS=1 cargo test -p tsc-sip --test bytes corpus` writes the seeds anew.
 
 use std::{fs, path::PathBuf};
 
 use tsc_sip::media::{ReceptionReport, RtcpReport, SenderInfo};
 use tsc_sip::msrp::Flag;
+
+use crate::{msrp_chunk, shared};
 
 fn corpus(target: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
@@ -111,7 +109,7 @@ fn sip_messages() {
         ("keepalive", b"\r\n\r\n".to_vec()),
         ("not-sip", b"GET / HTTP/1.1\r\nHost: x\r\n\r\n".to_vec()),
     ];
-    replay("sip_message", &seeds, shared::sip_message);
+    replay("sip_message", &seeds, shared::sip_message::sip_message);
 }
 
 #[test]
@@ -134,12 +132,12 @@ fn sip_streams() {
         ("no-length", cut(3, &[&none, &short])),
         ("far", cut(9, &[b"x\r\nl: 99999\r\n\r\n"])),
     ];
-    replay("sip_stream", &seeds, shared::sip_stream);
+    replay("sip_stream", &seeds, shared::sip_stream::sip_stream);
 }
 
 #[test]
 fn msrp_streams() {
-    let chunk = shared::msrp_chunk;
+    let chunk = msrp_chunk;
     let cut = |step: u8, parts: &[&[u8]]| [&[step], parts.concat().as_slice()].concat();
     let first = chunk("id01", "1-3/6", b"abc", Flag::More);
     let last = chunk("id01", "4-6/6", b"def", Flag::End);
@@ -158,7 +156,7 @@ fn msrp_streams() {
         ("responses", cut(2, &[ok, report])),
         ("not-msrp", cut(4, &[b"GET / HTTP/1.1\r\n\r\n"])),
     ];
-    replay("msrp", &seeds, shared::msrp);
+    replay("msrp", &seeds, shared::msrp::msrp);
 }
 
 #[test]
@@ -178,7 +176,7 @@ fn session_descriptions() {
         ("bad-origin", "v=0\r\no=-\r\n".into()),
     ]
     .map(|(name, text)| (name, text.into_bytes()));
-    replay("sdp", &seeds, shared::sdp);
+    replay("sdp", &seeds, shared::sdp::sdp);
 }
 
 fn packet(kind: u8, millis: u8, bytes: &[u8]) -> Vec<u8> {
@@ -244,5 +242,5 @@ fn rtp_and_rtcp() {
         ("extension-and-padding", packet(1, 0, &extension)),
         ("cut-report", rtcp[..rtcp.len() - 3].to_vec()),
     ];
-    replay("rtp_rtcp", &seeds, shared::rtp_rtcp);
+    replay("rtp_rtcp", &seeds, shared::rtp_rtcp::rtp_rtcp);
 }

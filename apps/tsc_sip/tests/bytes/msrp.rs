@@ -1,15 +1,15 @@
 //! MSRP sessions in simulated time: two ends and the bytes between them.
-#![allow(clippy::unwrap_used, clippy::indexing_slicing)]
-
-#[path = "../fuzz/shared/mod.rs"]
-mod shared;
 
 use std::time::{Duration, Instant};
 
 use proptest::{collection::vec, prelude::*};
-use shared::{ALICE, BOB, msrp_chunk, msrp_session};
 use tsc_sip::msrp::{
     Chunk, Decoder, Event, Flag, Inbox, Item, MessageId, SendError, Session, Start, limits, status,
+};
+
+use crate::{
+    msrp_chunk,
+    shared::msrp::{ALICE, BOB, msrp_session},
 };
 
 struct World {

@@ -1,8 +1,4 @@
 //! Properties over generated inputs: of the readers, the writers and the receiver.
-#![allow(clippy::unwrap_used, clippy::indexing_slicing)]
-
-#[path = "../fuzz/shared/mod.rs"]
-mod shared;
 
 use std::{
     collections::BTreeSet,
@@ -12,9 +8,33 @@ use std::{
 use proptest::{collection::vec, prelude::*, sample::Index};
 use tsc_sip::{
     media::{Received, Receiver},
-    msrp::Flag,
+    msrp::{Coverage, Flag},
     sip::{Contacts, Head, Host, Message, Method, NameAddr, Request, SipUri, StatusCode, Uri, Via},
 };
+
+use crate::{msrp_chunk, shared};
+
+/// A set of bytes is the one that a plain list of flags is.
+fn coverage(ranges: &[(u8, u8)]) {
+    let mut covered = Coverage::default();
+    let mut model = [false; 512];
+    for (start, length) in ranges {
+        let (start, end) = (u64::from(*start), u64::from(*start) + u64::from(*length));
+        if covered.add(start, end).is_ok() {
+            for (at, flag) in (0u64..).zip(model.iter_mut()) {
+                *flag |= (start..end).contains(&at);
+            }
+        }
+    }
+    assert_eq!(
+        covered.len(),
+        model.iter().filter(|flag| **flag).count() as u64
+    );
+    let first_gap = model.iter().take_while(|flag| **flag).count() as u64;
+    for total in 0..300 {
+        assert_eq!(covered.is_complete(total), total <= first_gap);
+    }
+}
 
 fn token() -> impl Strategy<Value = String> {
     "[a-zA-Z0-9.!%*_+`'~-]{1,12}"
@@ -100,16 +120,16 @@ proptest! {
 
     #[test]
     fn any_bytes_are_survived(data in vec(any::<u8>(), 0..400)) {
-        shared::sip_message(&data);
-        shared::sdp(&data);
-        shared::rtp_rtcp(&data);
-        shared::sip_stream(&data);
-        shared::msrp(&data);
+        shared::sip_message::sip_message(&data);
+        shared::sdp::sdp(&data);
+        shared::rtp_rtcp::rtp_rtcp(&data);
+        shared::sip_stream::sip_stream(&data);
+        shared::msrp::msrp(&data);
     }
 
     #[test]
     fn coverage_is_a_set_of_bytes(ranges in vec((any::<u8>(), 0u8..9), 0..200)) {
-        shared::coverage(&ranges);
+        coverage(&ranges);
     }
 
     #[test]
@@ -119,13 +139,13 @@ proptest! {
         spoil in vec((any::<Index>(), any::<u8>()), 0..4),
     ) {
         let mut bytes = vec![step];
-        bytes.extend(shared::msrp_chunk("ab12", "1-300/600", &body, Flag::More));
-        bytes.extend(shared::msrp_chunk("ab12", "301-*/600", &body, Flag::End));
+        bytes.extend(msrp_chunk("ab12", "1-300/600", &body, Flag::More));
+        bytes.extend(msrp_chunk("ab12", "301-*/600", &body, Flag::End));
         for (at, byte) in spoil {
             let at = at.index(bytes.len());
             bytes[at] = byte;
         }
-        shared::msrp(&bytes);
+        shared::msrp::msrp(&bytes);
     }
 
     #[test]
@@ -143,7 +163,7 @@ proptest! {
             let at = at.index(bytes.len());
             bytes[at] = byte;
         }
-        shared::sip_stream(&bytes);
+        shared::sip_stream::sip_stream(&bytes);
     }
 
     #[test]
@@ -156,12 +176,12 @@ proptest! {
             let at = at.index(bytes.len());
             bytes[at] = byte;
         }
-        shared::sip_message(&bytes);
+        shared::sip_message::sip_message(&bytes);
     }
 
     #[test]
     fn spoilt_descriptions_are_survived(text in "v=0\r\no=- 1 1 IN IP4 1.2.3.4\r\n([macobt]=[ -~]{0,30}\r\n){0,8}") {
-        shared::sdp(text.as_bytes());
+        shared::sdp::sdp(text.as_bytes());
     }
 
     #[test]
