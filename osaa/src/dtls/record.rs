@@ -529,7 +529,7 @@ pub(super) mod tests {
             ([&other[..], &tscf].concat(), AlpnOffer::Tscf),
             ([&h2[..], &other].concat(), AlpnOffer::Other),
         ] {
-            assert_eq!(parse(&hello(&[], &extensions)).unwrap().alpn, expected);
+            assert_eq!(parse(&hello(&[], &extensions)).unwrap().alpn(), expected);
         }
         // Twice the same extension, and lists that do not add up.
         for bad in [
