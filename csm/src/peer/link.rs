@@ -269,6 +269,10 @@ impl Link {
     }
 
     fn keepalive_due(&self) -> Instant {
+        // How long an answer takes is of interest from the start.
+        if self.confirmed && self.last_asked.is_none() && self.round_trip.is_none() {
+            return self.created;
+        }
         let patience = if self.beat < LIVELY {
             LIVELY_PROBE_AFTER
         } else {

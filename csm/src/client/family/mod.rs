@@ -344,10 +344,13 @@ impl Family {
         self.main.is_protected()
     }
 
-    /// As [`Client::round_trip`]: of the main tunnel.
+    /// As [`Client::round_trip`]: of the tunnel that has this transport, or of the main tunnel as long as nothing is known of it.
     #[must_use]
-    pub fn round_trip(&self) -> Option<Duration> {
-        self.main.round_trip()
+    pub fn round_trip(&self, epoch: Epoch) -> Option<Duration> {
+        let place = epoch.tunnel().checked_sub(1);
+        let companion = place.and_then(|place| self.companions.get(place)?.as_deref());
+        let own = companion.and_then(|companion| companion.client.round_trip());
+        own.or_else(|| self.main.round_trip())
     }
 
     /// What a companion was assigned, while there is one.

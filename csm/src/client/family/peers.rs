@@ -1,7 +1,7 @@
 //! Peer tunnels of the family: they are the main tunnel's.
 
 use std::net::SocketAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::super::event::{Inbound, RequestError};
 use tsc_tpl::Unit;
@@ -111,6 +111,13 @@ impl Family {
     #[must_use]
     pub fn poll_peer_transmit(&mut self) -> Option<PeerTransmit> {
         self.main.poll_peer_transmit()
+    }
+
+    /// As [`Client::peer_round_trip`](super::super::Client::peer_round_trip), or that of the main tunnel as long as nothing is known.
+    #[must_use]
+    pub fn peer_round_trip(&self, path: PathId) -> Option<Duration> {
+        let own = self.main.peer_round_trip(path);
+        own.or_else(|| self.main.round_trip())
     }
 
     /// As [`Client::peers`](super::super::Client::peers).

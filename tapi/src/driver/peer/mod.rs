@@ -296,10 +296,12 @@ const fn unspecified(of: IpAddr) -> IpAddr {
     }
 }
 
-/// Gives an inner packet to the stack.
-fn deliver(inbound: Inbound<'_>, hands: &Hands<'_>) {
+/// Gives an inner packet that came over this path to the stack.
+fn deliver(path: PathId, inbound: Inbound<'_>, hands: &Hands<'_>) {
     if let Inbound::Deliver(packet) = inbound {
         let mut state = hands.shared.lock();
+        let round_trip = hands.client.peer_round_trip(path);
+        state.stack.set_round_trip(round_trip);
         state.peer_counts.note_received(&packet);
         state.stack.handle_packet(hands.now, packet.as_bytes());
     }

@@ -297,7 +297,7 @@ impl PeerStream {
                     Ok(Some(unit)) => {
                         let client = &mut hands.client;
                         let inbound = client.peer_unit(hands.now, path, self.with, unit);
-                        deliver(inbound, hands);
+                        deliver(path, inbound, hands);
                     }
                     Ok(None) => break,
                     Err(error) => {

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tsc_tpl::{IpPacket, Unit};
 
@@ -124,6 +124,17 @@ impl Client {
     #[must_use]
     pub fn poll_peer_transmit(&mut self) -> Option<PeerTransmit> {
         self.peer_transmits.pop_front()
+    }
+
+    /// How long a packet takes over a peer tunnel and back, by the Keepalives that were answered.
+    #[must_use]
+    pub fn peer_round_trip(&self, path: PathId) -> Option<Duration> {
+        let State::Up(tunnel) = &self.state else {
+            return None;
+        };
+        let ups = tunnel.services.peer.pairs.iter();
+        let mut ups = ups.filter_map(|pair| pair.up.as_ref());
+        ups.find(|up| up.id == path)?.path.round_trip()
     }
 
     /// The peer tunnels that are up.
