@@ -18,7 +18,7 @@ host=$(rustc -vV | sed -n 's/^host: //p')
 
 shift || true
 crates=("$@")
-[ ${#crates[@]} -gt 0 ] || crates=(tpl csm eip osaa tsc-server apps/tsc_sip)
+[ ${#crates[@]} -gt 0 ] || crates=(tpl csm eip redact osaa tsc-server apps/tsc_sip)
 dirs=("${crates[@]/%//fuzz}")
 jobs=()
 for dir in "${dirs[@]}"; do

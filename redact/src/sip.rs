@@ -191,7 +191,10 @@ fn header_len(rest: &[u8]) -> usize {
 
 /// Masks a header field; whether it says that the body is SDP.
 fn mask_header(header: &mut [u8]) -> bool {
-    let Some(colon) = header.iter().position(|byte| *byte == b':') else {
+    // A colon further on is not that of a name.
+    let is_name = |name: &[u8]| name.trim_ascii_end().iter().all(is_token);
+    let colon = header.iter().position(|byte| *byte == b':');
+    let Some(colon) = colon.filter(|colon| header.get(..*colon).is_some_and(is_name)) else {
         blank(header);
         return false;
     };
@@ -294,9 +297,11 @@ fn mask_uri(uri: &mut [u8]) {
     mask_parameters(parameters);
 }
 
-/// `;name=value;name`; what comes before the first `;` is blanks at most.
+/// `;name=value;name`; what comes before the first `;` should be blanks.
 fn mask_parameters(parameters: &mut [u8]) {
-    let mut rest = parameters;
+    let first = outside_quotes(parameters, b';').unwrap_or(parameters.len());
+    let (before, mut rest) = parameters.split_at_mut(first);
+    blank(before);
     while !rest.is_empty() {
         let len = match outside_quotes(rest.get(1..).unwrap_or_default(), b';') {
             Some(next) => next + 1,
@@ -319,7 +324,7 @@ fn mask_parameters(parameters: &mut [u8]) {
 
 fn mask_sdp(line: &mut [u8]) {
     let (kind, value) = match line {
-        [kind, b'=', value @ ..] => (*kind, value),
+        [kind @ b'a'..=b'z', b'=', value @ ..] => (*kind, value),
         other => {
             blank(other);
             return;
@@ -331,11 +336,17 @@ fn mask_sdp(line: &mut [u8]) {
     match kind {
         // User, session, version, network, kind of address, address.
         b'o' => {
-            let user = value
-                .iter()
-                .position(|byte| *byte == b' ')
-                .unwrap_or(value.len());
-            blank(value.get_mut(..user).unwrap_or_default());
+            let fields: Vec<&[u8]> = value.split(|byte| *byte == b' ').collect();
+            let is_number = |field: &&[u8]| field.iter().all(u8::is_ascii_digit);
+            let known = match fields.as_slice() {
+                [user, session, version, b"IN", _, _]
+                    if [session, version].into_iter().all(is_number) =>
+                {
+                    user.len()
+                }
+                _ => value.len(),
+            };
+            blank(value.get_mut(..known).unwrap_or_default());
         }
         b'a' => {
             let end = value

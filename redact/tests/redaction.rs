@@ -178,13 +178,35 @@ fn names_are_found_again() {
     assert_eq!(Redaction::from_name("all"), None);
 }
 
+/// A name's colon further on, an address behind its brackets, an owner without a name, a line of SDP of no kind.
+#[test]
+fn damage_that_once_uncovered_somebody() {
+    for (at, byte) in [(158, 0), (323, b'>'), (690, b' '), (871, b'=')] {
+        let mut message = INVITE
+            .replace("alice", "!!!!!")
+            .replace("Alice", "!!!!!")
+            .into_bytes();
+        message[at] = byte;
+        let left = redacted(Redaction::Sip, &udp(&message));
+        assert!(
+            !left[28..].contains(&b'!'),
+            "{}",
+            String::from_utf8_lossy(&left)
+        );
+    }
+}
+
+/// Any byte but those that make another line or field of it, by the rules.
+fn damage() -> impl Strategy<Value = u8> {
+    let bytes = (0..=255).filter(|byte| !b"vtmcbrz:!".contains(byte));
+    proptest::sample::select(bytes.collect::<Vec<u8>>())
+}
+
 proptest! {
     /// An identity in a message that was damaged anywhere does not get through: `!` stands for it, as nothing of SIP has one.
     #[test]
-    fn damage_uncovers_nobody(at in 0..INVITE.len(), byte: u8, cut in 0..INVITE.len()) {
+    fn damage_uncovers_nobody(at in 0..INVITE.len(), byte in damage(), cut in 0..INVITE.len()) {
         let mut message = INVITE.replace("alice", "!!!!!").replace("Alice", "!!!!!").into_bytes();
-        // These make another line or field of it, by the rules.
-        prop_assume!(!b"vtmcbrz:!".contains(&byte));
         message[at] = byte;
         message.truncate(message.len() - cut);
         let left = redacted(Redaction::Sip, &udp(&message));
