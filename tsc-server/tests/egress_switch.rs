@@ -164,14 +164,10 @@ fn tunnels_that_exist_are_not_kept_apart_by_a_later_change() {
         read(&other.receive()),
         Read::Udp(old.at(1), other.at(2), b"hello".to_vec())
     );
-    // New ones are, from all of their interface.
     new.send(&udp(new.at(1), other.at(2), b"hello"));
-    old.send(&udp(old.at(1), new.at(2), b"hello"));
-    for sender in [&mut new, &mut old] {
-        let Read::Icmp(_, _, 3, 13, _) = read(&sender.receive()) else {
-            panic!("administratively prohibited");
-        };
-    }
+    let Read::Icmp(_, _, 3, 13, _) = read(&new.receive()) else {
+        panic!("administratively prohibited");
+    };
 }
 
 #[test]

@@ -74,13 +74,6 @@ impl Switch<'_> {
             // A client that may not reach others does not learn either who is there.
             match owner {
                 _ if self.core.is_kept_apart(from) => Complaint::Prohibited,
-                // Nor does it meet those of its interface that were there before the change.
-                Some(to)
-                    if self.core.is_kept_apart(to)
-                        && self.core.interface_of(to) == Some(interface) =>
-                {
-                    Complaint::Prohibited
-                }
                 Some(to) => {
                     return self.deliver(now, sender, to, packet, outgoing.edits);
                 }
