@@ -140,8 +140,9 @@ static void encryption(tsc_handle tunnel)
 
 static void delete_it(tsc_notification_data *notification)
 {
-    tell(notification);
     CHECK(tsc_delete_tunnel(notification->handle) == tsc_error_code_ok);
+    /* Not before: whoever waits for it ends everything. */
+    tell(notification);
 }
 
 int main(int count, char **arguments)
