@@ -117,10 +117,6 @@ impl Link {
         self.confirmed && !self.asked.as_ref().is_some_and(doubted)
     }
 
-    pub(super) const fn is_confirmed(&self) -> bool {
-        self.confirmed
-    }
-
     pub(super) const fn round_trip(&self) -> Option<Duration> {
         self.round_trip
     }
@@ -269,7 +265,8 @@ impl Link {
     }
 
     fn keepalive_due(&self) -> Instant {
-        // How long an answer takes is of interest from the start.
+        // The other end waits for a sign of life before it sends anything (spec 5, "Unconfirmed"); and both want to know from the start
+        // how long an answer takes.
         if self.confirmed && self.last_asked.is_none() && self.round_trip.is_none() {
             return self.created;
         }

@@ -345,7 +345,7 @@ impl Path {
                 if let Some(link) =
                     search.control(now, from, &message, &terms, &mut self.out, random)
                 {
-                    self.up(now, link);
+                    self.up(link);
                 }
             }
             (Phase::Listening(listen), Unit::Control(message)) if listen.expects(from) => {
@@ -353,7 +353,7 @@ impl Path {
                     self.out.unproven.heard(from.address);
                 }
                 match listen.control(now, from, &message, &terms, &mut self.out, random) {
-                    Claimed::Granted(link) => self.up(now, *link),
+                    Claimed::Granted(link) => self.up(*link),
                     Claimed::No => {}
                     Claimed::Forged => self.refused += 1,
                 }
@@ -363,14 +363,9 @@ impl Path {
         None
     }
 
-    fn up(&mut self, now: Instant, mut link: Link) {
-        let at = link.at;
-        if link.is_confirmed() {
-            // The other end waits for a sign of life before it sends anything (spec 5, "Unconfirmed").
-            link.probe(now, &mut self.out);
-        }
+    fn up(&mut self, link: Link) {
+        self.news.push_back(News::Up(link.at));
         self.phase = Phase::Up(link);
-        self.news.push_back(News::Up(at));
     }
 
     fn end(&mut self, why: PathEnd) {

@@ -12,7 +12,7 @@ use super::config::{Identity, InterfaceConfig, ServerConfigError};
 use crate::prefix::Prefix;
 
 /// One edition. Shared by all tunnels that were configured under it.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Offers {
     pub(crate) services: Vec<ServiceType>,
     pub(super) inter_client_block: bool,
@@ -68,6 +68,9 @@ impl Editions {
     }
 
     fn change(&mut self, to: Offers) {
+        if to == *self.current {
+            return;
+        }
         let before = std::mem::replace(&mut self.current, Arc::new(to));
         self.past.push(Arc::downgrade(&before));
         drop(before);

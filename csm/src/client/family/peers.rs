@@ -3,9 +3,9 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use super::super::event::{Inbound, RequestError};
 use tsc_tpl::Unit;
 
+use super::super::event::{Inbound, RequestError};
 use super::super::service::{Direct, PathId, PeerStatus, PeerTransmit};
 use super::Family;
 use crate::flow::FlowKey;

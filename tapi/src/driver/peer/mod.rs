@@ -12,7 +12,7 @@ mod streams;
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     task::{Context, Poll},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use tsc_csm::{
@@ -65,6 +65,8 @@ struct Hands<'a> {
     now: Instant,
     client: &'a mut Family,
     shared: &'a Shared,
+    /// Of the path.
+    round_trip: Option<Duration>,
 }
 
 impl Driver {
@@ -256,10 +258,12 @@ impl Driver {
             ..
         } = self;
         for path in &mut peers.paths {
+            let round_trip = client.peer_round_trip(path.id);
             let mut hands = Hands {
                 now,
                 client,
                 shared,
+                round_trip,
             };
             progress |= path.turn(cx, &mut hands);
             progress |= path.streams.turn(cx, path.id, &mut hands, &mut buffer);
@@ -296,12 +300,11 @@ const fn unspecified(of: IpAddr) -> IpAddr {
     }
 }
 
-/// Gives an inner packet that came over this path to the stack.
-fn deliver(path: PathId, inbound: Inbound<'_>, hands: &Hands<'_>) {
+/// Gives an inner packet that came over a path to the stack.
+fn deliver(inbound: Inbound<'_>, hands: &Hands<'_>) {
     if let Inbound::Deliver(packet) = inbound {
         let mut state = hands.shared.lock();
-        let round_trip = hands.client.peer_round_trip(path);
-        state.stack.set_round_trip(round_trip);
+        state.stack.set_round_trip(hands.round_trip);
         state.peer_counts.note_received(&packet);
         state.stack.handle_packet(hands.now, packet.as_bytes());
     }

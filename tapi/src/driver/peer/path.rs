@@ -304,7 +304,7 @@ impl PeerPath {
                     address: from,
                 };
                 let inbound = hands.client.peer_datagram(hands.now, self.id, from, bytes);
-                deliver(self.id, inbound, hands);
+                deliver(inbound, hands);
             } else if hands.client.peer_admits(self.id, dtls(from)) {
                 self.record(from, bytes, hands);
             }
@@ -320,7 +320,7 @@ impl PeerPath {
                 Opening::Data(range) => {
                     let unit = bytes.get(range).unwrap_or_default();
                     let inbound = hands.client.peer_datagram(now, id, dtls(from), unit);
-                    deliver(self.id, inbound, hands);
+                    deliver(inbound, hands);
                 }
                 Opening::Dropped => {}
                 Opening::NotData => {
@@ -332,7 +332,7 @@ impl PeerPath {
             match endpoint.open(from, bytes) {
                 Opened::Data(_, unit) => {
                     let inbound = hands.client.peer_datagram(now, id, dtls(from), unit);
-                    deliver(self.id, inbound, hands);
+                    deliver(inbound, hands);
                 }
                 Opened::Dropped => {}
                 Opened::NotData => {
@@ -375,7 +375,7 @@ impl PeerPath {
                 progress = true;
                 let unit = buffer.get(..len).unwrap_or_default();
                 let inbound = hands.client.peer_datagram(now, id, dtls(*address), unit);
-                deliver(id, inbound, hands);
+                deliver(inbound, hands);
             }
         }
         self.plain = buffer;
@@ -440,7 +440,7 @@ impl PeerPath {
             let inbound = hands
                 .client
                 .peer_datagram(hands.now, self.id, dtls(address), unit);
-            deliver(self.id, inbound, hands);
+            deliver(inbound, hands);
         }
         self.plain = buffer;
     }

@@ -297,7 +297,7 @@ impl PeerStream {
                     Ok(Some(unit)) => {
                         let client = &mut hands.client;
                         let inbound = client.peer_unit(hands.now, path, self.with, unit);
-                        deliver(path, inbound, hands);
+                        deliver(inbound, hands);
                     }
                     Ok(None) => break,
                     Err(error) => {

@@ -66,7 +66,7 @@ fn who_shows_another_certificate_gets_nothing() {
     }
 }
 
-fn claim(tag: &[u8; 16], cookie: Option<&[u8]>) -> Vec<u8> {
+pub(crate) fn claim(tag: &[u8; 16], cookie: Option<&[u8]>) -> Vec<u8> {
     let cookie = cookie.map(|cookie| Tlv::Cookie(tsc_tpl::Cookie::new(cookie).unwrap()));
     let mut bytes = Vec::new();
     let request = CmType::CONFIGURATION_REQUEST;

@@ -5,12 +5,11 @@ use std::time::Duration;
 
 use crate::call::{CONES, Call, PROTECTED, Setup};
 use crate::common::tunnel::SECOND;
+use crate::hostile::claim;
 use crate::neighbours;
 use tsc_csm::{PathEnd, Transport};
 use tsc_sim::{ClientId, Firewall, NatKind, Rng, World, fingerprint};
-use tsc_tpl::{
-    CmType, Limits, MessageBuilder, ResponseCode, Sequence, Tlv, TlvType, Tsid, TunnelTag, Unit,
-};
+use tsc_tpl::{Limits, ResponseCode, TlvType, Unit};
 
 /// No datagrams pass, and the one who is asked has no NAT.
 const STREAMS: Setup = Setup {
@@ -247,20 +246,6 @@ fn listening(setup: Setup) -> Call {
 }
 
 const HOST: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(198, 51, 100, 1));
-
-fn claim(tag: &[u8; 16], cookie: Option<&[u8]>) -> Vec<u8> {
-    let cookie = cookie.map(|cookie| Tlv::Cookie(tsc_tpl::Cookie::new(cookie).unwrap()));
-    let mut bytes = Vec::new();
-    let request = CmType::CONFIGURATION_REQUEST;
-    MessageBuilder::new(request, Tsid::UNASSIGNED, Sequence(1))
-        .tlv(Tlv::ProtocolRevision(1))
-        .tlv(Tlv::TunnelTag(TunnelTag::new(tag)))
-        .tlvs(cookie)
-        .pad_to(128)
-        .encode(&mut bytes)
-        .unwrap();
-    bytes
-}
 
 /// The codes of all answers that a stranger has heard, and the last cookie.
 fn answers(world: &World, stream: tsc_sim::StreamId) -> (Vec<ResponseCode>, Vec<u8>) {
