@@ -10,6 +10,6 @@ if ! command -v valgrind >/dev/null; then
     apt-get update -qq
     apt-get install -y -qq --no-install-recommends valgrind >/dev/null
 fi
-# All programs, as other scripts build them: features, and with them the code, depend on what is built together.
-cargo build --release --locked --quiet --bins
+# With the features of the whole workspace, as other scripts build it (not `--package`): they decide on the code.
+cargo build --release --locked --quiet --bin tsc-bench
 exec "${CARGO_TARGET_DIR:-target}/release/tsc-bench" instructions "$@"

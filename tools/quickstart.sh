@@ -6,7 +6,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/../examples/quickstart"
 transport=${1:-tls}
-cargo build --quiet --release --locked --bins
+cargo build --quiet --release --locked --bin tsc-demo --bin tsc-server --bin tsc_sip_server --bin tsc_sip_client
 bin=${CARGO_TARGET_DIR:-$PWD/../../target}/release
 example=$PWD
 work=$(mktemp -d)

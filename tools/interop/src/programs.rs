@@ -8,7 +8,7 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-/// Directory of OpenTSC's programs, in place of the build that the test belongs to: `.ci/run` tests optimised ones.
+/// Directory of OpenTSC's programs, in place of the build that the test belongs to: for optimised ones.
 const DIRECTORY: &str = "TSC_INTEROP_PROGRAMS";
 
 /// An OpenTSC program by its name. `cargo test --workspace` has built it; where a test is run alone and the program is

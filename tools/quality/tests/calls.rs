@@ -37,7 +37,7 @@ fn calls_over_a_bad_network_are_heard_and_counted() {
     ]);
     command.args(["--seconds", "8", "--no-pesq", "--only", &cells]);
     command.arg("--results").arg(&kept);
-    // Those that .ci/run has built, or else those that were built with this test.
+    // Those that somebody names, or else those that were built with this test.
     let built = Path::new(env!("CARGO_BIN_EXE_tsc-quality")).parent();
     let programs = env::var_os("TSC_INTEROP_PROGRAMS").map(PathBuf::from);
     let programs = programs.or_else(|| built.map(PathBuf::from)).unwrap();
