@@ -209,8 +209,9 @@ impl Driver {
             for buffer in sent.drain(..) {
                 state.recycle(buffer);
             }
-            let mut has_room;
-            loop {
+            let mut has_room = true;
+            // What a socket has sent after a wish is treated as wished: the driver takes wishes in its next turn.
+            while state.wishes.is_empty() {
                 let [main, ..] = &*outboxes;
                 // Without a transport packets for peers go on; others wait, as many as the queue takes.
                 has_room = (is_bound || has_peers) && main.len() < BATCH && direct.len() < BATCH;
