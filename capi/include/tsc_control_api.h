@@ -231,10 +231,18 @@ typedef struct {
 typedef struct {
     /** Transport in use. */
     tsc_transport transport;
-    /** This client's outer address as the server sees it, if that is IPv4 and told; else 0. */
+    /** This end of the transport, an address of this host, if that is IPv4; else 0. */
+    tsc_ip_port_address local_address;
+    /** Its other end, if that is IPv4; else 0. It is the server, or the proxy that leads to it. */
+    tsc_ip_port_address remote_address;
+    /** This client's outer address as the server sees it, if that is IPv4 and told; else 0. Behind a NAT it is not #local_address. */
     tsc_ip_port_address nat_ipport;
-    /** The same for both IP versions; family AF_UNSPEC if it is not told. */
-    struct sockaddr_storage nat_address;
+    /** #local_address for both IP versions: a sockaddr_in or sockaddr_in6; family AF_UNSPEC if it is not known. */
+    struct sockaddr_storage local_sockaddr;
+    /** #remote_address likewise. */
+    struct sockaddr_storage remote_sockaddr;
+    /** #nat_ipport likewise. */
+    struct sockaddr_storage nat_sockaddr;
 } tsc_tunnel_socket_info;
 
 /**

@@ -149,8 +149,12 @@ pub(crate) struct Config {
 #[derive(Clone, Copy)]
 pub(crate) struct SocketInfo {
     pub(crate) transport: c_int,
+    pub(crate) local_address: IpPortAddress,
+    pub(crate) remote_address: IpPortAddress,
     pub(crate) nat_ipport: IpPortAddress,
-    pub(crate) nat_address: sockaddr_storage,
+    pub(crate) local_sockaddr: sockaddr_storage,
+    pub(crate) remote_sockaddr: sockaddr_storage,
+    pub(crate) nat_sockaddr: sockaddr_storage,
 }
 
 /// `tsc_notification_data`.

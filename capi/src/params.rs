@@ -265,10 +265,19 @@ fn seconds(time: Duration) -> u32 {
 
 /// How the server is reached.
 pub(crate) fn socket_info(from: &TunnelConfig) -> SocketInfo {
-    let seen = from.nat_view;
+    let v4 = |address: Option<_>| address.map_or_else(IpPortAddress::default, address::to_ip_port);
+    let any = |address: Option<_>| {
+        address.map_or_else(address::no_storage, |address| {
+            address::to_storage(address).0
+        })
+    };
     SocketInfo {
         transport: transport(from.transport),
-        nat_ipport: seen.map_or_else(IpPortAddress::default, address::to_ip_port),
-        nat_address: seen.map_or_else(address::no_storage, |seen| address::to_storage(seen).0),
+        local_address: v4(from.outer_local),
+        remote_address: v4(from.outer_peer),
+        nat_ipport: v4(from.nat_view),
+        local_sockaddr: any(from.outer_local),
+        remote_sockaddr: any(from.outer_peer),
+        nat_sockaddr: any(from.nat_view),
     }
 }

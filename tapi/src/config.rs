@@ -19,6 +19,10 @@ pub struct TunnelConfig {
     pub dns_servers: Vec<IpAddr>,
     /// This client's outer address as the server sees it: what is left of it after NATs.
     pub nat_view: Option<SocketAddr>,
+    /// This end of the outer transport; `None` if that was lost again before it could be asked.
+    pub outer_local: Option<SocketAddr>,
+    /// The other end of the outer transport: the server, or the proxy that leads to it.
+    pub outer_peer: Option<SocketAddr>,
     /// Largest inner IP packet in either direction, in bytes.
     pub inner_mtu: u16,
     /// Outer transport in use.
@@ -61,6 +65,8 @@ impl From<Assignment> for TunnelConfig {
             sip_servers: assignment.sip_servers,
             dns_servers: assignment.dns_servers,
             nat_view: assignment.nat_view,
+            outer_local: None,
+            outer_peer: None,
             inner_mtu: assignment.inner_mtu,
             transport: assignment.transport,
             tunnel_id: assignment.tsid.0,

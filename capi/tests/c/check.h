@@ -38,16 +38,18 @@
         CHECK(errno == (number));            \
     } while (0)
 
-/* Programs are called with the transport, the server's port at 127.0.0.1, and the file with its authority. */
+/* Programs are called with the transport, the server's port (at 127.0.0.1, or HOST:PORT), and the file with its authority. */
 static inline tsc_tunnel_params *parameters(char **arguments)
 {
     static tsc_tunnel_params params;
-    const char *transport = arguments[1];
+    const char *transport = arguments[1], *port = strchr(arguments[2], ':');
     memset(&params, 0, sizeof params);
     params.max_connections = 1;
     params.connection_timeout_max = 10;
     params.connection_params[0].server_address.address = 0x7F000001;
-    params.connection_params[0].server_address.port = (uint16_t)atoi(arguments[2]);
+    if (port != NULL)
+        CHECK(sscanf(arguments[2], "%255[^:]", params.connection_params[0].server_name) == 1);
+    params.connection_params[0].server_address.port = (uint16_t)atoi(port == NULL ? arguments[2] : port + 1);
     if (strcmp(transport, "tcp") == 0)
         params.connection_params[0].transport = tsc_transport_tcp;
     else if (strcmp(transport, "tls") == 0)

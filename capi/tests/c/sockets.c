@@ -354,7 +354,7 @@ int main(int count, char **arguments)
     tsc_handle near_tunnel, far_tunnel;
     tsc_config config;
     tsc_tunnel_socket_info info;
-    char text[TSC_ADDR_STR_LEN];
+    char text[TSC_ADDR_STR_LEN], other[TSC_ADDR_STR_LEN];
 
     CHECK(count == 4);
     CHECK(strcmp(tsc_version(), TSC_VERSION) == 0 && TSC_VERSION_NUMBER == 0x000100);
@@ -370,6 +370,13 @@ int main(int count, char **arguments)
     CHECK(strcmp(text, "10.65.0.1:5060") == 0);
     CHECK(tsc_get_tunnel_socket_info(near_tunnel, &info) == tsc_error_code_ok);
     CHECK(info.transport == parameters(arguments)->connection_params[0].transport);
+    /* Both ends of the transport: no NAT is between them. */
+    CHECK(strncmp(tsc_ip_port_address_to_str(&info.local_address, text, sizeof text), "127.0.0.1:", 10) == 0);
+    CHECK(info.local_address.port != 0 && info.local_address.port == info.nat_ipport.port);
+    CHECK(info.remote_address.address == 0x7F000001 && info.remote_address.port == atoi(arguments[2]));
+    CHECK(strcmp(tsc_sockaddr_to_str((struct sockaddr *)&info.local_sockaddr, sizeof info.local_sockaddr, other, sizeof other), text) == 0);
+    CHECK(((struct sockaddr_in *)&info.remote_sockaddr)->sin_port == htons(info.remote_address.port));
+    CHECK(((struct sockaddr_in *)&info.nat_sockaddr)->sin_addr.s_addr == htonl(info.nat_ipport.address));
 
     datagrams(near_tunnel, far_tunnel);
     waiting(near_tunnel, far_tunnel);

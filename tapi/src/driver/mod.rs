@@ -500,7 +500,13 @@ impl Driver {
         let goes_on = assignment
             .active_services
             .contains(&ServiceType::ENABLE_REDUNDANCY);
-        let config = Arc::new(TunnelConfig::from(assignment));
+        let mut config = TunnelConfig::from(assignment);
+        let bound = self.client.can_send();
+        if let Some(link) = self.links.iter().find(|link| Some(link.epoch) == bound) {
+            config.outer_local = Some(link.transport.local_addr());
+            config.outer_peer = Some(link.transport.peer_addr());
+        }
+        let config = Arc::new(config);
         self.limits = Limits::new(config.inner_mtu);
         let mtu = usize::from(config.inner_mtu);
         if !goes_on {

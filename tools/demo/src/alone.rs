@@ -4,7 +4,9 @@
 //! can be any address, nobody else is reached by it, and it is gone with the program.
 
 use std::{
-    env, fs,
+    env,
+    ffi::OsStr,
+    fs,
     process::{Command, Stdio},
 };
 
@@ -28,6 +30,15 @@ pub fn is_inside() -> bool {
 ///
 /// It cannot be run so, or says that it cannot do what it was asked for.
 pub fn again() -> anyhow::Result<bool> {
+    again_with(env::args_os().skip(1))
+}
+
+/// [`again`], with arguments of its own.
+///
+/// # Errors
+///
+/// As [`again`].
+pub fn again_with(arguments: impl IntoIterator<Item = impl AsRef<OsStr>>) -> anyhow::Result<bool> {
     let mut command = Command::new("unshare");
     if !is_root() {
         command.args(["--user", "--map-root-user"]);
@@ -36,7 +47,7 @@ pub fn again() -> anyhow::Result<bool> {
     let status = command
         .args(["--net", "--kill-child", "--fork"])
         .arg(program)
-        .args(env::args_os().skip(1))
+        .args(arguments)
         .env(MARK, "1")
         .status()
         .context(NEEDS)?;

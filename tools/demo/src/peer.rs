@@ -217,7 +217,9 @@ async fn call(
     Ok(calls)
 }
 
-fn address(lab: &Lab, transport: Transport, backend: DtlsBackendKind) -> Option<SocketAddr> {
+/// Where that server speaks a transport.
+#[must_use]
+pub fn address(lab: &Lab, transport: Transport, backend: DtlsBackendKind) -> Option<SocketAddr> {
     let ports = lab.server.ports().iter();
     let mut ports = ports.filter(|port| port.interface == INTERFACE && port.transport == transport);
     // Each back end has a port of its own, in their order.
@@ -229,7 +231,11 @@ fn address(lab: &Lab, transport: Transport, backend: DtlsBackendKind) -> Option<
 }
 
 /// Inner packets that the tunnel server has passed on so far.
-async fn relayed(lab: &Lab) -> anyhow::Result<u64> {
+///
+/// # Errors
+///
+/// It has ended.
+pub async fn relayed(lab: &Lab) -> anyhow::Result<u64> {
     let report = lab.server.report().await;
     Ok(report
         .context("the tunnel server has ended")?

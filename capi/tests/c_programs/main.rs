@@ -7,9 +7,11 @@
 )]
 #![cfg(target_os = "linux")]
 
+mod misuse;
+
 use std::{
     fs,
-    io::{BufRead as _, BufReader},
+    io::{BufRead as _, BufReader, Write as _},
     path::{Path, PathBuf},
     process::{Command, Stdio},
     sync::Arc,
@@ -17,7 +19,11 @@ use std::{
 };
 
 use tempfile::TempDir;
-use tsc_demo::lab::{Lab, LabOptions, Side};
+use tsc_demo::{
+    alone,
+    lab::{Lab, LabOptions, Side},
+    peer,
+};
 use tsc_sip::{
     report::Outcome,
     server::{ServerOptions, SipServer},
@@ -29,7 +35,8 @@ const LIMIT: Duration = Duration::from_secs(10);
 const C: [&str; 4] = ["-std=c99", "-D_DEFAULT_SOURCE", "-x", "c"];
 const CXX: [&str; 3] = ["-std=c++11", "-x", "c++"];
 
-/// What the environment adds: `TSC_CFLAGS` to the compiler's flags, `TSC_RUNNER` in front of each program (Valgrind).
+/// What the environment adds: `TSC_CFLAGS` to the compiler's flags, `TSC_RUNNER` in front of each program (Valgrind). `TSC_CC` stands in for
+/// gcc, and `TSC_BUILT` is a directory with another libtsc (ThreadSanitizer).
 fn words(variable: &str) -> Vec<String> {
     let words = std::env::var(variable).unwrap_or_default();
     words.split_whitespace().map(str::to_owned).collect()
@@ -47,12 +54,16 @@ impl World {
     }
 
     fn with(options: &LabOptions) -> Self {
-        let lab = Lab::start(options).unwrap();
+        Self::of(Lab::start(options).unwrap())
+    }
+
+    fn of(lab: Lab) -> Self {
         let directory = TempDir::new().unwrap();
-        let built = std::env::current_exe().unwrap();
+        let own = std::env::current_exe().unwrap();
+        let built = std::env::var_os("TSC_BUILT").map(PathBuf::from);
         let installed = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("install.sh"))
             .arg("--built")
-            .arg(built.parent().unwrap())
+            .arg(built.as_deref().unwrap_or_else(|| own.parent().unwrap()))
             .arg("--prefix")
             .arg(directory.path())
             .env_remove("DESTDIR")
@@ -63,20 +74,43 @@ impl World {
         Self { lab, directory }
     }
 
+    /// What pkg-config says of the library as it is installed.
+    fn package(&self, questions: &[&str]) -> Vec<String> {
+        let said = Command::new("pkg-config")
+            .args(questions)
+            .arg("tsc")
+            .env(
+                "PKG_CONFIG_PATH",
+                self.directory.path().join("lib/pkgconfig"),
+            )
+            .output()
+            .expect("pkg-config is there");
+        assert!(said.status.success(), "{questions:?}");
+        let said = String::from_utf8(said.stdout).unwrap();
+        said.split_whitespace().map(str::to_owned).collect()
+    }
+
     /// Compiles a program of `tests/c`, or one by its path from there.
     fn build(&self, compiler: &str, language: &[&str], name: &str) -> PathBuf {
+        let mut linked = self.package(&["--cflags", "--libs"]);
+        let library = self.directory.path().join("lib");
+        linked.push(format!("-Wl,-rpath,{}", library.display()));
+        self.build_linked(compiler, language, name, &linked)
+    }
+
+    fn build_linked(
+        &self,
+        compiler: &str,
+        language: &[&str],
+        name: &str,
+        linked: &[String],
+    ) -> PathBuf {
         let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/c");
         let source = tests.join(name).with_extension("c");
         let name = source.file_stem().unwrap().display();
         let program = self.directory.path().join(format!("{name}-{compiler}"));
-        let library = self.directory.path().join("lib");
-        let flags = Command::new("pkg-config")
-            .args(["--cflags", "--libs", "tsc"])
-            .env("PKG_CONFIG_PATH", library.join("pkgconfig"))
-            .output()
-            .expect("pkg-config is there");
-        let flags = String::from_utf8(flags.stdout).unwrap();
-        let mut command = Command::new(compiler);
+        let other = std::env::var("TSC_CC").ok().filter(|_| compiler == "gcc");
+        let mut command = Command::new(other.as_deref().unwrap_or(compiler));
         command
             .args(words("TSC_CFLAGS"))
             .args(["-Wall", "-Wextra", "-Werror", "-pedantic", "-pthread", "-g"])
@@ -84,30 +118,42 @@ impl World {
             .arg(&source)
             .args(["-x", "none", "-o"])
             .arg(&program)
-            .args(flags.split_whitespace())
-            .arg(format!("-Wl,-rpath,{}", library.display()));
+            .args(linked);
         let output = command.output().expect("the compiler is there");
         let errors = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{compiler} {name}: {errors}");
         program
     }
 
-    /// Runs a program with a transport to the server.
-    fn run(&self, program: &Path, transport: Transport) {
-        self.run_with(program, transport, &[&transport.to_string()]);
+    /// The program of the porting guide, as somebody would copy it.
+    fn guide(&self) -> PathBuf {
+        let guide = include_str!("../../../docs/porting.md");
+        let code = guide.split("```c\n").nth(1).unwrap();
+        let file = self.directory.path().join("guide.c");
+        fs::write(&file, code.split("```").next().unwrap()).unwrap();
+        file
+    }
+
+    /// Runs a program with a transport to the server; what it prints.
+    fn run(&self, program: &Path, transport: Transport) -> String {
+        self.run_with(program, transport, &[&transport.to_string()])
     }
 
     /// One with these arguments, the server's port and the authority's file.
     fn command(&self, program: &Path, side: Side, transport: Transport, first: &[&str]) -> Command {
         let backend = DtlsBackendKind::OpenSsl;
         let server = self.lab.server_for(side, transport, backend).unwrap();
+        self.command_to(program, first, &server.port().unwrap().to_string())
+    }
+
+    fn command_to(&self, program: &Path, first: &[&str], port: &str) -> Command {
         let mut command = Command::new("timeout");
         command
             .arg("300")
             .args(words("TSC_RUNNER"))
             .arg(program)
             .args(first)
-            .arg(server.port().unwrap().to_string())
+            .arg(port)
             .arg(self.directory.path().join("ca.pem"));
         command
     }
@@ -155,9 +201,54 @@ fn options_take_effect_and_callbacks_are_told() {
 }
 
 #[test]
+fn each_service_of_a_socket_is_told_of_and_carries_its_packets() {
+    let world = World::new();
+    let program = world.build("gcc", &C, "services");
+    for transport in Transport::ALL {
+        world.run(&program, transport);
+    }
+}
+
+/// In a network of its own: on loopback there are no peer tunnels.
+#[test]
+fn packets_of_peers_leave_the_server() {
+    if !alone::is_inside() {
+        let this = ["--exact", "packets_of_peers_leave_the_server"];
+        assert!(alone::again_with(this).unwrap());
+        return;
+    }
+    let world = World::of(peer::lab().unwrap());
+    let program = world.build("gcc", &C, "services");
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let relayed = || runtime.block_on(peer::relayed(&world.lab)).unwrap();
+    for transport in [Transport::Udp, Transport::Dtls] {
+        let server = peer::address(&world.lab, transport, DtlsBackendKind::OpenSsl).unwrap();
+        let first = [&*transport.to_string()];
+        let mut command = world.command_to(&program, &first, &server.to_string());
+        let pipes = command.arg("peer").stdin(Stdio::piped());
+        let mut client = pipes.stdout(Stdio::piped()).spawn().unwrap();
+        let mut lines = BufReader::new(client.stdout.take().unwrap()).lines();
+        assert_eq!(lines.next().unwrap().unwrap(), "peer tunnel");
+        let before = relayed();
+        assert!(before > 0, "{transport}: {before} packets over the server");
+        client.stdin.take().unwrap().write_all(b"\n").unwrap();
+        assert!(client.wait().unwrap().success(), "{transport}");
+        let beside = relayed() - before;
+        // Of a hundred.
+        assert!(beside < 10, "{transport}: {beside} packets over the server");
+    }
+}
+
+#[test]
 fn misuse_of_each_function_is_an_error_and_nothing_else() {
     let world = World::new();
-    world.run(&world.build("gcc", &C, "misuse"), Transport::Tls);
+    let said = world.run(&world.build("gcc", &C, "misuse"), Transport::Tls);
+    let headers = [
+        include_str!("../../include/tsc_control_api.h"),
+        include_str!("../../include/tsc_socket_api.h"),
+    ];
+    let missing = misuse::missing(&headers, &said);
+    assert!(missing.is_empty(), "not shown: {missing:#?}");
 }
 
 #[test]
@@ -192,6 +283,7 @@ fn a_call_from_c_is_answered_by_rust_over_every_transport() {
     let world = World::new();
     let client = world.build("gcc", &C, "../../../examples/c/tsc_sip_client");
     let inner_tcp = world.build("gcc", &C, "../../../examples/c/tsc_sip_inner_tcp");
+    let guide = world.build("gcc", &C, world.guide().to_str().unwrap());
     let runtime = tokio::runtime::Runtime::new().unwrap();
     for transport in Transport::ALL {
         let backend = DtlsBackendKind::OpenSsl;
@@ -210,6 +302,8 @@ fn a_call_from_c_is_answered_by_rust_over_every_transport() {
         assert!(said.contains("50 of 50 packets came back"), "{said}");
         let said = world.run_with(&inner_tcp, transport, &first);
         assert!(said.contains("100000 of 100000 bytes came"), "{said}");
+        let said = world.run_with(&guide, transport, &first);
+        assert!(said.ends_with("SIP/2.0 200 OK\n"), "{said}");
         let reports = runtime.block_on(async {
             let reports = server.stop(LIMIT).await.unwrap();
             let tunnel = Arc::into_inner(tunnel).expect("given up by the server");
@@ -225,9 +319,17 @@ fn a_call_from_c_is_answered_by_rust_over_every_transport() {
 fn the_headers_are_for_all_compilers_and_for_cxx() {
     let world = World::new();
     for (compiler, language) in [("clang", &C[..]), ("g++", &CXX)] {
-        for name in ["sockets", "misuse", "notifications", "stress", "ipv6"] {
+        for name in [
+            "sockets",
+            "misuse",
+            "notifications",
+            "services",
+            "stress",
+            "ipv6",
+        ] {
             world.build(compiler, language, name);
         }
+        world.build(compiler, language, world.guide().to_str().unwrap());
         // Without the macros that make the system's headers generous.
         world.build(
             compiler,
@@ -236,4 +338,20 @@ fn the_headers_are_for_all_compilers_and_for_cxx() {
         );
     }
     world.run(&world.build("g++", &CXX, "sockets"), Transport::Udp);
+}
+
+#[test]
+fn a_program_may_hold_the_library_itself() {
+    let world = World::new();
+    let linked = world.package(&["--cflags", "--libs", "--static"]);
+    let linked: Vec<_> = linked
+        .iter()
+        .map(|flag| flag.replace("-ltsc", "-l:libtsc.a"))
+        .collect();
+    let program = world.build_linked("gcc", &C, "sockets", &linked);
+    let needed = Command::new("readelf").arg("-d").arg(&program).output();
+    let needed = String::from_utf8(needed.unwrap().stdout).unwrap();
+    assert!(needed.contains("[libc.so"), "{needed}");
+    assert!(!needed.contains("libtsc"), "{needed}");
+    world.run(&program, Transport::Udp);
 }
