@@ -49,6 +49,8 @@ pub struct CaptureOptions {
     pub limit: u64,
     /// What follows a file that is full; without one, nothing: packets are dropped. Default: `None`.
     pub ring: Option<Ring>,
+    /// Makes new files only: one that is there, or a link, is neither written nor taken into the ring, but an error. Default: `false`.
+    pub fresh: bool,
     /// Takes away what must not be written of a packet, in the thread that writes: it may shorten it and change what is left.
     /// Default: `None`.
     pub redact: Option<fn(Interface, &mut Vec<u8>)>,
@@ -59,6 +61,7 @@ impl Default for CaptureOptions {
         Self {
             limit: DEFAULT_FILE_LIMIT,
             ring: None,
+            fresh: false,
             redact: None,
         }
     }
@@ -154,6 +157,7 @@ struct Shared {
     written: AtomicU64,
     dropped: AtomicU64,
     closed: AtomicBool,
+    failed: AtomicBool,
 }
 
 enum Order {
@@ -207,6 +211,12 @@ impl CaptureWriter {
     #[must_use]
     pub fn stats(&self) -> CaptureStats {
         self.capture.stats()
+    }
+
+    /// Whether the file cannot be written any more, for example as the disk is full: everything is dropped from then on.
+    #[must_use]
+    pub fn has_failed(&self) -> bool {
+        self.capture.shared.failed.load(Ordering::Relaxed)
     }
 
     /// Writes what waits and closes the file; handles capture nothing from then on. Blocks for as long as the disk
@@ -301,8 +311,10 @@ struct Writer {
 impl Writer {
     fn run(mut self, orders: &Receiver<Order>) -> io::Result<()> {
         // The first error ends the file. It is told at once, as the end may be days away.
+        let shared = Arc::clone(&self.shared);
         let note = |result: io::Result<()>| {
             result.inspect_err(|error| {
+                shared.failed.store(true, Ordering::Relaxed);
                 warn!(event = "capture-failed", %error, "cannot write the capture file, capturing stops");
             })
         };

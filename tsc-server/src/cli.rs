@@ -18,14 +18,18 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::LazyLock;
 
-use clap::Parser;
 use clap::builder::PossibleValuesParser;
+use clap::{Parser, Subcommand};
 
 use crate::config::{
     Config, ConfigErrors, DEFAULT_CONFIG, DtlsBackend, Environment, LogFormat, LogLevel, Overrides,
     SYSTEM_KEYS, variable,
 };
 use crate::logging::LogOptions;
+
+mod trace;
+
+pub use self::trace::{Ask, TraceAction, TraceArgs, TraceStart};
 
 /// Where the configuration is looked for unless `--config` or `TSC_CONFIG` say otherwise.
 pub const DEFAULT_PATH: &str = "/etc/opentsc/tsc-server.toml";
@@ -128,6 +132,18 @@ pub struct Cli {
     /// Write inner packets and control messages to this pcapng file, for Wireshark.
     #[arg(short, long, value_name = "FILE")]
     pub trace: Option<PathBuf>,
+
+    /// What to ask a running server for, instead of starting one.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+/// What a running server can be asked for.
+#[derive(Clone, Debug, Subcommand)]
+#[non_exhaustive]
+pub enum Command {
+    /// Start, stop and list captures of a running server.
+    Trace(TraceArgs),
 }
 
 fn words<T: Copy>(all: &[T], word: fn(T) -> &'static str) -> PossibleValuesParser {
@@ -149,6 +165,8 @@ pub enum Action {
         /// How to exit.
         exit: Exit,
     },
+    /// Ask the running server.
+    Ask(Box<Ask>),
     /// Serve.
     Run {
         /// What to serve.
@@ -161,6 +179,9 @@ pub enum Action {
 impl Cli {
     /// Loads the configuration as far as the flags need it.
     pub fn action(&self, environment: &Environment) -> Action {
+        if let Some(Command::Trace(args)) = &self.command {
+            return self.ask(args, environment);
+        }
         if self.print_default_config {
             let text = DEFAULT_CONFIG.to_owned();
             return Action::Print { text };
@@ -318,6 +339,7 @@ static HELP: LazyLock<String> = LazyLock::new(|| {
   tsc-server --print-default-config > tsc-server.toml   # then edit it
   tsc-server --config tsc-server.toml --check-config
   tsc-server --config tsc-server.toml --log-level debug
+  tsc-server trace --help                               # captures of a running server
 
 Precedence: the file, over it the environment, over it the flags.
 

@@ -19,16 +19,20 @@
 //! ```
 //!
 //! - [`config`]: one TOML file, its checks and its errors.
+//! - [`control`]: orders to a running server by a socket of its host.
 //! - [`Server`]: starts and stops the worker, which lives on a thread of its own.
+//! - [`trace`]: captures of a running server.
 //! - `worker`: the data plane. Listeners feed units to the session core (`tsc_csm::server`), and a switch passes
 //!   inner packets from tunnel to tunnel.
 
 pub mod cli;
 pub mod config;
+pub mod control;
 mod egress;
 mod icmp;
 pub mod logging;
 mod server;
+pub mod trace;
 mod worker;
 
 #[doc(hidden)]

@@ -8,6 +8,7 @@ use tsc_server::{
     Server,
     cli::{Action, Cli, Exit},
     config::{Config, ConfigErrors, Environment},
+    control::ControlSocket,
     logging::{self, LogOptions},
 };
 
@@ -22,6 +23,16 @@ fn main() -> ExitCode {
             eprintln!("{report}");
             exit.into()
         }
+        Action::Ask(ask) => match ask.ask() {
+            Ok(text) => {
+                print(&text);
+                Exit::Ok.into()
+            }
+            Err(report) => {
+                eprintln!("error: {report}");
+                Exit::Failure.into()
+            }
+        },
         Action::Run { config, log } => {
             let load = || cli.load(&environment);
             run(*config, &log, &load).into()
@@ -70,6 +81,16 @@ async fn serve(mut config: Config, load: Load<'_>) -> Exit {
             return Exit::Failure;
         }
     };
+    let control = config.system.control_socket.as_deref();
+    let directory = config.system.trace_directory.as_deref();
+    let control = control.map(|path| ControlSocket::bind(path, directory));
+    let control = match control.transpose() {
+        Ok(control) => control,
+        Err(error) => {
+            tracing::error!(event = "start-failed", "{error}");
+            return Exit::Failure;
+        }
+    };
     let server = match Server::start(&config) {
         Ok(server) => server,
         Err(error) => {
@@ -81,6 +102,10 @@ async fn serve(mut config: Config, load: Load<'_>) -> Exit {
         tracing::error!(event = "start-failed", "{error}");
         return Exit::Failure;
     }
+    let control = match (control, server.tracer()) {
+        (Some(control), Ok(tracer)) => Some(tokio::spawn(control.serve(tracer))),
+        (Some(_) | None, _) => None,
+    };
     tracing::info!(event = "ready", ports = server.ports().len());
     let mut draining = false;
     loop {
@@ -108,6 +133,10 @@ async fn serve(mut config: Config, load: Load<'_>) -> Exit {
             }
             Asked::Reload => reload(&server, &mut config, load).await,
         }
+    }
+    // Nobody is to start anything any more; with its task the socket is gone.
+    if let Some(control) = control {
+        control.abort();
     }
     let mut stopped = tokio::task::spawn_blocking(|| server.stop());
     let report = loop {

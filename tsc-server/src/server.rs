@@ -12,14 +12,12 @@ use ipnet::IpNet;
 use tokio::sync::{mpsc, oneshot, watch};
 use tsc_csm::{Transport, server::ServerConfigError};
 use tsc_osaa::{
-    cert::CredentialError,
-    dtls::DtlsConfigError,
-    socket::BindError,
-    trace::{CaptureError, CaptureWriter},
+    cert::CredentialError, dtls::DtlsConfigError, socket::BindError, trace::CaptureError,
 };
 
 use crate::{
     config::{Config, Egress},
+    trace::{Keeper, TraceError, TraceOptions, TraceStatus, Tracer},
     worker::{self, Bound, ORDERS, Opened, Order, Part, Plan, Report},
 };
 
@@ -132,8 +130,8 @@ pub struct Server {
     ports: Vec<Bound>,
     workers: Vec<WorkerThread>,
     failed: watch::Receiver<bool>,
-    /// Fills the capture file; ends after the workers.
-    writer: Option<CaptureWriter>,
+    /// Owns the capture files; ends after the workers.
+    keeper: Option<Keeper>,
     stop_deadline: Duration,
     made_tun: bool,
 }
@@ -159,7 +157,7 @@ impl Server {
             ports: Vec::new(),
             workers: Vec::new(),
             failed,
-            writer: None,
+            keeper: None,
             stop_deadline: config.system.stop_deadline,
             made_tun: config.uses(Egress::Tun),
         };
@@ -179,7 +177,10 @@ impl Server {
             }
         }
         server.ports = opened.ports;
-        server.writer = opened.writer;
+        let workers = server.workers.iter();
+        let orders = workers.map(|worker| worker.orders.clone()).collect();
+        let writer = opened.writer.take();
+        server.keeper = Some(Keeper::start(config, writer, orders, server.made_tun)?);
         for port in &server.ports {
             tracing::info!(event = "listening", interface = port.interface, transport = %port.transport, address = %port.address);
         }
@@ -258,6 +259,43 @@ impl Server {
         true
     }
 
+    /// Starts and stops captures, also while this handle is elsewhere.
+    ///
+    /// # Errors
+    ///
+    /// Never for a server that has started.
+    pub fn tracer(&self) -> Result<Tracer, TraceError> {
+        let keeper = self.keeper.as_ref().ok_or(TraceError::Stopping)?;
+        Ok(keeper.tracer().clone())
+    }
+
+    /// Starts a capture, as [`Tracer::start`].
+    ///
+    /// # Errors
+    ///
+    /// [`TraceError`]: there is no capture then, and no file was made.
+    pub async fn start_trace(&self, options: TraceOptions) -> Result<TraceStatus, TraceError> {
+        self.tracer()?.start(options).await
+    }
+
+    /// Stops a capture and closes its file, as [`Tracer::stop`].
+    ///
+    /// # Errors
+    ///
+    /// There is none of this name, or it is that of the configuration.
+    pub async fn stop_trace(&self, name: &str) -> Result<TraceStatus, TraceError> {
+        self.tracer()?.stop(name).await
+    }
+
+    /// The captures that run, that of the configuration first.
+    ///
+    /// # Errors
+    ///
+    /// Never for a server that has started.
+    pub async fn traces(&self) -> Result<Vec<TraceStatus>, TraceError> {
+        self.tracer()?.list().await
+    }
+
     /// Offers new tunnels the services of this configuration, which [needs no restart](Config::needs_restart); tunnels that exist keep
     /// what they were offered. Whether all workers do so now: one that has ended cannot.
     pub async fn change_offers(&self, config: Config) -> bool {
@@ -321,7 +359,7 @@ impl Drop for Server {
             let _ = worker.thread.join();
         }
         // After the last record.
-        self.writer = None;
+        self.keeper = None;
     }
 }
 

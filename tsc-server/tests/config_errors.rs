@@ -106,6 +106,28 @@ error: test.toml:2:15: tscf-config.max-tunnels: -1 is outside 1-200000
 }
 
 #[test]
+fn a_control_socket_has_a_short_path_and_goes_with_captures() {
+    let long = "x".repeat(104);
+    report(
+        "element-id = 7",
+        &format!("control-socket = \"{long}\""),
+        &format!(
+            r#"
+error: test.toml:2:18: tscf-config.control-socket: "{}…" is longer than 103 bytes, with its directory
+  help: write a shorter path, below /run for example"#,
+            "x".repeat(60)
+        ),
+    );
+    report(
+        "element-id = 7",
+        "trace-directory = \"traces\"",
+        r#"
+error: test.toml:2:19: tscf-config.trace-directory: has no effect without "control-socket", by which captures are started
+  help: add control-socket, or leave it out; a capture from the start on is trace-file"#,
+    );
+}
+
+#[test]
 fn services_are_spelt_as_the_vendor_spells_them() {
     report(
         "authentication",

@@ -82,13 +82,15 @@ fn every_key_of_the_system_has_a_variable() {
             ("TSC_TRACE_FILE_SIZE", "39"),
             ("TSC_TRACE_FILES", "40"),
             ("TSC_TRACE_FILE_TIME", "41"),
+            ("TSC_TRACE_DIRECTORY", "42"),
+            ("TSC_CONTROL_SOCKET", "43"),
         ],
         &Overrides::default(),
     )
     .unwrap();
     let printed = config.to_string();
     let (system, _) = printed.split_once("\n\n").unwrap();
-    let trace = directory.path().join("123");
+    let [trace, traces, control] = ["123", "42", "43"].map(|name| directory.path().join(name));
     assert_eq!(
         system,
         format!(
@@ -97,8 +99,11 @@ fn every_key_of_the_system_has_a_variable() {
              busy-when-overloaded = false\n\
              address-quarantine = 36\ngraceful-stop-deadline = 37\nlog-level = \"error\"\n\
              log-format = \"json\"\ntrace-file = \"{}\"\n\
-             trace-redaction = \"sip\"\ntrace-file-size = 39\ntrace-files = 40\ntrace-file-time = 41",
-            trace.display()
+             trace-redaction = \"sip\"\ntrace-file-size = 39\ntrace-files = 40\ntrace-file-time = 41\n\
+             trace-directory = \"{}\"\ncontrol-socket = \"{}\"",
+            trace.display(),
+            traces.display(),
+            control.display()
         )
     );
 }
@@ -202,6 +207,8 @@ fn the_commented_defaults_are_the_defaults() {
     // These have no default, or go with another kind of authentication.
     let examples = [
         "trace-file",
+        "trace-directory",
+        "control-socket",
         "token-file",
         "allow-token-on-clear",
         "dscp",
@@ -252,7 +259,10 @@ fn every_key_is_documented() {
             "\"none\"",
             "\"token\"\ndscp = 1\ntoken-file = \"tokens\"\nassigned-services = [\"STG\"]",
         )
-        .replace("element-id = 7", "trace-file = \"t\"")
+        .replace(
+            "element-id = 7",
+            "trace-file = \"t\"\ntrace-directory = \"d\"\ncontrol-socket = \"c\"",
+        )
         .replace(
             "name = \"v4\"",
             "name = \"v4\"\negress = \"tun\"\ndata-flow = \"d\"",

@@ -3,7 +3,7 @@
 
 use std::net::IpAddr;
 
-use tsc_tpl::ServiceType;
+use tsc_tpl::{ServiceType, Tsid};
 
 use super::Server;
 use super::arena::Key;
@@ -90,6 +90,19 @@ impl Server {
     #[must_use]
     pub fn identity_of(&self, session: SessionId) -> Option<&Identity> {
         self.session(session)?.identity.as_ref()
+    }
+
+    /// The name of a tunnel on the wire.
+    #[must_use]
+    pub fn tsid_of(&self, session: SessionId) -> Option<Tsid> {
+        self.session(session).map(|session| session.tsid)
+    }
+
+    /// The main tunnel of a companion, with its own addresses or without.
+    #[must_use]
+    pub fn main_of(&self, session: SessionId) -> Option<SessionId> {
+        let membership = self.session(session)?.main?;
+        Some(self.session_id(membership.main))
     }
 
     /// Index of the interface that a tunnel was configured on.

@@ -38,14 +38,20 @@ pub(super) struct Files {
 impl Files {
     /// Begins the file. With a ring, one that is there is kept as the first of those before.
     pub(super) fn create(path: &Path, options: CaptureOptions) -> io::Result<Self> {
-        if let Some(ring) = &options.ring
+        if options.fresh {
+            let former = numbered(path, 1);
+            if options.ring.is_some() && former.symlink_metadata().is_ok() {
+                let found = format!("{} is there already", former.display());
+                return Err(io::Error::new(io::ErrorKind::AlreadyExists, found));
+            }
+        } else if let Some(ring) = &options.ring
             && path.metadata().is_ok_and(|found| found.is_file())
         {
             shift(path, ring)?;
         }
         Ok(Self {
             path: path.to_owned(),
-            file: begin(path)?,
+            file: begin(path, options.fresh)?,
             left: options.limit,
             begun: None,
             options,
@@ -108,7 +114,7 @@ impl Files {
         };
         self.file.get_mut().flush()?;
         shift(&self.path, ring)?;
-        self.file = begin(&self.path)?;
+        self.file = begin(&self.path, self.options.fresh)?;
         self.left = self.options.limit;
         self.begun = None;
         Ok(())
@@ -134,10 +140,16 @@ fn numbered(path: &Path, number: u16) -> PathBuf {
     name.into()
 }
 
-/// Creates or empties a file, for its owner only, and begins it.
-fn begin(path: &Path) -> io::Result<PcapNgWriter<BufWriter<File>>> {
+/// Creates or empties a file, for its owner only, and begins it; a `fresh` one is created only.
+fn begin(path: &Path, fresh: bool) -> io::Result<PcapNgWriter<BufWriter<File>>> {
     let mut options = OpenOptions::new();
-    options.write(true).create(true).truncate(true);
+    options.write(true);
+    if fresh {
+        // Follows no link either.
+        options.create_new(true);
+    } else {
+        options.create(true).truncate(true);
+    }
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
     start_file(options.open(path)?).map_err(io_error)

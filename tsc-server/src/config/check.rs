@@ -65,6 +65,13 @@ impl Checker<'_> {
                 "add one, or set state = \"enabled\"",
             );
         }
+        if config.system.trace_directory.is_some() && config.system.control_socket.is_none() {
+            self.conflict(
+                &KeyPath::of("tscf-config").key("trace-directory"),
+                "has no effect without \"control-socket\", by which captures are started",
+                "add control-socket, or leave it out; a capture from the start on is trace-file",
+            );
+        }
         self.pools();
         self.egress();
         self.interface_names();

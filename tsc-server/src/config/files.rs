@@ -10,6 +10,8 @@ use super::value::Value;
 
 /// Prefix of paths that name a systemd credential (`LoadCredential=`).
 const CREDENTIAL: &str = "credential:";
+/// Longest path of a socket that all systems take, in bytes.
+const MAX_SOCKET_PATH: usize = 103;
 /// Where systemd puts them.
 const CREDENTIALS_DIRECTORY: &str = "CREDENTIALS_DIRECTORY";
 
@@ -41,6 +43,22 @@ impl Files<'_> {
             return None;
         };
         Some(Path::new(directory).join(name))
+    }
+
+    /// The path of a socket.
+    pub(super) fn socket(&self, value: &Value<'_>) -> Option<PathBuf> {
+        let path = self.path(value)?;
+        if path.as_os_str().len() > MAX_SOCKET_PATH {
+            let reason = format!("is longer than {MAX_SOCKET_PATH} bytes, with its directory");
+            let text = path.to_string_lossy();
+            value.invalid(
+                &text,
+                &reason,
+                "write a shorter path, below /run for example",
+            );
+            return None;
+        }
+        Some(path)
     }
 
     /// A PEM file; what it holds is checked later.

@@ -34,6 +34,8 @@ pub(crate) const SYSTEM_KEYS: &[&str] = &[
     "trace-file-size",
     "trace-files",
     "trace-file-time",
+    "trace-directory",
+    "control-socket",
 ];
 
 /// Variables that begin like ours and are read elsewhere.

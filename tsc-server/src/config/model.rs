@@ -119,6 +119,10 @@ pub struct SystemConfig {
     pub trace_files: u16,
     /// `trace-file-time`, up to a day: after this the next file is begun, if there are several. Zero is never.
     pub trace_file_time: Duration,
+    /// `trace-directory`: where captures are written that are started at run time.
+    pub trace_directory: Option<PathBuf>,
+    /// `control-socket`: where a running server takes orders of its user and of root, if anywhere.
+    pub control_socket: Option<PathBuf>,
 }
 
 /// The server's timers of a tunnel (spec 5). Zero means: never by this timer.

@@ -104,7 +104,14 @@ impl Printer<'_, '_> {
         self.text("trace-redaction", system.trace_redaction)?;
         self.bare("trace-file-size", system.trace_file_size)?;
         self.bare("trace-files", system.trace_files)?;
-        self.seconds("trace-file-time", system.trace_file_time)
+        self.seconds("trace-file-time", system.trace_file_time)?;
+        if let Some(path) = &system.trace_directory {
+            self.path("trace-directory", path)?;
+        }
+        match &system.control_socket {
+            Some(path) => self.path("control-socket", path),
+            None => Ok(()),
+        }
     }
 
     fn profile(&mut self, profile: &TlsProfile) -> fmt::Result {

@@ -124,6 +124,12 @@ pub(super) fn system(section: Section<'_>, files: &Files<'_>) -> SystemConfig {
             .and_then(|value| value.number(1..=u64::from(MAX_FILES), false))
             .unwrap_or(default.trace_files),
         trace_file_time: span("trace-file-time", 86_400, default.trace_file_time),
+        trace_directory: section
+            .value("trace-directory")
+            .and_then(|value| files.path(&value)),
+        control_socket: section
+            .value("control-socket")
+            .and_then(|value| files.socket(&value)),
     };
     section.finish(FOREIGN_SYSTEM);
     system

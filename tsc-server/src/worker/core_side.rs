@@ -3,7 +3,7 @@
 use std::{task::Context, time::Instant};
 
 use tsc_csm::server::SessionId;
-use tsc_osaa::trace::{Direction, Interface as Side};
+use tsc_osaa::trace::Direction;
 use tsc_tpl::{IpPacket, Limits};
 
 use super::{Worker, batch::Target, switch::Switch};
@@ -32,12 +32,10 @@ impl Worker {
             counters: &mut self.counters,
             tun_mtu: None,
         };
-        let capture = self.capture.as_ref();
+        let captures = &self.captures;
         self.again |= user_space.poll(cx, now, &mut |to, bytes| {
             if let Ok(packet) = IpPacket::decode(bytes, &Limits::WIDEST) {
-                if let Some(capture) = capture {
-                    capture.record(Side::Inner, Direction::Inbound, bytes);
-                }
+                captures.core_packet(Direction::Inbound, bytes);
                 let sender = Target::UserSpace {
                     from: to,
                     interface: 0,
@@ -67,9 +65,8 @@ impl Worker {
             name_servers: servers.map_or(&[], Vec::as_slice),
         };
         user_space.handle_packet(now, from, &way, &packet);
-        if let Some(capture) = &self.capture {
-            capture.record(Side::Inner, Direction::Outbound, packet.as_bytes());
-        }
+        self.captures
+            .core_packet(Direction::Outbound, packet.as_bytes());
     }
 
     fn read_tun(&mut self, cx: &mut Context<'_>, now: Instant) {
@@ -83,12 +80,10 @@ impl Worker {
             counters: &mut self.counters,
             tun_mtu: Some(tun.mtu()),
         };
-        let capture = self.capture.as_ref();
+        let captures = &self.captures;
         let received = tun.receive(cx, |bytes| {
             if let Ok(packet) = IpPacket::decode(bytes, &Limits::WIDEST) {
-                if let Some(capture) = capture {
-                    capture.record(Side::Inner, Direction::Inbound, bytes);
-                }
+                captures.core_packet(Direction::Inbound, bytes);
                 switch.core_packet(now, Target::Tun(None), None, &packet);
             } else {
                 switch.counters.egress.incoming += 1;
@@ -120,9 +115,7 @@ impl Worker {
     pub(super) fn give_tun(&mut self, from: Option<SessionId>, packet: &[u8]) {
         if let Some(tun) = &mut self.tun {
             tun.queue(from.map_or(0, SessionId::index), packet);
-            if let Some(capture) = &self.capture {
-                capture.record(Side::Inner, Direction::Outbound, packet);
-            }
+            self.captures.core_packet(Direction::Outbound, packet);
         }
     }
 

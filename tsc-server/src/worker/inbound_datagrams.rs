@@ -14,17 +14,10 @@ use tsc_csm::{
 use tsc_osaa::{
     datagram::RecvBatch,
     dtls::{AssociationKey, DtlsEndpointEvent, DtlsError, Opened},
-    trace::Direction,
 };
 use tsc_tpl::Unit;
 
-use super::{
-    Worker, identity,
-    mesh::Item,
-    ports::Kind,
-    record::{trace, trace_bytes, trace_packet},
-    way::Way,
-};
+use super::{Worker, captures::Entry, identity, mesh::Item, ports::Kind, way::Way};
 
 /// Batches of one UDP port in one turn before the others get theirs.
 const BATCHES_PER_PORT: usize = 16;
@@ -179,14 +172,16 @@ impl Worker {
                     format_args!("clear, from the address of a DTLS association"),
                 );
             }
+            let interface = port.interface;
             match self.core.handle_unbound(now, listener, peer, bytes) {
                 Unbound::Bound(binding) => {
                     self.ways.insert(binding, Way::Udp { port: index, peer });
                     self.peer_came(index, peer, origin.via);
-                    trace_bytes(self.capture.as_ref(), bytes, Direction::Inbound);
+                    self.captures
+                        .request(&self.core, interface, Some(binding), bytes);
                 }
                 Unbound::Elsewhere(shard) => self.pass_on(shard, origin, bytes),
-                Unbound::Answered => {}
+                Unbound::Answered => self.captures.request(&self.core, interface, None, bytes),
                 Unbound::Dropped(reason) => {
                     self.log
                         .datagram_dropped(now, peer, format_args!("{reason:?}"));
@@ -347,8 +342,13 @@ impl Worker {
     ) -> Verdict {
         match Unit::decode_datagram(bytes, &self.limits(interface)) {
             Ok(unit) => {
-                trace(self.capture.as_ref(), &unit, Direction::Inbound);
+                let entry = Entry { interface, binding };
+                let before = self.captures.unit(&self.core, entry, &unit);
                 let verdict = self.core.handle_unit(now, binding, &unit);
+                if let Some(before) = before {
+                    self.captures
+                        .control(&self.core, entry, before, &unit, verdict);
+                }
                 match (verdict, &unit) {
                     (Verdict::Forward(from), Unit::Ip(packet)) => {
                         self.load.carried_one();
@@ -357,7 +357,7 @@ impl Worker {
                     (Verdict::ForwardFrame(from, fresh), Unit::Redundancy(frame)) => {
                         for packet in fresh.packets(frame) {
                             self.load.carried_one();
-                            trace_packet(self.capture.as_ref(), &packet, Direction::Inbound);
+                            self.captures.packet(&self.core, interface, from, &packet);
                             self.switch().tunnel_packet(now, interface, from, &packet);
                         }
                     }

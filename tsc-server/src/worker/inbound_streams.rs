@@ -13,17 +13,10 @@ use tsc_csm::{
 use tsc_osaa::{
     listener::ListenerEvent,
     stream::{StreamError, StreamTransport},
-    trace::Direction,
 };
 use tsc_tpl::{StreamDecoder, Unit};
 
-use super::{
-    Worker, identity,
-    record::{trace, trace_packet},
-    switch::Switch,
-    tun::Tun,
-    way::Way,
-};
+use super::{Worker, captures::Entry, identity, switch::Switch, tun::Tun, way::Way};
 
 /// Reads of one stream in one turn before the others get theirs.
 const READS_PER_STREAM: usize = 4;
@@ -195,8 +188,14 @@ impl Worker {
                         .handle_bad_unit(now, binding, BadUnit::Framing(error));
                 }
             };
-            trace(self.capture.as_ref(), &unit, Direction::Inbound);
-            match self.core.handle_unit(now, binding, &unit) {
+            let entry = Entry { interface, binding };
+            let before = self.captures.unit(&self.core, entry, &unit);
+            let verdict = self.core.handle_unit(now, binding, &unit);
+            if let Some(before) = before {
+                self.captures
+                    .control(&self.core, entry, before, &unit, verdict);
+            }
+            match verdict {
                 verdict @ (Verdict::Forward(from) | Verdict::ForwardFrame(from, _)) => {
                     let mut switch = Switch {
                         core: &self.core,
@@ -208,7 +207,7 @@ impl Worker {
                     match (&unit, verdict) {
                         (Unit::Redundancy(frame), Verdict::ForwardFrame(_, fresh)) => {
                             for packet in fresh.packets(frame) {
-                                trace_packet(self.capture.as_ref(), &packet, Direction::Inbound);
+                                self.captures.packet(&self.core, interface, from, &packet);
                                 switch.tunnel_packet(now, interface, from, &packet);
                             }
                         }

@@ -15,6 +15,7 @@
 mod backlog;
 mod batch;
 mod busy_poll;
+mod captures;
 mod core_config;
 mod core_side;
 mod counters;
@@ -55,15 +56,15 @@ use tokio::{
     task::JoinSet,
 };
 use tsc_csm::server::{BadUnit, Identity, Server as Core, SessionId};
-use tsc_osaa::{cert::PeerIdentity, datagram::RecvBatch, listener::StreamListener, trace::Capture};
+use tsc_osaa::{cert::PeerIdentity, datagram::RecvBatch, listener::StreamListener};
 use tsc_tpl::{FramingError, Limits};
 
 pub use self::counters::{Counters, EgressCounters};
 pub use self::open::Bound;
 pub use self::report::Report;
 use self::{
-    backlog::Backlog, batch::Batch, busy_poll::BusyPoll, gather::Gather, load::Load, mesh::Mesh,
-    ports::Port, record::Log, streams::Streams, tun::Tun, way::Ways,
+    backlog::Backlog, batch::Batch, busy_poll::BusyPoll, captures::Captures, gather::Gather,
+    load::Load, mesh::Mesh, ports::Port, record::Log, streams::Streams, tun::Tun, way::Ways,
 };
 pub(crate) use self::{
     load::watch_rest,
@@ -75,6 +76,7 @@ use crate::{
     egress::{router::Router, user_space::UserSpace},
     logging,
     server::RunError,
+    trace::Tap,
 };
 
 /// Orders that wait for the worker.
@@ -92,6 +94,8 @@ pub(crate) enum Order {
     Drain(bool),
     /// Offer new tunnels what this configuration says, and tell when that is so.
     Offer(Arc<Config>, oneshot::Sender<()>),
+    /// Record for these captures and no others, and tell how many tunnels the last of them sees.
+    Trace(Arc<[Tap]>, oneshot::Sender<usize>),
     /// Report.
     Report(oneshot::Sender<Report>),
 }
@@ -131,7 +135,7 @@ pub(crate) struct Worker {
     name_servers: Vec<Vec<IpAddr>>,
     batch: Batch,
     counters: Counters,
-    capture: Option<Capture>,
+    captures: Captures,
     orders: mpsc::Receiver<Order>,
     phase: Phase,
     /// How long a stop that nobody has asked for may take.
@@ -229,6 +233,9 @@ impl Worker {
                 Some(Order::Offer(config, done)) => {
                     self.change_offers(&config);
                     let _ = done.send(());
+                }
+                Some(Order::Trace(taps, done)) => {
+                    let _ = done.send(self.set_captures(&taps));
                 }
                 Some(Order::Stop(deadline)) => self.stop(now, deadline, STOPPING),
                 // The handle is gone, and with it all interest in this server.

@@ -23,14 +23,14 @@ use tsc_osaa::{
     random::{BlockRandom, OsRandom},
     socket::{PortSharing, StreamOptions},
     stream::RECV_BUFFER,
-    trace::{Capture, CaptureWriter},
+    trace::CaptureWriter,
 };
 use tsc_tpl::Limits;
 
 use super::{
-    Batch, Counters, Listener, Load, Log, Mesh, Order, Phase, Port, Streams, Tun, Ways, Worker,
-    backlog::Backlog, busy_poll::BusyPoll, core_config::core_config, gather::Gather,
-    record::capture_options, tun::give_up_capabilities,
+    Batch, Captures, Counters, Listener, Load, Log, Mesh, Order, Phase, Port, Streams, Tun, Ways,
+    Worker, backlog::Backlog, busy_poll::BusyPoll, core_config::core_config, gather::Gather,
+    tun::give_up_capabilities,
 };
 use crate::{
     config::{
@@ -42,6 +42,7 @@ use crate::{
         user_space::UserSpace,
     },
     server::StartError,
+    trace::{Tap, configured_capture},
 };
 
 /// How often a port number that the system chose is given back because it is taken for the other protocol.
@@ -112,7 +113,7 @@ pub(crate) struct Part {
 #[derive(Debug)]
 struct FromFirst {
     tun: Option<Tun>,
-    capture: Option<Capture>,
+    capture: Option<Tap>,
 }
 
 /// What the first worker has opened for all.
@@ -160,7 +161,7 @@ impl Plan {
     /// The part of the next worker.
     pub(crate) fn next(&mut self, opened: &mut Opened) -> Option<Part> {
         let tun = (!opened.tuns.is_empty()).then(|| opened.tuns.remove(0));
-        let capture = opened.writer.as_ref().map(CaptureWriter::handle);
+        let capture = opened.writer.as_ref().map(Tap::configured);
         self.part(Some(FromFirst { tun, capture }))
     }
 
@@ -240,7 +241,7 @@ pub(crate) fn open(
             .collect(),
         batch: Batch::default(),
         counters: Counters::default(),
-        capture: None,
+        captures: Captures::default(),
         orders,
         phase: Phase::Running,
         stop_deadline: config.system.stop_deadline,
@@ -296,7 +297,7 @@ pub(crate) fn open(
     }
     if let Some(FromFirst { tun, capture }) = first {
         worker.tun = tun;
-        worker.capture = capture;
+        worker.captures.set(capture.into_iter().collect());
     } else {
         opened.tuns = Tun::open(config, common.workers)?;
         worker.tun = (!opened.tuns.is_empty()).then(|| opened.tuns.remove(0));
@@ -312,10 +313,10 @@ pub(crate) fn open(
         give_up_capabilities()?;
     }
     if let Some(path) = &config.system.trace_file
-        && worker.capture.is_none()
+        && worker.captures.is_idle()
     {
-        let writer = CaptureWriter::create(path, capture_options(&config.system))?;
-        worker.capture = Some(writer.handle());
+        let writer = CaptureWriter::create(path, configured_capture(&config.system))?;
+        worker.captures.set(vec![Tap::configured(&writer)]);
         opened.writer = Some(writer);
     }
     Ok((worker, opened))

@@ -6,13 +6,12 @@ use tsc_csm::{
     Transport,
     server::{BindingId, Destination, Event, SessionId, Spread},
 };
-use tsc_osaa::trace::{Direction, Interface as Side};
 
 use super::{
     Worker,
     batch::{Sender, Target},
     mesh::{Item, Parcel},
-    record::{Outer, trace_bytes},
+    record::Outer,
     way::Way,
 };
 
@@ -61,7 +60,7 @@ impl Worker {
         let mut frame = std::mem::take(&mut self.frame);
         frame.clear();
         let outgoing = self.core.outgoing(now, to, packet, &mut frame);
-        let (mut is_known, mut is_sent) = (false, false);
+        let (mut is_known, mut is_sent, mut used) = (false, false, [None; 3]);
         if let Some(outgoing) = outgoing {
             let unit = if outgoing.framed { &*frame } else { packet };
             let mut ways = outgoing
@@ -75,6 +74,7 @@ impl Worker {
                     [shortest, None, None]
                 }
             };
+            used = ways;
             for way in ways.into_iter().flatten() {
                 is_known = true;
                 is_sent |= self.send_unit(cx, now, way, unit);
@@ -85,8 +85,8 @@ impl Worker {
             self.counters.no_transport += 1;
         } else if is_sent {
             self.counters.switched += 1;
-            if let Some(capture) = &self.capture {
-                capture.record(Side::Inner, Direction::Outbound, packet);
+            if !self.captures.is_idle() {
+                self.capture_sent(to, used, packet);
             }
         } else {
             self.counters.queue_full += 1;
@@ -125,7 +125,6 @@ impl Worker {
             self.dtls_events(cx, now, index);
         }
         while let Some(transmit) = self.core.poll_transmit() {
-            trace_bytes(self.capture.as_ref(), &transmit.bytes, Direction::Outbound);
             let way = match transmit.to {
                 Destination::Connection(binding) => self.ways.find(binding),
                 Destination::Udp { listener, peer } => {
@@ -133,6 +132,13 @@ impl Worker {
                     port.map(|port| Way::Udp { port: *port, peer })
                 }
             };
+            if !self.captures.is_idle() {
+                let binding = match transmit.to {
+                    Destination::Connection(binding) => Some(binding),
+                    Destination::Udp { listener, peer } => self.core.lookup(listener, peer),
+                };
+                self.capture_said(way, binding, &transmit.bytes);
+            }
             let sent = match way {
                 None => false,
                 Some(Way::Stream(slot)) => self.streams.queue(slot, &transmit.bytes).is_ok(),
@@ -149,6 +155,7 @@ impl Worker {
                 self.counters.control_unsent += 1;
             }
         }
+        self.captures_answered();
         while let Some(event) = self.core.poll_event() {
             if let Event::Relay(relayed) = event {
                 let shard = relayed.shard();
@@ -163,6 +170,13 @@ impl Worker {
             } else {
                 None
             };
+            if let Event::SessionUp { session, .. }
+            | Event::CompanionUp {
+                companion: session, ..
+            } = &event
+            {
+                self.captures.forget(*session);
+            }
             self.log.event(now, &event, outer);
             if let Event::SessionUp {
                 session, addresses, ..
@@ -192,23 +206,31 @@ impl Worker {
         }
     }
 
+    /// The interface that a transport came in on.
+    pub(super) fn interface_of(&self, way: Way) -> Option<usize> {
+        match way {
+            Way::Stream(slot) => {
+                let listener = self.streams.get(slot)?.listener;
+                Some(self.listeners.get(listener)?.interface)
+            }
+            Way::Udp { port, .. } | Way::Dtls { port, .. } => Some(self.ports.get(port)?.interface),
+        }
+    }
+
     /// What the log says about the transport of a tunnel.
     fn outer(&self, binding: BindingId) -> Option<Outer> {
-        let (interface, transport) = match self.ways.find(binding)? {
-            Way::Stream(slot) => {
-                let stream = self.streams.get(slot)?;
-                let transport = match stream.transport.tls_info() {
-                    Some(_) => Transport::Tls,
-                    None => Transport::Tcp,
-                };
-                (self.listeners.get(stream.listener)?.interface, transport)
-            }
-            Way::Udp { port, .. } => (self.ports.get(port)?.interface, Transport::Udp),
-            Way::Dtls { port, .. } => (self.ports.get(port)?.interface, Transport::Dtls),
+        let way = self.ways.find(binding)?;
+        let transport = match way {
+            Way::Stream(slot) => match self.streams.get(slot)?.transport.tls_info() {
+                Some(_) => Transport::Tls,
+                None => Transport::Tcp,
+            },
+            Way::Udp { .. } => Transport::Udp,
+            Way::Dtls { .. } => Transport::Dtls,
         };
         Some(Outer {
             peer: self.peer(binding)?,
-            interface,
+            interface: self.interface_of(way)?,
             transport,
         })
     }

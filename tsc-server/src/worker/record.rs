@@ -1,4 +1,4 @@
-//! What is written down: capture files and log lines.
+//! What is written down: log lines.
 
 use std::{
     fmt::Arguments,
@@ -10,57 +10,7 @@ use tsc_csm::{
     Transport,
     server::{Event, Identity, SessionId},
 };
-use tsc_osaa::trace::{Capture, CaptureOptions, Direction, Interface as Side, Ring};
-use tsc_redact::Redaction;
-use tsc_tpl::{IpPacket, Tsid, Unit};
-
-use crate::config::{SystemConfig, TraceRedaction};
-
-/// How the capture file is written.
-pub(super) fn capture_options(system: &SystemConfig) -> CaptureOptions {
-    let period = Some(system.trace_file_time).filter(|period| !period.is_zero());
-    let mut options = CaptureOptions::default();
-    options.limit = u64::from(system.trace_file_size) * 1_000_000;
-    options.ring = (system.trace_files > 1).then_some(Ring {
-        files: system.trace_files,
-        period,
-    });
-    options.redact = match system.trace_redaction {
-        TraceRedaction::None => None,
-        TraceRedaction::Headers => Some(|side, bytes| redact(Redaction::Headers, side, bytes)),
-        TraceRedaction::Sip => Some(|side, bytes| redact(Redaction::Sip, side, bytes)),
-    };
-    options
-}
-
-fn redact(redaction: Redaction, side: Side, bytes: &mut Vec<u8>) {
-    match side {
-        Side::Inner => redaction.packet(bytes),
-        Side::Control => redaction.control(bytes),
-    }
-}
-
-pub(super) fn trace(capture: Option<&Capture>, unit: &Unit<'_>, direction: Direction) {
-    let Some(capture) = capture else { return };
-    match unit {
-        Unit::Ip(packet) => capture.record(Side::Inner, direction, packet.as_bytes()),
-        Unit::Control(message) => capture.record(Side::Control, direction, message.as_bytes()),
-        Unit::Redundancy(_) | Unit::Reserved(_) => {}
-    }
-}
-
-/// A packet that came in a frame, once.
-pub(super) fn trace_packet(capture: Option<&Capture>, packet: &IpPacket<'_>, direction: Direction) {
-    if let Some(capture) = capture {
-        capture.record(Side::Inner, direction, packet.as_bytes());
-    }
-}
-
-pub(super) fn trace_bytes(capture: Option<&Capture>, control: &[u8], direction: Direction) {
-    if let Some(capture) = capture {
-        capture.record(Side::Control, direction, control);
-    }
-}
+use tsc_tpl::Tsid;
 
 /// Lines at `info` or above that strangers can cause, in a minute; the rest is counted, and written at `debug`.
 const LOGGED_PER_MINUTE: u32 = 20;
@@ -235,6 +185,12 @@ impl Log {
             Some(missed) => tracing::info!(event = "datagram-dropped", %peer, %reason, missed),
             None => tracing::debug!(event = "datagram-dropped", %peer, %reason),
         }
+    }
+
+    /// The tunnels there are, companions included.
+    pub(super) fn sessions(&self) -> impl Iterator<Item = SessionId> {
+        let named = self.names.iter().flatten();
+        named.map(|(session, _)| *session)
     }
 
     fn name(&mut self, session: SessionId, tsid: Tsid) {

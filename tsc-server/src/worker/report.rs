@@ -2,10 +2,7 @@
 
 use tsc_csm::server::{Stats, pool::PoolStats};
 use tsc_osaa::{
-    datagram::DatagramStats,
-    dtls::DtlsEndpointStats,
-    listener::ListenerStats,
-    trace::{Capture, CaptureStats},
+    datagram::DatagramStats, dtls::DtlsEndpointStats, listener::ListenerStats, trace::CaptureStats,
 };
 
 use super::{Counters, EgressCounters, Port, Worker};
@@ -78,7 +75,7 @@ impl Worker {
             listeners,
             dtls,
             datagrams,
-            capture: self.capture.as_ref().map(Capture::stats),
+            capture: self.captures.configured(),
             user_space: self.user_space.as_ref().map(UserSpace::counters),
             failure: self.failure.clone(),
         }

@@ -1,0 +1,434 @@
+//! The thread that owns the captures.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        mpsc::{Receiver, RecvTimeoutError, channel, sync_channel},
+    },
+    thread::{self, JoinHandle},
+    time::{Duration, Instant, SystemTime},
+};
+
+use tokio::sync::{mpsc, oneshot};
+use tsc_osaa::trace::{CaptureStats, CaptureWriter, MAX_FILES};
+
+use super::{
+    Command, MAX_TRACE_TIME, MAX_TRACES, Requester, Tap, TraceError, TraceFilter, TraceOptions,
+    TraceStatus, Tracer, Watch, capture_options,
+};
+use crate::{
+    config::{Config, SystemConfig, TraceRedaction},
+    server::StartError,
+    worker::{Order, give_up_capabilities},
+};
+
+/// How often captures are looked after: one that cannot be written any more ends so soon.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// Owns the thread. Dropping it ends all captures, and closes their files.
+#[derive(Debug)]
+pub(crate) struct Keeper {
+    tracer: Tracer,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Keeper {
+    /// For these workers, which record already for the `configured` capture if there is one.
+    pub(crate) fn start(
+        config: &Config,
+        configured: Option<CaptureWriter>,
+        workers: Vec<mpsc::Sender<Order>>,
+        has_capabilities: bool,
+    ) -> Result<Self, StartError> {
+        let (commands, received) = channel();
+        let configured = config.system.trace_file.clone().zip(configured);
+        let running = configured.map(|(file, writer)| Running {
+            name: name_of(&file).unwrap_or_else(|| file.to_string_lossy().into_owned()),
+            tap: Tap::configured(&writer),
+            writer,
+            filter: TraceFilter::All,
+            redaction: config.system.trace_redaction,
+            file,
+            started: SystemTime::now(),
+            ends: None,
+            tunnels: 0,
+        });
+        let interfaces = config.interfaces.iter();
+        let captures = Captures {
+            system: config.system.clone(),
+            interfaces: interfaces.map(|interface| interface.name.clone()).collect(),
+            workers,
+            running: running.into_iter().collect(),
+        };
+        let (tell, is_ready) = sync_channel(1);
+        let thread = thread::Builder::new()
+            .name("tsc-traces".to_owned())
+            .spawn(move || {
+                // Who has started the server may have more than a capture needs.
+                let ready = if has_capabilities {
+                    give_up_capabilities()
+                } else {
+                    Ok(())
+                };
+                let is_ready = ready.is_ok();
+                let _ = tell.send(ready);
+                if is_ready {
+                    captures.run(&received);
+                }
+            })?;
+        is_ready
+            .recv()
+            .unwrap_or_else(|_| Ok(()))
+            .map_err(StartError::Tun)?;
+        Ok(Self {
+            tracer: Tracer { commands },
+            thread: Some(thread),
+        })
+    }
+
+    pub(crate) const fn tracer(&self) -> &Tracer {
+        &self.tracer
+    }
+}
+
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        let _gone = self.tracer.commands.send(Command::End);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// What the thread has.
+struct Captures {
+    /// What captures do unless they are told otherwise.
+    system: SystemConfig,
+    /// Names, by index.
+    interfaces: Vec<String>,
+    workers: Vec<mpsc::Sender<Order>>,
+    /// That of the configuration first; at most [`MAX_TRACES`] besides.
+    running: Vec<Running>,
+}
+
+struct Running {
+    name: String,
+    tap: Tap,
+    writer: CaptureWriter,
+    filter: TraceFilter,
+    redaction: TraceRedaction,
+    file: PathBuf,
+    started: SystemTime,
+    /// `None` for that of the configuration.
+    ends: Option<Instant>,
+    tunnels: usize,
+}
+
+impl Running {
+    fn status(&self, packets: CaptureStats) -> TraceStatus {
+        let now = Instant::now();
+        TraceStatus {
+            name: self.name.clone(),
+            file: self.file.clone(),
+            filter: self.filter.clone(),
+            redaction: self.redaction,
+            started: self.started,
+            left: self.ends.map(|ends| ends.saturating_duration_since(now)),
+            tunnels: self.tunnels,
+            packets,
+        }
+    }
+
+    const fn is_configured(&self) -> bool {
+        self.ends.is_none()
+    }
+}
+
+/// Why a capture ends, as the log has it.
+#[derive(Clone, Copy)]
+enum Reason {
+    Asked(Requester),
+    Time,
+    Failed,
+    Server,
+}
+
+impl Captures {
+    fn run(mut self, commands: &Receiver<Command>) {
+        loop {
+            let command = match self.next_look() {
+                Some(wait) => commands.recv_timeout(wait),
+                None => commands.recv().map_err(RecvTimeoutError::from),
+            };
+            match command {
+                Ok(Command::Start {
+                    options,
+                    by,
+                    answer,
+                }) => drop(answer.send(self.start(*options, by))),
+                Ok(Command::Stop { name, by, answer }) => {
+                    drop(answer.send(self.stop(name.as_deref(), by)));
+                }
+                Ok(Command::List { answer }) => {
+                    let running = self.running.iter();
+                    let list = running.map(|running| running.status(running.writer.stats()));
+                    drop(answer.send(list.collect()));
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Ok(Command::End) | Err(RecvTimeoutError::Disconnected) => break,
+            }
+            self.end_what_is_over();
+        }
+        // The workers are gone, or end; that of the configuration closes without a word, as it began.
+        let ended = self.take(|running| !running.is_configured());
+        self.close(ended, Reason::Server);
+    }
+
+    /// When to look after the captures; never while there is none but that of the configuration.
+    fn next_look(&self) -> Option<Duration> {
+        let now = Instant::now();
+        let ends = self.running.iter().filter_map(|running| running.ends);
+        let left = ends.min()?.saturating_duration_since(now);
+        Some(left.min(LOOK))
+    }
+
+    fn end_what_is_over(&mut self) {
+        let now = Instant::now();
+        let ended = self.take(|running| running.ends.is_some_and(|ends| ends <= now));
+        self.close(ended, Reason::Time);
+        let ended = self.take(|running| !running.is_configured() && running.writer.has_failed());
+        self.close(ended, Reason::Failed);
+    }
+
+    fn start(&mut self, options: TraceOptions, by: Requester) -> Result<TraceStatus, TraceError> {
+        // Those that are over make room.
+        self.end_what_is_over();
+        let TraceOptions {
+            file,
+            filter,
+            redaction,
+            file_size,
+            files,
+            file_time,
+            time,
+        } = options;
+        let name = name_of(&file).ok_or_else(|| TraceError::NoName { file: file.clone() })?;
+        if self.running.iter().any(|running| running.name == name) {
+            return Err(TraceError::NameInUse { name });
+        }
+        let started_later = self
+            .running
+            .iter()
+            .filter(|running| !running.is_configured());
+        if started_later.count() >= MAX_TRACES {
+            return Err(TraceError::TooMany);
+        }
+        let watch = self.watch(&filter)?;
+        let system = &self.system;
+        let redaction = redaction.unwrap_or(system.trace_redaction);
+        if takes_away(redaction) < takes_away(system.trace_redaction) {
+            return Err(TraceError::Redaction {
+                configured: system.trace_redaction,
+                asked: redaction,
+            });
+        }
+        let file_size = file_size.unwrap_or(system.trace_file_size);
+        let files = files.unwrap_or(system.trace_files);
+        let file_time = file_time.unwrap_or(system.trace_file_time);
+        check(
+            (1..=1_048_576).contains(&file_size),
+            "the size of a file",
+            "1 to 1048576 MB",
+        )?;
+        check(
+            (1..=MAX_FILES).contains(&files),
+            "the number of files",
+            "1 to 1000",
+        )?;
+        check(
+            file_time.as_secs() <= 86_400,
+            "the time of a file",
+            "at most 86400 s",
+        )?;
+        check(
+            !time.is_zero() && time <= MAX_TRACE_TIME,
+            "the time of a capture",
+            "1 to 604800 s",
+        )?;
+        let mut capture = capture_options(redaction, file_size, files, file_time);
+        capture.fresh = true;
+        let writer = CaptureWriter::create(&file, capture)?;
+        let tap = Tap {
+            watch,
+            capture: writer.handle(),
+            is_configured: false,
+        };
+        self.running.push(Running {
+            name,
+            tap,
+            writer,
+            filter,
+            redaction,
+            file,
+            started: SystemTime::now(),
+            ends: Some(Instant::now() + time),
+            tunnels: 0,
+        });
+        let tunnels = self.tell_workers();
+        let Some(running) = self.running.last_mut() else {
+            return Err(TraceError::Stopping);
+        };
+        running.tunnels = tunnels;
+        tracing::info!(
+            event = "trace-started",
+            name = running.name,
+            filter = %running.filter,
+            file = %running.file.display(),
+            redaction = %running.redaction,
+            seconds = time.as_secs(),
+            tunnels,
+            uid = by.uid()
+        );
+        Ok(running.status(running.writer.stats()))
+    }
+
+    fn stop(&mut self, name: Option<&str>, by: Requester) -> Result<Vec<TraceStatus>, TraceError> {
+        if let Some(name) = name {
+            let found = self.running.iter().find(|running| running.name == name);
+            let name = name.to_owned();
+            match found {
+                None => return Err(TraceError::NoSuchTrace { name }),
+                Some(running) if running.is_configured() => {
+                    return Err(TraceError::Configured { name });
+                }
+                Some(_) => {}
+            }
+        }
+        let is_meant = |running: &Running| name.is_none_or(|name| running.name == name);
+        let ended = self.take(|running| !running.is_configured() && is_meant(running));
+        Ok(self.close(ended, Reason::Asked(by)))
+    }
+
+    fn watch(&self, filter: &TraceFilter) -> Result<Watch, TraceError> {
+        match filter {
+            TraceFilter::All => Ok(Watch::All),
+            TraceFilter::Interface(name) => {
+                let found = self.interfaces.iter().position(|known| known == name);
+                let no_such = || TraceError::NoSuchInterface { name: name.clone() };
+                found.map(Watch::Interface).ok_or_else(no_such)
+            }
+            TraceFilter::Tunnel(_) | TraceFilter::Address(_) | TraceFilter::Identity(_) => {
+                Ok(Watch::Tunnel(filter.clone()))
+            }
+        }
+    }
+
+    /// Has all workers record for what runs now; tells how many tunnels the last of the captures sees.
+    fn tell_workers(&self) -> usize {
+        let taps: Arc<[Tap]> = self
+            .running
+            .iter()
+            .map(|running| running.tap.clone())
+            .collect();
+        let mut told = Vec::new();
+        for worker in &self.workers {
+            let (done, is_done) = oneshot::channel();
+            // One that has ended carries nothing.
+            if worker
+                .blocking_send(Order::Trace(Arc::clone(&taps), done))
+                .is_ok()
+            {
+                told.push(is_done);
+            }
+        }
+        told.into_iter()
+            .filter_map(|is_done| is_done.blocking_recv().ok())
+            .sum()
+    }
+
+    fn take(&mut self, is_over: impl Fn(&Running) -> bool) -> Vec<Running> {
+        self.running
+            .extract_if(.., |running| is_over(running))
+            .collect()
+    }
+
+    /// Closes the files of captures that were taken out, once no worker records for them.
+    fn close(&self, ended: Vec<Running>, reason: Reason) -> Vec<TraceStatus> {
+        if ended.is_empty() {
+            return Vec::new();
+        }
+        if !matches!(reason, Reason::Server) {
+            self.tell_workers();
+        }
+        let mut stopped = Vec::new();
+        for running in ended {
+            let mut status = running.status(CaptureStats::default());
+            let (name, before) = (running.name, running.writer.stats());
+            status.left = Some(Duration::ZERO);
+            status.packets = match running.writer.close() {
+                Ok(stats) => stats,
+                Err(error) => {
+                    // What a full disk has cost was told when it was full.
+                    tracing::warn!(event = "capture-incomplete", %error);
+                    before
+                }
+            };
+            let CaptureStats {
+                written, dropped, ..
+            } = status.packets;
+            let (why, uid) = reason.words();
+            tracing::info!(
+                event = "trace-stopped",
+                name,
+                reason = why,
+                written,
+                dropped,
+                uid
+            );
+            stopped.push(status);
+        }
+        stopped
+    }
+}
+
+impl Requester {
+    const fn uid(self) -> Option<u32> {
+        match self {
+            Self::Program => None,
+            Self::User(uid) => Some(uid),
+        }
+    }
+}
+
+impl Reason {
+    const fn words(self) -> (&'static str, Option<u32>) {
+        match self {
+            Self::Asked(by) => ("asked", by.uid()),
+            Self::Time => ("time", None),
+            Self::Failed => ("failed", None),
+            Self::Server => ("server", None),
+        }
+    }
+}
+
+/// By how much is taken away.
+const fn takes_away(redaction: TraceRedaction) -> u8 {
+    match redaction {
+        TraceRedaction::None => 0,
+        TraceRedaction::Sip => 1,
+        TraceRedaction::Headers => 2,
+    }
+}
+
+const fn check(is_good: bool, what: &'static str, range: &'static str) -> Result<(), TraceError> {
+    if is_good {
+        Ok(())
+    } else {
+        Err(TraceError::OutOfRange { what, range })
+    }
+}
+
+fn name_of(file: &Path) -> Option<String> {
+    Some(file.file_name()?.to_str()?.to_owned())
+}
