@@ -9,6 +9,8 @@ use std::{
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::net::TcpStream;
 
+use crate::trace::Tap;
+
 /// Outer Differentiated Services code point (RFC 2474): 0 to 63. ECN stays Not-ECT (spec 7, *DSCP*).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct Dscp(u8);
@@ -119,6 +121,10 @@ pub struct StreamOptions {
     pub media_time: Duration,
     /// TCP_NOTSENT_LOWAT: what the kernel takes beyond what it may send at once. Linux and Android only.
     pub kernel_unsent: Option<u32>,
+    /// Where connections tell what goes over them, and TLS its secrets.
+    pub tap: Option<Tap>,
+    /// The peer has opened the connection: what a tap makes its beginning of. Listeners set it.
+    pub(crate) accepted: bool,
 }
 
 /// Least [`StreamOptions::send_limit`]: the longest unit of the protocol (an inner packet of 9000 bytes) fits each class.
@@ -146,16 +152,17 @@ impl StreamOptions {
             send_limit: DEFAULT_SEND_LIMIT,
             media_time: DEFAULT_MEDIA_TIME,
             kernel_unsent: Some(KERNEL_UNSENT),
+            tap: None,
+            accepted: false,
         }
     }
 
     /// For connections that this end accepts.
     #[must_use]
     pub const fn server() -> Self {
-        Self {
-            user_timeout: Some(Duration::from_secs(30)),
-            ..Self::client()
-        }
+        let mut options = Self::client();
+        options.user_timeout = Some(Duration::from_secs(30));
+        options
     }
 
     pub(crate) fn apply(&self, stream: &TcpStream) -> io::Result<()> {

@@ -1,17 +1,26 @@
-//! Capture files: inner packets and control messages as pcapng, for Wireshark.
+//! Capture files: inner packets, control messages and outer packets as pcapng, for Wireshark.
 //!
 //! A [`CaptureWriter`] owns a thread that writes; [`Capture`] handles copy packets into a bounded queue and never wait: what
-//! does not fit is dropped and counted. The file has two interfaces, both with nanosecond timestamps and directions:
+//! does not fit is dropped and counted. The file has two interfaces, or three, with nanosecond timestamps and directions:
 //!
 //! | interface | link type | contents |
 //! | --- | --- | --- |
 //! | `inner` | 101 (RAW) | inner IP packets |
 //! | `control` | 147 (USER0) | control messages and data frames, as units |
+//! | `outer` | 101 (RAW) | only with [`CaptureOptions::outer`]: what went over the wire, in IP packets made up around it |
+//!
+//! What goes over the wire is told by the sockets of those transports that were given a [`Tap`]: below TLS and DTLS, above the
+//! operating system. Of a datagram that is the datagram; of a stream what each call read or wrote, in segments whose
+//! numbers count its bytes. A capture that may ([`CaptureOptions::insecure_decryption_secrets`]) also takes the secrets of their
+//! handshakes, as decryption-secrets blocks before what they decrypt.
 //!
 //! **A capture holds the plaintext of protected tunnels, with their resume keys and tokens**, as far as [`CaptureOptions::redact`] leaves
 //! them. The file is readable by its owner only, and nothing is captured unless asked for.
 
 mod files;
+mod outer;
+mod secrets;
+mod tap;
 
 use std::{
     fmt, io,
@@ -26,8 +35,14 @@ use std::{
 };
 
 use tracing::warn;
+use zeroize::Zeroizing;
 
-use self::files::Files;
+use self::{files::Files, secrets::Live};
+pub(crate) use self::{
+    secrets::ConnectionSecrets,
+    tap::{DatagramTap, StreamTap},
+};
+pub use self::{secrets::MAX_LIVE_CONNECTIONS, tap::Tap};
 
 /// Packets that wait for the writer, at most.
 const QUEUE_PACKETS: usize = 4096;
@@ -54,6 +69,11 @@ pub struct CaptureOptions {
     /// Takes away what must not be written of a packet, in the thread that writes: it may shorten it and change what is left.
     /// Default: `None`.
     pub redact: Option<fn(Interface, &mut Vec<u8>)>,
+    /// Whether there is a third interface, with outer packets. Default: false.
+    pub outer: bool,
+    /// **Whether the file gets the secrets with which everything that these connections carry, and have carried, can be read**, by whoever
+    /// recorded them, wherever. Refused together with `redact`, which it would undo. Default: false.
+    pub insecure_decryption_secrets: bool,
 }
 
 impl Default for CaptureOptions {
@@ -63,6 +83,8 @@ impl Default for CaptureOptions {
             ring: None,
             fresh: false,
             redact: None,
+            outer: false,
+            insecure_decryption_secrets: false,
         }
     }
 }
@@ -91,6 +113,8 @@ pub enum Interface {
     Inner,
     /// Control messages and data frames.
     Control,
+    /// Outer packets.
+    Outer,
 }
 
 /// Which way it went, as this end sees it.
@@ -115,6 +139,9 @@ pub enum CaptureError {
         #[source]
         source: io::Error,
     },
+    /// A capture that leaves things out would hold the secrets to read them elsewhere.
+    #[error("a redacted capture cannot hold decryption secrets")]
+    SecretsInRedacted,
     /// The file could not be written; what came before is in it.
     #[error("cannot write the capture file {path}: {source}")]
     Write {
@@ -158,10 +185,15 @@ struct Shared {
     dropped: AtomicU64,
     closed: AtomicBool,
     failed: AtomicBool,
+    outer: bool,
+    /// `None` where secrets are not wanted.
+    live: Option<Live>,
 }
 
 enum Order {
     Packet(Packet),
+    /// A line of secrets.
+    Secret(Zeroizing<Vec<u8>>),
     Close,
 }
 
@@ -177,15 +209,22 @@ impl CaptureWriter {
     /// Creates (or empties) the file and starts the thread.
     ///
     /// # Errors
-    /// The file cannot be created or written.
+    /// The options contradict each other, or the file cannot be created or written.
     pub fn create(path: &Path, options: CaptureOptions) -> Result<Self, CaptureError> {
+        if options.insecure_decryption_secrets && options.redact.is_some() {
+            return Err(CaptureError::SecretsInRedacted);
+        }
         let fail = |source| CaptureError::Create {
             path: path.to_owned(),
             source,
         };
         let files = Files::create(path, options).map_err(fail)?;
         let (queue, orders) = sync_channel(QUEUE_PACKETS);
-        let shared = Arc::new(Shared::default());
+        let shared = Arc::new(Shared {
+            outer: options.outer,
+            live: options.insecure_decryption_secrets.then(Live::default),
+            ..Shared::default()
+        });
         let writer = Writer {
             files,
             shared: Arc::clone(&shared),
@@ -257,29 +296,47 @@ impl Drop for CaptureWriter {
 impl Capture {
     /// Captures `bytes` with the time of now. Copies them, never waits.
     pub fn record(&self, interface: Interface, direction: Direction, bytes: &[u8]) {
-        if !self.offer(interface, direction, bytes) {
+        self.put(Packet::now(interface, direction, bytes.into()));
+    }
+
+    /// Whether outer packets are wanted.
+    #[must_use]
+    pub fn has_outer(&self) -> bool {
+        self.shared.outer
+    }
+
+    /// Whether secrets are wanted.
+    #[must_use]
+    pub fn has_secrets(&self) -> bool {
+        self.shared.live.is_some()
+    }
+
+    /// The same for a packet of an earlier moment.
+    fn put(&self, packet: Packet) {
+        if packet.interface == Interface::Outer && !self.shared.outer {
+            return;
+        }
+        let len = packet.bytes.len();
+        if !self.offer(Order::Packet(packet), len) {
             self.shared.dropped.fetch_add(1, Ordering::Relaxed);
         }
     }
 
-    fn offer(&self, interface: Interface, direction: Direction, bytes: &[u8]) -> bool {
+    /// Writes a line of secrets, before whatever is captured from now on.
+    fn put_secret(&self, line: Zeroizing<Vec<u8>>) {
+        let len = line.len();
+        let _fits = self.offer(Order::Secret(line), len);
+    }
+
+    fn offer(&self, order: Order, len: usize) -> bool {
         if self.shared.closed.load(Ordering::Acquire) {
             return false;
         }
         let queued = &self.shared.queued_bytes;
-        let before = queued.fetch_add(bytes.len(), Ordering::Relaxed);
-        let packet = Packet {
-            interface,
-            direction,
-            at: SystemTime::now()
-                .duration_since(UNIX_EPOCH)
-                .unwrap_or_default(),
-            bytes: bytes.into(),
-        };
-        let fits = before.saturating_add(bytes.len()) <= QUEUE_BYTES
-            && self.queue.try_send(Order::Packet(packet)).is_ok();
+        let before = queued.fetch_add(len, Ordering::Relaxed);
+        let fits = before.saturating_add(len) <= QUEUE_BYTES && self.queue.try_send(order).is_ok();
         if !fits {
-            queued.fetch_sub(bytes.len(), Ordering::Relaxed);
+            queued.fetch_sub(len, Ordering::Relaxed);
         }
         fits
     }
@@ -299,6 +356,19 @@ impl fmt::Debug for Capture {
         f.debug_struct("Capture")
             .field("stats", &self.stats())
             .finish_non_exhaustive()
+    }
+}
+
+impl Packet {
+    fn now(interface: Interface, direction: Direction, bytes: Box<[u8]>) -> Self {
+        Self {
+            interface,
+            direction,
+            at: SystemTime::now()
+                .duration_since(UNIX_EPOCH)
+                .unwrap_or_default(),
+            bytes,
+        }
     }
 }
 
@@ -331,13 +401,23 @@ impl Writer {
                 }
                 Err(TryRecvError::Disconnected) => break,
             };
-            let Ok(Order::Packet(packet)) = order else {
-                break;
+            let packet = match order {
+                Ok(Order::Packet(packet)) => packet,
+                Ok(Order::Secret(line)) => {
+                    let queued = &self.shared.queued_bytes;
+                    queued.fetch_sub(line.len(), Ordering::Relaxed);
+                    if result.is_ok() {
+                        result = note(self.files.write_secrets(&line));
+                    }
+                    continue;
+                }
+                Ok(Order::Close) | Err(_) => break,
             };
             let len = packet.bytes.len();
             self.shared.queued_bytes.fetch_sub(len, Ordering::Relaxed);
+            let live = self.shared.live.as_ref();
             let written = match result {
-                Ok(()) => self.files.write(packet).unwrap_or_else(|error| {
+                Ok(()) => self.files.write(packet, live).unwrap_or_else(|error| {
                     result = note(Err(error));
                     false
                 }),

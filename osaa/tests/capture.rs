@@ -1,19 +1,33 @@
 //! Capture files, read back by another reader.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic)]
 
+mod common;
+
 use std::{
     fs::File,
+    future::poll_fn,
+    io::IoSlice,
+    net::SocketAddr,
     path::Path,
     process::Command,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use common::{Ca, bounded};
+
 use pcap_file::{
     DataLink,
     pcapng::{Block, PcapNgReader, blocks::enhanced_packet::EnhancedPacketOption},
 };
-use tsc_osaa::trace::{
-    Capture, CaptureError, CaptureOptions, CaptureWriter, Direction, Interface, Ring,
+use tokio::net::{TcpListener, TcpStream};
+use tsc_osaa::{
+    cert::ServerName,
+    datagram::{DatagramOptions, DatagramSocket, RecvBatch, SendBatch},
+    socket::StreamOptions,
+    stream::{RECV_BUFFER, StreamTransport},
+    trace::{
+        Capture, CaptureError, CaptureOptions, CaptureWriter, Direction, Interface, Ring, Tap,
+    },
 };
 
 /// An IPv4 packet with a UDP datagram from port 5060 to 5060.
@@ -190,7 +204,7 @@ fn what_is_taken_away_is_not_written() {
     fn shorten(interface: Interface, bytes: &mut Vec<u8>) {
         match interface {
             Interface::Inner => bytes.truncate(28),
-            Interface::Control => bytes[15] = 0,
+            Interface::Control | Interface::Outer => bytes[15] = 0,
         }
     }
     let directory = tempfile::tempdir().unwrap();
@@ -277,4 +291,305 @@ fn tshark_understands_the_file() {
         directions[0] == directions[2] && directions[0] != directions[1],
         "{text}"
     );
+}
+
+/// A capture of outer packets in a directory of its own, and the tap that fills it.
+fn outer(options: impl FnOnce(&mut CaptureOptions)) -> (tempfile::TempDir, CaptureWriter, Tap) {
+    let directory = tempfile::tempdir().unwrap();
+    let mut capture = CaptureOptions::default();
+    capture.outer = true;
+    options(&mut capture);
+    let writer = CaptureWriter::create(&directory.path().join("capture"), capture).unwrap();
+    let tap = Tap::new();
+    tap.set(Some(&writer.handle()));
+    (directory, writer, tap)
+}
+
+/// Both ends of a TCP connection.
+async fn sockets() -> (TcpStream, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (near, far) = tokio::join!(TcpStream::connect(address), listener.accept());
+    (near.unwrap(), far.unwrap().0)
+}
+
+async fn read(stream: &mut StreamTransport, len: usize) -> Vec<u8> {
+    let mut buffer = vec![0; RECV_BUFFER];
+    let mut all = Vec::new();
+    while all.len() < len {
+        let read = stream.recv(&mut buffer).await.unwrap();
+        all.extend_from_slice(&buffer[..read]);
+    }
+    all
+}
+
+/// RFC 1071, over words in the order of the wire.
+fn sum(bytes: &[u8]) -> u16 {
+    let words = bytes.chunks(2).map(|word| match word {
+        [high, low] => u32::from(u16::from_be_bytes([*high, *low])),
+        [high] => u32::from(*high) << 8,
+        _ => 0,
+    });
+    let mut sum: u32 = words.sum();
+    while sum > 0xFFFF {
+        sum = (sum & 0xFFFF) + (sum >> 16);
+    }
+    u16::try_from(sum).unwrap()
+}
+
+/// A packet over IPv4: addresses and ports, what is between IP header and payload, and the payload.
+fn parse(packet: &[u8], upper: usize) -> (SocketAddr, SocketAddr, &[u8], &[u8]) {
+    assert_eq!(
+        usize::from(packet[2]) << 8 | usize::from(packet[3]),
+        packet.len()
+    );
+    assert_eq!(sum(&packet[..20]), 0xFFFF, "checksum of the header");
+    let length = u16::try_from(packet.len() - 20).unwrap().to_be_bytes();
+    let pseudo = [&packet[12..20], &[0, packet[9]], &length, &packet[20..]].concat();
+    assert_eq!(sum(&pseudo), 0xFFFF, "checksum above");
+    let address = |at: usize, port: usize| {
+        let ip: [u8; 4] = packet[at..at + 4].try_into().unwrap();
+        SocketAddr::from((ip, u16::from_be_bytes([packet[port], packet[port + 1]])))
+    };
+    let (header, payload) = packet[20..].split_at(upper);
+    (address(12, 20), address(16, 22), header, payload)
+}
+
+#[tokio::test]
+async fn a_stream_is_seen_from_its_beginning_to_its_end() {
+    bounded(async {
+        let (directory, writer, tap) = outer(|_| {});
+        let (near, far) = sockets().await;
+        let mut options = StreamOptions::client();
+        options.tap = Some(tap.clone());
+        let mut near = StreamTransport::plain(near, &options).unwrap();
+        let (here, there) = (near.local_addr(), near.peer_addr());
+        let mut far = StreamTransport::plain(far, &StreamOptions::server()).unwrap();
+        // Longer than a packet can be.
+        let question = vec![7; 100_000];
+        let pieces = question.chunks(9000).map(IoSlice::new).collect::<Vec<_>>();
+        let (sent, heard) = tokio::join!(near.send(&pieces), read(&mut far, question.len()));
+        sent.unwrap();
+        assert_eq!(heard, question);
+        far.send(&[IoSlice::new(b"answer")]).await.unwrap();
+        assert_eq!(read(&mut near, 6).await, b"answer");
+        // What another capture might see does not belong here.
+        tap.set(None);
+        near.send(&[IoSlice::new(b"unseen")]).await.unwrap();
+        tap.set(Some(&writer.handle()));
+        poll_fn(|cx| near.poll_shutdown(cx)).await.unwrap();
+        drop((near, far));
+        writer.close().unwrap();
+
+        let found = packets(&directory.path().join("capture"));
+        let mut seen = (Vec::new(), Vec::new());
+        let mut flags = Vec::new();
+        for (_, packet) in &found {
+            let (from, to, tcp, payload) = parse(packet, 20);
+            let is_mine = (from, to) == (here, there);
+            assert!(is_mine || (from, to) == (there, here));
+            let number = |at: usize| u32::from_be_bytes(tcp[at..at + 4].try_into().unwrap());
+            let (mine, other) = if is_mine {
+                (&mut seen.0, &seen.1)
+            } else {
+                (&mut seen.1, &seen.0)
+            };
+            let next = |bytes: &[u8]| u32::try_from(bytes.len()).unwrap() + 1;
+            let (sequence, acknowledged) = match tcp[13] {
+                2 => (0, 0),
+                18 => (0, 1),
+                _ => (next(mine), next(other)),
+            };
+            assert_eq!((number(4), number(8)), (sequence, acknowledged));
+            mine.extend_from_slice(payload);
+            if !payload.is_empty() {
+                assert_eq!(tcp[13], 24);
+            } else {
+                flags.push((is_mine, tcp[13]));
+            }
+        }
+        assert_eq!(seen, (question, b"answer".to_vec()));
+        let opening = [(true, 2), (false, 18), (true, 16)];
+        assert_eq!(flags, [&opening[..], &[(true, 17)]].concat());
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_stream_that_was_there_before_has_no_beginning() {
+    bounded(async {
+        let (directory, writer, tap) = outer(|_| {});
+        tap.set(None);
+        let (near, far) = sockets().await;
+        let mut options = StreamOptions::client();
+        options.tap = Some(tap.clone());
+        let mut near = StreamTransport::plain(near, &options).unwrap();
+        tap.set(Some(&writer.handle()));
+        near.send(&[IoSlice::new(b"late")]).await.unwrap();
+        drop((near, far));
+        writer.close().unwrap();
+        let found = packets(&directory.path().join("capture"));
+        let [(_, packet)] = &found[..] else {
+            panic!("{found:?}");
+        };
+        assert_eq!(parse(packet, 20).3, b"late");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn datagrams_of_a_run_are_seen_one_by_one() {
+    bounded(async {
+        let (directory, writer, tap) = outer(|_| {});
+        let any = "127.0.0.1:0".parse().unwrap();
+        let mut options = DatagramOptions::default();
+        let mut far = DatagramSocket::bind(any, &options).unwrap();
+        options.tap = Some(tap);
+        let mut near = DatagramSocket::connect(far.local_addr(), None, &options).unwrap();
+        let (here, there) = (near.local_addr(), far.local_addr());
+        let mut batch = SendBatch::new(100_000);
+        let sent: Vec<Vec<u8>> = [100, 100, 40, 200].map(|len| vec![1; len]).to_vec();
+        for datagram in &sent {
+            assert!(batch.push(there, None, datagram));
+        }
+        poll_fn(|cx| near.poll_send(cx, &mut batch)).await.unwrap();
+        assert!(batch.push(here, None, b"one"));
+        assert!(batch.push(here, None, b"two"));
+        poll_fn(|cx| far.poll_send(cx, &mut batch)).await.unwrap();
+        let mut inbox = RecvBatch::new(4);
+        let mut received = 0;
+        while received < 2 {
+            received += poll_fn(|cx| near.poll_recv(cx, &mut inbox)).await.unwrap();
+        }
+        drop(near);
+        writer.close().unwrap();
+        let found = packets(&directory.path().join("capture"));
+        let mut seen: Vec<_> = found.iter().map(|(_, packet)| parse(packet, 8)).collect();
+        let back = seen.split_off(4);
+        assert!(
+            seen.iter()
+                .all(|(from, to, ..)| (*from, *to) == (here, there))
+        );
+        let payloads: Vec<_> = seen.iter().map(|(.., payload)| payload.to_vec()).collect();
+        assert_eq!(payloads, sent);
+        let expected = [b"one", b"two"].map(|payload| (there, here, payload.to_vec()));
+        let back = back
+            .iter()
+            .map(|(from, to, _, payload)| (*from, *to, payload.to_vec()));
+        assert_eq!(back.collect::<Vec<_>>(), expected);
+    })
+    .await;
+}
+
+/// The blocks of a file after its interfaces: `Some` with the lines of secrets, `None` for packets.
+fn blocks(path: &Path) -> Vec<Option<String>> {
+    let mut reader = PcapNgReader::new(File::open(path).unwrap()).unwrap();
+    let mut found = Vec::new();
+    while let Some(block) = reader.next_block() {
+        match block.unwrap() {
+            Block::EnhancedPacket(_) => found.push(None),
+            Block::Unknown(block) => {
+                assert_eq!(block.type_, 10);
+                let word =
+                    |at: usize| u32::from_ne_bytes(block.value[at..at + 4].try_into().unwrap());
+                assert_eq!(word(0), 0x544C_534B);
+                let len = usize::try_from(word(4)).unwrap();
+                assert_eq!(block.value.len(), (8 + len).next_multiple_of(4));
+                found.push(Some(
+                    String::from_utf8(block.value[8..8 + len].to_vec()).unwrap(),
+                ));
+            }
+            _ => {}
+        }
+    }
+    found
+}
+
+#[tokio::test]
+async fn files_begin_with_the_secrets_of_connections_that_live() {
+    bounded(async {
+        for wanted in [true, false] {
+            let (directory, writer, tap) = outer(|options| {
+                options.insecure_decryption_secrets = wanted;
+                options.limit = 100_000;
+                options.ring = Some(Ring {
+                    files: 9,
+                    period: None,
+                });
+            });
+            let ca = Ca::new("root");
+            let (near, far) = sockets().await;
+            let mut options = StreamOptions::client();
+            options.tap = Some(tap);
+            let (security, answers) = (ca.client_security(), ca.server_security());
+            let server = StreamOptions::server();
+            let name = ServerName::try_from("localhost").unwrap();
+            let (near, far) = tokio::join!(
+                StreamTransport::tls_client(near, &security, name, &options),
+                StreamTransport::tls_server(far, &answers, &server),
+            );
+            let (mut near, _far) = (near.unwrap(), far.unwrap());
+            near.send(&[IoSlice::new(b"secret")]).await.unwrap();
+            let fill = |letter| {
+                let packet = packet(&vec![letter; 60_000]);
+                writer
+                    .handle()
+                    .record(Interface::Inner, Direction::Inbound, &packet);
+            };
+            // The second and third time there is no room in the file before.
+            fill(1);
+            fill(2);
+            while writer.stats().written < 2 || !directory.path().join("capture.1").exists() {
+                tokio::task::yield_now().await;
+            }
+            drop(near);
+            fill(3);
+            assert_eq!(writer.close().unwrap().dropped, 0);
+            let read = |name: &str| blocks(&directory.path().join(name));
+            let first = read("capture.2");
+            let secrets = |blocks: &[Option<String>]| {
+                let lines: Vec<_> = blocks.iter().flatten().cloned().collect();
+                lines.concat()
+            };
+            if !wanted {
+                let all = ["capture", "capture.1", "capture.2"].map(read).concat();
+                assert_eq!(secrets(&all), "");
+                continue;
+            }
+            let of_first = secrets(&first);
+            let labels: Vec<_> = of_first
+                .lines()
+                .map(|line| line.split(' ').next().unwrap())
+                .collect();
+            for label in [
+                "CLIENT_HANDSHAKE_TRAFFIC_SECRET",
+                "SERVER_HANDSHAKE_TRAFFIC_SECRET",
+                "CLIENT_TRAFFIC_SECRET_0",
+                "SERVER_TRAFFIC_SECRET_0",
+            ] {
+                assert_eq!(labels.iter().filter(|found| **found == label).count(), 1);
+            }
+            assert_eq!(labels.len(), 4);
+            // SYN, SYN, ACK and the ClientHello come before; what the server has answered comes after.
+            let begin: Vec<_> = first.iter().take(6).map(Option::is_some).collect();
+            assert_eq!(begin, [false, false, false, false, true, true]);
+            let second = read("capture.1");
+            assert_eq!(second[0].as_deref(), Some(&*of_first));
+            // Nobody needs them any more.
+            assert_eq!(secrets(&read("capture")), "");
+        }
+    })
+    .await;
+}
+
+#[test]
+fn a_redacted_capture_takes_no_secrets() {
+    let mut options = CaptureOptions::default();
+    options.redact = Some(|_, _| {});
+    options.insecure_decryption_secrets = true;
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("capture");
+    let error = CaptureWriter::create(&path, options).unwrap_err();
+    assert!(matches!(error, CaptureError::SecretsInRedacted), "{error}");
+    assert!(!path.exists());
 }

@@ -11,6 +11,7 @@
 //! | RTP | whole | cut off | its fixed header |
 //! | everything else above | whole | cut off | cut off |
 //! | control messages | whole | secrets are zeros | secrets are zeros |
+//! | outer packets | whole | end behind their transport header | the same |
 //!
 //! Addresses and ports stay in all cases: without them a capture tells nothing. Checksums are not mended.
 
@@ -24,7 +25,7 @@ pub enum Redaction {
     /// Nothing: what is said, who says it, and the keys of tunnels are in the capture.
     #[default]
     None,
-    /// Inner packets end behind their transport header.
+    /// Inner and outer packets end behind their transport header.
     Headers,
     /// As [`Headers`](Self::Headers), but SIP stays with identities masked, and RTP with its header.
     Sip,
@@ -57,6 +58,14 @@ impl Redaction {
         if self != Self::None {
             let kept = packet::redact(packet, self == Self::Sip);
             packet.truncate(kept);
+        }
+    }
+
+    /// Of an outer packet: only its headers stay, whether what follows is encrypted or not. Tunnels without encryption carry inner packets
+    /// there, and handshakes name who makes them.
+    pub fn outer(self, packet: &mut Vec<u8>) {
+        if self != Self::None {
+            Self::Headers.packet(packet);
         }
     }
 

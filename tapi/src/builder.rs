@@ -275,7 +275,7 @@ impl TunnelBuilder {
     }
 
     /// Writes inner packets and control messages to a new pcapng file at `path`. It holds what calls say and who
-    /// makes them, as far as [`Self::trace_options`] leaves it.
+    /// makes them, as far as [`Self::trace_options`] leaves it. [`Tunnel::start_trace`] does so later.
     pub fn trace(mut self, path: impl Into<PathBuf>) -> Self {
         self.trace = Some(path.into());
         self

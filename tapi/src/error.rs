@@ -45,6 +45,21 @@ pub enum ConnectError {
     RuntimeGone,
 }
 
+/// Why a tunnel's capture file could not be begun or completed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TraceError {
+    /// The options contradict each other, or the file cannot be written.
+    #[error(transparent)]
+    Capture(#[from] tsc_osaa::trace::CaptureError),
+    /// The tunnel is over.
+    #[error("the tunnel is over: {0}")]
+    TunnelDown(DownReason),
+    /// The runtime stopped what wrote.
+    #[error("the runtime is shutting down")]
+    RuntimeGone,
+}
+
 impl ConnectError {
     /// Whether a proxy on the way wants other credentials, or any.
     #[must_use]

@@ -62,7 +62,7 @@ mod wakers;
 pub use builder::{LONGEST_RACE_DELAY, TunnelBuilder};
 pub use code::{Coded, ErrorCode};
 pub use config::TunnelConfig;
-pub use error::{CloseError, ConnectError, LookupError, ServiceError, SocketError};
+pub use error::{CloseError, ConnectError, LookupError, ServiceError, SocketError, TraceError};
 pub use linger::MAX_LINGERING;
 pub use lookup::{LOOKUP_TIME, MAX_ADDRESSES};
 pub use memory::{MAX_REMEMBERED, PathMemory};
@@ -89,6 +89,7 @@ pub use tsc_csm::{
 pub use tsc_eip::media;
 /// HTTP proxies on the way to a server: what [`TunnelBuilder::proxy`] takes.
 pub use tsc_osaa::proxy;
+pub use tsc_osaa::trace::CaptureStats;
 #[cfg(all(feature = "tun", target_os = "linux"))]
 pub use tsc_osaa::tun;
 pub use tsc_osaa::{

@@ -22,6 +22,7 @@ use crate::{
     routed::Routed,
     services::Wishes,
     tcp::Stream,
+    trace::Trace,
     tunnel::Activity,
     wakers::{Waiters, Wakes},
 };
@@ -45,6 +46,8 @@ pub(crate) enum Command {
 #[derive(Debug)]
 pub(crate) struct Shared {
     state: Mutex<State>,
+    /// What is captured of the tunnel.
+    pub(crate) trace: Trace,
     /// Why the tunnel is over, once it is.
     pub(crate) down: watch::Sender<Option<DownReason>>,
 }
@@ -103,6 +106,7 @@ impl Shared {
                 notifications: Some(notifications),
                 down: None,
             }),
+            trace: Trace::default(),
             down: watch::Sender::new(None),
         })
     }

@@ -8,18 +8,20 @@
 use std::{
     io,
     net::{IpAddr, SocketAddr},
+    path::PathBuf,
     sync::Arc,
     time::Duration,
 };
 
 use tokio::sync::{oneshot, watch};
 use tsc_csm::{Prefix, client::DownReason};
+use tsc_osaa::trace::CaptureStats;
 
 use crate::{
     TunnelConfig,
     builder::TunnelBuilder,
     driver::Driver,
-    error::{CloseError, ConnectError, LookupError, ServiceError, SocketError},
+    error::{CloseError, ConnectError, LookupError, ServiceError, SocketError, TraceError},
     linger::{self, Key, Lingering},
     lookup,
     notification::{Notification, Notifications},
@@ -28,6 +30,7 @@ use crate::{
     server::Server,
     shared::{Command, Shared},
     tcp::{TcpListener, TcpStream},
+    trace::{self, TraceOptions},
     udp::UdpSocket,
 };
 
@@ -242,6 +245,35 @@ impl Tunnel {
     /// Tells the tunnel whether anybody uses the application. In the background it sends as little as the server allows.
     pub fn set_activity(&self, activity: Activity) {
         self.shared.command(Command::Activity(activity));
+    }
+
+    /// Writes inner packets and control messages to a new pcapng file at `path` from now on, as
+    /// [`TunnelBuilder::trace`] does from the beginning. A file that was being written is completed before. In effect when this is ready, until
+    /// [`Self::stop_trace`] or the end of the tunnel.
+    ///
+    /// Of transports that are open already, outer packets begin in the middle of a connection, and their secrets are never had: what
+    /// is to be decrypted must be traced from before the transport was opened.
+    ///
+    /// # Errors
+    ///
+    /// [`TraceError`]; then nothing is written any more.
+    pub fn start_trace<P: Into<PathBuf>>(
+        &self,
+        path: P,
+        options: TraceOptions,
+    ) -> impl Future<Output = Result<(), TraceError>> + Send + use<P> {
+        trace::start(Arc::clone(&self.shared), path.into(), options)
+    }
+
+    /// Writes nothing more, and completes the file. Tells how many packets it has and how many are missing; `None` if nothing was written.
+    ///
+    /// # Errors
+    ///
+    /// The file could not be written to its end.
+    pub fn stop_trace(
+        &self,
+    ) -> impl Future<Output = Result<Option<CaptureStats>, TraceError>> + Send + use<> {
+        trace::stop(Arc::clone(&self.shared))
     }
 
     /// The address to bind for reaching `peer`: the tunnel's first of the same family.

@@ -71,6 +71,15 @@ pub struct TunnelArgs {
     #[arg(long, value_name = "FILE")]
     pub trace: Option<PathBuf>,
 
+    /// Trace outer packets as well: what goes over the wire. With a redaction only their headers.
+    #[arg(long, requires = "trace")]
+    pub trace_outer: bool,
+
+    /// INSECURE: write the secrets of the tunnel's TLS and DTLS connections to the trace. Whoever has it can read everything that was
+    /// recorded of them, anywhere on the way.
+    #[arg(long, requires = "trace")]
+    pub trace_insecure_decryption_secrets: bool,
+
     /// What is taken away of what is traced: nothing; everything behind the headers of packets; the same, but SIP stays with users, numbers
     /// and names masked, and RTP with its header.
     #[arg(long, value_name = "WHAT", default_value = "none", value_parser = ["none", "headers", "sip"])]
@@ -198,6 +207,14 @@ impl TunnelArgs {
             Redaction::from_name(&self.trace_redaction).unwrap_or(options.redaction);
         options.files = self.trace_files;
         options.file_size = u64::from(self.trace_file_size) * 1_000_000;
+        options.outer = self.trace_outer;
+        options.insecure_write_decryption_secrets(self.trace_insecure_decryption_secrets);
+        if self.trace_insecure_decryption_secrets && options.redaction != Redaction::None {
+            return Err(UsageError::Value {
+                option: "--trace-insecure-decryption-secrets",
+                error: "would undo --trace-redaction".to_owned(),
+            });
+        }
         builder = builder.trace_options(options);
         Ok(builder)
     }

@@ -349,6 +349,23 @@ impl SendBatch {
         })
     }
 
+    /// All datagrams of the first `runs` runs.
+    pub(super) fn datagrams(&self, runs: usize) -> impl Iterator<Item = (Run, &[u8])> {
+        self.runs().iter().take(runs).flat_map(|run| {
+            let first = self.datagrams.get(run.first);
+            std::iter::successors(first, |datagram| {
+                let next = usize::try_from(datagram.next?.get()).ok()?;
+                self.datagrams.get(next)
+            })
+            .filter_map(|datagram| {
+                let bytes = self
+                    .bytes
+                    .get(datagram.start..datagram.start + datagram.len)?;
+                Some((*run, bytes))
+            })
+        })
+    }
+
     /// The first datagram of the first run.
     pub(super) fn first(&self) -> Option<(Run, &[u8])> {
         let run = *self.runs().first()?;

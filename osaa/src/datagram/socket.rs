@@ -12,7 +12,10 @@ use socket2::{SockRef, Type};
 use tracing::debug;
 
 use super::{RecvBatch, SendBatch, batch::RUN_DATAGRAMS, ready::Socket};
-use crate::socket::{BindError, Dscp, PortSharing, bound, enlarge_receive_buffer, set_dscp};
+use crate::{
+    socket::{BindError, Dscp, PortSharing, bound, enlarge_receive_buffer, set_dscp},
+    trace::{DatagramTap, Direction, Tap},
+};
 
 /// Errors in a row after which a socket is reported broken instead of asked again.
 const ERRORS_IN_A_ROW: usize = 64;
@@ -37,6 +40,8 @@ pub struct DatagramOptions {
     /// Outer mark. Other systems than Linux send the datagrams of a marked socket one by one and, on a wildcard address, from
     /// the address that the system chooses: quinn-udp writes the traffic class of each packet itself, and only its ECN part.
     pub dscp: Option<Dscp>,
+    /// Where the socket tells what goes through it.
+    pub tap: Option<Tap>,
 }
 
 impl DatagramOptions {
@@ -98,6 +103,7 @@ pub struct DatagramSocket {
     peer: Option<SocketAddr>,
     marked: bool,
     stats: DatagramStats,
+    tap: Option<Box<DatagramTap>>,
 }
 
 impl DatagramSocket {
@@ -152,8 +158,11 @@ impl DatagramSocket {
             debug!(%local, "this system may fragment outer packets");
         }
         let socket = Socket::new(socket.into())?;
+        let local = socket.local_addr()?;
+        let tap = options.tap.as_ref();
         Ok(Self {
-            local: socket.local_addr()?,
+            tap: tap.map(|tap| Box::new(DatagramTap::new(tap, local))),
+            local,
             socket,
             state,
             peer,
@@ -215,6 +224,9 @@ impl DatagramSocket {
         batch: &mut RecvBatch,
     ) -> Poll<io::Result<usize>> {
         batch.clear();
+        if let Some(tap) = &mut self.tap {
+            tap.release();
+        }
         let mut errors = 0;
         loop {
             ready!(self.socket.poll_recv_ready(cx))?;
@@ -237,6 +249,7 @@ impl DatagramSocket {
                 Ok(0) => {}
                 Ok(count) => {
                     self.stats.received += u64::try_from(count).unwrap_or(u64::MAX);
+                    self.tell_received(batch);
                     return Poll::Ready(Ok(count));
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
@@ -284,6 +297,7 @@ impl DatagramSocket {
             });
             match sent {
                 Ok(runs) => {
+                    self.tell_sent(batch, runs);
                     let count = if runs == 0 {
                         singles = singles.saturating_sub(1);
                         batch.advance_one();
@@ -319,6 +333,32 @@ impl DatagramSocket {
             }
         }
         Poll::Ready(Ok(()))
+    }
+
+    /// Tells the tap, if there is one.
+    #[inline]
+    fn tell_received(&mut self, batch: &mut RecvBatch) {
+        if let Some(tap) = &mut self.tap
+            && tap.is_on()
+        {
+            for datagram in batch.datagrams() {
+                let (local, peer) = (datagram.local_ip, datagram.peer);
+                tap.put(Direction::Inbound, local, peer, datagram.bytes);
+            }
+        }
+    }
+
+    /// Tells the tap, if there is one, of the first `runs`, or with none of the first datagram.
+    #[inline]
+    fn tell_sent(&mut self, batch: &SendBatch, runs: usize) {
+        if let Some(tap) = &mut self.tap
+            && tap.is_on()
+        {
+            let first = batch.first().filter(|_| runs == 0);
+            for (run, datagram) in batch.datagrams(runs).chain(first) {
+                tap.put(Direction::Outbound, run.source, run.peer, datagram);
+            }
+        }
     }
 
     fn is_refusal(&self, error: &io::Error) -> bool {

@@ -4,8 +4,11 @@
 //! little, and what comes in later meets no code but that of [`established`](super::established).
 
 use std::fmt;
+use std::sync::Arc;
 use std::task::Waker;
 use std::time::{Duration, Instant};
+
+use crate::trace::ConnectionSecrets;
 
 use super::established::Established;
 use super::filter::{Filter, Filtered};
@@ -24,6 +27,8 @@ pub(super) struct Association<H> {
     /// Events that wait, in this order.
     connected: Option<Box<DtlsInfo>>,
     ended: Option<Box<DtlsError>>,
+    /// Kept by a capture for as long as this lives.
+    secrets: Option<Arc<ConnectionSecrets>>,
     is_client: bool,
 }
 
@@ -55,6 +60,7 @@ impl<H: Handshake> Association<H> {
             })),
             connected: None,
             ended: None,
+            secrets: None,
             is_client,
         }
     }
@@ -73,6 +79,7 @@ impl<H: Handshake> Association<H> {
         let outgoing = std::mem::take(state.handshake.outgoing());
         // Who has sent the last flight repeats it: the server, but after a resumption the client.
         let is_last = self.is_client == finished.info.resumed;
+        self.secrets = finished.secrets;
         let mut early = std::mem::take(&mut state.early);
         let established = Established::new(
             now,

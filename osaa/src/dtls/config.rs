@@ -8,6 +8,8 @@ use rustls_pki_types::ServerName;
 
 use crate::cert::{ClientSecurity, ServerSecurity};
 
+use crate::trace::Tap;
+
 use super::record::ClientHello;
 use super::{DtlsBackendKind, DtlsConfigError, DtlsError, DtlsSession};
 
@@ -27,6 +29,8 @@ pub struct DtlsOptions {
     /// the session that it remembers of the server, a server hands out tickets where it does not ask clients who they are. A
     /// client is then known again by who can see its handshakes on two networks. Default true.
     pub resumption: bool,
+    /// Whose capture gets the secrets of handshakes, if it wants them; `openssl` only, the other libraries keep theirs to themselves.
+    pub tap: Option<Tap>,
 }
 
 impl Default for DtlsOptions {
@@ -36,6 +40,7 @@ impl Default for DtlsOptions {
             handshake_timeout: Duration::from_secs(10),
             first_retransmission: Duration::from_millis(400),
             resumption: true,
+            tap: None,
         }
     }
 }

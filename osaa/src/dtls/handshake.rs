@@ -1,6 +1,9 @@
 //! What a library is needed for: the handshake.
 
+use std::sync::Arc;
 use std::time::Instant;
+
+use crate::trace::ConnectionSecrets;
 
 use super::keys::TrafficKeys;
 use super::protection::Sealed;
@@ -46,6 +49,8 @@ pub(super) type Step = Result<Option<Finished>, DtlsError>;
 pub(super) struct Finished {
     pub(super) info: DtlsInfo,
     pub(super) keys: TrafficKeys,
+    /// To be kept for as long as the association lives.
+    pub(super) secrets: Option<Arc<ConnectionSecrets>>,
 }
 
 /// Datagrams that a handshake sends, and what is to be known about them afterwards.

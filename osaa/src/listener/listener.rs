@@ -26,7 +26,7 @@ use super::{
     log::LogLimit,
 };
 use crate::{
-    socket::{BindError, SourcePrefix, bound},
+    socket::{BindError, SourcePrefix, StreamOptions, bound},
     stream::StreamTransport,
 };
 
@@ -167,7 +167,10 @@ impl StreamListener {
                 plain: config.plain,
                 tls: config.tls,
                 deadline: config.handshake_timeout,
-                stream: config.stream,
+                stream: StreamOptions {
+                    accepted: true,
+                    ..config.stream
+                },
             },
             admission: config.admission,
             max_handshakes: config.max_handshakes.max(1),

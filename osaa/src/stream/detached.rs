@@ -4,12 +4,17 @@ use std::{fmt, io};
 
 use tokio::net::TcpStream;
 
-use super::transport::{State, StreamTransport};
+use super::{
+    Socket,
+    transport::{State, StreamTransport},
+};
+use crate::trace::StreamTap;
 
 /// A [`StreamTransport`] without a runtime: nothing is read or sent until it is [attached](Self::attach) to one. All that
 /// was queued, and under TLS all that was read ahead, goes with it.
 pub struct DetachedStream {
     socket: std::net::TcpStream,
+    tap: Option<Box<StreamTap>>,
     state: State,
 }
 
@@ -20,8 +25,8 @@ impl StreamTransport {
     /// The runtime does not let go of the socket, or it is a TLS connection to a proxy; then the connection is closed.
     pub fn detach(self) -> io::Result<DetachedStream> {
         let Self { socket, state } = self;
-        let socket = socket.into_std()?;
-        Ok(DetachedStream { socket, state })
+        let (socket, tap) = socket.into_parts()?;
+        Ok(DetachedStream { socket, tap, state })
     }
 }
 
@@ -34,10 +39,10 @@ impl DetachedStream {
     /// # Panics
     /// Outside of a runtime with I/O.
     pub fn attach(self) -> io::Result<StreamTransport> {
-        let Self { socket, state } = self;
+        let Self { socket, tap, state } = self;
         let socket = TcpStream::from_std(socket)?;
         Ok(StreamTransport {
-            socket: socket.into(),
+            socket: Socket::from_parts(socket, tap),
             state,
         })
     }

@@ -1,6 +1,6 @@
 //! The TLS handshake over a socket. Deadlines are the caller's.
 
-use std::{io, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
 use bytes::BytesMut;
 use tokio::{
@@ -9,7 +9,10 @@ use tokio::{
 };
 
 use super::{Socket, StreamError};
-use crate::tls::{Role, TlsError, TlsSession};
+use crate::{
+    tls::{Role, TlsError, TlsSession},
+    trace::ConnectionSecrets,
+};
 
 /// Input is read in pieces of this size; a handshake rarely has more than one.
 const CHUNK: usize = 4096;
@@ -25,8 +28,9 @@ const LINGER_BYTES: usize = 256 * 1024;
 pub(super) async fn handshake(
     socket: &mut Socket,
     role: &Role<'_>,
+    secrets: Option<&Arc<ConnectionSecrets>>,
 ) -> Result<TlsSession, StreamError> {
-    let mut session = TlsSession::new(role)?;
+    let mut session = TlsSession::new(role, secrets)?;
     let mut wire = BytesMut::new();
     let mut chunk = vec![0; CHUNK];
     let mut input = 0;
@@ -61,7 +65,7 @@ pub(super) async fn handshake(
 }
 
 /// A peer that refuses us sends an alert and closes; our write then fails before we have read why.
-fn refusal(socket: &Socket, session: &mut TlsSession, chunk: &mut [u8]) -> Option<StreamError> {
+fn refusal(socket: &mut Socket, session: &mut TlsSession, chunk: &mut [u8]) -> Option<StreamError> {
     let mut unsent = BytesMut::new();
     while let Ok(len @ 1..) = socket.try_read(chunk) {
         if let Err(error) = session.handshake(chunk.get(..len)?, &mut unsent) {

@@ -28,6 +28,7 @@ use crate::{
     cert::{ClientSecurity, PeerIdentity, ServerSecurity},
     socket::{Dscp, MIN_SEND_LIMIT, StreamOptions, enlarge_receive_buffer, set_dscp},
     tls::{self, Role, TlsInfo, TlsSession},
+    trace::{ConnectionSecrets, Direction, Tap},
 };
 
 /// Least length of the buffer lent to [`StreamTransport::poll_recv`]: two TLS records of the greatest size, one sealed,
@@ -81,6 +82,8 @@ pub(super) struct State {
 struct Tls {
     session: TlsSession,
     info: TlsInfo,
+    /// Kept by a capture for as long as the connection lives.
+    _secrets: Option<Arc<ConnectionSecrets>>,
 }
 
 /// Our direction of the connection.
@@ -111,8 +114,16 @@ impl StreamTransport {
     /// # Errors
     /// The socket's options cannot be set, which includes a connection that is already gone.
     pub fn plain(socket: impl Into<Socket>, options: &StreamOptions) -> io::Result<Self> {
-        let socket = socket.into();
+        let mut socket = socket.into();
         options.apply(socket.tcp())?;
+        if let Some(tap) = &options.tap {
+            let opener = if options.accepted {
+                Direction::Inbound
+            } else {
+                Direction::Outbound
+            };
+            socket.tell(tap, opener)?;
+        }
         Ok(Self {
             state: State {
                 local: socket.local_addr()?,
@@ -169,10 +180,12 @@ impl StreamTransport {
         options: &StreamOptions,
     ) -> Result<Self, StreamError> {
         let mut stream = Self::plain(socket, options)?;
-        let session = handshake::handshake(&mut stream.socket, role).await?;
+        let secrets = options.tap.as_ref().and_then(Tap::secrets);
+        let session = handshake::handshake(&mut stream.socket, role, secrets.as_ref()).await?;
         stream.state.tls = Some(Box::new(Tls {
             info: session.info(),
             session,
+            _secrets: secrets,
         }));
         Ok(stream)
     }

@@ -14,7 +14,10 @@ use rustls::{
 use rustls_pki_types::ServerName;
 
 use super::TlsError;
-use crate::cert::{ClientSecurity, PeerIdentity, ServerSecurity};
+use crate::{
+    cert::{ClientSecurity, PeerIdentity, ServerSecurity},
+    trace::ConnectionSecrets,
+};
 
 /// Longest record on the wire: header, 2^14 bytes, and what TLS 1.2 may add (RFC 5246, 6.2.3).
 const MAX_RECORD: usize = 5 + (1 << 14) + 2048;
@@ -111,16 +114,29 @@ enum Purpose<'a> {
 }
 
 impl TlsSession {
-    pub(crate) fn new(role: &Role<'_>) -> Result<Self, TlsError> {
+    /// `secrets` is where the secrets of this one connection go, if anybody asked for them.
+    pub(crate) fn new(
+        role: &Role<'_>,
+        secrets: Option<&Arc<ConnectionSecrets>>,
+    ) -> Result<Self, TlsError> {
         let library = |e: Error| TlsError::Library(e.to_string());
         let connection = match role {
-            Role::Client(security, name) => Connection::Client(Box::new(
-                UnbufferedClientConnection::new(Arc::clone(security.config()), name.clone())
-                    .map_err(library)?,
-            )),
-            Role::Server(security) => Connection::Server(Box::new(
-                UnbufferedServerConnection::new(Arc::clone(security.config())).map_err(library)?,
-            )),
+            Role::Client(security, name) => {
+                let mut config = Arc::clone(security.config());
+                if let Some(secrets) = secrets {
+                    Arc::make_mut(&mut config).key_log = Arc::<ConnectionSecrets>::clone(secrets);
+                }
+                let connection = UnbufferedClientConnection::new(config, name.clone());
+                Connection::Client(Box::new(connection.map_err(library)?))
+            }
+            Role::Server(security) => {
+                let mut config = Arc::clone(security.config());
+                if let Some(secrets) = secrets {
+                    Arc::make_mut(&mut config).key_log = Arc::<ConnectionSecrets>::clone(secrets);
+                }
+                let connection = UnbufferedServerConnection::new(config);
+                Connection::Server(Box::new(connection.map_err(library)?))
+            }
         };
         Ok(Self {
             connection,

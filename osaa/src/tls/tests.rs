@@ -37,8 +37,8 @@ impl Pair {
         let (client, server) = securities();
         let name = ServerName::try_from("localhost").unwrap();
         Self {
-            client: TlsSession::new(&Role::Client(&client, name)).unwrap(),
-            server: TlsSession::new(&Role::Server(&server)).unwrap(),
+            client: TlsSession::new(&Role::Client(&client, name), None).unwrap(),
+            server: TlsSession::new(&Role::Server(&server), None).unwrap(),
         }
     }
 

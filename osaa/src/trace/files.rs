@@ -15,14 +15,23 @@ use pcap_file::{
         blocks::{
             enhanced_packet::{EnhancedPacketBlock, EnhancedPacketOption},
             interface_description::{InterfaceDescriptionBlock, InterfaceDescriptionOption},
+            unknown::UnknownBlock,
         },
     },
 };
+use zeroize::Zeroizing;
 
-use super::{CaptureOptions, Direction, Interface, Packet, Ring};
+use super::{CaptureOptions, Direction, Interface, Packet, Ring, outer, secrets::Live};
 
 /// What an enhanced packet block adds to its packet: fixed fields, flags, padding, both lengths.
 const BLOCK_OVERHEAD: u64 = 12 + 20 + 12 + 3;
+
+/// Type of a decryption-secrets block, and of secrets in the format of NSS key logs, which DTLS has in common with TLS.
+const SECRETS_BLOCK: u32 = 0x0A;
+const TLS_KEY_LOG: u32 = 0x544C_534B;
+
+/// What a decryption-secrets block adds to its secrets: fixed fields, padding, both lengths.
+const SECRETS_OVERHEAD: u64 = 12 + 8 + 3;
 
 /// A file that grows up to its limit; with a ring, then gives its name to the next.
 pub(super) struct Files {
@@ -51,23 +60,26 @@ impl Files {
         }
         Ok(Self {
             path: path.to_owned(),
-            file: begin(path, options.fresh)?,
+            file: begin(path, &options)?,
             left: options.limit,
             begun: None,
             options,
         })
     }
 
-    /// Writes a packet; false if there is no room for it.
-    pub(super) fn write(&mut self, packet: Packet) -> io::Result<bool> {
+    /// Writes a packet; false if there is no room for it. A file that it begins gets the secrets of connections that live.
+    pub(super) fn write(&mut self, packet: Packet, live: Option<&Live>) -> io::Result<bool> {
         let original = packet.bytes.len();
         let mut bytes = packet.bytes.into_vec();
+        if packet.interface == Interface::Outer {
+            outer::seal(&mut bytes);
+        }
         if let Some(redact) = self.options.redact {
             redact(packet.interface, &mut bytes);
         }
         let cost = u64::try_from(bytes.len()).unwrap_or(u64::MAX) + BLOCK_OVERHEAD;
         if self.is_over(cost, packet.at) {
-            self.next()?;
+            self.next(live)?;
         }
         if cost > self.left {
             return Ok(false);
@@ -78,6 +90,7 @@ impl Files {
             interface_id: match packet.interface {
                 Interface::Inner => 0,
                 Interface::Control => 1,
+                Interface::Outer => 2,
             },
             timestamp: packet.at,
             original_len: u32::try_from(original).unwrap_or(u32::MAX),
@@ -90,6 +103,26 @@ impl Files {
         };
         self.file.write_pcapng_block(block).map_err(io_error)?;
         Ok(true)
+    }
+
+    /// Writes secrets, if there is room for them. They begin no file: there they would come too early for those who read the one before.
+    pub(super) fn write_secrets(&mut self, lines: &[u8]) -> io::Result<()> {
+        let Ok(len) = u32::try_from(lines.len()) else {
+            return Ok(());
+        };
+        let cost = u64::from(len) + SECRETS_OVERHEAD;
+        if lines.is_empty() || cost > self.left {
+            return Ok(());
+        }
+        self.left -= cost;
+        // The crate writes in the byte order of the machine.
+        let mut body = Zeroizing::new(Vec::with_capacity(lines.len() + 8));
+        body.extend_from_slice(&TLS_KEY_LOG.to_ne_bytes());
+        body.extend_from_slice(&len.to_ne_bytes());
+        body.extend_from_slice(lines);
+        let block = UnknownBlock::new(SECRETS_BLOCK, 0, &body);
+        self.file.write_pcapng_block(block).map_err(io_error)?;
+        Ok(())
     }
 
     pub(super) fn flush(&mut self) -> io::Result<()> {
@@ -108,16 +141,20 @@ impl Files {
         is_old || (cost > self.left && cost <= self.options.limit)
     }
 
-    fn next(&mut self) -> io::Result<()> {
+    fn next(&mut self, live: Option<&Live>) -> io::Result<()> {
         let Some(ring) = &self.options.ring else {
             return Ok(());
         };
         self.file.get_mut().flush()?;
         shift(&self.path, ring)?;
-        self.file = begin(&self.path, self.options.fresh)?;
+        self.file = begin(&self.path, &self.options)?;
         self.left = self.options.limit;
         self.begun = None;
-        Ok(())
+        match live {
+            // Half of the file is for packets.
+            Some(live) => self.write_secrets(&live.lines(self.options.limit / 2)),
+            None => Ok(()),
+        }
     }
 }
 
@@ -140,11 +177,11 @@ fn numbered(path: &Path, number: u16) -> PathBuf {
     name.into()
 }
 
-/// Creates or empties a file, for its owner only, and begins it; a `fresh` one is created only.
-fn begin(path: &Path, fresh: bool) -> io::Result<PcapNgWriter<BufWriter<File>>> {
+/// Creates or empties a file, for its owner only, and begins it; a fresh one is created only.
+fn begin(path: &Path, capture: &CaptureOptions) -> io::Result<PcapNgWriter<BufWriter<File>>> {
     let mut options = OpenOptions::new();
     options.write(true);
-    if fresh {
+    if capture.fresh {
         // Follows no link either.
         options.create_new(true);
     } else {
@@ -152,11 +189,11 @@ fn begin(path: &Path, fresh: bool) -> io::Result<PcapNgWriter<BufWriter<File>>> 
     }
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    start_file(options.open(path)?).map_err(io_error)
+    start_file(options.open(path)?, capture.outer).map_err(io_error)
 }
 
-/// Section header and both interfaces, in the order of their numbers.
-fn start_file(file: File) -> Result<PcapNgWriter<BufWriter<File>>, PcapError> {
+/// Section header and the interfaces, in the order of their numbers.
+fn start_file(file: File, outer: bool) -> Result<PcapNgWriter<BufWriter<File>>, PcapError> {
     let mut writer = PcapNgWriter::new(BufWriter::new(file))?;
     let interfaces = [
         ("inner", "inner IP packets", DataLink::RAW),
@@ -165,8 +202,14 @@ fn start_file(file: File) -> Result<PcapNgWriter<BufWriter<File>>, PcapError> {
             "TSCF control messages and data frames",
             DataLink::USER0,
         ),
+        (
+            "outer",
+            "outer packets, made up around what sockets read and wrote",
+            DataLink::RAW,
+        ),
     ];
-    for (name, description, linktype) in interfaces {
+    let count = if outer { 3 } else { 2 };
+    for (name, description, linktype) in interfaces.into_iter().take(count) {
         let block = InterfaceDescriptionBlock {
             linktype,
             snaplen: 0,

@@ -16,7 +16,7 @@ use tsc_osaa::{
     client::{self as transport, ClientTransport, Received, TransportError},
     stream::StreamError,
     tls::TlsError,
-    trace::{Capture, Direction, Interface},
+    trace::{Direction, Interface, Tap},
 };
 use tsc_tpl::{IpPacket, Limits, StreamDecoder, Unit};
 
@@ -63,7 +63,7 @@ impl Driver {
                     epoch: link.epoch,
                     client: &mut self.client,
                     shared: &self.shared,
-                    capture: self.capture.as_ref().map(|(_, capture)| capture),
+                    tap: &self.tap,
                 };
                 match link.transport.poll_recv_batch(cx, &mut buffer) {
                     Poll::Pending => {
@@ -130,8 +130,7 @@ impl Driver {
     pub(super) fn send(&mut self, cx: &mut Context<'_>, now: Instant) -> bool {
         self.take_control();
         let mut progress = self.send_each(cx, now, |driver, cx, link| {
-            let capture = driver.capture.as_ref().map(|(_, capture)| capture);
-            link.send_control(cx, capture)
+            link.send_control(cx, &driver.tap)
         });
         // Full queues of transports that take nothing end it.
         loop {
@@ -284,10 +283,8 @@ impl Driver {
             return Ok(false);
         };
         let taken = taken?;
-        if let Some((_, capture)) = &self.capture {
-            for packet in packets.iter().take(taken) {
-                record(capture, packet);
-            }
+        for packet in packets.iter().take(taken) {
+            record(&self.tap, packet);
         }
         self.sent.extend(packets.drain(..taken));
         if taken > 0 {
@@ -321,10 +318,9 @@ impl Driver {
             control,
             ..
         } = self.links.swap_remove(index);
-        if let Some((_, capture)) = &self.capture {
-            for message in &control {
-                capture.record(Interface::Control, Direction::Outbound, message);
-            }
+        for message in &control {
+            self.tap
+                .record(Interface::Control, Direction::Outbound, message);
         }
         self.closing.spawn(async move {
             let units: Vec<IoSlice<'_>> = control.iter().map(|bytes| IoSlice::new(bytes)).collect();
@@ -342,7 +338,7 @@ struct Inbox<'a> {
     epoch: Epoch,
     client: &'a mut Family,
     shared: &'a Shared,
-    capture: Option<&'a Capture>,
+    tap: &'a Tap,
 }
 
 impl Inbox<'_> {
@@ -377,12 +373,12 @@ impl Inbox<'_> {
     }
 
     fn unit(&mut self, state: &mut State, unit: Unit<'_>) {
-        trace(self.capture, &unit, Direction::Inbound);
+        trace(self.tap, &unit, Direction::Inbound);
         match self.client.handle_unit(self.now, self.epoch, unit) {
             Inbound::Deliver(packet) => state.stack.handle_packet(self.now, packet.as_bytes()),
             Inbound::DeliverFrame(frame, fresh) => {
                 for packet in fresh.packets(&frame) {
-                    trace(self.capture, &Unit::Ip(packet), Direction::Inbound);
+                    trace(self.tap, &Unit::Ip(packet), Direction::Inbound);
                     state.stack.handle_packet(self.now, packet.as_bytes());
                 }
             }
@@ -397,11 +393,7 @@ impl Inbox<'_> {
 }
 
 impl Link {
-    fn send_control(
-        &mut self,
-        cx: &mut Context<'_>,
-        capture: Option<&Capture>,
-    ) -> Result<bool, TransportError> {
+    fn send_control(&mut self, cx: &mut Context<'_>, tap: &Tap) -> Result<bool, TransportError> {
         let mut progress = false;
         while !self.control.is_empty() {
             let units: Vec<IoSlice<'_>> = self
@@ -415,9 +407,7 @@ impl Link {
             let taken = taken?;
             for bytes in self.control.drain(..taken) {
                 progress = true;
-                if let Some(capture) = capture {
-                    capture.record(Interface::Control, Direction::Outbound, &bytes);
-                }
+                tap.record(Interface::Control, Direction::Outbound, &bytes);
             }
         }
         Ok(progress)
@@ -512,9 +502,11 @@ fn return_to_main(client: &Family, outboxes: &mut [VecDeque<Vec<u8>>; MAX_TUNNEL
 }
 
 /// Records an inner packet that leaves; of a frame the newest, as the others have left before.
-pub(super) fn record(capture: &Capture, unit: &[u8]) {
-    let packet = framed_packet(unit).map_or(unit, |packet| packet.as_bytes());
-    capture.record(Interface::Inner, Direction::Outbound, packet);
+pub(super) fn record(tap: &Tap, unit: &[u8]) {
+    if tap.is_on() {
+        let packet = framed_packet(unit).map_or(unit, |packet| packet.as_bytes());
+        tap.record(Interface::Inner, Direction::Outbound, packet);
+    }
 }
 
 /// The packet that a redundancy frame was made for; `None` if this is none.
@@ -525,11 +517,10 @@ pub(super) fn framed_packet(unit: &[u8]) -> Option<IpPacket<'_>> {
     }
 }
 
-fn trace(capture: Option<&Capture>, unit: &Unit<'_>, direction: Direction) {
-    let Some(capture) = capture else { return };
+fn trace(tap: &Tap, unit: &Unit<'_>, direction: Direction) {
     match unit {
-        Unit::Ip(packet) => capture.record(Interface::Inner, direction, packet.as_bytes()),
-        Unit::Control(message) => capture.record(Interface::Control, direction, message.as_bytes()),
+        Unit::Ip(packet) => tap.record(Interface::Inner, direction, packet.as_bytes()),
+        Unit::Control(message) => tap.record(Interface::Control, direction, message.as_bytes()),
         Unit::Redundancy(_) | Unit::Reserved(_) => {}
     }
 }

@@ -48,7 +48,7 @@ use tsc_osaa::{
     random::OsRandom,
     resolve::ResolveOptions,
     socket::{Dscp, OuterDscp},
-    trace::{Capture, CaptureWriter},
+    trace::Tap,
 };
 use tsc_tpl::{Limits, ServiceType};
 
@@ -119,7 +119,8 @@ pub(crate) struct Driver {
     limits: Limits,
     buffer: Vec<u8>,
     timer: Pin<Box<Sleep>>,
-    capture: Option<(CaptureWriter, Capture)>,
+    /// Where all that comes and goes is told; [`Trace`](crate::trace::Trace)'s.
+    tap: Tap,
     /// Why the last attempts at transports failed, in detail: one for each server.
     failures: Vec<(Server, transport::ConnectError)>,
     /// Since when the tunnel has been without a transport.
@@ -180,23 +181,22 @@ impl Driver {
             // What is wrong with them is told before anything is sent.
             security.load()?;
         }
-        let capture = match builder.trace {
-            None => None,
-            Some(path) => {
-                let writer = CaptureWriter::create(&path, builder.trace_options.capture())?;
-                let handle = writer.handle();
-                Some((writer, handle))
-            }
-        };
+        let stack = Stack::new(StackConfig::default(), seed);
+        let shared = Shared::new(stack, builder.notifications);
+        if let Some(path) = builder.trace {
+            shared.trace.open(&path, builder.trace_options)?;
+        }
+        let tap = shared.trace.tap.clone();
         let mut options = ConnectOptions::default();
+        options.stream.tap = Some(tap.clone());
+        options.datagram.tap = Some(tap.clone());
+        options.dtls.tap = Some(tap.clone());
         options.dtls_backend = builder.dtls_backend;
         options.proxy = builder.proxy.clone();
         options.stream.dscp = builder.outer_dscp.of_socket();
         options.datagram.dscp = builder.outer_dscp.of_socket();
         let mut resolve = ResolveOptions::default();
         resolve.families = builder.families;
-        let stack = Stack::new(StackConfig::default(), seed);
-        let shared = Shared::new(stack, builder.notifications);
         let driver = Self {
             client,
             shared: Arc::clone(&shared),
@@ -219,7 +219,8 @@ impl Driver {
             limits: Limits::WIDEST,
             buffer: vec![0; RECV_BUFFER],
             timer: Box::pin(tokio::time::sleep(Duration::ZERO)),
-            capture,
+            peers: Peers::new(builder.dtls_backend),
+            tap,
             failures: Vec::new(),
             suspended: None,
             drop_media_at: None,
@@ -230,7 +231,6 @@ impl Driver {
             deliver_until: None,
             linger_until: None,
             asking: None,
-            peers: Peers::new(builder.dtls_backend),
         };
         Ok((driver, shared))
     }
@@ -243,7 +243,7 @@ impl Driver {
         self.shared.end_sockets(&reason);
         // Whoever waits for the end may end the process: first say goodbye properly.
         self.close_all().await;
-        if let Some((writer, _)) = self.capture.take()
+        if let Some(writer) = self.shared.trace.take()
             && let Ok(Err(error)) = tokio::task::spawn_blocking(|| writer.close()).await
         {
             tracing::warn!(%error, "capture file incomplete");

@@ -375,5 +375,6 @@ fn redact(redaction: Redaction, side: Side, bytes: &mut Vec<u8>) {
     match side {
         Side::Inner => redaction.packet(bytes),
         Side::Control => redaction.control(bytes),
+        Side::Outer => redaction.outer(bytes),
     }
 }

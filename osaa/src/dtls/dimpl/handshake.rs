@@ -155,6 +155,8 @@ impl DimplHandshake {
                 resumed: false,
             },
             keys,
+            // The library tells nobody its master secret.
+            secrets: None,
         })
     }
 

@@ -31,6 +31,7 @@ use crate::dtls::config::{ClientBackend, ServerBackend};
 use crate::dtls::handshake::Step;
 use crate::dtls::record::ClientHello;
 use crate::dtls::{DtlsBackendKind, DtlsConfigError, DtlsError, DtlsOptions, DtlsSession};
+use crate::trace::{ConnectionSecrets, Tap};
 
 use super::ffi;
 use super::handshake::OpenSslHandshake;
@@ -69,7 +70,7 @@ impl Client {
         security: &ClientSecurity,
         options: &DtlsOptions,
     ) -> Result<Self, DtlsConfigError> {
-        let mut ctx = context().map_err(backend)?;
+        let mut ctx = context(options).map_err(backend)?;
         ctx.set_verify(SslVerifyMode::PEER);
         if options.resumption {
             ctx.clear_options(SslOptions::NO_TICKET);
@@ -192,7 +193,7 @@ impl Server {
 
     fn new_context(&self, tickets: Option<&TicketKey>) -> Result<SslContext, DtlsConfigError> {
         let security = &self.security;
-        let mut ctx = context().map_err(backend)?;
+        let mut ctx = context(&self.options).map_err(backend)?;
         if let Some(key) = tickets {
             ctx.clear_options(SslOptions::NO_TICKET);
             ffi::set_ticket_key(&mut ctx, key).map_err(backend)?;
@@ -274,8 +275,15 @@ impl ServerBackend for Server {
 }
 
 /// What both ends have in common.
-fn context() -> Result<SslContextBuilder, ErrorStack> {
+fn context(options: &DtlsOptions) -> Result<SslContextBuilder, ErrorStack> {
     let mut ctx = SslContext::builder(SslMethod::dtls())?;
+    if options.tap.is_some() {
+        ctx.set_keylog_callback(|ssl, line| {
+            if let Some(secrets) = data(ssl).and_then(|data| data.secrets.as_ref()) {
+                secrets.take_line(line);
+            }
+        });
+    }
     ctx.set_min_proto_version(Some(SslVersion::DTLS1_2))?;
     ctx.set_max_proto_version(Some(SslVersion::DTLS1_2))?;
     ctx.set_cipher_list(CIPHERS)?;
@@ -353,6 +361,8 @@ pub(super) struct SessionData {
     first_interval: u32,
     verdict: Mutex<Option<Verdict>>,
     held: HeldSessions,
+    /// Where the secrets of this handshake go, if anybody asked for them.
+    secrets: Option<Arc<ConnectionSecrets>>,
 }
 
 /// Every session that an `SSL` has had so far; to be dropped after it. OpenSSL keeps messages for retransmission with a pointer to the
@@ -407,7 +417,12 @@ impl SessionData {
             first_interval: micros(options.first_retransmission),
             verdict: Mutex::new(None),
             held: HeldSessions::default(),
+            secrets: options.tap.as_ref().and_then(Tap::secrets),
         }
+    }
+
+    pub(super) fn secrets(&self) -> Option<Arc<ConnectionSecrets>> {
+        self.secrets.clone()
     }
 
     /// What has to outlive the `SSL`.

@@ -116,6 +116,7 @@ impl OpenSslHandshake {
             },
             keys: traffic_keys(ssl)
                 .ok_or_else(|| DtlsError::Backend("no keys for this cipher suite".to_owned()))?,
+            secrets: data(ssl).and_then(SessionData::secrets),
         })
     }
 

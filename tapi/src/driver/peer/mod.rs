@@ -224,9 +224,7 @@ impl Driver {
         let mut packets = std::mem::take(&mut self.peers.outbox);
         let progress = !packets.is_empty();
         for (direct, packet) in &packets {
-            if let Some((_, capture)) = &self.capture {
-                super::links::record(capture, packet);
-            }
+            super::links::record(&self.tap, packet);
             if let Some(path) = self.peers.find(direct.path) {
                 path.transmit(&mut self.client, direct.to, packet);
             }

@@ -1,0 +1,159 @@
+//! What decrypts a connection: lines of a key log, for as long as the connection lives.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    fmt::{self, Write},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use rustls::KeyLog;
+use zeroize::Zeroizing;
+
+use super::Capture;
+
+/// Connections whose secrets a new file of a [`Ring`](super::Ring) begins with, the newest.
+pub const MAX_LIVE_CONNECTIONS: usize = 1024;
+
+/// Lines of a connection. TLS 1.3 has four that are of use.
+const MAX_LINES: usize = 8;
+
+/// What a reader of outer packets makes use of: RFC 5246's master secret, RFC 8446's traffic secrets. Not those of exporters.
+const LABELS: &[&str] = &[
+    "CLIENT_RANDOM",
+    "CLIENT_HANDSHAKE_TRAFFIC_SECRET",
+    "SERVER_HANDSHAKE_TRAFFIC_SECRET",
+    "CLIENT_TRAFFIC_SECRET_0",
+    "SERVER_TRAFFIC_SECRET_0",
+];
+
+type Line = Zeroizing<Vec<u8>>;
+
+/// The lines of connections that live, by their order.
+#[derive(Default)]
+pub(super) struct Live {
+    next: AtomicU64,
+    table: Mutex<BTreeMap<u64, VecDeque<Line>>>,
+}
+
+impl Live {
+    fn table(&self) -> MutexGuard<'_, BTreeMap<u64, VecDeque<Line>>> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn add(&self, id: u64, line: &Line) {
+        let mut table = self.table();
+        let lines = table.entry(id).or_default();
+        if lines.len() == MAX_LINES {
+            lines.pop_front();
+        }
+        lines.push_back(line.clone());
+        if table.len() > MAX_LIVE_CONNECTIONS {
+            table.pop_first();
+        }
+    }
+
+    /// All of them, those of older connections left out beyond `limit` bytes.
+    pub(super) fn lines(&self, limit: u64) -> Line {
+        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+        let table = self.table();
+        let of_one = |lines: &VecDeque<Line>| lines.iter().map(|line| line.len()).sum::<usize>();
+        let mut room = limit;
+        let mut kept: Vec<_> = table
+            .values()
+            .rev()
+            .map_while(|lines| {
+                room = room.checked_sub(of_one(lines))?;
+                Some(lines)
+            })
+            .collect();
+        kept.reverse();
+        // Never grows, so that no copy is left behind.
+        let mut all = Zeroizing::new(Vec::with_capacity(limit.saturating_sub(room)));
+        for line in kept.into_iter().flatten() {
+            all.extend_from_slice(line);
+        }
+        all
+    }
+}
+
+/// Takes the secrets of one connection into a capture; to be dropped with the connection. Made only where the capture wants them.
+pub(crate) struct ConnectionSecrets {
+    capture: Capture,
+    id: u64,
+}
+
+impl ConnectionSecrets {
+    pub(super) fn new(capture: Capture) -> Option<Arc<Self>> {
+        let id = capture
+            .shared
+            .live
+            .as_ref()?
+            .next
+            .fetch_add(1, Ordering::Relaxed);
+        Some(Arc::new(Self { capture, id }))
+    }
+
+    /// A line as OpenSSL gives it, without its end.
+    #[cfg(feature = "dtls-openssl")]
+    pub(crate) fn take_line(&self, line: &str) {
+        let is_known = |label: &&str| {
+            line.strip_prefix(*label)
+                .is_some_and(|rest| rest.starts_with(' '))
+        };
+        if LABELS.iter().any(is_known) {
+            let mut whole = Zeroizing::new(Vec::with_capacity(line.len() + 1));
+            whole.extend_from_slice(line.as_bytes());
+            whole.push(b'\n');
+            self.put(whole);
+        }
+    }
+
+    fn put(&self, line: Line) {
+        if let Some(live) = &self.capture.shared.live {
+            live.add(self.id, &line);
+        }
+        self.capture.put_secret(line);
+    }
+}
+
+impl Drop for ConnectionSecrets {
+    fn drop(&mut self) {
+        if let Some(live) = &self.capture.shared.live {
+            live.table().remove(&self.id);
+        }
+    }
+}
+
+impl KeyLog for ConnectionSecrets {
+    fn log(&self, label: &str, client_random: &[u8], secret: &[u8]) {
+        if !self.will_log(label) {
+            return;
+        }
+        let len = label.len() + 2 * (client_random.len() + secret.len()) + 3;
+        // Never grows, so that no copy is left behind.
+        let mut line = Zeroizing::new(String::with_capacity(len));
+        line.push_str(label);
+        for part in [client_random, secret] {
+            line.push(' ');
+            for byte in part {
+                // Writing to memory does not fail.
+                let _written = write!(line, "{byte:02x}");
+            }
+        }
+        line.push('\n');
+        self.put(Zeroizing::new(std::mem::take(&mut *line).into_bytes()));
+    }
+
+    fn will_log(&self, label: &str) -> bool {
+        LABELS.contains(&label)
+    }
+}
+
+impl fmt::Debug for ConnectionSecrets {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ConnectionSecrets").finish_non_exhaustive()
+    }
+}
