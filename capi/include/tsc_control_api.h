@@ -326,6 +326,55 @@ tsc_handle tsc_get_tunnel(int socket);
  */
 tsc_error_code tsc_network_changed(tsc_handle handle);
 
+/** What is taken away of a capture before it is written. */
+typedef enum {
+    tsc_trace_redaction_none = 0,    /**< Nothing. */
+    tsc_trace_redaction_headers = 1, /**< What is behind the headers of packets, and the keys in control messages. */
+    tsc_trace_redaction_sip = 2      /**< The same, but SIP stays with identities masked, and RTP with its header. */
+} tsc_trace_redaction;
+
+/** How a capture is written; all zero is a good beginning. */
+typedef struct {
+    /** One of #tsc_trace_redaction. */
+    int redaction;
+    /** Megabytes of a file. 0: 1024. */
+    uint32_t file_size;
+    /** Files that are kept, up to 1000: the newest has the name, those before it that name with .1, .2 and so on. 0 is 1, and then what does
+     *  not fit is dropped. */
+    uint32_t files;
+    /** Seconds after which the next file is begun, if several are kept. 0: never. */
+    uint32_t file_time;
+    /** Write outer packets, too: what goes over the wire. */
+    tsc_bool outer;
+    /** INSECURE: write the secrets of the tunnel's TLS and DTLS connections that begin from now on. Whoever has the file can read everything that was
+     *  recorded of them, anywhere on the way. Not together with a redaction. */
+    tsc_bool insecure_decryption_secrets;
+} tsc_trace_options;
+
+/** What became of a capture. */
+typedef struct {
+    uint64_t written; /**< Packets in the files. */
+    uint64_t dropped; /**< Packets that are missing: the disk was too slow, or the file full. */
+} tsc_trace_stats;
+
+/**
+ * Writes inner packets and control messages of a tunnel to a new pcapng file from now on, for Wireshark, as tsc_tunnel_params::pcap_capture does from the
+ * beginning. It holds what calls say. A file that was being written is completed before. Blocks while the files are opened and closed.
+ *
+ * @param options may be NULL: all zero.
+ * @return #tsc_error_code_ok; #tsc_error_code_not_logged before the tunnel is up; #tsc_error_code_error for no such tunnel, a file that cannot be made or options
+ *   that cannot be had together, as tsc_last_error() tells. Then nothing is written any more.
+ */
+tsc_error_code tsc_trace_start(tsc_handle handle, const char *path, const tsc_trace_options *options);
+
+/**
+ * Writes nothing more to the capture of a tunnel, and completes its file. Blocks until the disk has it.
+ *
+ * @param stats may be NULL. All zero if nothing was being written, which is no error.
+ * @return as tsc_trace_start(); #tsc_error_code_error also if the file could not be written to its end.
+ */
+tsc_error_code tsc_trace_stop(tsc_handle handle, tsc_trace_stats *stats);
+
 /** What one can be told of. */
 typedef enum {
     /** The tunnel is up, for the first time or again: data is a tsc_tunnel_socket_info. */

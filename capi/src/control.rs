@@ -31,7 +31,7 @@ thread_local! {
 }
 
 /// Notes what became of a call for `tsc_last_error`.
-fn note(done: &std::result::Result<(), Failure>) -> ErrorCode {
+pub(crate) fn note(done: &std::result::Result<(), Failure>) -> ErrorCode {
     let failure = done.as_ref().err().cloned();
     let code = failure
         .as_ref()
@@ -42,7 +42,7 @@ fn note(done: &std::result::Result<(), Failure>) -> ErrorCode {
 }
 
 /// Notes a failure without a code of its own.
-fn misused(errno: Errno, text: &str) -> Errno {
+pub(crate) fn misused(errno: Errno, text: &str) -> Errno {
     let _ = note(&Err(Failure::new(ErrorCode::Error, text)));
     errno
 }

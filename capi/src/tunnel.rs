@@ -147,7 +147,8 @@ impl Tunnel {
         }
     }
 
-    fn missing(&self) -> Failure {
+    /// Why there is no tunnel to use.
+    pub(crate) fn missing(&self) -> Failure {
         match &*self.progress.borrow() {
             Progress::Opening => Failure::new(ErrorCode::NotLogged, "the tunnel is not up yet"),
             Progress::Failed(failure) => failure.clone(),

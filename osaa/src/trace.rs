@@ -18,6 +18,7 @@
 //! them. The file is readable by its owner only, and nothing is captured unless asked for.
 
 mod files;
+mod openings;
 mod outer;
 mod secrets;
 mod tap;
@@ -197,6 +198,7 @@ enum Order {
     Close,
 }
 
+#[derive(Clone)]
 struct Packet {
     interface: Interface,
     direction: Direction,

@@ -82,6 +82,7 @@ fn every_key_of_the_system_has_a_variable() {
             ("TSC_TRACE_FILE_SIZE", "39"),
             ("TSC_TRACE_FILES", "40"),
             ("TSC_TRACE_FILE_TIME", "41"),
+            ("TSC_TRACE_OUTER", "true"),
             ("TSC_TRACE_DIRECTORY", "42"),
             ("TSC_CONTROL_SOCKET", "43"),
         ],
@@ -100,6 +101,7 @@ fn every_key_of_the_system_has_a_variable() {
              address-quarantine = 36\ngraceful-stop-deadline = 37\nlog-level = \"error\"\n\
              log-format = \"json\"\ntrace-file = \"{}\"\n\
              trace-redaction = \"sip\"\ntrace-file-size = 39\ntrace-files = 40\ntrace-file-time = 41\n\
+             trace-outer = true\ntrace-insecure-decryption-secrets = false\n\
              trace-directory = \"{}\"\ncontrol-socket = \"{}\"",
             trace.display(),
             traces.display(),
@@ -233,7 +235,7 @@ fn the_commented_defaults_are_the_defaults() {
             format!("{}\n", if active { &line[1..] } else { line })
         })
         .collect();
-    assert_eq!(activated, 57, "keys with a commented default");
+    assert_eq!(activated, 59, "keys with a commented default");
     let commented = directory(DEFAULT_CONFIG);
     let active = directory(&text);
     let rename = |config: Config| {

@@ -145,6 +145,7 @@ prop_compose! {
         trace_file in option::of("[a-zA-Z0-9 \"'\\\\/\u{7f}\t\u{e9}]{1,20}"),
         trace_redaction in select(TraceRedaction::ALL),
         (trace_file_size, trace_files, trace_file_time) in (1u32..=1_048_576, 1u16..=1000, 0u64..=86_400),
+        (trace_outer, secrets): (bool, bool),
         control in option::of(("[a-z \"']{1,20}", option::of("[a-z \"']{1,20}"))),
     ) -> SystemConfig {
         SystemConfig {
@@ -165,6 +166,8 @@ prop_compose! {
             trace_file_size,
             trace_files,
             trace_file_time: Duration::from_secs(trace_file_time),
+            trace_outer,
+            trace_insecure_decryption_secrets: secrets && trace_redaction == TraceRedaction::None,
             trace_directory: control.clone().and_then(|(_, directory)| directory.map(Into::into)),
             control_socket: control.map(|(socket, _)| socket.into()),
         }

@@ -21,7 +21,9 @@ use pcap_file::{
 };
 use zeroize::Zeroizing;
 
-use super::{CaptureOptions, Direction, Interface, Packet, Ring, outer, secrets::Live};
+use super::{
+    CaptureOptions, Direction, Interface, Packet, Ring, openings::Openings, outer, secrets::Live,
+};
 
 /// What an enhanced packet block adds to its packet: fixed fields, flags, padding, both lengths.
 const BLOCK_OVERHEAD: u64 = 12 + 20 + 12 + 3;
@@ -42,6 +44,7 @@ pub(super) struct Files {
     left: u64,
     /// When its first packet came, since 1970.
     begun: Option<Duration>,
+    openings: Openings,
 }
 
 impl Files {
@@ -63,29 +66,47 @@ impl Files {
             file: begin(path, &options)?,
             left: options.limit,
             begun: None,
+            openings: Openings::default(),
             options,
         })
     }
 
-    /// Writes a packet; false if there is no room for it. A file that it begins gets the secrets of connections that live.
+    /// Writes a packet; false if there is no room for it. A file that it begins gets the secrets of connections that live, and their
+    /// handshakes where those are of use.
     pub(super) fn write(&mut self, packet: Packet, live: Option<&Live>) -> io::Result<bool> {
-        let original = packet.bytes.len();
-        let mut bytes = packet.bytes.into_vec();
-        if packet.interface == Interface::Outer {
-            outer::seal(&mut bytes);
-        }
-        if let Some(redact) = self.options.redact {
-            redact(packet.interface, &mut bytes);
-        }
-        let cost = u64::try_from(bytes.len()).unwrap_or(u64::MAX) + BLOCK_OVERHEAD;
-        if self.is_over(cost, packet.at) {
+        let at = packet.at;
+        let (packet, original) = self.finish(packet);
+        let cost = cost(&packet);
+        if self.is_over(cost, at) {
             self.next(live)?;
         }
         if cost > self.left {
             return Ok(false);
         }
-        self.left -= cost;
-        self.begun.get_or_insert(packet.at);
+        self.begun.get_or_insert(at);
+        if live.is_some() && self.options.ring.is_some() && packet.interface == Interface::Outer {
+            self.openings.note(&packet);
+        }
+        self.put(packet, original)?;
+        Ok(true)
+    }
+
+    /// A packet as it is to be written, and how long it was.
+    fn finish(&self, mut packet: Packet) -> (Packet, usize) {
+        let original = packet.bytes.len();
+        if packet.interface == Interface::Outer {
+            outer::seal(&mut packet.bytes);
+        }
+        if let Some(redact) = self.options.redact {
+            let mut bytes = packet.bytes.into_vec();
+            redact(packet.interface, &mut bytes);
+            packet.bytes = bytes.into();
+        }
+        (packet, original)
+    }
+
+    fn put(&mut self, packet: Packet, original: usize) -> io::Result<()> {
+        self.left = self.left.saturating_sub(cost(&packet));
         let block = EnhancedPacketBlock {
             interface_id: match packet.interface {
                 Interface::Inner => 0,
@@ -94,7 +115,7 @@ impl Files {
             },
             timestamp: packet.at,
             original_len: u32::try_from(original).unwrap_or(u32::MAX),
-            data: bytes.into(),
+            data: packet.bytes.into_vec().into(),
             // epb_flags, bits 0 and 1.
             options: vec![EnhancedPacketOption::Flags(match packet.direction {
                 Direction::Inbound => 1,
@@ -102,7 +123,7 @@ impl Files {
             })],
         };
         self.file.write_pcapng_block(block).map_err(io_error)?;
-        Ok(true)
+        Ok(())
     }
 
     /// Writes secrets, if there is room for them. They begin no file: there they would come too early for those who read the one before.
@@ -150,12 +171,25 @@ impl Files {
         self.file = begin(&self.path, &self.options)?;
         self.left = self.options.limit;
         self.begun = None;
-        match live {
-            // Half of the file is for packets.
-            Some(live) => self.write_secrets(&live.lines(self.options.limit / 2)),
-            None => Ok(()),
+        let Some(live) = live else { return Ok(()) };
+        // A quarter of the file each: half of it is for what comes.
+        let quarter = self.options.limit / 4;
+        self.write_secrets(&live.lines(quarter))?;
+        let mut room = quarter;
+        for packet in self.openings.of(live) {
+            let (packet, original) = self.finish(packet);
+            let Some(rest) = room.checked_sub(cost(&packet)) else {
+                break;
+            };
+            room = rest;
+            self.put(packet, original)?;
         }
+        Ok(())
     }
+}
+
+fn cost(packet: &Packet) -> u64 {
+    u64::try_from(packet.bytes.len()).unwrap_or(u64::MAX) + BLOCK_OVERHEAD
 }
 
 /// Each file gets the next number; the last is replaced.

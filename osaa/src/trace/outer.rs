@@ -156,11 +156,13 @@ pub(super) fn seal(packet: &mut [u8]) {
     let Some((ip, upper)) = packet.split_at_mut_checked(header) else {
         return;
     };
+    // They count as zeros themselves, also when a packet is written again.
     let place = if protocol == TCP {
         TCP_CHECKSUM
     } else {
         UDP_CHECKSUM
     };
+    put(upper, place, 0);
     let pseudo = sum(ip.get(addresses..).unwrap_or_default())
         + u64::from(protocol)
         + u64::try_from(upper.len()).unwrap_or_default();
@@ -171,6 +173,7 @@ pub(super) fn seal(packet: &mut [u8]) {
     };
     put(upper, place, checksum);
     if header == IPV4_HEADER {
+        put(ip, IPV4_CHECKSUM, 0);
         let checksum = !fold(sum(ip));
         put(ip, IPV4_CHECKSUM, checksum);
     }

@@ -1,7 +1,7 @@
 //! What decrypts a connection: lines of a key log, for as long as the connection lives.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     fmt::{self, Write},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -55,6 +55,13 @@ impl Live {
         }
     }
 
+    /// The client's random numbers in them.
+    pub(super) fn randoms(&self) -> BTreeSet<[u8; 32]> {
+        let table = self.table();
+        let lines = table.values().flatten();
+        lines.filter_map(|line| random(line)).collect()
+    }
+
     /// All of them, those of older connections left out beyond `limit` bytes.
     pub(super) fn lines(&self, limit: u64) -> Line {
         let limit = usize::try_from(limit).unwrap_or(usize::MAX);
@@ -77,6 +84,23 @@ impl Live {
         }
         all
     }
+}
+
+/// The second word of a line, which is hexadecimal.
+fn random(line: &[u8]) -> Option<[u8; 32]> {
+    let text = line.split(|byte| *byte == b' ').nth(1)?;
+    let mut random = [0; 32];
+    let digit = |byte: u8| char::from(byte).to_digit(16);
+    let (pairs, []) = text.as_chunks::<2>() else {
+        return None;
+    };
+    if pairs.len() != random.len() {
+        return None;
+    }
+    for (to, [high, low]) in random.iter_mut().zip(pairs) {
+        *to = u8::try_from(digit(*high)? << 4 | digit(*low)?).ok()?;
+    }
+    Some(random)
 }
 
 /// Takes the secrets of one connection into a capture; to be dropped with the connection. Made only where the capture wants them.

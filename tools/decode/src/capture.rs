@@ -40,10 +40,18 @@ pub(crate) enum Direction {
     Out,
 }
 
+/// What the name of an interface says in our own captures.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Side {
+    Inner,
+    Outer,
+}
+
 /// One packet.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Packet {
     pub(crate) link_type: u16,
+    pub(crate) side: Option<Side>,
     /// Since 1970.
     pub(crate) time: Option<Duration>,
     pub(crate) direction: Option<Direction>,
@@ -66,6 +74,7 @@ enum Kind {
 
 struct Interface {
     link_type: u16,
+    side: Option<Side>,
     /// Longest part of a packet that is kept; 0 = all.
     snap_len: u32,
     /// Ticks of a timestamp in a second.
@@ -151,6 +160,7 @@ impl<R: Read> Capture<R> {
         let time = Some(Duration::from_secs(seconds.into()) + fraction);
         Ok(Some(Packet {
             link_type,
+            side: None,
             time,
             direction: None,
             cut: original > kept,
@@ -228,6 +238,16 @@ impl<R: Read> Capture<R> {
         let link_type = fields.u16().ok_or_else(short)?;
         let _reserved = fields.u16().ok_or_else(short)?;
         let snap_len = fields.u32().ok_or_else(short)?;
+        // Option 2, if_name.
+        let mut names = Fields {
+            rest: fields.rest,
+            big_endian: self.big_endian,
+        };
+        let side = match names.option(2) {
+            Some(b"inner") => Some(Side::Inner),
+            Some(b"outer") => Some(Side::Outer),
+            Some(_) | None => None,
+        };
         // Option 9, if_tsresol: a power of ten, or of two with the high bit set.
         let resolution = match fields.option(9) {
             Some(&[exponent]) if exponent & 0x80 != 0 => {
@@ -239,6 +259,7 @@ impl<R: Read> Capture<R> {
         // A resolution beyond 128 bits: every timestamp is next to nothing.
         let interface = Interface {
             link_type,
+            side,
             snap_len,
             resolution: resolution.unwrap_or(u128::MAX),
         };
@@ -280,6 +301,7 @@ impl<R: Read> Capture<R> {
         };
         Ok(Packet {
             link_type: interface.link_type,
+            side: interface.side,
             time: Some(Duration::new(seconds, nanos)),
             direction,
             cut: original > kept,
@@ -306,6 +328,7 @@ impl<R: Read> Capture<R> {
         let link_type = interface.link_type;
         Ok(Packet {
             link_type,
+            side: interface.side,
             time: None,
             direction: None,
             cut: original > kept,
@@ -489,6 +512,7 @@ mod tests {
         let packets = drain(&pcapng()).expect("a good file");
         let expected = Packet {
             link_type: 147,
+            side: None,
             time: Some(Duration::new(1, 1)),
             direction: Some(Direction::Out),
             cut: true,
@@ -523,6 +547,7 @@ mod tests {
                 packets,
                 [Packet {
                     link_type: 101,
+                    side: None,
                     time,
                     direction: None,
                     cut: false,

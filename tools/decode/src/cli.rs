@@ -75,14 +75,16 @@ Examples:
       xxd message.bin | tsc-decode -
   What a TCP connection carried, as JSON:
       tsc-decode --stream --json - < stream.hex
-  A capture that tsc-server or an application wrote (interfaces \"inner\" and \"control\"):
+  A capture that tsc-server or an application wrote (interfaces \"inner\" and \"control\";
+  what \"outer\" has is shown with --port):
       tsc-decode --pcap tunnel.pcapng
   A capture of the outside made by tcpdump, of a server that listens on 5060 without encryption:
       tcpdump -w - port 5060 | tsc-decode --pcap - --port 5060
 
 What a capture's packets are taken for, by link type:
   147 (USER0)                      one unit
-  101, 228, 229 (raw IP)           one inner packet; with --port an outer packet
+  101, 228, 229 (raw IP)           one inner packet; with --port an outer packet; in our captures what
+                                   the name of the interface says
   0, 1, 113, 276 (BSD loopback,    outer packets; --port is needed
   Ethernet, Linux cooked 1 and 2)
 TLS and DTLS are recognised and not decoded, nor is STUN other than Binding. TCP is put in order within small bounds; after a gap

@@ -11,7 +11,7 @@ use tsc_tpl::{
     DatagramError, FirstByte, IpPacket, Limits, StreamDecoder, StunError, StunMessage, Unit,
 };
 
-use crate::capture::{Capture, Packet};
+use crate::capture::{Capture, Packet, Side};
 use crate::cli::Arguments;
 use crate::hex;
 use crate::outer::{self, Link, Outer};
@@ -165,7 +165,11 @@ impl Outside<'_> {
         };
         match Link::from_type(packet.link_type) {
             Some(Link::Unit) => datagram(&origin, &packet.data, &self.limits, report),
-            Some(Link::Ip) if self.ports.is_empty() => {
+            Some(Link::Ip) if packet.side == Some(Side::Outer) && self.ports.is_empty() => {
+                report.unrelated();
+                Ok(())
+            }
+            Some(Link::Ip) if packet.side == Some(Side::Inner) || self.ports.is_empty() => {
                 let whole = whole(packet, &self.limits);
                 match IpPacket::decode(&whole, &self.limits) {
                     Ok(inner) => report.unit(&origin, &Unit::Ip(inner))?,

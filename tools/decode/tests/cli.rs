@@ -282,8 +282,15 @@ fn our_own_captures() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("tunnel.pcapng");
     let mut writer = PcapNgWriter::new(std::fs::File::create(&path).unwrap()).unwrap();
-    for linktype in [DataLink::RAW, DataLink::USER0] {
-        let options = vec![InterfaceDescriptionOption::IfTsResol(9)];
+    for (linktype, name) in [
+        (DataLink::RAW, "inner"),
+        (DataLink::USER0, "control"),
+        (DataLink::RAW, "outer"),
+    ] {
+        let options = vec![
+            InterfaceDescriptionOption::IfName(name.into()),
+            InterfaceDescriptionOption::IfTsResol(9),
+        ];
         writer
             .write_pcapng_block(InterfaceDescriptionBlock {
                 linktype,
@@ -299,7 +306,12 @@ fn our_own_captures() {
     };
     let mut frame = Vec::new();
     RedundancyFrame::encode_datagram(&[entry], &Limits::default(), &mut frame).unwrap();
-    for (interface_id, data, flags) in [(1, request(), 2), (0, inner, 1), (1, frame, 1)] {
+    for (interface_id, data, flags) in [
+        (1, request(), 2),
+        (0, inner, 1),
+        (1, frame, 1),
+        (2, udp(40_000, 4567, &request()), 2),
+    ] {
         let block = EnhancedPacketBlock {
             interface_id,
             timestamp: Duration::new(1_700_000_000, 5),
@@ -334,6 +346,19 @@ fn our_own_captures() {
         ),
         "{text}"
     );
+    // The last is what the first was on the wire. An inner packet is none of the outside, whatever its port.
+    for port in ["4567", "5061"] {
+        let objects = json(&run(&["--json", "--pcap", path, "--port", port], b""), 0);
+        let seen = objects.iter().filter(|object| object["kind"] == "control");
+        assert_eq!(seen.count(), if port == "4567" { 2 } else { 1 });
+        assert_eq!(
+            objects
+                .iter()
+                .filter(|object| object["kind"] == "ip")
+                .count(),
+            1
+        );
+    }
     // The same from standard input.
     let bytes = std::fs::read(path).unwrap();
     assert_eq!(json(&run(&["--json", "--pcap", "-"], &bytes), 0), objects);

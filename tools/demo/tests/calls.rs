@@ -6,6 +6,9 @@
     clippy::panic
 )]
 
+#[path = "calls/captures.rs"]
+mod captures;
+
 use std::{path::Path, time::Duration};
 
 use tsc_demo::{

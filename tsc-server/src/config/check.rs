@@ -10,7 +10,7 @@ use super::document::{Document, KeyPath};
 use super::error::ConfigErrorKind;
 use super::model::{
     Authentication, Config, DtlsBackend, InterfaceConfig, MAX_ADDRESSES, MAX_POOL_ADDRESSES,
-    PoolConfig, TlsProfile,
+    PoolConfig, TlsProfile, TraceRedaction,
 };
 use super::range::AddressRange;
 use super::source::PemRef;
@@ -70,6 +70,16 @@ impl Checker<'_> {
                 &KeyPath::of("tscf-config").key("trace-directory"),
                 "has no effect without \"control-socket\", by which captures are started",
                 "add control-socket, or leave it out; a capture from the start on is trace-file",
+            );
+        }
+        let secrets = KeyPath::of("tscf-config").key("trace-insecure-decryption-secrets");
+        if config.system.trace_insecure_decryption_secrets
+            && config.system.trace_redaction != TraceRedaction::None
+        {
+            self.conflict(
+                &secrets,
+                "would undo \"trace-redaction\"",
+                "leave out one of them",
             );
         }
         self.pools();

@@ -36,6 +36,8 @@ impl Default for SystemConfig {
             trace_file_size: 1024,
             trace_files: 1,
             trace_file_time: Duration::ZERO,
+            trace_outer: false,
+            trace_insecure_decryption_secrets: false,
             trace_directory: None,
             control_socket: None,
         }

@@ -13,7 +13,7 @@ use super::{read, read_egress, read_interface};
 /// The commented example, `tsc-server.toml` of the package: every key with its default.
 pub const DEFAULT_CONFIG: &str = include_str!("../../tsc-server.toml");
 
-/// Keys of `[tscf-config]`, all of which the environment can set.
+/// Keys of `[tscf-config]` that the environment can set: all but `trace-insecure-decryption-secrets`, which is to be seen in the file.
 pub(crate) const SYSTEM_KEYS: &[&str] = &[
     "element-id",
     "keepalive-timer",
@@ -34,6 +34,7 @@ pub(crate) const SYSTEM_KEYS: &[&str] = &[
     "trace-file-size",
     "trace-files",
     "trace-file-time",
+    "trace-outer",
     "trace-directory",
     "control-socket",
 ];
@@ -139,6 +140,12 @@ impl Config {
     /// What is allowed, but that an operator should know; one sentence each.
     pub fn warnings(&self) -> Vec<String> {
         let mut warnings = Vec::new();
+        if self.system.trace_insecure_decryption_secrets {
+            warnings.push(
+                "INSECURE: the capture file gets the secrets that decrypt all TLS and DTLS connections of this server"
+                    .to_owned(),
+            );
+        }
         for interface in &self.interfaces {
             let name = &interface.name;
             for port in interface

@@ -119,6 +119,11 @@ pub struct SystemConfig {
     pub trace_files: u16,
     /// `trace-file-time`, up to a day: after this the next file is begun, if there are several. Zero is never.
     pub trace_file_time: Duration,
+    /// `trace-outer`: whether outer packets are written there, too.
+    pub trace_outer: bool,
+    /// `trace-insecure-decryption-secrets`: whether the secrets of all TLS and DTLS connections are written there. No environment
+    /// variable sets it.
+    pub trace_insecure_decryption_secrets: bool,
     /// `trace-directory`: where captures are written that are started at run time.
     pub trace_directory: Option<PathBuf>,
     /// `control-socket`: where a running server takes orders of its user and of root, if anywhere.

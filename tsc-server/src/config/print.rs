@@ -105,6 +105,9 @@ impl Printer<'_, '_> {
         self.bare("trace-file-size", system.trace_file_size)?;
         self.bare("trace-files", system.trace_files)?;
         self.seconds("trace-file-time", system.trace_file_time)?;
+        self.bare("trace-outer", system.trace_outer)?;
+        let secrets = system.trace_insecure_decryption_secrets;
+        self.bare("trace-insecure-decryption-secrets", secrets)?;
         if let Some(path) = &system.trace_directory {
             self.path("trace-directory", path)?;
         }

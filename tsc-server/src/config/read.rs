@@ -124,6 +124,14 @@ pub(super) fn system(section: Section<'_>, files: &Files<'_>) -> SystemConfig {
             .and_then(|value| value.number(1..=u64::from(MAX_FILES), false))
             .unwrap_or(default.trace_files),
         trace_file_time: span("trace-file-time", 86_400, default.trace_file_time),
+        trace_outer: section
+            .value("trace-outer")
+            .and_then(|value| value.flag())
+            .unwrap_or(default.trace_outer),
+        trace_insecure_decryption_secrets: section
+            .value("trace-insecure-decryption-secrets")
+            .and_then(|value| value.flag())
+            .unwrap_or(default.trace_insecure_decryption_secrets),
         trace_directory: section
             .value("trace-directory")
             .and_then(|value| files.path(&value)),

@@ -343,14 +343,17 @@ pub(crate) enum Watch {
     Tunnel(TraceFilter),
 }
 
-/// How the capture of the configuration is written.
+/// How the capture of the configuration is written. It alone has outer packets, as nobody knows whose they are.
 pub(crate) fn configured_capture(system: &SystemConfig) -> CaptureOptions {
-    capture_options(
+    let mut options = capture_options(
         system.trace_redaction,
         system.trace_file_size,
         system.trace_files,
         system.trace_file_time,
-    )
+    );
+    options.outer = system.trace_outer;
+    options.insecure_decryption_secrets = system.trace_insecure_decryption_secrets;
+    options
 }
 
 fn capture_options(

@@ -23,7 +23,7 @@ use tsc_osaa::{
     random::{BlockRandom, OsRandom},
     socket::{PortSharing, StreamOptions},
     stream::RECV_BUFFER,
-    trace::CaptureWriter,
+    trace::{self, CaptureWriter},
 };
 use tsc_tpl::Limits;
 
@@ -93,6 +93,8 @@ struct Common {
     /// Proves addresses to any of them.
     dtls_cookies: [u8; 32],
     securities: Arc<Securities>,
+    /// Told what goes over the wire, if the capture of the configuration wants that.
+    outside: Option<trace::Tap>,
 }
 
 /// What the ports under TLS and DTLS are set up with, by TLS profile and by whether clients must show certificates. Each has
@@ -149,6 +151,9 @@ impl Plan {
                 rates: rates::all(config, now),
                 dtls_cookies,
                 securities: Arc::new(securities(config)?),
+                outside: (config.system.trace_outer
+                    || config.system.trace_insecure_decryption_secrets)
+                    .then(trace::Tap::new),
             },
         })
     }
@@ -317,6 +322,9 @@ pub(crate) fn open(
     {
         let writer = CaptureWriter::create(path, configured_capture(&config.system))?;
         worker.captures.set(vec![Tap::configured(&writer)]);
+        if let Some(outside) = &common.outside {
+            outside.set(Some(&writer.handle()));
+        }
         opened.writer = Some(writer);
     }
     Ok((worker, opened))
@@ -339,7 +347,7 @@ impl Worker {
         let mtls = interface.authentication == Authentication::Mtls;
         let security = port.tls_profile.clone().map(|name| (name, mtls));
         let security = security.and_then(|key| common.securities.get(&key));
-        let (stream, datagram) = open_sockets(interface, &port, common.workers, sharing, security)?;
+        let (stream, datagram) = open_sockets(interface, &port, common, sharing, security)?;
         let local = stream.as_ref().map(StreamListener::local_addr);
         let local = local.or_else(|| datagram.as_ref().map(DatagramSocket::local_addr));
         if let Some((port, local)) = interface.ports.get_mut(number).zip(local) {
@@ -401,7 +409,7 @@ impl Worker {
 fn open_sockets(
     interface: &InterfaceConfig,
     port: &PortConfig,
-    workers: u8,
+    common: &Common,
     sharing: PortSharing,
     security: Option<&ServerSecurity>,
 ) -> Result<(Option<StreamListener>, Option<DatagramSocket>), StartError> {
@@ -409,7 +417,7 @@ fn open_sockets(
     loop {
         let mut listen = port.listen;
         let stream = if port.transports.stream() {
-            let mut options = listener_config(interface, port.transports, workers, security);
+            let mut options = listener_config(interface, port.transports, common, security);
             options.sharing = sharing;
             let socket = StreamListener::bind(listen, options)?;
             listen = socket.local_addr();
@@ -424,6 +432,7 @@ fn open_sockets(
         options.recv_buffer = Some(UDP_RECEIVE_BUFFER);
         options.sharing = sharing;
         options.dscp = interface.outer_dscp.of_socket();
+        options.tap.clone_from(&common.outside);
         match DatagramSocket::bind(listen, &options) {
             Ok(socket) => return Ok((stream, Some(socket))),
             // The system chose a number for TCP that somebody has for UDP.
@@ -436,15 +445,16 @@ fn open_sockets(
 fn listener_config(
     interface: &InterfaceConfig,
     transports: Transports,
-    workers: u8,
+    common: &Common,
     security: Option<&ServerSecurity>,
 ) -> ListenerConfig {
     let mut config = ListenerConfig::default();
     config.plain = transports.tcp;
     config.tls = security.filter(|_| transports.tls).cloned();
     config.handshake_timeout = interface.limits.configuration_time;
-    config.max_handshakes = half_open(interface, workers);
+    config.max_handshakes = half_open(interface, common.workers);
     config.stream = StreamOptions::server();
+    config.stream.tap.clone_from(&common.outside);
     config.stream.nodelay = !interface.services.nagle;
     config.stream.dscp = interface.outer_dscp.of_socket();
     config.stream.media_time = interface.limits.media_queue_time;
@@ -462,6 +472,7 @@ fn dtls_endpoint(
 ) -> Result<DtlsServerEndpoint, StartError> {
     let options = DtlsOptions {
         handshake_timeout: interface.limits.configuration_time,
+        tap: common.outside.clone(),
         ..DtlsOptions::default()
     };
     let config = DtlsServerConfig::new(backend_kind(backend), security, &options)?;
