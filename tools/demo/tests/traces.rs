@@ -11,7 +11,7 @@ use std::{net::SocketAddr, path::Path, time::Duration};
 
 use tempfile::TempDir;
 use tokio::{
-    io::copy_bidirectional,
+    io::{AsyncReadExt as _, AsyncWriteExt as _, copy_bidirectional},
     net::{TcpListener, TcpStream},
     sync::watch,
     task::JoinSet,
@@ -26,7 +26,7 @@ use tsc_tapi::{
     DtlsBackendKind, Notification, Server, Transport, Tunnel, TunnelBuilder, TunnelTransport,
     UdpSocket,
 };
-use tsc_tpl::Tsid;
+use tsc_tpl::{CmType, Limits, MessageBuilder, ResponseCode, Sequence, Tlv, Tsid, Unit, registry};
 
 /// Nothing here takes longer unless it hangs.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -104,8 +104,7 @@ fn units(path: &Path) -> Vec<Captured> {
             .iter()
             .any(|option| matches!(option, EnhancedPacketOption::Flags(1)));
         let text = if control {
-            let unit =
-                tsc_tpl::Unit::decode_datagram(&packet.data, &tsc_tpl::Limits::WIDEST).unwrap();
+            let unit = Unit::decode_datagram(&packet.data, &Limits::WIDEST).unwrap();
             unit.to_string()
         } else {
             // Behind the headers of IPv4 and UDP.
@@ -234,8 +233,11 @@ async fn each_capture_sees_its_tunnel_or_interface_and_nothing_else() {
     }
     // A tunnel that comes up with the address is seen from its request on, and a request that is refused by its interface.
     let later = bench.end(Side::Core, Transport::Tcp).await;
-    let full = bench.lab.tunnel_to(Side::Core, Transport::Tls, OPENSSL);
-    soon(full.unwrap().connect()).await.unwrap_err();
+    let full = bench
+        .lab
+        .server_for(Side::Core, Transport::Tcp, OPENSSL)
+        .unwrap();
+    soon(refused((full.host().to_owned(), full.port().unwrap()))).await;
     let file = bench.stop("a-again.pcapng").await;
     assert_eq!(said(&file), ["in a to b again"]);
     let release = messages(&file);
@@ -271,10 +273,7 @@ async fn each_capture_sees_its_tunnel_or_interface_and_nothing_else() {
     }
     let of_core = messages(&core).join("\n");
     let requests = of_core.matches("Configuration_Request").count();
-    assert!(
-        requests >= 2,
-        "that of the later one, and the refused: {of_core}"
-    );
+    assert_eq!(requests, 2, "of the later one, and the refused: {of_core}");
     assert_eq!(messages(&bench.stop("nobody").await), [""; 0]);
     let all = said(&bench.stop("all.pcapng").await);
     for line in said(&access).iter().chain(&said(&core)) {
@@ -283,6 +282,27 @@ async fn each_capture_sees_its_tunnel_or_interface_and_nothing_else() {
     assert!(!all.iter().any(|line| line.contains("before")), "{all:?}");
     assert_eq!(bench.running().await, [""; 0]);
     drop(later);
+}
+
+/// Asks for a tunnel where there is no address left.
+async fn refused(server: (String, u16)) {
+    let mut request = Vec::new();
+    MessageBuilder::new(CmType::CONFIGURATION_REQUEST, Tsid::UNASSIGNED, Sequence(1))
+        .tlv(Tlv::ProtocolRevision(registry::PROTOCOL_REVISION))
+        .encode(&mut request)
+        .unwrap();
+    let mut stream = TcpStream::connect(server).await.unwrap();
+    stream.write_all(&request).await.unwrap();
+    let (mut answer, mut buffer) = (Vec::new(), [0; 2048]);
+    let code = loop {
+        let len = stream.read(&mut buffer).await.unwrap();
+        assert_ne!(len, 0, "no answer");
+        answer.extend_from_slice(&buffer[..len]);
+        if let Ok(Unit::Control(message)) = Unit::decode_datagram(&answer, &Limits::WIDEST) {
+            break message.parse().unwrap().response_code();
+        }
+    };
+    assert_ne!(code.unwrap(), ResponseCode::SUCCESS);
 }
 
 /// Passes connections on, until it is told to cut them.

@@ -236,12 +236,14 @@ fn path(directory: &Path, name: &str) -> Result<PathBuf, Failure> {
     let is_good = is_plain
         && name.len() <= MAX_NAME
         && !name.starts_with('.')
+        // Which stops all.
+        && name != "all"
         && !name.chars().any(char::is_control);
     if is_good {
         return Ok(directory.join(name));
     }
     let text = format!(
-        "the file is a name of at most {MAX_NAME} bytes, without directories and not hidden: it is made in {}",
+        "the file is a name of at most {MAX_NAME} bytes, without directories, not hidden and not \"all\": it is made in {}",
         directory.display()
     );
     Err(Failure::new("bad-name", text))
@@ -276,7 +278,7 @@ mod tests {
             Request::TraceStart(start) => start
                 .options(Some(Path::new("/traces")))
                 .map_err(|failure| failure.kind),
-            other => panic!("{other:?}"),
+            other @ (Request::TraceStop(_) | Request::TraceList(_)) => panic!("{other:?}"),
         }
     }
 
@@ -313,6 +315,7 @@ mod tests {
             "./a",
             ".hidden",
             "a\\nb",
+            "all",
             &long,
         ] {
             let line = format!(r#"{{"request":"trace-start","file":"{name}"}}"#);

@@ -1,6 +1,7 @@
 //! The thread that owns the captures.
 
 use std::{
+    io,
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -77,10 +78,8 @@ impl Keeper {
                     captures.run(&received);
                 }
             })?;
-        is_ready
-            .recv()
-            .unwrap_or_else(|_| Ok(()))
-            .map_err(StartError::Tun)?;
+        let ready = is_ready.recv();
+        ready.map_err(|_| io::Error::other("the thread of the captures ended at once"))??;
         Ok(Self {
             tracer: Tracer { commands },
             thread: Some(thread),
