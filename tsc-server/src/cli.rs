@@ -2,11 +2,15 @@
 //!
 //! ```no_run
 //! use clap::Parser as _;
-//! use tsc_server::{cli::{Action, Cli}, config::Environment};
+//! use tsc_server::{cli::{Action, Cli, Exit}, config::Environment};
 //!
 //! match Cli::parse().action(&Environment::from_process()) {
 //!     Action::Print { text } => print!("{text}"),
 //!     Action::Refuse { report, exit } => { eprintln!("{report}"); std::process::exit(exit.code().into()) }
+//!     Action::Ask(ask) => match ask.ask() {
+//!         Ok(text) => print!("{text}"),
+//!         Err(report) => { eprintln!("{report}"); std::process::exit(Exit::Failure.code().into()) }
+//!     },
 //!     Action::Run { config, log } => { /* set up logging, serve */ }
 //! }
 //! ```

@@ -434,6 +434,44 @@ async fn a_capture_of_a_tunnel_holds_what_goes_over_its_companions() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_capture_of_a_user_sees_all_tunnels_of_that_user_and_of_nobody_else() {
+    let lab = Lab::start(&LabOptions {
+        interface: "authentication = \"mtls\"".to_owned(),
+        clear: false,
+        ..LabOptions::default()
+    });
+    let bench = Bench {
+        lab: lab.unwrap(),
+        directory: tempfile::tempdir().unwrap(),
+    };
+    let open = async |name: &str, transport| {
+        let builder = bench.lab.tunnel(transport, OPENSSL).unwrap();
+        let identity = bench.lab.client_identity(name).unwrap();
+        End::open(builder.identity(identity)).await
+    };
+    let alice = open("alice", Transport::Tls).await;
+    let bob = open("bob", Transport::Tls).await;
+    let filter = TraceFilter::Identity("CN=alice".to_owned());
+    assert_eq!(bench.start("alice", filter).await.tunnels, 1);
+    let also_alice = open("alice", Transport::Dtls).await;
+    alice.says(&bob, "alice to bob").await;
+    bob.says(&also_alice, "bob to alice").await;
+    let carol = open("carol", Transport::Dtls).await;
+    carol.says(&bob, "carol to bob").await;
+    let file = bench.stop("alice").await;
+    assert_eq!(
+        said(&file),
+        expected(&["in alice to bob", "out bob to alice"])
+    );
+    // The second tunnel from its request on, which has no name.
+    let requests = messages(&file);
+    assert!(
+        requests[0].contains("Configuration_Request"),
+        "{requests:#?}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_must_not_be_written_down_is_not_in_the_file() {
     const INVITE: &str = "INVITE sip:+15551234@example.org SIP/2.0\r\n\
         Via: SIP/2.0/UDP 10.64.0.1:4000;branch=z9hG4bK1\r\n\
