@@ -71,8 +71,14 @@ fn exchange(stream: &mut UnixStream, request: &Request) -> io::Result<Vec<u8>> {
     stream.set_write_timeout(Some(PATIENCE))?;
     let mut line = serde_json::to_vec(request)?;
     line.push(b'\n');
-    stream.write_all(&line)?;
+    // A server that has heard enough may have answered all the same.
+    let asked = stream.write_all(&line);
     let mut answer = Vec::new();
-    stream.take(MAX_ANSWER).read_to_end(&mut answer)?;
-    Ok(answer)
+    let heard = stream.take(MAX_ANSWER).read_to_end(&mut answer);
+    if answer.ends_with(b"\n") {
+        return Ok(answer);
+    }
+    asked?;
+    heard?;
+    Err(io::ErrorKind::UnexpectedEof.into())
 }

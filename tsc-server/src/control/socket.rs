@@ -174,26 +174,27 @@ fn lock(path: &Path) -> io::Result<Option<File>> {
 async fn connection(stream: UnixStream, own: u32, tracer: Tracer, directory: Option<PathBuf>) {
     let Ok(peer) = stream.peer_cred() else { return };
     let by = peer.uid();
-    let answer = if by == own || by == 0 {
-        match timeout(PATIENCE, line(&stream)).await {
-            Ok(Ok(line)) => match Request::parse(&line) {
-                Ok(request) => answer(request, by, &tracer, directory.as_deref()).await,
-                Err(failure) => Answer::Error(failure),
-            },
-            Ok(Err(Unheard::TooLong)) => {
-                let text = format!("a request has at most {MAX_REQUEST} bytes");
-                Answer::Error(Failure::new("malformed", text))
-            }
-            Ok(Err(Unheard::Gone)) => return,
-            Err(_) => {
-                let text = "a request ends with a line feed, and comes at once";
-                Answer::Error(Failure::new("timeout", text))
-            }
+    // Heard to its end in any case: who is cut off while asking does not hear the answer.
+    let heard = timeout(PATIENCE, line(&stream)).await;
+    let answer = match heard {
+        Ok(Err(Unheard::Gone)) => return,
+        _ if by != own && by != 0 => {
+            tracing::debug!(event = "control-refused", uid = by);
+            let text = "only the server's user and root may ask";
+            Answer::Error(Failure::new("not-allowed", text))
         }
-    } else {
-        tracing::debug!(event = "control-refused", uid = by);
-        let text = "only the server's user and root may ask";
-        Answer::Error(Failure::new("not-allowed", text))
+        Ok(Ok(line)) => match Request::parse(&line) {
+            Ok(request) => answer(request, by, &tracer, directory.as_deref()).await,
+            Err(failure) => Answer::Error(failure),
+        },
+        Ok(Err(Unheard::TooLong)) => {
+            let text = format!("a request has at most {MAX_REQUEST} bytes");
+            Answer::Error(Failure::new("malformed", text))
+        }
+        Err(_) => {
+            let text = "a request ends with a line feed, and comes at once";
+            Answer::Error(Failure::new("timeout", text))
+        }
     };
     let Ok(mut bytes) = serde_json::to_vec(&answer) else {
         return;
