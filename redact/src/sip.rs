@@ -28,12 +28,10 @@ const PLAIN: &[&str] = &[
     "require",
     "retry-after",
     "rseq",
-    "server",
     "session-expires",
     "supported",
     "timestamp",
     "unsupported",
-    "user-agent",
     "via",
     "c",
     "e",
@@ -106,10 +104,8 @@ const MEDIA: &[u8] = b"vtmcbrz";
 
 /// Masks a message in place; false, and nothing touched, if this is none.
 pub(crate) fn mask(message: &mut [u8]) -> bool {
-    let Some(first) = find(message, b"\r\n") else {
-        return false;
-    };
-    let (start, rest) = message.split_at_mut(first + 2);
+    // By the rule for all lines: what ends a line for a lenient reader is no part of the first.
+    let (start, rest) = message.split_at_mut(line_len(message));
     if !start_line(start) {
         return false;
     }
@@ -139,9 +135,20 @@ pub(crate) fn mask(message: &mut [u8]) -> bool {
     true
 }
 
-/// `METHOD uri SIP/2.0` or `SIP/2.0 code reason`; masks the former's URI.
+/// `METHOD uri SIP/2.0` or `SIP/2.0 code reason`; masks the former's URI and the latter's reason, which is free text.
 fn start_line(line: &mut [u8]) -> bool {
-    if line.starts_with(b"SIP/2.0 ") {
+    if let Some((b"SIP/2.0 ", status)) = line
+        .split_at_mut_checked(8)
+        .map(|(name, status)| (&*name, status))
+    {
+        let Some((code, reason)) = status.split_first_chunk_mut::<3>() else {
+            return false;
+        };
+        let is_whole = reason.ends_with(b"\r\n") && matches!(reason.first(), Some(b' ' | b'\r'));
+        if !code.iter().all(u8::is_ascii_digit) || !is_whole {
+            return false;
+        }
+        blank(reason);
         return true;
     }
     if !line.ends_with(b" SIP/2.0\r\n") {
@@ -395,12 +402,6 @@ fn outside_quotes(bytes: &[u8], wanted: u8) -> Option<usize> {
         }
     }
     None
-}
-
-fn find(bytes: &[u8], wanted: &[u8]) -> Option<usize> {
-    bytes
-        .windows(wanted.len())
-        .position(|window| window == wanted)
 }
 
 fn lower(bytes: &[u8]) -> String {

@@ -79,11 +79,38 @@ fn sip_keeps_its_course_and_loses_its_people() {
     let left = redacted(Redaction::Sip, &udp(message.as_bytes()));
     assert_eq!(&left[28..], masked.as_bytes());
     let answer = "SIP/2.0 200 OK\r\nf: <sip:a@b.c>;tag=1\r\nTo: bob";
-    let masked = "SIP/2.0 200 OK\r\nf: <sip:x@b.c>;tag=1\r\nTo: xxx";
+    let masked = "SIP/2.0 200 xx\r\nf: <sip:x@b.c>;tag=1\r\nTo: xxx";
     assert_eq!(
         &redacted(Redaction::Sip, &udp(answer.as_bytes()))[28..],
         masked.as_bytes()
     );
+}
+
+#[test]
+fn reasons_of_answers_are_free_text() {
+    let cases = [
+        (
+            "SIP/2.0 404 No user +4930123456, sip:alice@x\r\nCSeq: 1 INVITE\r\n",
+            Some("SIP/2.0 404 xx xxxx xxxxxxxxxxxx xxxxxxxxxxx\r\nCSeq: 1 INVITE\r\n"),
+        ),
+        (
+            "SIP/2.0 200\r\nCSeq: 1 BYE\r\n",
+            Some("SIP/2.0 200\r\nCSeq: 1 BYE\r\n"),
+        ),
+        // A line that ends for some readers does for us; then it is no SIP.
+        (
+            "SIP/2.0 200 OK\nFrom: <sip:alice@x>\nAuthorization: alice\n\nv=0\r\n",
+            None,
+        ),
+        ("SIP/2.0 alice\r\n", None),
+        ("SIP/2.0 200alice\r\n", None),
+        ("SIP/2.0 20", None),
+    ];
+    for (answer, masked) in cases {
+        let left = redacted(Redaction::Sip, &udp(answer.as_bytes()));
+        let left = String::from_utf8_lossy(&left[28..]).into_owned();
+        assert_eq!(left, masked.unwrap_or_default(), "{answer}");
+    }
 }
 
 #[test]
