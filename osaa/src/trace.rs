@@ -327,7 +327,9 @@ impl Capture {
     /// Writes a line of secrets, before whatever is captured from now on.
     fn put_secret(&self, line: Zeroizing<Vec<u8>>) {
         let len = line.len();
-        let _fits = self.offer(Order::Secret(line), len);
+        if !self.offer(Order::Secret(line), len) {
+            self.shared.dropped.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     fn offer(&self, order: Order, len: usize) -> bool {

@@ -7,6 +7,7 @@
 )]
 
 use std::{
+    io::IoSlice,
     sync::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
@@ -27,6 +28,7 @@ use tsc_osaa::{
         ProxySettings,
     },
     stream::Socket,
+    trace::{CaptureOptions, CaptureWriter, Tap},
 };
 
 mod common;
@@ -650,5 +652,48 @@ mod ntlm {
         let error = proxy.connect().await.unwrap_err();
         assert!(matches!(error, ProxyError::Cut), "{error:?}");
         assert_eq!(proxy.requests().len(), 3);
+    }
+}
+
+#[tokio::test]
+async fn what_is_said_to_the_proxy_is_in_no_capture() {
+    let proxy = Scripted::new([say(DENIED), say(OK)])
+        .await
+        .with_password("secret");
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("capture");
+    let mut options = CaptureOptions::default();
+    options.outer = true;
+    let writer = CaptureWriter::create(&path, options).unwrap();
+    let tap = Tap::new();
+    tap.set(Some(&writer.handle()));
+    let mut options = ConnectOptions::default();
+    options.proxy = proxy.proxy.clone().into();
+    options.stream.tap = Some(tap);
+    let host: Host = "server.example.com".parse().unwrap();
+    let target = Target::new(TransportKind::Tcp, host, 443);
+    let mut transport = bounded(client::connect(&target, None, &options))
+        .await
+        .unwrap();
+    let hello = [IoSlice::new(b"hello")];
+    bounded(transport.send(&hello)).await.unwrap();
+    transport.close(Duration::from_secs(1)).await;
+    writer.close().unwrap();
+    let capture = std::fs::read(&path).unwrap();
+    let has = |text: &str| {
+        let mut windows = capture.windows(text.len());
+        windows.any(|window| window == text.as_bytes())
+    };
+    assert!(has("hello"));
+    assert_eq!(proxy.requests().len(), 2);
+    let password = STANDARD.encode("alice:secret");
+    for secret in [
+        "CONNECT",
+        "authorization",
+        "Authorization",
+        &password,
+        "407",
+    ] {
+        assert!(!has(secret), "{secret}");
     }
 }

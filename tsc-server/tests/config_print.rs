@@ -145,7 +145,7 @@ prop_compose! {
         trace_file in option::of("[a-zA-Z0-9 \"'\\\\/\u{7f}\t\u{e9}]{1,20}"),
         trace_redaction in select(TraceRedaction::ALL),
         (trace_file_size, trace_files, trace_file_time) in (1u32..=1_048_576, 1u16..=1000, 0u64..=86_400),
-        (trace_outer, secrets): (bool, bool),
+        (trace_outer, secrets) in any::<(bool, bool)>(),
         control in option::of(("[a-z \"']{1,20}", option::of("[a-z \"']{1,20}"))),
     ) -> SystemConfig {
         SystemConfig {

@@ -182,6 +182,9 @@ static void handles(const char *how, tsc_handle wrong)
     WRONG_CODE(tsc_get_tunnel_socket_info(wrong, NULL), EFAULT);
     WRONG_CODE(tsc_wait_tunnel(wrong, 0), EBADF);
     WRONG_CODE(tsc_network_changed(wrong), EBADF);
+    WRONG_CODE(tsc_trace_start(wrong, "misuse.pcapng", NULL), EBADF);
+    WRONG_CODE(tsc_trace_start(wrong, NULL, NULL), EINVAL);
+    WRONG_CODE(tsc_trace_stop(wrong, NULL), EBADF);
     WRONG_CODE(tsc_delete_tunnel(wrong), EBADF);
     CHECK(tsc_last_error(NULL, 0) == tsc_error_code_error);
     WRONG_POINTER(tsc_notification_enable(wrong, tsc_notification_ddt, nothing, NULL), EBADF);

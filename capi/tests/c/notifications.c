@@ -149,6 +149,36 @@ static void delete_it(tsc_notification_data *notification)
     CHECK(pthread_mutex_unlock(&lock) == 0);
 }
 
+/* A capture that begins and ends while its tunnel is up. */
+static void trace(tsc_handle tunnel, const char *beside)
+{
+    static const unsigned char pcapng[4] = {0x0A, 0x0D, 0x0D, 0x0A};
+    tsc_trace_options options;
+    tsc_trace_stats stats;
+    unsigned char begin[4];
+    char path[1000], text[200];
+    FILE *file;
+
+    memset(&options, 0, sizeof options);
+    memset(&stats, 0x55, sizeof stats);
+    snprintf(path, sizeof path, "%s.pcapng", beside);
+    CHECK(tsc_trace_stop(tunnel, &stats) == tsc_error_code_ok && stats.written == 0 && stats.dropped == 0);
+    options.outer = tsc_bool_true;
+    options.insecure_decryption_secrets = tsc_bool_true;
+    CHECK(tsc_trace_start(tunnel, path, NULL) == tsc_error_code_ok);
+    CHECK(tsc_trace_start(tunnel, path, &options) == tsc_error_code_ok);
+    CHECK(tsc_trace_stop(tunnel, NULL) == tsc_error_code_ok);
+    file = fopen(path, "rb");
+    CHECK(file != NULL && fread(begin, 1, 4, file) == 4 && memcmp(begin, pcapng, 4) == 0);
+    CHECK(fclose(file) == 0 && remove(path) == 0);
+    options.redaction = tsc_trace_redaction_sip;
+    CHECK(tsc_trace_start(tunnel, path, &options) == tsc_error_code_error);
+    CHECK(tsc_last_error(text, sizeof text) == tsc_error_code_error && strstr(text, "secrets") != NULL);
+    options.redaction = 77;
+    REFUSED(tsc_trace_start(tunnel, path, &options), EINVAL);
+    CHECK(tsc_trace_start(tunnel, "/nonexistent/x.pcapng", NULL) == tsc_error_code_error);
+}
+
 int main(int count, char **arguments)
 {
     struct told up, again, over;
@@ -180,6 +210,7 @@ int main(int count, char **arguments)
     if (params->connection_params[0].transport == tsc_transport_tcp)
         encryption(tunnel);
     CHECK(tsc_network_changed(tunnel) == tsc_error_code_ok);
+    trace(tunnel, arguments[3]);
     CHECK(tsc_delete_tunnel(tunnel) == tsc_error_code_ok);
     CHECK(over.calls == 1 && over.reason == tsc_error_code_ok && again.calls == 1);
 
