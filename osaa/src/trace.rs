@@ -191,6 +191,15 @@ struct Shared {
     live: Option<Live>,
 }
 
+impl Shared {
+    /// Nobody asks for them any more.
+    fn forget_secrets(&self) {
+        if let Some(live) = &self.live {
+            live.end();
+        }
+    }
+}
+
 enum Order {
     Packet(Packet),
     /// A line of secrets.
@@ -224,7 +233,9 @@ impl CaptureWriter {
         let (queue, orders) = sync_channel(QUEUE_PACKETS);
         let shared = Arc::new(Shared {
             outer: options.outer,
-            live: options.insecure_decryption_secrets.then(Live::default),
+            live: options
+                .insecure_decryption_secrets
+                .then(|| Live::new(options.ring.is_some())),
             ..Shared::default()
         });
         let writer = Writer {
@@ -280,6 +291,7 @@ impl CaptureWriter {
         let result = thread
             .join()
             .unwrap_or_else(|_| Err(io::Error::other("the writer panicked")));
+        self.capture.shared.forget_secrets();
         result.map_err(|source| CaptureError::Write {
             path: self.path.clone(),
             source,
@@ -376,6 +388,17 @@ impl Packet {
     }
 }
 
+/// Tells of a defect of the thread.
+struct Ending(Arc<Shared>);
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            self.0.failed.store(true, Ordering::Relaxed);
+        }
+    }
+}
+
 /// The thread.
 struct Writer {
     files: Files,
@@ -384,11 +407,13 @@ struct Writer {
 
 impl Writer {
     fn run(mut self, orders: &Receiver<Order>) -> io::Result<()> {
+        let _ending = Ending(Arc::clone(&self.shared));
         // The first error ends the file. It is told at once, as the end may be days away.
         let shared = Arc::clone(&self.shared);
         let note = |result: io::Result<()>| {
             result.inspect_err(|error| {
                 shared.failed.store(true, Ordering::Relaxed);
+                shared.forget_secrets();
                 warn!(event = "capture-failed", %error, "cannot write the capture file, capturing stops");
             })
         };

@@ -120,13 +120,19 @@ fn what_was_captured_is_read_back() {
 #[cfg(unix)]
 #[test]
 fn only_the_owner_may_read_it() {
-    use std::os::unix::fs::PermissionsExt;
+    use std::{fs::Permissions, os::unix::fs::PermissionsExt};
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("capture.pcapng");
-    let writer = CaptureWriter::create(&path, CaptureOptions::default()).unwrap();
-    let mode = path.metadata().unwrap().permissions().mode();
-    assert_eq!(mode & 0o777, 0o600);
-    drop(writer);
+    let is_private = || {
+        let writer = CaptureWriter::create(&path, CaptureOptions::default()).unwrap();
+        let mode = path.metadata().unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        drop(writer);
+    };
+    is_private();
+    // Somebody was let look at the one before.
+    std::fs::set_permissions(&path, Permissions::from_mode(0o644)).unwrap();
+    is_private();
 }
 
 #[test]
@@ -202,6 +208,58 @@ fn a_file_of_a_ring_ends_with_its_time() {
     assert_eq!(writer.close().unwrap().written, 3);
     let expected = ["c", "c.1", "c.2"].map(|name| (name.to_owned(), 1));
     assert_eq!(ring(&path), expected);
+}
+
+/// A ring of new files only, of which each packet begins one.
+fn fresh() -> CaptureOptions {
+    let mut options = CaptureOptions::default();
+    options.fresh = true;
+    options.ring = Some(Ring {
+        files: 3,
+        period: Some(Duration::ZERO),
+    });
+    options
+}
+
+#[test]
+fn a_fresh_ring_takes_no_name_that_is_there() {
+    for name in ["c", "c.1", "c.2"] {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("c");
+        std::fs::write(directory.path().join(name), name).unwrap();
+        let error = CaptureWriter::create(&path, fresh()).unwrap_err();
+        assert!(matches!(error, CaptureError::Create { .. }), "{error}");
+        let text = std::fs::read_to_string(directory.path().join(name)).unwrap();
+        assert_eq!(text, name);
+    }
+    // One that comes later ends the capture, and stays what it is.
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("c");
+    let writer = CaptureWriter::create(&path, fresh()).unwrap();
+    let later = directory.path().join("c.2");
+    std::fs::write(&later, "later").unwrap();
+    sample(&writer.handle());
+    let error = writer.close().unwrap_err();
+    assert!(error.to_string().contains("is there already"), "{error}");
+    assert_eq!(std::fs::read_to_string(&later).unwrap(), "later");
+}
+
+#[test]
+fn a_ring_goes_on_when_its_files_are_taken_away() {
+    for options in [fresh(), {
+        let mut options = fresh();
+        options.fresh = false;
+        options
+    }] {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("c");
+        let writer = CaptureWriter::create(&path, options).unwrap();
+        std::fs::rename(&path, directory.path().join("looked-at")).unwrap();
+        sample(&writer.handle());
+        assert_eq!(writer.close().unwrap().written, 3);
+        let names: Vec<_> = ring(&path).into_iter().map(|(name, _)| name).collect();
+        assert_eq!(names, ["c", "c.1", "looked-at"]);
+    }
 }
 
 #[test]

@@ -128,6 +128,22 @@ error: test.toml:2:19: tscf-config.trace-directory: has no effect without "contr
 }
 
 #[test]
+fn what_goes_into_a_capture_goes_with_a_capture() {
+    for key in ["trace-outer", "trace-insecure-decryption-secrets"] {
+        report(
+            "element-id = 7",
+            &format!("{key} = true"),
+            &format!(
+                r#"
+error: test.toml:2:{}: tscf-config.{key}: has no effect without "trace-file"
+  help: add trace-file, or leave it out"#,
+                key.len() + 4
+            ),
+        );
+    }
+}
+
+#[test]
 fn services_are_spelt_as_the_vendor_spells_them() {
     report(
         "authentication",

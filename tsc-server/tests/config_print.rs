@@ -148,6 +148,10 @@ prop_compose! {
         (trace_outer, secrets) in any::<(bool, bool)>(),
         control in option::of(("[a-z \"']{1,20}", option::of("[a-z \"']{1,20}"))),
     ) -> SystemConfig {
+        let (trace_outer, secrets) = match &trace_file {
+            Some(_) => (trace_outer, secrets && trace_redaction == TraceRedaction::None),
+            None => (false, false),
+        };
         SystemConfig {
             element_id,
             timers,
@@ -167,7 +171,7 @@ prop_compose! {
             trace_files,
             trace_file_time: Duration::from_secs(trace_file_time),
             trace_outer,
-            trace_insecure_decryption_secrets: secrets && trace_redaction == TraceRedaction::None,
+            trace_insecure_decryption_secrets: secrets,
             trace_directory: control.clone().and_then(|(_, directory)| directory.map(Into::into)),
             control_socket: control.map(|(socket, _)| socket.into()),
         }

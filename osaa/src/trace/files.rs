@@ -5,7 +5,7 @@ use std::{
     fs::{self, File, OpenOptions},
     io::{self, BufWriter, Write},
     path::{Path, PathBuf},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use pcap_file::{
@@ -42,8 +42,10 @@ pub(super) struct Files {
     file: PcapNgWriter<BufWriter<File>>,
     /// Bytes that it may still grow by.
     left: u64,
-    /// When its first packet came, since 1970.
-    begun: Option<Duration>,
+    /// When its first packet was written.
+    begun: Option<Instant>,
+    /// Files of this ring before this one, as far as they are still there.
+    former: u16,
     openings: Openings,
 }
 
@@ -51,10 +53,10 @@ impl Files {
     /// Begins the file. With a ring, one that is there is kept as the first of those before.
     pub(super) fn create(path: &Path, options: CaptureOptions) -> io::Result<Self> {
         if options.fresh {
-            let former = numbered(path, 1);
-            if options.ring.is_some() && former.symlink_metadata().is_ok() {
-                let found = format!("{} is there already", former.display());
-                return Err(io::Error::new(io::ErrorKind::AlreadyExists, found));
+            let numbers = options.ring.as_ref().map_or(0, Ring::before);
+            let mut names = (1..=numbers).map(|number| numbered(path, number));
+            if let Some(former) = names.find(|name| name.symlink_metadata().is_ok()) {
+                return Err(taken(&former));
             }
         } else if let Some(ring) = &options.ring
             && path.metadata().is_ok_and(|found| found.is_file())
@@ -66,6 +68,7 @@ impl Files {
             file: begin(path, &options)?,
             left: options.limit,
             begun: None,
+            former: 0,
             openings: Openings::default(),
             options,
         })
@@ -74,16 +77,15 @@ impl Files {
     /// Writes a packet; false if there is no room for it. A file that it begins gets the secrets of connections that live, and their
     /// handshakes where those are of use.
     pub(super) fn write(&mut self, packet: Packet, live: Option<&Live>) -> io::Result<bool> {
-        let at = packet.at;
         let (packet, original) = self.finish(packet);
         let cost = cost(&packet);
-        if self.is_over(cost, at) {
+        if self.is_over(cost, live.is_some()) {
             self.next(live)?;
         }
         if cost > self.left {
             return Ok(false);
         }
-        self.begun.get_or_insert(at);
+        self.begun.get_or_insert_with(Instant::now);
         if live.is_some() && self.options.ring.is_some() && packet.interface == Interface::Outer {
             self.openings.note(&packet);
         }
@@ -151,15 +153,15 @@ impl Files {
     }
 
     /// Whether a packet of now belongs into the next file. An empty one is never over: its successor would have no more room.
-    fn is_over(&self, cost: u64, at: Duration) -> bool {
+    fn is_over(&self, cost: u64, has_secrets: bool) -> bool {
         let (Some(ring), Some(begun)) = (&self.options.ring, self.begun) else {
             return false;
         };
-        let is_old = ring
-            .period
-            .is_some_and(|period| at.saturating_sub(begun) >= period);
+        // Not by the time of packets, which may be set back.
+        let is_old = ring.period.is_some_and(|period| begun.elapsed() >= period);
         // What fits no file at all shall not push out those there are.
-        is_old || (cost > self.left && cost <= self.options.limit)
+        let room = self.options.limit / if has_secrets { 2 } else { 1 };
+        is_old || (cost > self.left && cost <= room)
     }
 
     fn next(&mut self, live: Option<&Live>) -> io::Result<()> {
@@ -167,7 +169,11 @@ impl Files {
             return Ok(());
         };
         self.file.get_mut().flush()?;
-        shift(&self.path, ring)?;
+        if self.options.fresh && self.former < ring.before() {
+            self.extend()?;
+        } else {
+            shift(&self.path, ring)?;
+        }
         self.file = begin(&self.path, &self.options)?;
         self.left = self.options.limit;
         self.begun = None;
@@ -186,6 +192,49 @@ impl Files {
         }
         Ok(())
     }
+
+    /// As [`shift`], where the ring gets one more file: at a name that nothing else may have got meanwhile.
+    fn extend(&mut self) -> io::Result<()> {
+        let last = self.former + 1;
+        for number in (0..last).rev() {
+            let (from, to) = (self.name(number), numbered(&self.path, number + 1));
+            let moved = if number + 1 == last {
+                // Unlike a rename this replaces nothing.
+                fs::hard_link(&from, &to).and_then(|()| fs::remove_file(&from))
+            } else {
+                fs::rename(&from, &to)
+            };
+            match moved {
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                    return Err(taken(&to));
+                }
+                other => or_gone(other)?,
+            }
+        }
+        self.former = last;
+        Ok(())
+    }
+
+    fn name(&self, number: u16) -> PathBuf {
+        if number == 0 {
+            self.path.clone()
+        } else {
+            numbered(&self.path, number)
+        }
+    }
+}
+
+fn taken(path: &Path) -> io::Error {
+    let found = format!("{} is there already", path.display());
+    io::Error::new(io::ErrorKind::AlreadyExists, found)
+}
+
+/// There are not as many yet, or somebody has taken one away.
+fn or_gone(result: io::Result<()>) -> io::Result<()> {
+    result.or_else(|error| match error.kind() {
+        io::ErrorKind::NotFound => Ok(()),
+        _ => Err(error),
+    })
 }
 
 fn cost(packet: &Packet) -> u64 {
@@ -195,13 +244,12 @@ fn cost(packet: &Packet) -> u64 {
 /// Each file gets the next number; the last is replaced.
 fn shift(path: &Path, ring: &Ring) -> io::Result<()> {
     for number in (1..ring.before()).rev() {
-        match fs::rename(numbered(path, number), numbered(path, number + 1)) {
-            // There are not as many yet.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            other => other?,
-        }
+        or_gone(fs::rename(
+            numbered(path, number),
+            numbered(path, number + 1),
+        ))?;
     }
-    fs::rename(path, numbered(path, 1))
+    or_gone(fs::rename(path, numbered(path, 1)))
 }
 
 /// The file that was written so many before this one: `trace.pcapng.1`.
@@ -223,7 +271,13 @@ fn begin(path: &Path, capture: &CaptureOptions) -> io::Result<PcapNgWriter<BufWr
     }
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    start_file(options.open(path)?, capture.outer).map_err(io_error)
+    let file = options.open(path)?;
+    #[cfg(unix)]
+    if file.metadata()?.is_file() {
+        // One from before may be everybody's.
+        file.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
+    }
+    start_file(file, capture.outer).map_err(io_error)
 }
 
 /// Section header and the interfaces, in the order of their numbers.

@@ -8,6 +8,9 @@ use super::{Packet, secrets::Live};
 /// Packets of one handshake: its flights, some of them repeated.
 const MAX_PACKETS: usize = 16;
 
+/// A longer one is of no handshake that keeps to what networks carry; with it all of them together have a bound of 32 MiB.
+const MAX_PACKET: usize = 2048;
+
 /// Handshakes, of which one may fail or be anybody's.
 const MAX_HANDSHAKES: usize = super::MAX_LIVE_CONNECTIONS;
 
@@ -42,7 +45,7 @@ impl Openings {
         let Some((ends, payload)) = udp(&packet.bytes) else {
             return;
         };
-        if !begins_in_clear(payload) {
+        if packet.bytes.len() > MAX_PACKET || !begins_in_clear(payload) {
             return;
         }
         let [from, to] = ends;

@@ -31,20 +31,35 @@ const LABELS: &[&str] = &[
 
 type Line = Zeroizing<Vec<u8>>;
 
-/// The lines of connections that live, by their order.
-#[derive(Default)]
+type Table = BTreeMap<u64, VecDeque<Line>>;
+
+/// The lines of connections that live, by their order: for as long as another file may begin with them.
 pub(super) struct Live {
     next: AtomicU64,
-    table: Mutex<BTreeMap<u64, VecDeque<Line>>>,
+    table: Mutex<Option<Table>>,
 }
 
 impl Live {
-    fn table(&self) -> MutexGuard<'_, BTreeMap<u64, VecDeque<Line>>> {
+    /// `is_ring`: there may be another file.
+    pub(super) fn new(is_ring: bool) -> Self {
+        Self {
+            next: AtomicU64::new(0),
+            table: Mutex::new(is_ring.then(Table::new)),
+        }
+    }
+
+    /// There is no other file.
+    pub(super) fn end(&self) {
+        *self.table() = None;
+    }
+
+    fn table(&self) -> MutexGuard<'_, Option<Table>> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn add(&self, id: u64, line: &Line) {
         let mut table = self.table();
+        let Some(table) = table.as_mut() else { return };
         let lines = table.entry(id).or_default();
         if lines.len() == MAX_LINES {
             lines.pop_front();
@@ -58,7 +73,7 @@ impl Live {
     /// The client's random numbers in them.
     pub(super) fn randoms(&self) -> BTreeSet<[u8; 32]> {
         let table = self.table();
-        let lines = table.values().flatten();
+        let lines = table.iter().flat_map(Table::values).flatten();
         lines.filter_map(|line| random(line)).collect()
     }
 
@@ -69,8 +84,8 @@ impl Live {
         let of_one = |lines: &VecDeque<Line>| lines.iter().map(|line| line.len()).sum::<usize>();
         let mut room = limit;
         let mut kept: Vec<_> = table
-            .values()
-            .rev()
+            .iter()
+            .flat_map(|table| table.values().rev())
             .map_while(|lines| {
                 room = room.checked_sub(of_one(lines))?;
                 Some(lines)
@@ -145,8 +160,10 @@ impl ConnectionSecrets {
 
 impl Drop for ConnectionSecrets {
     fn drop(&mut self) {
-        if let Some(live) = &self.capture.shared.live {
-            live.table().remove(&self.id);
+        if let Some(live) = &self.capture.shared.live
+            && let Some(table) = live.table().as_mut()
+        {
+            table.remove(&self.id);
         }
     }
 }

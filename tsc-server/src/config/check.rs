@@ -82,6 +82,22 @@ impl Checker<'_> {
                 "leave out one of them",
             );
         }
+        let system = &config.system;
+        for (is_on, key) in [
+            (system.trace_outer, "trace-outer"),
+            (
+                system.trace_insecure_decryption_secrets,
+                "trace-insecure-decryption-secrets",
+            ),
+        ] {
+            if is_on && system.trace_file.is_none() {
+                self.conflict(
+                    &KeyPath::of("tscf-config").key(key),
+                    "has no effect without \"trace-file\"",
+                    "add trace-file, or leave it out",
+                );
+            }
+        }
         self.pools();
         self.egress();
         self.interface_names();

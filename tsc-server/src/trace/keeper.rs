@@ -100,6 +100,19 @@ impl Drop for Keeper {
     }
 }
 
+/// Whether this is the name of a capture, or of a file that its ring may come to have: `call.pcapng.7`.
+fn is_of(name: &str, capture: &str) -> bool {
+    let number = name
+        .strip_prefix(capture)
+        .map(|rest| rest.strip_prefix('.'));
+    match number {
+        Some(Some(number)) => {
+            !number.is_empty() && number.bytes().all(|digit| digit.is_ascii_digit())
+        }
+        _ => name == capture,
+    }
+}
+
 /// What the thread has.
 struct Captures {
     /// What captures do unless they are told otherwise.
@@ -213,7 +226,8 @@ impl Captures {
             time,
         } = options;
         let name = name_of(&file).ok_or_else(|| TraceError::NoName { file: file.clone() })?;
-        if self.running.iter().any(|running| running.name == name) {
+        let is_taken = |running: &Running| is_of(&name, &running.name);
+        if self.running.iter().any(is_taken) {
             return Err(TraceError::NameInUse { name });
         }
         let started_later = self

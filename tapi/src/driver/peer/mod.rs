@@ -20,7 +20,11 @@ use tsc_csm::{
     client::{Direct, Family, Inbound, PathId, PeerEvent, PeerGuest},
 };
 use tsc_osaa::{
-    datagram::RecvBatch, dtls::DtlsBackendKind, socket::source_for, stream::StreamTransport,
+    datagram::RecvBatch,
+    dtls::DtlsBackendKind,
+    socket::source_for,
+    stream::StreamTransport,
+    trace::{Direction, Interface},
 };
 
 use self::path::PeerPath;
@@ -224,8 +228,8 @@ impl Driver {
         let mut packets = std::mem::take(&mut self.peers.outbox);
         let progress = !packets.is_empty();
         for (direct, packet) in &packets {
-            super::links::record(&self.tap, packet);
             if let Some(path) = self.peers.find(direct.path) {
+                super::links::record(&self.tap, packet);
                 path.transmit(&mut self.client, direct.to, packet);
             }
         }
@@ -301,6 +305,8 @@ const fn unspecified(of: IpAddr) -> IpAddr {
 /// Gives an inner packet that came over a path to the stack.
 fn deliver(inbound: Inbound<'_>, hands: &Hands<'_>) {
     if let Inbound::Deliver(packet) = inbound {
+        let tap = &hands.shared.trace.tap;
+        tap.record(Interface::Inner, Direction::Inbound, packet.as_bytes());
         let mut state = hands.shared.lock();
         state.stack.set_round_trip(hands.round_trip);
         state.peer_counts.note_received(&packet);
