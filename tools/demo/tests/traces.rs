@@ -341,6 +341,8 @@ async fn a_capture_follows_its_tunnel_to_another_transport() {
     bench
         .start("address", TraceFilter::Address(next.ip()))
         .await;
+    let access = TraceFilter::Interface("access".to_owned());
+    bench.start("access", access).await;
     let near = End::open(builder).await;
     assert_eq!(near.address(), next);
     bench.start("tsid", TraceFilter::Tunnel(near.tsid())).await;
@@ -362,6 +364,7 @@ async fn a_capture_follows_its_tunnel_to_another_transport() {
     }
     let by_address = bench.stop("address").await;
     let by_name = bench.stop("tsid").await;
+    let of_interface = bench.stop("access").await;
     let lines = [
         "in first",
         "in resumed 0",
@@ -389,6 +392,7 @@ async fn a_capture_follows_its_tunnel_to_another_transport() {
         ("Configuration_Resume_Response", 3),
     ] {
         assert_eq!(count(&by_address, what), known, "{what}");
+        assert_eq!(count(&of_interface, what), known, "{what}");
         let named = if known == 1 { 0 } else { known };
         assert_eq!(count(&by_name, what), named, "{what}");
     }
