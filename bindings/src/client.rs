@@ -102,7 +102,7 @@ impl Client {
         let rest = limit.saturating_sub(begun.elapsed());
         match lock(&self.ended).recv_timeout(rest) {
             Err(RecvTimeoutError::Timeout) => {
-                outcome.and(Err(TscError::late("a listener has not returned")))
+                outcome.and_then(|()| Err(TscError::late("a listener has not returned")))
             }
             Ok(_) | Err(RecvTimeoutError::Disconnected) => outcome,
         }

@@ -250,10 +250,10 @@ impl TunnelSettings {
         if self.dangerous_follow_clear_redirects {
             builder = builder.dangerous_follow_clear_redirects();
         }
-        let mut hello = HelloOptions::default();
-        hello.alpn = !self.hide_protocol;
-        hello.sni = !self.hide_server_name;
-        Ok(builder.hello(hello))
+        Ok(builder.hello(HelloOptions {
+            alpn: !self.hide_protocol,
+            sni: !self.hide_server_name,
+        }))
     }
 
     fn assign(&self, mut builder: TunnelBuilder) -> TunnelBuilder {

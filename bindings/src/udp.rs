@@ -161,7 +161,7 @@ impl UdpSocket {
         })
     }
 
-    /// Gives all datagrams to a listener from now on, instead of `receive`; once for a socket.
+    /// Gives all datagrams to a listener from now on, instead of `receive`; once for a socket. They come as long as this object is held.
     pub fn deliver_to(&self, listener: Arc<dyn DatagramListener>) -> Result<()> {
         let socket = self.socket()?;
         let engine = self.core.enter()?;

@@ -1,5 +1,10 @@
 //! The bindings as programs in other languages use them: generated from the library, and run against a real server.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic
+)]
 #![cfg(target_os = "linux")]
 
 use std::{

@@ -76,7 +76,7 @@ fun mark() = Random.nextLong().toULong().toString(16)
 
 /** The value of a header. */
 fun header(message: String, name: String) =
-    Regex("^$name: *(.*)\r$", RegexOption.MULTILINE).find(message)?.groupValues?.get(1) ?: ""
+    message.lineSequence().firstOrNull { it.startsWith("$name:") }?.substringAfter(':')?.trim() ?: ""
 
 /** One user at one server, over one UDP socket inside the tunnel. */
 class Sip(tunnel: Tunnel, private val server: Address, user: String = "erin") {
