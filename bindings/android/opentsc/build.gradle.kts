@@ -70,5 +70,5 @@ tasks.named("preBuild") { dependsOn(generateKotlin) }
 
 dependencies {
     // The AAR of JNA has its own native library for each ABI; the jar has not.
-    api("net.java.dev.jna:jna:5.14.0@aar")
+    api("net.java.dev.jna:jna:5.17.0@aar")
 }
