@@ -78,23 +78,24 @@ impl Client {
     /// case. A listener that does not return keeps its thread. Releasing twice does no harm.
     #[uniffi::method(default(timeout = None))]
     pub fn release(&self, timeout: Option<Duration>) -> Result<()> {
-        let Some(State { engine, tunnels }) = lock(&self.state).take() else {
-            return Ok(());
-        };
         let limit = timeout.unwrap_or(RELEASE);
         let begun = Instant::now();
-        let tunnels: Vec<_> = tunnels.iter().filter_map(Weak::upgrade).collect();
-        // All are told before any is waited for.
-        let releases: Vec<_> = tunnels
-            .iter()
-            .map(|tunnel| tunnel.begin_release())
-            .collect();
         let mut outcome = Ok(());
-        for release in releases.into_iter().flatten() {
-            let released = release.wait(limit.saturating_sub(begun.elapsed()));
-            outcome = outcome.and(released);
+        // Whoever comes later waits as well.
+        let state = lock(&self.state).take();
+        if let Some(State { engine, tunnels }) = state {
+            let tunnels: Vec<_> = tunnels.iter().filter_map(Weak::upgrade).collect();
+            // All are told before any is waited for.
+            let releases: Vec<_> = tunnels
+                .iter()
+                .map(|tunnel| tunnel.begin_release())
+                .collect();
+            for release in releases.into_iter().flatten() {
+                let released = release.wait(limit.saturating_sub(begun.elapsed()));
+                outcome = outcome.and(released);
+            }
+            drop(engine);
         }
-        drop(engine);
         if is_listener_thread() {
             return outcome;
         }

@@ -52,6 +52,15 @@ pub enum Activity {
     Background,
 }
 
+impl From<Activity> for tsc_tapi::Activity {
+    fn from(activity: Activity) -> Self {
+        match activity {
+            Activity::Foreground => Self::Foreground,
+            Activity::Background => Self::Background,
+        }
+    }
+}
+
 #[derive(Clone, Debug)]
 enum Stage {
     Opening,
@@ -72,6 +81,25 @@ pub(crate) struct Core {
     connecting: Mutex<Option<AbortHandle>>,
     /// Tells the end of one that was never up.
     end: Mutex<Option<Notifications>>,
+    hints: Mutex<Hints>,
+}
+
+/// What was said of the host while the tunnel was not up yet; it is told then.
+#[derive(Clone, Copy, Debug, Default)]
+struct Hints {
+    network: Option<bool>,
+    activity: Option<Activity>,
+}
+
+impl Hints {
+    fn tell(self, tunnel: &Inner) {
+        if let Some(available) = self.network {
+            tunnel.set_network_available(available);
+        }
+        if let Some(activity) = self.activity {
+            tunnel.set_activity(activity.into());
+        }
+    }
 }
 
 /// One that has begun.
@@ -103,6 +131,7 @@ impl Core {
             inner: Arc::default(),
             connecting: Mutex::default(),
             end: Mutex::new(Some(builder.notifications())),
+            hints: Mutex::default(),
         });
         if let Some(listener) = listener {
             let notifications = builder.notifications();
@@ -132,6 +161,7 @@ impl Core {
             }
             *stage = match connected {
                 Ok(tunnel) => {
+                    lock(&self.hints).tell(&tunnel);
                     *inner = Some(tunnel);
                     Stage::Up
                 }
@@ -186,6 +216,25 @@ impl Core {
         match &*inner {
             Some(tunnel) => work(tunnel),
             None => Err(self.missing()),
+        }
+    }
+
+    /// Tells the tunnel something of the host, now or as soon as it is up.
+    fn hint(&self, note: impl FnOnce(&mut Hints), tell: impl Fn(&Inner)) -> Result<()> {
+        let tell = |tunnel: &Inner| {
+            tell(tunnel);
+            Ok(())
+        };
+        match self.with(tell) {
+            Err(TscError::NotUp) => {
+                note(&mut lock(&self.hints));
+                // It may have come up meanwhile.
+                match self.with(tell) {
+                    Err(TscError::NotUp) => Ok(()),
+                    told => told,
+                }
+            }
+            told => told,
         }
     }
 
@@ -400,30 +449,26 @@ impl Tunnel {
     }
 
     /// Tells the tunnel that the host's network has changed, so that it checks its transport at once and moves to the new network.
+    /// While it is being opened there is nothing to check.
     pub fn network_changed(&self) -> Result<()> {
-        self.core.with(|tunnel| {
-            tunnel.network_changed();
-            Ok(())
-        })
+        self.core.hint(|_| (), Inner::network_changed)
     }
 
-    /// Tells the tunnel whether the host has a network at all; without one nothing is tried.
+    /// Tells the tunnel whether the host has a network at all; without one nothing is tried. It is told as soon as it is up, if it is not yet.
     pub fn set_network_available(&self, available: bool) -> Result<()> {
-        self.core.with(|tunnel| {
-            tunnel.set_network_available(available);
-            Ok(())
-        })
+        self.core.hint(
+            |hints| hints.network = Some(available),
+            |tunnel| tunnel.set_network_available(available),
+        )
     }
 
-    /// Tells the tunnel whether anybody uses the application. In the background it sends as little as the server allows.
+    /// Tells the tunnel whether anybody uses the application. In the background it sends as little as the server allows. It is told
+    /// as soon as it is up, if it is not yet.
     pub fn set_activity(&self, activity: Activity) -> Result<()> {
-        self.core.with(|tunnel| {
-            tunnel.set_activity(match activity {
-                Activity::Foreground => tsc_tapi::Activity::Foreground,
-                Activity::Background => tsc_tapi::Activity::Background,
-            });
-            Ok(())
-        })
+        self.core.hint(
+            |hints| hints.activity = Some(activity),
+            |tunnel| tunnel.set_activity(activity.into()),
+        )
     }
 
     /// Packets of all sockets that travelled without the server.

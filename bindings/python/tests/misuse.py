@@ -338,6 +338,8 @@ class Ends(unittest.TestCase):
         tunnel = client.open(settings(), recorder)
         self.assertTrue(recorder.over.wait(10))
         self.assertEqual(tunnel.state(), opentsc.TunnelState.RELEASED)
+        # Whoever releases again waits for the threads as well.
+        client.release()
         until(lambda: not threads(), f"all threads end: {threads()}")
 
     def test_a_tunnel_that_is_being_opened_can_be_released(self):
@@ -347,6 +349,10 @@ class Ends(unittest.TestCase):
         self.assertEqual(tunnel.state(), opentsc.TunnelState.OPENING)
         with self.assertRaises(TscError.NotUp):
             tunnel.bind_udp()
+        # What is told of the host waits until the tunnel is up.
+        tunnel.set_network_available(True)
+        tunnel.network_changed()
+        tunnel.set_activity(opentsc.Activity.BACKGROUND)
         with self.assertRaises(TscError.TimedOut):
             tunnel.wait_until_up(SOON)
         begun = time.monotonic()
