@@ -163,6 +163,34 @@ async fn captures_of_the_outside_are_opened_by_their_own_secrets_and_by_nothing_
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn secrets_alone_open_what_somebody_else_has_recorded() {
+    for (transport, protocol) in [(Transport::Tls, "tls"), (Transport::Dtls, "dtls")] {
+        let directory = tempfile::tempdir().unwrap();
+        let [wire, secrets, both] =
+            ["wire", "secrets", "both"].map(|name| directory.path().join(name));
+        let lab = lab(&wire, OUTER);
+        let mut options = open_options();
+        options.outer = false;
+        let near = tunnel(&lab, transport, Some((&secrets, options))).await;
+        close(near).await;
+        drop(lab.server.stop().unwrap());
+        let merged = Command::new("mergecap")
+            .arg("-a")
+            .arg("-w")
+            .args([&both, &secrets, &wire])
+            .status();
+        assert!(merged.unwrap().success());
+        let filter = format!("{protocol} && tsm.type");
+        assert_eq!(
+            (outer(&wire, &filter), outer(&secrets, "ip")),
+            (0, 0),
+            "{protocol}"
+        );
+        assert!(outer(&both, &filter) >= 2, "{protocol}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_redacted_capture_of_a_server_names_nobody_outside_either() {
     for redaction in ["headers", "sip"] {
         let directory = tempfile::tempdir().unwrap();
