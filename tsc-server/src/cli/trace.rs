@@ -99,7 +99,7 @@ the disk is full, and with the server. At most 8 run at a time.
 Exit codes:
   0  done
   1  the server cannot be reached, or refuses
-  2  wrong command line";
+  2  wrong command line, or a configuration that cannot be read or has no control-socket";
 
 /// What to ask a running server.
 #[derive(Clone, Debug)]

@@ -21,7 +21,7 @@ use super::{
 use crate::{
     config::{Config, SystemConfig, TraceRedaction},
     server::StartError,
-    worker::{Order, give_up_capabilities},
+    worker::{Order, Told, give_up_capabilities},
 };
 
 /// How often captures are looked after: one that cannot be written any more ends so soon.
@@ -288,7 +288,7 @@ impl Captures {
             ends: Some(Instant::now() + time),
             tunnels: 0,
         });
-        let tunnels = self.tell_workers();
+        let tunnels = self.tell_workers(Told::SeenByLast);
         let Some(running) = self.running.last_mut() else {
             return Err(TraceError::Stopping);
         };
@@ -337,8 +337,8 @@ impl Captures {
         }
     }
 
-    /// Has all workers record for what runs now; tells how many tunnels the last of the captures sees.
-    fn tell_workers(&self) -> usize {
+    /// Has all workers record for what runs now; gives what they tell, together.
+    fn tell_workers(&self, what: Told) -> usize {
         let taps: Arc<[Tap]> = self
             .running
             .iter()
@@ -349,7 +349,7 @@ impl Captures {
             let (done, is_done) = oneshot::channel();
             // One that has ended carries nothing.
             if worker
-                .blocking_send(Order::Trace(Arc::clone(&taps), done))
+                .blocking_send(Order::Trace(Arc::clone(&taps), what, done))
                 .is_ok()
             {
                 told.push(is_done);
@@ -372,7 +372,7 @@ impl Captures {
             return Vec::new();
         }
         if !matches!(reason, Reason::Server) {
-            self.tell_workers();
+            self.tell_workers(Told::Nothing);
         }
         let mut stopped = Vec::new();
         for running in ended {

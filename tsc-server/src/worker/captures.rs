@@ -51,6 +51,15 @@ pub(super) struct Entry {
     pub(super) binding: BindingId,
 }
 
+/// What a worker tells when it has taken captures over.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Told {
+    /// Only that it has.
+    Nothing,
+    /// How many of its tunnels the last of them sees: it looks at each.
+    SeenByLast,
+}
+
 impl Captures {
     /// These and no others from now on.
     pub(super) fn set(&mut self, taps: Vec<Tap>) {
@@ -300,10 +309,13 @@ impl Worker {
         self.captures.answered.clear();
     }
 
-    /// Takes over the captures there are now; tells how many tunnels of this worker the last of them sees.
-    pub(super) fn set_captures(&mut self, taps: &[Tap]) -> usize {
+    /// Takes over the captures there are now.
+    pub(super) fn set_captures(&mut self, taps: &[Tap], told: Told) -> usize {
         self.captures.set(taps.to_vec());
-        self.captures.seen_by_last(&self.core, self.log.sessions())
+        match told {
+            Told::Nothing => 0,
+            Told::SeenByLast => self.captures.seen_by_last(&self.core, self.log.sessions()),
+        }
     }
 }
 

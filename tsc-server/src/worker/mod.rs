@@ -67,6 +67,7 @@ use self::{
     load::Load, mesh::Mesh, ports::Port, record::Log, streams::Streams, tun::Tun, way::Ways,
 };
 pub(crate) use self::{
+    captures::Told,
     load::watch_rest,
     open::{Opened, Part, Plan, open},
     tun::give_up_capabilities,
@@ -94,8 +95,8 @@ pub(crate) enum Order {
     Drain(bool),
     /// Offer new tunnels what this configuration says, and tell when that is so.
     Offer(Arc<Config>, oneshot::Sender<()>),
-    /// Record for these captures and no others, and tell how many tunnels the last of them sees.
-    Trace(Arc<[Tap]>, oneshot::Sender<usize>),
+    /// Record for these captures and no others, and tell so.
+    Trace(Arc<[Tap]>, Told, oneshot::Sender<usize>),
     /// Report.
     Report(oneshot::Sender<Report>),
 }
@@ -234,8 +235,8 @@ impl Worker {
                     self.change_offers(&config);
                     let _ = done.send(());
                 }
-                Some(Order::Trace(taps, done)) => {
-                    let _ = done.send(self.set_captures(&taps));
+                Some(Order::Trace(taps, told, done)) => {
+                    let _ = done.send(self.set_captures(&taps, told));
                 }
                 Some(Order::Stop(deadline)) => self.stop(now, deadline, STOPPING),
                 // The handle is gone, and with it all interest in this server.
