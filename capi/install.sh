@@ -35,6 +35,7 @@ ln -sf "libtsc.so.$version" "$to/$soname"
 ln -sf "$soname" "$to/libtsc.so"
 install -m 644 "$built/libtsc.a" "$to/libtsc.a"
 install -m 644 "$headers/tsc_control_api.h" "$headers/tsc_socket_api.h" "${DESTDIR:-}$prefix/include/"
+# What rustc says to `--print native-static-libs`, and cargo-c writes.
 cat >"$to/pkgconfig/tsc.pc" <<END
 prefix=$prefix
 libdir=$libdir
@@ -45,5 +46,5 @@ Description: Tunnels to a TSCF server, and sockets inside them
 Version: $version
 Cflags: -I\${includedir}
 Libs: -L\${libdir} -ltsc
-Libs.private: -lssl -lcrypto -lpthread -ldl -lm
+Libs.private: -lssl -lcrypto -lgcc_s -lutil -lrt -lpthread -lm -ldl -lc
 END
