@@ -231,10 +231,10 @@ fn taken(path: &Path) -> io::Error {
 
 /// There are not as many yet, or somebody has taken one away.
 fn or_gone(result: io::Result<()>) -> io::Result<()> {
-    result.or_else(|error| match error.kind() {
-        io::ErrorKind::NotFound => Ok(()),
-        _ => Err(error),
-    })
+    match result {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
 }
 
 fn cost(packet: &Packet) -> u64 {
