@@ -82,7 +82,7 @@ pub(crate) struct State {
     /// To the readers of notifications; gone with the tunnel, so that they see the end.
     notifications: Option<broadcast::Sender<Notification>>,
     /// Why the tunnel is over, for its sockets.
-    down: Option<DownReason>,
+    pub(crate) down: Option<DownReason>,
 }
 
 impl Shared {

@@ -220,10 +220,11 @@ impl Tunnel {
         self.shared.lock().peer_counts.all()
     }
 
-    /// Why the tunnel is over; `None` while it lives.
+    /// Why the tunnel is over, as soon as sockets say so; `None` while it lives. [`Self::closed`] also waits for its transport's end.
     #[must_use]
     pub fn down_reason(&self) -> Option<DownReason> {
-        self.shared.down.borrow().clone()
+        let state = self.shared.lock();
+        state.down.clone()
     }
 
     /// Waits until the tunnel is over, and says why.
@@ -300,7 +301,8 @@ impl Tunnel {
     /// The server did not confirm in time, or the tunnel was over already. It is closed in any case.
     pub async fn close(mut self, deadline: Duration) -> Result<(), CloseError> {
         self.end.linger = None;
-        if let Some(reason) = self.down_reason() {
+        let over = self.shared.down.borrow().clone();
+        if let Some(reason) = over {
             return Err(CloseError::AlreadyDown(reason));
         }
         self.shared.command(Command::Release(deadline));

@@ -243,6 +243,22 @@ async fn a_life_is_told_in_order_and_sockets_survive_a_cut() {
     );
 }
 
+/// Before its transport has ended, which takes as long as the server lets it.
+#[tokio::test]
+async fn a_tunnel_is_over_as_soon_as_its_sockets_say_so() {
+    let listener = listen().await;
+    let (tunnel, mut peer, _) = up(&listener).await;
+    let socket = bind(&tunnel);
+    let mut buffer = [0; 9];
+    let release = MessageBuilder::new(CmType::CONFIGURATION_RELEASE_REQUEST, TSID, Sequence(1));
+    peer.send(release).await;
+    assert_down(&soon(socket.recv_from(&mut buffer)).await.unwrap_err());
+    assert_eq!(
+        tunnel.down_reason(),
+        Some(DownReason::ReleasedByServer { text: None })
+    );
+}
+
 #[tokio::test]
 async fn a_server_that_forgot_the_tunnel_ends_it() {
     let listener = listen().await;
