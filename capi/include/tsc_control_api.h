@@ -274,8 +274,10 @@ tsc_error_code tsc_ctrl_term(void);
  * deleted even when it never came up.
  *
  * @param requested may be NULL.
- * @return the tunnel; NULL with errno EINVAL (parameters), EMFILE (#TSC_MAX_TUNNELS), EAGAIN (no threads), or what the attempts failed
- *   for: ECONNREFUSED (no transport could be opened), EACCES (certificates, credentials), EPROTO (the server gives no tunnel).
+ * @return the tunnel; NULL with errno EINVAL (parameters; or it was deleted while this call waited for it, as by tsc_ctrl_term()), EMFILE
+ *   (#TSC_MAX_TUNNELS, or no file descriptors), EAGAIN (no threads), EBADF (tsc_ctrl_term() was faster), or what the attempts failed for:
+ *   ECONNREFUSED (no transport could be opened), EACCES (certificates, credentials), ETIMEDOUT (it came up, and the server fell silent),
+ *   ENETDOWN (it ended before it was up), EPROTO (the server gives no tunnel, or breaks the protocol), EIO (a fault of the library).
  *   tsc_last_error() tells more.
  */
 tsc_handle tsc_ctrl_new_tunnel(const tsc_tunnel_params *params, const tsc_requested_config *requested);
@@ -309,8 +311,9 @@ tsc_error_code tsc_delete_tunnel(tsc_handle handle);
 
 /**
  * What the server assigned, as of the last configuration or resume.
- * @return #tsc_error_code_not_logged before the tunnel is up; #tsc_error_code_error for no such tunnel, or NULL. @p config is then as it
- *   was. After the end of a tunnel, until it is deleted, this is its last one.
+ * @return #tsc_error_code_not_logged before the tunnel is up; for one that never came up why, as tsc_wait_tunnel() tells it
+ *   (#tsc_error_code_cannot_connect, #tsc_error_code_authenticate, #tsc_error_code_cannot_configure and so on); #tsc_error_code_error for no
+ *   such tunnel, or NULL. @p config is then as it was. After the end of a tunnel, until it is deleted, this is its last one.
  */
 tsc_error_code tsc_get_config(tsc_handle handle, tsc_config *config);
 
@@ -448,8 +451,10 @@ tsc_notification_handle tsc_notification_enable(tsc_handle handle, tsc_notificat
 
 /**
  * Undoes tsc_notification_enable(). When it returns the callback does not run any more and is not called again, so that what opaque
- * points to may be freed; it waits for that, unless a callback of the same tunnel calls it.
- * @return #tsc_error_code_error if it is not enabled (any more: deleting a tunnel disables all of them).
+ * points to may be freed; it waits for that, unless a callback of the same tunnel calls it. All of that also while the tunnel is being
+ * deleted or the library ends, and whatever it returns. Callbacks of two tunnels that disable each other would wait for each other for ever.
+ *
+ * @return #tsc_error_code_error if it is not enabled (any more: when a tunnel has been deleted all of them are disabled).
  */
 tsc_error_code tsc_notification_disable(tsc_notification_handle notification);
 

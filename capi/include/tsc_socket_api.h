@@ -58,7 +58,7 @@ int tsc_connect(int socket, const struct sockaddr *address, socklen_t address_le
 
 /**
  * Lets a bound stream listen.
- * @param backlog connections that may wait, at least one.
+ * @param backlog connections that may wait, at least one. A later call changes nothing.
  * @return EDESTADDRREQ: it is not bound. EADDRINUSE. EOPNOTSUPP: a datagram socket, or one with an encryption of its own. EISCONN.
  */
 int tsc_listen(int socket, int backlog);
@@ -196,6 +196,7 @@ int tsc_setsockopt(int socket, int level, int option, const void *value, socklen
 
 /**
  * Tells an option: those of tsc_setsockopt(), as they were set, and SO_ERROR, SO_TYPE, SO_DOMAIN, SO_PROTOCOL and SO_ACCEPTCONN.
+ * SO_ERROR is the failure of a stream that no call has told yet; of datagram sockets it is always 0.
  * @param length the room at @p value, and then the bytes written; a value that does not fit is cut.
  * @return ENOPROTOOPT.
  */
@@ -248,7 +249,7 @@ struct tsc_timeval {
  * @param count the highest number in the sets plus one, at most #TSC_FD_SETSIZE.
  * @param readers are looked at for something to read or to accept, the end, or an error; may be NULL.
  * @param writers are looked at for room to send; may be NULL.
- * @param exceptions comes back empty, since there are no urgent data; may be NULL.
+ * @param exceptions comes back empty, since there are no urgent data; its sockets must be there all the same. May be NULL.
  * @return how many are ready; the sets hold these only. 0: the time has passed. EBADF: the sets hold a number that is no socket, and
  *   are as they were. EINVAL: @p count or @p timeout.
  */

@@ -5,7 +5,7 @@ use std::{
     cell::Cell,
     ffi::{c_int, c_void},
     ptr,
-    sync::{Condvar, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak},
 };
 
 use tokio::sync::Notify;
@@ -19,6 +19,9 @@ thread_local! {
     /// The tunnel whose callbacks this thread calls; 0 is none.
     static CALLS_FOR: Cell<u32> = const { Cell::new(0) };
 }
+
+/// Those of all tunnels whose threads may still call: also of tunnels that are being deleted, and while the library ends.
+static ALL: Mutex<Vec<Weak<Callbacks>>> = Mutex::new(Vec::new());
 
 /// What the application wants back in its callback. We only carry it.
 #[derive(Clone, Copy, Debug)]
@@ -47,8 +50,9 @@ struct State {
 }
 
 /// See the module.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Callbacks {
+    tunnel: u32,
     state: Mutex<State>,
     returned: Condvar,
     /// There are fresh ones.
@@ -70,7 +74,39 @@ pub(crate) fn is_thread_of(tunnel: u32) -> bool {
     CALLS_FOR.get() == tunnel
 }
 
+/// Forgets a callback, whatever has become of its tunnel; when this returns it does not run, unless this thread is the one that would
+/// have to return. False if it was not enabled any more.
+pub(crate) fn disable(id: u32) -> bool {
+    let all: Vec<_> = lock(&ALL).iter().filter_map(Weak::upgrade).collect();
+    let mut found = false;
+    for callbacks in all {
+        found |= callbacks.disable(id);
+    }
+    found
+}
+
+impl Drop for Callbacks {
+    fn drop(&mut self) {
+        let mut all = lock(&ALL);
+        all.retain(|callbacks| callbacks.strong_count() > 0);
+        if all.is_empty() {
+            *all = Vec::new();
+        }
+    }
+}
+
 impl Callbacks {
+    pub(crate) fn new(tunnel: u32) -> Arc<Self> {
+        let callbacks = Arc::new(Self {
+            tunnel,
+            state: Mutex::default(),
+            returned: Condvar::new(),
+            enabled: Notify::new(),
+        });
+        lock(&ALL).push(Arc::downgrade(&callbacks));
+        callbacks
+    }
+
     pub(crate) fn enable(
         &self,
         id: u32,
@@ -97,13 +133,13 @@ impl Callbacks {
         Ok(())
     }
 
-    /// Forgets one, and waits until it does not run, unless this thread is the one that would have to return. False if there is none.
-    pub(crate) fn disable(&self, id: u32, tunnel: u32) -> bool {
+    /// [`disable`] of one of these. Numbers are those of the process: one that runs is waited for whoever has forgotten it.
+    fn disable(&self, id: u32) -> bool {
         let mut state = self.lock();
         let before = state.all.len();
         state.all.retain(|registration| registration.id != id);
         let found = state.all.len() < before;
-        while found && state.running == Some(id) && !is_thread_of(tunnel) {
+        while state.running == Some(id) && !is_thread_of(self.tunnel) {
             state = self
                 .returned
                 .wait(state)
@@ -117,6 +153,11 @@ impl Callbacks {
         let mut state = self.lock();
         state.closed = true;
         state.all.clear();
+    }
+
+    /// Whether none is called any more.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.lock().closed
     }
 
     /// Calls those of a kind, one after the other; with `only_fresh` those that were not called since they were enabled.
@@ -167,6 +208,10 @@ impl Callbacks {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

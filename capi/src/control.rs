@@ -21,7 +21,7 @@ use crate::{
         Callback, Config, Handle, IpAddress, IpPortAddress, Ipv6Address, RequestedConfig,
         SocketInfo, TunnelParams,
     },
-    errno::{Errno, Result},
+    errno::Errno,
     library, params,
     tunnel::Failure,
 };
@@ -31,7 +31,7 @@ thread_local! {
 }
 
 /// Notes what became of a call for `tsc_last_error`.
-pub(crate) fn note(done: &std::result::Result<(), Failure>) -> ErrorCode {
+pub(crate) fn note(done: &Result<(), Failure>) -> ErrorCode {
     let failure = done.as_ref().err().cloned();
     let code = failure
         .as_ref()
@@ -316,7 +316,7 @@ pub(crate) unsafe extern "C" fn tsc_notification_enable(
 #[unsafe(no_mangle)]
 pub(crate) extern "C" fn tsc_notification_disable(notification: Handle) -> c_int {
     boundary::code(|| {
-        let disabled: Result<()> = library::enter_existing()?.disable(notification);
-        disabled.map(|()| ErrorCode::Ok)
+        // Without the library, too: while it ends, callbacks still run.
+        library::disable(notification).map(|()| ErrorCode::Ok)
     })
 }

@@ -58,10 +58,18 @@ pub(crate) struct ConnectionParams {
 
 /// `tsc_config_ca`, `tsc_config_cert`, `tsc_config_key`.
 #[repr(C)]
-#[derive(Debug)]
 pub(crate) struct Pem {
     pub(crate) len: u32,
     pub(crate) text: [u8; PEM_LEN],
+}
+
+// The text may be a key.
+impl std::fmt::Debug for Pem {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Pem")
+            .field("len", &self.len)
+            .finish_non_exhaustive()
+    }
 }
 
 /// `tsc_security_config`.

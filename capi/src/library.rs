@@ -4,21 +4,23 @@ use std::{
     collections::BTreeMap,
     ffi::c_int,
     ops::Deref,
+    panic::catch_unwind,
     ptr,
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU32, Ordering},
+        mpsc,
     },
-    thread::JoinHandle,
+    thread::{self, JoinHandle},
     time::Duration,
 };
 
-use nix::sys::signal::SigSet;
+use nix::sys::signal::{SigSet, SigmaskHow};
 use tokio::runtime::{Builder, Runtime};
 use tsc_tapi::TunnelBuilder;
 
 use crate::{
-    callbacks::is_callback_thread,
+    callbacks::{self, is_callback_thread},
     ctypes::{Handle, MAX_TUNNELS},
     errno::{Errno, Result},
     notify,
@@ -47,12 +49,19 @@ struct State {
 /// See the module.
 pub(crate) struct Library {
     runtime: Runtime,
-    tunnels: Mutex<BTreeMap<u32, Arc<Tunnel>>>,
+    tunnels: Mutex<Tunnels>,
     pub(crate) sockets: Arc<Sockets>,
     /// Threads of tunnels that their own callbacks have deleted: they end as soon as these return.
     leaving: Mutex<Vec<JoinHandle<()>>>,
     calls: Mutex<usize>,
     returned: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Tunnels {
+    all: BTreeMap<u32, Arc<Tunnel>>,
+    /// The library ends: a call that had come before makes no more.
+    is_closing: bool,
 }
 
 /// A call of the application, which the end of the library waits for.
@@ -73,10 +82,46 @@ impl Drop for Call {
     }
 }
 
-/// No signal is handled by the library's threads.
-pub(crate) fn block_signals() {
-    // It fails for no set of signals.
-    let _ = SigSet::all().thread_block();
+/// Makes threads that handle no signal: they have the mask of the one that makes them, from their first instruction on.
+pub(crate) fn without_signals<T>(make: impl FnOnce() -> T) -> T {
+    // Neither fails for any set of signals.
+    let before = SigSet::all().thread_swap_mask(SigmaskHow::SIG_BLOCK);
+    let made = make();
+    if let Ok(before) = before {
+        let _ = before.thread_set_mask();
+    }
+    made
+}
+
+/// A runtime's constructor panics where there is no thread for it, so that it is seen before whether there is.
+fn runtime() -> Result<Runtime> {
+    let (keep, kept) = mpsc::channel::<()>();
+    let kept = Arc::new(Mutex::new(kept));
+    let mut probes = Vec::new();
+    for _ in 0..WORKERS {
+        let kept = Arc::clone(&kept);
+        // All at once, each until nobody keeps them.
+        probes.push(thread::Builder::new().spawn(move || lock(&kept).recv().is_ok()));
+    }
+    drop(keep);
+    for probe in probes {
+        drop(probe?.join());
+    }
+    let build = || {
+        Builder::new_multi_thread()
+            .worker_threads(WORKERS)
+            .thread_name("tsc")
+            .enable_all()
+            .build()
+    };
+    // They may have gone meanwhile.
+    match catch_unwind(build) {
+        Ok(built) => Ok(built?),
+        Err(panic) => {
+            std::mem::forget(panic);
+            Err(Errno::AGAIN)
+        }
+    }
 }
 
 /// Makes the library if there is none; with `counted` it takes one more `term` to end it.
@@ -84,12 +129,7 @@ fn init(state: &mut State, counted: bool) -> Result<Arc<Library>> {
     let library = match &state.library {
         Some(library) => Arc::clone(library),
         None => {
-            let runtime = Builder::new_multi_thread()
-                .worker_threads(WORKERS)
-                .thread_name("tsc")
-                .on_thread_start(block_signals)
-                .enable_all()
-                .build()?;
+            let runtime = without_signals(runtime)?;
             let library = Arc::new(Library {
                 runtime,
                 tunnels: Mutex::default(),
@@ -147,12 +187,17 @@ pub(crate) fn end() -> Result<()> {
         state.library.take().ok_or(Errno::INVALID)?
     };
     library.sockets.close_all();
-    let tunnels = std::mem::take(&mut *lock(&library.tunnels));
-    std::thread::scope(|scope| {
+    let tunnels = {
+        let mut tunnels = lock(&library.tunnels);
+        tunnels.is_closing = true;
+        std::mem::take(&mut tunnels.all)
+    };
+    thread::scope(|scope| {
         // Beside each other, since each may take its time; without a thread, one after the other.
         for tunnel in tunnels.values() {
-            let deleting =
-                std::thread::Builder::new().spawn_scoped(scope, || drop(tunnel.delete()));
+            let deleting = without_signals(|| {
+                thread::Builder::new().spawn_scoped(scope, || drop(tunnel.delete()))
+            });
             if deleting.is_err() {
                 drop(tunnel.delete());
             }
@@ -176,7 +221,7 @@ pub(crate) fn end() -> Result<()> {
             Ok(library) => break library,
             Err(shared) => {
                 library = shared;
-                std::thread::yield_now();
+                thread::yield_now();
             }
         }
     };
@@ -210,7 +255,7 @@ impl Library {
 
     pub(crate) fn tunnel(&self, handle: Handle) -> Result<Arc<Tunnel>> {
         let id = number_of(handle)?;
-        lock(&self.tunnels).get(&id).cloned().ok_or(Errno::BAD)
+        lock(&self.tunnels).all.get(&id).cloned().ok_or(Errno::BAD)
     }
 
     pub(crate) fn socket(&self, number: c_int) -> Result<Arc<Socket>> {
@@ -219,19 +264,22 @@ impl Library {
 
     pub(crate) fn open_tunnel(&self, builder: TunnelBuilder) -> Result<Arc<Tunnel>> {
         let mut tunnels = lock(&self.tunnels);
-        if tunnels.len() >= MAX_TUNNELS {
+        if tunnels.is_closing {
+            return Err(Errno::BAD);
+        }
+        if tunnels.all.len() >= MAX_TUNNELS {
             return Err(Errno(libc::EMFILE));
         }
         let id = next_number();
         let tunnel = Tunnel::open(id, self.runtime.handle(), builder, &self.sockets)?;
-        tunnels.insert(id, Arc::clone(&tunnel));
+        tunnels.all.insert(id, Arc::clone(&tunnel));
         Ok(tunnel)
     }
 
     /// Forgets a tunnel: whoever gets it is the one to delete it.
     pub(crate) fn take_tunnel(&self, handle: Handle) -> Result<Arc<Tunnel>> {
         let id = number_of(handle)?;
-        lock(&self.tunnels).remove(&id).ok_or(Errno::BAD)
+        lock(&self.tunnels).all.remove(&id).ok_or(Errno::BAD)
     }
 
     /// Releases a tunnel that was taken.
@@ -260,14 +308,14 @@ impl Library {
         tunnel.callbacks.enable(id, kind, callback, opaque)?;
         Ok(notify::handle_of(id))
     }
+}
 
-    pub(crate) fn disable(&self, notification: Handle) -> Result<()> {
-        let id = number_of(notification)?;
-        let tunnels: Vec<_> = lock(&self.tunnels).values().cloned().collect();
-        let found = tunnels
-            .iter()
-            .any(|tunnel| tunnel.callbacks.disable(id, tunnel.id()));
-        if found { Ok(()) } else { Err(Errno::BAD) }
+/// For `tsc_notification_disable`.
+pub(crate) fn disable(notification: Handle) -> Result<()> {
+    if callbacks::disable(number_of(notification)?) {
+        Ok(())
+    } else {
+        Err(Errno::BAD)
     }
 }
 

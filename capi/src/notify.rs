@@ -10,18 +10,20 @@ use std::{
     ptr,
     sync::Arc,
     thread::{self, JoinHandle},
+    time::Instant,
 };
 
-use tokio::runtime::Handle;
-use tsc_tapi::{Coded as _, Notification, Notifications, Service, TunnelConfig};
+use tokio::{runtime::Handle, time::timeout_at};
+use tsc_tapi::{Coded as _, ErrorCode, Notification, Notifications, Service, TunnelConfig};
 
 use crate::{
     callbacks::become_callback_thread,
     ctypes::{ServiceInfo, TerminationInfo},
     errno::{Errno, Result},
-    library, params,
+    library::{self, without_signals},
+    params,
     sockets::Sockets,
-    tunnel::Tunnel,
+    tunnel::{Failure, RELEASE, Tunnel},
 };
 
 // `tsc_notification_type`.
@@ -48,16 +50,17 @@ pub(crate) fn start(
         tunnel: Arc::clone(tunnel),
         sockets,
         config: None,
+        is_over: false,
     };
     let runtime = tunnel.runtime().clone();
-    thread::Builder::new()
-        .name("tsc-notify".to_owned())
-        .spawn(move || {
-            library::block_signals();
+    let thread = thread::Builder::new().name("tsc-notify".to_owned());
+    let spawned = without_signals(|| {
+        thread.spawn(move || {
             become_callback_thread(reader.tunnel.id());
             reader.run(&runtime, notifications);
         })
-        .map_err(Errno::from)
+    });
+    spawned.map_err(Errno::from)
 }
 
 struct Reader {
@@ -65,6 +68,8 @@ struct Reader {
     sockets: Arc<Sockets>,
     /// The last one; there is one since the tunnel is up.
     config: Option<Arc<TunnelConfig>>,
+    /// That it is over was told.
+    is_over: bool,
 }
 
 enum Next {
@@ -88,9 +93,41 @@ impl Reader {
             match next {
                 Next::News(notification) => self.tell(notification),
                 Next::Enabled => self.tell_up(true),
-                Next::Stop => return,
+                Next::Stop => break,
             }
         }
+        self.finish(runtime, notifications);
+    }
+
+    /// Tells the end, if that was not told: one that was deleted while it was opening may still be on its way out, and one that could not
+    /// even begin tells nothing by itself.
+    fn finish(&mut self, runtime: &Handle, mut notifications: Notifications) {
+        let until = Instant::now() + RELEASE;
+        while !self.is_over && !self.tunnel.callbacks.is_closed() {
+            let next =
+                runtime.block_on(async { timeout_at(until.into(), notifications.recv()).await });
+            if let Ok(Some(notification)) = next {
+                self.tell(notification);
+            } else if let Some(Failure { code, text }) = self.tunnel.failure() {
+                self.tell_over(code, &text);
+            } else {
+                self.tell_over(ErrorCode::Ok, "deleted");
+            }
+        }
+    }
+
+    fn tell_over(&mut self, code: ErrorCode, text: &str) {
+        self.is_over = true;
+        let text = CString::new(text).unwrap_or_default();
+        let mut info = TerminationInfo {
+            config: self
+                .config
+                .as_deref()
+                .map_or_else(params::no_config, params::config),
+            reason: code.value().into(),
+            text: text.as_ptr(),
+        };
+        self.call(TERMINATION, Some(&mut info));
     }
 
     fn tell(&mut self, notification: Notification) {
@@ -126,22 +163,13 @@ impl Reader {
                     enabled: enabled.into(),
                     socket: self
                         .sockets
-                        .bound_to(self.tunnel.id(), socket)
+                        .told_by(self.tunnel.id(), socket, service == Service::Dtte)
                         .unwrap_or(-1),
                 };
                 self.call(kind, Some(&mut info));
             }
             Notification::Down(reason) => {
-                let text = CString::new(reason.to_string()).unwrap_or_default();
-                let mut info = TerminationInfo {
-                    config: self
-                        .config
-                        .as_deref()
-                        .map_or_else(params::no_config, params::config),
-                    reason: reason.code().value().into(),
-                    text: text.as_ptr(),
-                };
-                self.call(TERMINATION, Some(&mut info));
+                self.tell_over(reason.code(), &reason.to_string());
             }
             // Attempts, peers and media have no callbacks.
             _ => {}

@@ -363,14 +363,13 @@ pub(crate) unsafe extern "C" fn tsc_select(
         }
         // SAFETY: the caller vouches for all of them that are not NULL; they are copied at once, so that they may be the same.
         let (sets, timeout) = unsafe {
-            let sets = [readers, writers].map(|set| set.as_ref().copied());
+            let sets = [readers, writers, exceptions].map(|set| set.as_ref().copied());
             (sets, timeout.as_ref().copied())
         };
         let limit = timeout
             .map(|time| wait::duration(time.tv_sec, time.tv_usec))
             .transpose()?;
-        let [first, second] = &sets;
-        let asked = [first.as_ref(), second.as_ref()];
+        let asked = sets.each_ref().map(Option::as_ref);
         let (total, found) = if wait::is_empty(count, asked) {
             wait::pass(limit);
             (0, [FdSet::EMPTY; 2])

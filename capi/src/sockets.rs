@@ -18,14 +18,25 @@ const FIRST: usize = 1;
 /// All sockets of the process, by their numbers.
 #[derive(Debug, Default)]
 pub(crate) struct Sockets {
+    table: Mutex<Table>,
+}
+
+#[derive(Debug, Default)]
+struct Table {
     /// By number less [`FIRST`].
-    all: Mutex<Vec<Option<Arc<Socket>>>>,
+    all: Vec<Option<Arc<Socket>>>,
+    /// The library ends: a call that had come before makes no more.
+    is_closing: bool,
 }
 
 impl Sockets {
     /// Gives a socket the lowest free number.
     pub(crate) fn add(&self, socket: Arc<Socket>) -> Result<c_int> {
-        let mut all = self.lock();
+        let mut table = self.lock();
+        if table.is_closing {
+            return Err(Errno::BAD);
+        }
+        let all = &mut table.all;
         let index = all.iter().position(Option::is_none).unwrap_or(all.len());
         if index + FIRST >= FD_SETSIZE {
             return Err(Errno(libc::EMFILE));
@@ -38,43 +49,54 @@ impl Sockets {
     }
 
     pub(crate) fn get(&self, number: c_int) -> Option<Arc<Socket>> {
-        self.lock().get(index(number)?)?.clone()
+        self.lock().all.get(index(number)?)?.clone()
     }
 
     /// Frees a number.
     pub(crate) fn take(&self, number: c_int) -> Option<Arc<Socket>> {
-        self.lock().get_mut(index(number)?)?.take()
+        self.lock().all.get_mut(index(number)?)?.take()
     }
 
-    /// The socket of a tunnel that is bound to an address, or at least to its port.
-    pub(crate) fn bound_to(&self, tunnel: u32, address: SocketAddr) -> Option<c_int> {
-        let all: Vec<_> = self.lock().clone();
-        let bound = |(index, socket): (usize, Option<Arc<Socket>>)| {
-            let bound = socket
-                .filter(|socket| socket.tunnel_id() == tunnel)?
-                .bound()?;
-            Some((c_int::try_from(index + FIRST).ok()?, bound))
+    /// The socket of a tunnel that is told of a service by the address that it is bound to, or at least by its port. A stream may have
+    /// the same address as a datagram socket; the only service for it is encryption, and only if it asked for it.
+    pub(crate) fn told_by(
+        &self,
+        tunnel: u32,
+        address: SocketAddr,
+        is_encryption: bool,
+    ) -> Option<c_int> {
+        let all: Vec<_> = self.lock().all.clone();
+        let candidate = |(index, socket): (usize, Option<Arc<Socket>>)| {
+            let socket = socket.filter(|socket| socket.tunnel_id() == tunnel)?;
+            let (is_stream, asked) = (socket.is_stream(), socket.asks_for_encryption());
+            if is_stream && !(is_encryption && asked) {
+                return None;
+            }
+            let local = socket
+                .bound()
+                .filter(|local| local.port() == address.port())?;
+            // The smallest is the best.
+            let rank = (local != address, is_encryption && !asked, is_stream);
+            Some((rank, c_int::try_from(index + FIRST).ok()?))
         };
-        let bound: Vec<_> = all.into_iter().enumerate().filter_map(bound).collect();
-        let whole = bound.iter().find(|(_, local)| *local == address);
-        let port = || {
-            bound
-                .iter()
-                .find(|(_, local)| local.port() == address.port())
-        };
-        whole.or_else(port).map(|(number, _)| *number)
+        let all = all.into_iter().enumerate().filter_map(candidate);
+        all.min().map(|(_, number)| number)
     }
 
     /// Closes all, and frees their numbers.
     pub(crate) fn close_all(&self) {
-        let all = std::mem::take(&mut *self.lock());
+        let all = {
+            let mut table = self.lock();
+            table.is_closing = true;
+            std::mem::take(&mut table.all)
+        };
         for socket in all.into_iter().flatten() {
             socket.close();
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<Option<Arc<Socket>>>> {
-        self.all.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

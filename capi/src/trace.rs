@@ -19,7 +19,7 @@ use crate::{
     control::{misused, note},
     ctypes::Handle,
     errno::{Errno, Result},
-    library,
+    library::{self, without_signals},
     tunnel::{Failure, Tunnel},
 };
 
@@ -87,7 +87,8 @@ where
     let Ok(begun) = tunnel.with(begin) else {
         return Err(tunnel.missing());
     };
-    let done = tunnel.runtime().block_on(begun);
+    // What it makes threads for it makes here.
+    let done = without_signals(|| tunnel.runtime().block_on(begun));
     done.map_err(|error| Failure::new(ErrorCode::Error, error))
 }
 

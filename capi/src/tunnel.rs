@@ -24,7 +24,7 @@ use crate::{
 };
 
 /// How long a release may take.
-const RELEASE: Duration = Duration::from_secs(2);
+pub(crate) const RELEASE: Duration = Duration::from_secs(2);
 
 /// Why something was refused or has ended, for `tsc_last_error`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,7 +67,7 @@ pub(crate) struct Tunnel {
     progress: watch::Sender<Progress>,
     inner: Mutex<Option<Inner>>,
     connecting: Mutex<Option<AbortHandle>>,
-    pub(crate) callbacks: Callbacks,
+    pub(crate) callbacks: Arc<Callbacks>,
     pub(crate) stop: Notify,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
@@ -86,7 +86,7 @@ impl Tunnel {
             progress: watch::Sender::new(Progress::Opening),
             inner: Mutex::default(),
             connecting: Mutex::default(),
-            callbacks: Callbacks::default(),
+            callbacks: Callbacks::new(id),
             stop: Notify::new(),
             thread: Mutex::default(),
         });
@@ -155,6 +155,15 @@ impl Tunnel {
             Progress::Up | Progress::Deleted => {
                 Failure::new(ErrorCode::Error, "the tunnel was deleted")
             }
+        }
+    }
+
+    /// Why it was never up, once that is decided.
+    pub(crate) fn failure(&self) -> Option<Failure> {
+        let _ = self.wait(None);
+        match &*self.progress.borrow() {
+            Progress::Failed(failure) => Some(failure.clone()),
+            Progress::Opening | Progress::Up | Progress::Deleted => None,
         }
     }
 

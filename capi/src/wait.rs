@@ -107,26 +107,30 @@ fn members(set: Option<&FdSet>, count: usize) -> impl Iterator<Item = usize> {
 }
 
 /// Whether the sets ask for any socket.
-pub(crate) fn is_empty(count: usize, sets: [Option<&FdSet>; 2]) -> bool {
+pub(crate) fn is_empty(count: usize, sets: [Option<&FdSet>; 3]) -> bool {
     sets.into_iter()
         .all(|set| members(set, count).next().is_none())
 }
 
-/// What of the sets is ready.
+/// What of the sets is ready. There are no exceptions: who waits for them waits until one of the sockets is closed.
 pub(crate) fn select(
     library: &Library,
     count: usize,
-    [readers, writers]: [Option<&FdSet>; 2],
+    [readers, writers, exceptions]: [Option<&FdSet>; 3],
     limit: Option<Duration>,
 ) -> Result<(c_int, [FdSet; 2])> {
     let mut waits = Vec::new();
     let mut numbers = Vec::new();
-    for (set, direction) in [(readers, Direction::Read), (writers, Direction::Write)] {
+    for (set, direction) in [
+        (readers, Some(Direction::Read)),
+        (writers, Some(Direction::Write)),
+        (exceptions, None),
+    ] {
         for number in members(set, count) {
             let socket = c_int::try_from(number).map_err(|_| Errno::BAD)?;
             waits.push(Wait {
                 socket: library.socket(socket)?,
-                direction: Some(direction),
+                direction,
             });
             numbers.push((number, direction));
         }
@@ -139,7 +143,7 @@ pub(crate) fn select(
         };
         ready?;
         let [read, written] = &mut found;
-        let set = if direction == Direction::Read {
+        let set = if direction == Some(Direction::Read) {
             read
         } else {
             written

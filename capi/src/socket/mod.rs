@@ -200,8 +200,14 @@ impl Socket {
 
     /// Whether it has failed, or its tunnel is over.
     pub(crate) fn has_failed(&self) -> bool {
-        matches!(&*self.inner(), Inner::Fresh { error: Some(_), .. })
-            || self.tunnel().map_or(true, |tunnel| tunnel.is_over())
+        let has_error = match &*self.inner() {
+            Inner::Fresh { error, .. } => error.is_some(),
+            Inner::Stream { stream, .. } => stream.has_error(),
+            Inner::Datagram(_) | Inner::Connecting { .. } | Inner::Listener(_) | Inner::Closed => {
+                false
+            }
+        };
+        has_error || self.tunnel().map_or(true, |tunnel| tunnel.is_over())
     }
 
     fn source(&self, direction: Direction) -> Source {

@@ -112,6 +112,11 @@ impl Settings {
 }
 
 impl Socket {
+    /// Whether it is to be encrypted in another way than its tunnel is.
+    pub(crate) fn asks_for_encryption(&self) -> bool {
+        self.settings().encryption != 0
+    }
+
     pub(crate) fn set_option(&self, level: c_int, option: c_int, value: &[u8]) -> Result<()> {
         if matches!(&*self.inner(), Inner::Closed) {
             return Err(Errno::BAD);

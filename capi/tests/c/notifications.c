@@ -2,7 +2,10 @@
 #include "check.h"
 
 #include <pthread.h>
+#include <sched.h>
+#include <sys/socket.h>
 #include <sys/time.h>
+#include <unistd.h>
 
 /* What was told, under the lock. */
 struct told {
@@ -149,6 +152,100 @@ static void delete_it(tsc_notification_data *notification)
     CHECK(pthread_mutex_unlock(&lock) == 0);
 }
 
+/* A callback that does not return before it may. */
+struct gate {
+    int is_inside, may_leave, has_disabled;
+    tsc_notification_handle notification;
+    tsc_handle tunnel;
+};
+
+static void stand(tsc_notification_data *notification)
+{
+    struct gate *gate = (struct gate *)notification->opaque;
+    CHECK(pthread_mutex_lock(&lock) == 0);
+    gate->is_inside = 1;
+    CHECK(pthread_cond_broadcast(&news) == 0);
+    while (!gate->may_leave)
+        CHECK(pthread_cond_wait(&news, &lock) == 0);
+    /* Whoever disabled this one is still waiting. */
+    CHECK(!gate->has_disabled);
+    CHECK(pthread_mutex_unlock(&lock) == 0);
+}
+
+static void *delete_tunnel(void *opaque)
+{
+    struct gate *gate = (struct gate *)opaque;
+    CHECK(tsc_delete_tunnel(gate->tunnel) == tsc_error_code_ok);
+    return NULL;
+}
+
+static void *end(void *unused)
+{
+    (void)unused;
+    CHECK(tsc_ctrl_term() == tsc_error_code_ok);
+    return NULL;
+}
+
+static void *disable(void *opaque)
+{
+    struct gate *gate = (struct gate *)opaque;
+    tsc_error_code disabled = tsc_notification_disable(gate->notification);
+    /* Of two that disable it only one finds it enabled; both wait. */
+    CHECK(disabled == tsc_error_code_ok || errno == EBADF);
+    CHECK(pthread_mutex_lock(&lock) == 0);
+    gate->has_disabled++;
+    CHECK(pthread_cond_broadcast(&news) == 0);
+    CHECK(pthread_mutex_unlock(&lock) == 0);
+    return NULL;
+}
+
+/* Callbacks are disabled while their tunnel is being deleted, or all are with the library. */
+static void disabled_meanwhile(char **arguments, int ends)
+{
+    struct gate gate;
+    struct told over;
+    tsc_notification_handle last;
+    tsc_config config;
+    struct timeval now;
+    struct timespec until;
+    pthread_t deleting, disabling[2];
+    int i;
+
+    memset(&gate, 0, sizeof gate);
+    memset(&over, 0, sizeof over);
+    gate.tunnel = open_tunnel(arguments);
+    last = tsc_notification_enable(gate.tunnel, tsc_notification_tunnel_termination_info, tell, &over);
+    gate.notification = tsc_notification_enable(gate.tunnel, tsc_notification_tunnel_socket_info, stand, &gate);
+    CHECK(last != NULL && gate.notification != NULL);
+    CHECK(pthread_mutex_lock(&lock) == 0);
+    while (!gate.is_inside)
+        CHECK(pthread_cond_wait(&news, &lock) == 0);
+    CHECK(pthread_mutex_unlock(&lock) == 0);
+    CHECK(pthread_create(&deleting, NULL, ends ? end : delete_tunnel, &gate) == 0);
+    while (tsc_get_config(gate.tunnel, &config) == tsc_error_code_ok)
+        CHECK(sched_yield() == 0);
+    /* One that does not run is gone at once. */
+    CHECK(tsc_notification_disable(last) == tsc_error_code_ok);
+    REFUSED(tsc_notification_disable(last), EBADF);
+    for (i = 0; i < 2; i++)
+        CHECK(pthread_create(&disabling[i], NULL, disable, &gate) == 0);
+    /* Time to return too early. */
+    CHECK(gettimeofday(&now, NULL) == 0);
+    until.tv_sec = now.tv_sec + 1;
+    until.tv_nsec = now.tv_usec * 1000L;
+    CHECK(pthread_mutex_lock(&lock) == 0);
+    while (!gate.has_disabled && pthread_cond_timedwait(&news, &lock, &until) == 0)
+        ;
+    CHECK(!gate.has_disabled);
+    gate.may_leave = 1;
+    CHECK(pthread_cond_broadcast(&news) == 0);
+    CHECK(pthread_mutex_unlock(&lock) == 0);
+    for (i = 0; i < 2; i++)
+        CHECK(pthread_join(disabling[i], NULL) == 0);
+    CHECK(pthread_join(deleting, NULL) == 0);
+    CHECK(gate.has_disabled == 2 && over.calls == 0);
+}
+
 /* A capture that begins and ends while its tunnel is up. */
 static void trace(tsc_handle tunnel, const char *beside)
 {
@@ -213,6 +310,33 @@ int main(int count, char **arguments)
     trace(tunnel, arguments[3]);
     CHECK(tsc_delete_tunnel(tunnel) == tsc_error_code_ok);
     CHECK(over.calls == 1 && over.reason == tsc_error_code_ok && again.calls == 1);
+
+    disabled_meanwhile(arguments, 0);
+    disabled_meanwhile(arguments, 1);
+
+    /* Deleted before it is up: a port that nobody answers at. */
+    {
+        int silent = socket(AF_INET, SOCK_DGRAM, 0);
+        struct sockaddr_in address;
+        socklen_t length = sizeof address;
+        memset(&address, 0, sizeof address);
+        address.sin_family = AF_INET;
+        address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+        CHECK(silent >= 0 && bind(silent, (struct sockaddr *)&address, sizeof address) == 0);
+        CHECK(getsockname(silent, (struct sockaddr *)&address, &length) == 0);
+        params = parameters(arguments);
+        params->nonblocking = tsc_bool_true;
+        params->connection_params[0].transport = tsc_transport_udp;
+        params->connection_params[0].server_address.port = ntohs(address.sin_port);
+        memset(&over, 0, sizeof over);
+        tunnel = tsc_ctrl_new_tunnel(params, NULL);
+        CHECK(tunnel != NULL);
+        CHECK(tsc_notification_enable(tunnel, tsc_notification_tunnel_termination_info, tell, &over) != NULL);
+        CHECK(tsc_get_config(tunnel, &config) == tsc_error_code_not_logged);
+        CHECK(tsc_delete_tunnel(tunnel) == tsc_error_code_ok);
+        CHECK(over.calls == 1 && over.reason == tsc_error_code_ok);
+        CHECK(close(silent) == 0);
+    }
 
     /* Deleted by its own callback. */
     memset(&up, 0, sizeof up);

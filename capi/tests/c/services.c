@@ -102,6 +102,32 @@ static void exchange(const struct end *near_end, const struct end *far_end)
     FAILS(tsc_recv(far_end->s, received, sizeof received, MSG_DONTWAIT), EAGAIN);
 }
 
+/* A stream at the same address and port, as SIP has it, with a lower number than the datagram socket: it is not the one that is told. */
+static void beside_a_stream(tsc_handle tunnel)
+{
+    struct sockaddr_in address;
+    tsc_so_redundancy wanted;
+    tsc_so_tunnel_transport_encryption only = tsc_so_tunnel_transport_encrypted_only;
+    struct end end;
+    int stream = tsc_socket(tunnel, AF_INET, SOCK_STREAM, 0);
+    memset(&end, 0, sizeof end);
+    memset(&wanted, 0, sizeof wanted);
+    wanted.redundancy_factor = 1;
+    end.tunnel = tunnel;
+    end.s = tsc_socket(tunnel, AF_INET, SOCK_DGRAM, 0);
+    CHECK(stream > 0 && end.s > stream);
+    address = inner_address(tunnel, 5060);
+    CHECK(tsc_bind(stream, (struct sockaddr *)&address, sizeof address) == 0);
+    CHECK(tsc_bind(end.s, (struct sockaddr *)&address, sizeof address) == 0);
+    ask(&end, tsc_notification_redundancy, SO_TSC_REDUNDANCY, &wanted, sizeof wanted);
+    wait_for(&end, tsc_bool_true, tsc_bool_true);
+    CHECK(tsc_notification_disable(end.told.notification) == tsc_error_code_ok);
+    ask(&end, tsc_notification_dtte, SO_TSC_TUNNEL_TRANSPORT_ENCRYPTION, &only, sizeof only);
+    wait_for(&end, tsc_bool_true, tsc_bool_true);
+    close_end(&end);
+    CHECK(tsc_close(stream) == 0);
+}
+
 static void redundancy(tsc_handle near_tunnel, tsc_handle far_tunnel, tsc_so_redundancy_method method, uint32_t factor)
 {
     struct end near_end = open_end(near_tunnel), far_end = open_end(far_tunnel);
@@ -196,6 +222,7 @@ int main(int count, char **arguments)
         datagrams(near_tunnel, far_tunnel);
         encryption(near_tunnel, far_tunnel, is_clear);
         no_peers(near_tunnel, far_tunnel);
+        beside_a_stream(near_tunnel);
     }
     CHECK(tsc_ctrl_term() == tsc_error_code_ok);
     return 0;

@@ -122,6 +122,32 @@ static void datagrams(tsc_handle near_tunnel, tsc_handle far_tunnel)
     CHECK(tsc_close(far_socket) == 0);
 }
 
+static void *except(void *opaque)
+{
+    int s = *(int *)opaque;
+    tsc_fd_set set;
+    TSC_FD_ZERO(&set);
+    TSC_FD_SET(s, &set);
+    FAILS(tsc_select(s + 1, NULL, NULL, &set, NULL), EBADF);
+    return NULL;
+}
+
+/* Nothing is exceptional here; who waits for it is woken when the socket goes. */
+static void exceptional(tsc_handle tunnel)
+{
+    struct sockaddr_in address;
+    struct tsc_timeval brief = at_most(20);
+    tsc_fd_set set;
+    pthread_t thread;
+    int s = bound(tunnel, SOCK_DGRAM, &address);
+    TSC_FD_ZERO(&set);
+    TSC_FD_SET(s, &set);
+    CHECK(tsc_select(s + 1, NULL, NULL, &set, &brief) == 0 && !TSC_FD_ISSET(s, &set));
+    CHECK(pthread_create(&thread, NULL, except, &s) == 0);
+    CHECK(tsc_close(s) == 0);
+    CHECK(pthread_join(thread, NULL) == 0);
+}
+
 static void waiting(tsc_handle near_tunnel, tsc_handle far_tunnel)
 {
     struct sockaddr_in near_address, far_address;
@@ -173,6 +199,7 @@ static void waiting(tsc_handle near_tunnel, tsc_handle far_tunnel)
     TSC_FD_SET(near_socket, &readers);
     FAILS(tsc_select(highest, &readers, NULL, NULL, NULL), EBADF);
     CHECK(TSC_FD_ISSET(near_socket, &readers));
+    FAILS(tsc_select(highest, NULL, NULL, &readers, NULL), EBADF);
     CHECK(tsc_select(0, NULL, NULL, NULL, &brief) == 0 && tsc_poll(NULL, 0, 1) == 0);
 }
 
@@ -211,6 +238,7 @@ static void descriptors(tsc_handle near_tunnel, tsc_handle far_tunnel)
 
 static void streams(tsc_handle near_tunnel, tsc_handle far_tunnel)
 {
+    struct tsc_pollfd entry;
     struct sockaddr_in listening, peer, nobody;
     struct linger reset = {1, 0};
     socklen_t length = sizeof peer;
@@ -285,7 +313,14 @@ static void streams(tsc_handle near_tunnel, tsc_handle far_tunnel)
     CHECK(tsc_setsockopt(far_socket, SOL_SOCKET, SO_LINGER, &reset, sizeof reset) == 0);
     CHECK(tsc_close(far_socket) == 0);
     CHECK(is_readable(near_socket, LIMIT));
+    entry.fd = near_socket;
+    entry.events = TSC_POLLIN;
+    CHECK(tsc_poll(&entry, 1, -1) == 1 && entry.revents == (TSC_POLLIN | TSC_POLLERR));
+    entry.events = 0;
+    CHECK(tsc_poll(&entry, 1, -1) == 1 && entry.revents == TSC_POLLERR);
     FAILS(tsc_recv(near_socket, received, 1, 0), ECONNRESET);
+    /* Told once. */
+    CHECK(tsc_poll(&entry, 1, 0) == 0);
     CHECK(tsc_close(near_socket) == 0 && tsc_close(listener) == 0);
 
     /* Nobody listens there any more. */
@@ -380,6 +415,7 @@ int main(int count, char **arguments)
 
     datagrams(near_tunnel, far_tunnel);
     waiting(near_tunnel, far_tunnel);
+    exceptional(near_tunnel);
     descriptors(near_tunnel, far_tunnel);
     streams(near_tunnel, far_tunnel);
     closing(near_tunnel);

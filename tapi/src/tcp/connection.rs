@@ -282,6 +282,16 @@ impl Connection {
         }
     }
 
+    /// Whether [`Self::take_error`] has something.
+    pub(super) fn has_error(&self) -> bool {
+        let mut state = self.shared.lock();
+        if state.streams.get(&self.handle).is_none_or(|it| it.told) {
+            return false;
+        }
+        let sent = state.stack.tcp_send(Instant::now(), self.handle, &[]);
+        !matches!(sent, Ok(_) | Err(tsc_eip::TcpError::ShutDown))
+    }
+
     pub(super) fn options(&self) -> io::Result<TcpOptions> {
         let options = self.shared.lock().stack.tcp_options(self.handle);
         options.ok_or_else(|| SocketError::NotConnected.into())

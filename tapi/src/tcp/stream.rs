@@ -112,6 +112,11 @@ impl TcpStream {
         Ok(self.connection.take_error())
     }
 
+    /// Whether [`Self::take_error`] has something, which stays for that or the next call.
+    pub fn has_error(&self) -> bool {
+        self.connection.has_error()
+    }
+
     /// Waits until one of the things in `interest` can be done without waiting; a failed connection can do all, and
     /// says then why it fails. Cancel-safe.
     ///
