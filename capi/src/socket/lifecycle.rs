@@ -348,7 +348,22 @@ impl Socket {
 
     pub(crate) fn local_address(&self) -> Result<SocketAddr> {
         Ok(match &*self.inner() {
-            Inner::Datagram(Some(socket)) => socket.local_addr()?,
+            Inner::Datagram(Some(socket)) => {
+                let local = socket.local_addr()?;
+                match socket.peer_addr() {
+                    // Programs find out in this way which address their peers shall answer to.
+                    Ok(peer) if local.ip().is_unspecified() => {
+                        let own = self.tunnel().and_then(|tunnel| {
+                            tunnel.with(|tunnel| tunnel.local_address_for(peer))
+                        });
+                        match own {
+                            Ok(Ok(own)) => SocketAddr::new(own, local.port()),
+                            _ => local,
+                        }
+                    }
+                    _ => local,
+                }
+            }
             Inner::Datagram(None) => self.any(),
             Inner::Fresh { local, .. } | Inner::Connecting { local, .. } => {
                 local.unwrap_or_else(|| self.any())

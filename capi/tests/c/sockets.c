@@ -90,6 +90,11 @@ static void datagrams(tsc_handle near_tunnel, tsc_handle far_tunnel)
     other = tsc_socket(far_tunnel, AF_INET, SOCK_DGRAM, IPPROTO_UDP);
     CHECK(tsc_sendto(other, "x", 1, 0, (struct sockaddr *)&near_address, sizeof near_address) == 1);
     CHECK(tsc_getsockname(other, (struct sockaddr *)&from, &length) == 0 && from.sin_port != 0);
+    CHECK(from.sin_addr.s_addr == htonl(INADDR_ANY));
+    /* Connected, it knows its address. */
+    CHECK(tsc_connect(other, (struct sockaddr *)&near_address, sizeof near_address) == 0);
+    CHECK(tsc_getsockname(other, (struct sockaddr *)&from, &length) == 0);
+    CHECK(from.sin_addr.s_addr == far_address.sin_addr.s_addr);
     CHECK(tsc_close(other) == 0);
 
     /* What cannot be. */

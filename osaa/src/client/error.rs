@@ -53,7 +53,7 @@ pub enum ConnectError {
         address: SocketAddr,
     },
     /// No connection, or no finished handshake, in time.
-    #[error("no answer from {address} within {limit:?}")]
+    #[error("no answer from {address} within {limit:.1?}")]
     Timeout {
         /// The server.
         address: SocketAddr,

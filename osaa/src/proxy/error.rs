@@ -107,7 +107,7 @@ pub enum ProxyError {
     #[error("the proxy asked for credentials {} times", super::MAX_ROUNDS)]
     TooManyRounds,
     /// It took too long.
-    #[error("no tunnel through the proxy within {limit:?}")]
+    #[error("no tunnel through the proxy within {limit:.1?}")]
     Timeout {
         /// How long it was given.
         limit: Duration,

@@ -42,7 +42,7 @@ pub enum ResolveError {
         source: io::Error,
     },
     /// As [`Self::NoAnswer`], after all the time there was.
-    #[error("no answer about {host} within {limit:?}")]
+    #[error("no answer about {host} within {limit:.1?}")]
     Timeout {
         /// The name.
         host: String,
