@@ -14,7 +14,9 @@ use std::{
 };
 
 use tokio::{runtime::Handle, time::timeout_at};
-use tsc_tapi::{Coded as _, ErrorCode, Notification, Notifications, Service, TunnelConfig};
+use tsc_tapi::{
+    Coded as _, DownReason, ErrorCode, Notification, Notifications, Service, TunnelConfig,
+};
 
 use crate::{
     callbacks::become_callback_thread,
@@ -167,6 +169,10 @@ impl Reader {
                         .unwrap_or(-1),
                 };
                 self.call(kind, Some(&mut info));
+            }
+            // It was given up before it was there: nothing of it is left that a server could have confirmed.
+            Notification::Down(DownReason::Released { .. }) if self.config.is_none() => {
+                self.tell_over(ErrorCode::Ok, "deleted");
             }
             Notification::Down(reason) => {
                 self.tell_over(reason.code(), &reason.to_string());
