@@ -12,6 +12,7 @@ mod client;
 mod engine;
 mod error;
 mod event;
+mod held;
 mod secret;
 mod service;
 mod settings;

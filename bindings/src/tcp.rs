@@ -1,21 +1,15 @@
 //! TCP inside a tunnel.
 
-use std::{
-    io,
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::{io, sync::Arc, time::Duration};
 
-use tokio::sync::watch;
 use tsc_tapi::TcpSocket;
 
 use crate::{
     address::Address,
-    engine::lock,
     error::{Result, TscError},
+    held::Held,
     service::Encryption,
     tunnel::Core,
-    udp::is_true,
 };
 
 /// Bytes that one call reads, at most.
@@ -52,51 +46,6 @@ impl TcpOptions {
             Some(level) => socket.encryption(level.into()),
             None => socket,
         }
-    }
-}
-
-/// What a stream and a listener have in common: something that can be released while it is waited for.
-#[derive(Debug)]
-struct Held<T> {
-    core: Arc<Core>,
-    held: Mutex<Option<Arc<T>>>,
-    released: watch::Sender<bool>,
-}
-
-impl<T> Held<T> {
-    fn new(core: Arc<Core>, held: T) -> Self {
-        Self {
-            core,
-            held: Mutex::new(Some(Arc::new(held))),
-            released: watch::Sender::new(false),
-        }
-    }
-
-    fn get(&self) -> Result<Arc<T>> {
-        if self.core.is_released() {
-            return Err(TscError::Released);
-        }
-        lock(&self.held).clone().ok_or(TscError::Released)
-    }
-
-    fn wait<O>(
-        &self,
-        limit: Option<Duration>,
-        future: impl Future<Output = Result<O>>,
-    ) -> Result<Option<O>> {
-        let released = is_true(self.released.subscribe());
-        self.core.wait(limit, async {
-            tokio::select! {
-                biased;
-                () = released => Err(TscError::Released),
-                outcome = future => outcome,
-            }
-        })
-    }
-
-    fn release(&self) {
-        self.released.send_replace(true);
-        drop(lock(&self.held).take());
     }
 }
 

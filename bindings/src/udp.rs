@@ -9,13 +9,13 @@ use std::{
     time::Duration,
 };
 
-use tokio::sync::watch;
 use tsc_tapi::UdpSocket as Inner;
 
 use crate::{
     address::Address,
     engine::{listen, lock},
     error::{ListenerError, Result, TscError},
+    held::Held,
     service::{
         Encryption, MediaQuality, MediaWatch, PeerPackets, Redundancy, RedundancyStatus,
         TunnelTransport,
@@ -52,51 +52,23 @@ pub trait DatagramListener: Send + Sync {
 /// dropped, as media wants it, and so it is with those that are not received in time.
 #[derive(Debug, uniffi::Object)]
 pub struct UdpSocket {
-    core: Arc<Core>,
-    socket: Mutex<Option<Arc<Inner>>>,
+    held: Held<Inner>,
     buffer: Mutex<Vec<u8>>,
-    released: watch::Sender<bool>,
     delivers: AtomicBool,
 }
 
 impl UdpSocket {
     pub(crate) fn of(core: Arc<Core>, socket: Inner) -> Arc<Self> {
         Arc::new(Self {
-            core,
-            socket: Mutex::new(Some(Arc::new(socket))),
+            held: Held::new(core, socket),
             buffer: Mutex::default(),
-            released: watch::Sender::new(false),
             delivers: AtomicBool::new(false),
         })
     }
 
     fn socket(&self) -> Result<Arc<Inner>> {
-        if self.core.is_released() {
-            return Err(TscError::Released);
-        }
-        lock(&self.socket).clone().ok_or(TscError::Released)
+        self.held.get()
     }
-
-    /// Waits for something of the socket; given up when it is released.
-    fn wait<T>(
-        &self,
-        limit: Option<Duration>,
-        future: impl Future<Output = Result<T>>,
-    ) -> Result<Option<T>> {
-        let released = is_true(self.released.subscribe());
-        self.core.wait(limit, async {
-            tokio::select! {
-                biased;
-                () = released => Err(TscError::Released),
-                outcome = future => outcome,
-            }
-        })
-    }
-}
-
-/// Resolves when it is true, or nobody can say any more.
-pub(crate) async fn is_true(mut flag: watch::Receiver<bool>) {
-    let _ = flag.wait_for(|flag| *flag).await;
 }
 
 /// The next datagram, if there is one.
@@ -124,7 +96,8 @@ impl UdpSocket {
     /// Sets the peer: `send` sends to it, and datagrams are received from it only.
     pub fn connect(&self, peer: Address) -> Result<()> {
         let (socket, peer) = (self.socket()?, peer.parse()?);
-        self.wait(None, async { Ok(socket.connect(peer).await?) })?;
+        self.held
+            .wait(None, async { Ok(socket.connect(peer).await?) })?;
         Ok(())
     }
 
@@ -150,7 +123,7 @@ impl UdpSocket {
             ));
         }
         let socket = self.socket()?;
-        self.wait(timeout, async {
+        self.held.wait(timeout, async {
             loop {
                 match next(&socket, &mut lock(&self.buffer)) {
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
@@ -164,12 +137,12 @@ impl UdpSocket {
     /// Gives all datagrams to a listener from now on, instead of `receive`; once for a socket. They come as long as this object is held.
     pub fn deliver_to(&self, listener: Arc<dyn DatagramListener>) -> Result<()> {
         let socket = self.socket()?;
-        let engine = self.core.enter()?;
+        let engine = self.held.core.enter()?;
         if self.delivers.swap(true, Ordering::Relaxed) {
             return Err(TscError::invalid("the socket has a listener already"));
         }
-        let released = is_true(self.released.subscribe());
-        let tunnel_released = self.core.released();
+        let released = self.held.released();
+        let tunnel_released = self.held.core.released();
         let started = listen(
             "tsc-datagrams",
             engine,
@@ -221,7 +194,9 @@ impl UdpSocket {
     /// What redundancy does for this socket.
     pub fn redundancy_status(&self) -> Result<RedundancyStatus> {
         let socket = self.socket()?;
-        let status = self.wait(None, async { Ok(socket.redundancy_status().await?) })?;
+        let status = self
+            .held
+            .wait(None, async { Ok(socket.redundancy_status().await?) })?;
         Ok(status.unwrap_or_default().into())
     }
 
@@ -241,7 +216,10 @@ impl UdpSocket {
     #[uniffi::method(default(timeout = None))]
     pub fn wait_until_encrypted(&self, timeout: Option<Duration>) -> Result<Address> {
         let socket = self.socket()?;
-        match self.wait(timeout, async { Ok(socket.encrypted().await?) })? {
+        match self
+            .held
+            .wait(timeout, async { Ok(socket.encrypted().await?) })?
+        {
             Some(address) => Ok(address.into()),
             None => Err(TscError::late("it is not known yet")),
         }
@@ -275,8 +253,7 @@ impl UdpSocket {
 
     /// Closes the socket. Calls that wait for it return at once; a listener is not called again, but may still be running.
     pub fn release(&self) {
-        self.released.send_replace(true);
-        drop(lock(&self.socket).take());
+        self.held.release();
     }
 }
 

@@ -40,6 +40,8 @@ pub(crate) enum Command {
     Linger(Duration),
     /// Whether anybody looks at the application.
     Activity(Activity),
+    /// Tell the end of this turn.
+    Turn,
 }
 
 /// See the module.
@@ -50,6 +52,8 @@ pub(crate) struct Shared {
     pub(crate) trace: Trace,
     /// Why the tunnel is over, once it is.
     pub(crate) down: watch::Sender<Option<DownReason>>,
+    /// Ends of turns that were asked for.
+    turns: watch::Sender<u32>,
 }
 
 #[derive(Debug)]
@@ -108,6 +112,7 @@ impl Shared {
             }),
             trace: Trace::default(),
             down: watch::Sender::new(None),
+            turns: watch::Sender::new(0),
         })
     }
 
@@ -204,6 +209,7 @@ impl Shared {
     pub(crate) fn end_sockets(&self, reason: &DownReason) {
         let wakes = self.lock().end(reason);
         wakes.wake();
+        self.end_turn();
     }
 
     /// Ends the tunnel for all who wait for it. The first reason stands.
@@ -216,11 +222,28 @@ impl Shared {
             (state.end(&reason), state.notifications.take())
         };
         wakes.wake();
+        self.end_turn();
         if let Some(notifications) = notifications {
             // No reader is fine.
             drop(notifications.send(Notification::Down(reason.clone())));
         }
         self.down.send_replace(Some(reason));
+    }
+
+    /// Waits until the driver is done with what it had begun: whatever is on the wire by now has been recorded then.
+    pub(crate) async fn turn(&self) {
+        let mut turns = self.turns.subscribe();
+        self.command(Command::Turn);
+        if self.lock().check_up().is_ok() {
+            // The sender lives in `self`.
+            drop(turns.changed().await);
+        }
+    }
+
+    /// The other end of [`Self::turn`].
+    pub(crate) fn end_turn(&self) {
+        self.turns
+            .send_modify(|turns| *turns = turns.wrapping_add(1));
     }
 
     /// Gives the driver a command. Of one kind the last counts; of releases the first.

@@ -125,6 +125,7 @@ pub(crate) async fn start(
     path: PathBuf,
     options: TraceOptions,
 ) -> Result<(), TraceError> {
+    shared.turn().await;
     let before = shared.trace.take();
     let opening = Arc::clone(&shared);
     let opened = spawn_blocking(move || {
@@ -143,6 +144,7 @@ pub(crate) async fn start(
 }
 
 pub(crate) async fn stop(shared: Arc<Shared>) -> Result<Option<CaptureStats>, TraceError> {
+    shared.turn().await;
     let Some(writer) = shared.trace.take() else {
         return Ok(None);
     };

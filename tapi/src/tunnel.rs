@@ -266,7 +266,8 @@ impl Tunnel {
         trace::start(Arc::clone(&self.shared), path.into(), options)
     }
 
-    /// Writes nothing more, and completes the file. Tells how many packets it has and how many are missing; `None` if nothing was written.
+    /// Writes nothing more, and completes the file, with whatever is on the wire by now. Tells how many packets it has and how many are
+    /// missing; `None` if nothing was written.
     ///
     /// # Errors
     ///

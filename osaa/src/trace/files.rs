@@ -61,7 +61,7 @@ impl Files {
         } else if let Some(ring) = &options.ring
             && path.metadata().is_ok_and(|found| found.is_file())
         {
-            shift(path, ring)?;
+            shift(path, ring.before(), Last::Replaced)?;
         }
         Ok(Self {
             path: path.to_owned(),
@@ -170,9 +170,10 @@ impl Files {
         };
         self.file.get_mut().flush()?;
         if self.options.fresh && self.former < ring.before() {
-            self.extend()?;
+            shift(&self.path, self.former + 1, Last::New)?;
+            self.former += 1;
         } else {
-            shift(&self.path, ring)?;
+            shift(&self.path, ring.before(), Last::Replaced)?;
         }
         self.file = begin(&self.path, &self.options)?;
         self.left = self.options.limit;
@@ -192,36 +193,6 @@ impl Files {
         }
         Ok(())
     }
-
-    /// As [`shift`], where the ring gets one more file: at a name that nothing else may have got meanwhile.
-    fn extend(&mut self) -> io::Result<()> {
-        let last = self.former + 1;
-        for number in (0..last).rev() {
-            let (from, to) = (self.name(number), numbered(&self.path, number + 1));
-            let moved = if number + 1 == last {
-                // Unlike a rename this replaces nothing.
-                fs::hard_link(&from, &to).and_then(|()| fs::remove_file(&from))
-            } else {
-                fs::rename(&from, &to)
-            };
-            match moved {
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                    return Err(taken(&to));
-                }
-                other => or_gone(other)?,
-            }
-        }
-        self.former = last;
-        Ok(())
-    }
-
-    fn name(&self, number: u16) -> PathBuf {
-        if number == 0 {
-            self.path.clone()
-        } else {
-            numbered(&self.path, number)
-        }
-    }
 }
 
 fn taken(path: &Path) -> io::Error {
@@ -229,31 +200,44 @@ fn taken(path: &Path) -> io::Error {
     io::Error::new(io::ErrorKind::AlreadyExists, found)
 }
 
-/// There are not as many yet, or somebody has taken one away.
-fn or_gone(result: io::Result<()>) -> io::Result<()> {
-    match result {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        other => other,
-    }
-}
-
 fn cost(packet: &Packet) -> u64 {
     u64::try_from(packet.bytes.len()).unwrap_or(u64::MAX) + BLOCK_OVERHEAD
 }
 
-/// Each file gets the next number; the last is replaced.
-fn shift(path: &Path, ring: &Ring) -> io::Result<()> {
-    for number in (1..ring.before()).rev() {
-        or_gone(fs::rename(
-            numbered(path, number),
-            numbered(path, number + 1),
-        ))?;
+/// What is at the last number before files move up.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Last {
+    /// The oldest file, or nothing.
+    Replaced,
+    /// Nothing of ours: what somebody else has put there stays.
+    New,
+}
+
+/// Each file gets the next number, up to `last`.
+fn shift(path: &Path, last: u16, is: Last) -> io::Result<()> {
+    for number in (1..=last).rev() {
+        let (from, to) = (numbered(path, number - 1), numbered(path, number));
+        let moved = if number == last && is == Last::New {
+            // Unlike a rename this replaces nothing.
+            fs::hard_link(&from, &to).and_then(|()| fs::remove_file(&from))
+        } else {
+            fs::rename(&from, &to)
+        };
+        match moved {
+            // There are not as many yet, or somebody has taken one away.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Err(taken(&to)),
+            other => other?,
+        }
     }
-    or_gone(fs::rename(path, numbered(path, 1)))
+    Ok(())
 }
 
 /// The file that was written so many before this one: `trace.pcapng.1`.
 fn numbered(path: &Path, number: u16) -> PathBuf {
+    if number == 0 {
+        return path.to_owned();
+    }
     let mut name = OsString::from(path);
     name.push(format!(".{number}"));
     name.into()

@@ -285,7 +285,7 @@ impl Driver {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<DownReason> {
         for _ in 0..TURNS_PER_POLL {
             let now = Instant::now();
-            self.take_commands(now);
+            let is_awaited = self.take_commands(now);
             self.end_lingering(now);
             self.keep_signalling(now);
             self.shared.drive(|state| state.stack.handle_timeout(now));
@@ -300,6 +300,9 @@ impl Driver {
             progress |= self.send(cx, now);
             progress |= self.send_direct(cx);
             progress |= self.release_when_delivered(now);
+            if is_awaited {
+                self.shared.end_turn();
+            }
             if let Some(reason) = self.down.take() {
                 return Poll::Ready(reason);
             }
@@ -311,7 +314,9 @@ impl Driver {
         Poll::Pending
     }
 
-    fn take_commands(&mut self, now: Instant) {
+    /// True if somebody waits for the end of this turn.
+    fn take_commands(&mut self, now: Instant) -> bool {
+        let mut is_awaited = false;
         let (commands, wishes) = {
             let mut state = self.shared.lock();
             (state.take_commands(), state.wishes.take())
@@ -332,8 +337,10 @@ impl Driver {
                 Command::Activity(activity) => self
                     .client
                     .set_background(now, activity == Activity::Background),
+                Command::Turn => is_awaited = true,
             }
         }
+        is_awaited
     }
 
     /// Without a transport media would push signalling out of the queues.

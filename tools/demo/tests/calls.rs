@@ -8,6 +8,8 @@
 
 #[path = "calls/captures.rs"]
 mod captures;
+#[path = "calls/units.rs"]
+mod units;
 
 use std::{path::Path, time::Duration};
 
@@ -17,6 +19,8 @@ use tsc_demo::{
 };
 use tsc_sip::{media::Audio, net::MediaServices, report::Role};
 use tsc_tapi::{DtlsBackendKind, Transport};
+
+use self::units::units;
 
 fn options(transport: Transport, backend: DtlsBackendKind) -> LegOptions {
     LegOptions {
@@ -181,41 +185,4 @@ async fn a_capture_holds_inner_packets_and_control_messages_of_both_directions()
             );
         }
     }
-}
-
-struct Captured {
-    control: bool,
-    inbound: bool,
-    text: String,
-}
-
-fn units(path: &Path) -> Vec<Captured> {
-    use pcap_file::pcapng::{PcapNgReader, blocks::enhanced_packet::EnhancedPacketOption};
-    let file =
-        std::fs::File::open(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-    let mut reader = PcapNgReader::new(file).unwrap();
-    let mut units = Vec::new();
-    while let Some(block) = reader.next_block() {
-        let Some(packet) = block.unwrap().into_enhanced_packet() else {
-            continue;
-        };
-        let control = packet.interface_id == 1;
-        let inbound = packet
-            .options
-            .iter()
-            .any(|option| matches!(option, EnhancedPacketOption::Flags(1)));
-        let text = if control {
-            let unit =
-                tsc_tpl::Unit::decode_datagram(&packet.data, &tsc_tpl::Limits::WIDEST).unwrap();
-            unit.to_string()
-        } else {
-            String::from_utf8_lossy(&packet.data).into_owned()
-        };
-        units.push(Captured {
-            control,
-            inbound,
-            text,
-        });
-    }
-    units
 }

@@ -7,6 +7,9 @@
     clippy::wildcard_enum_match_arm
 )]
 
+#[path = "calls/units.rs"]
+mod units;
+
 use std::{net::SocketAddr, path::Path, time::Duration};
 
 use tempfile::TempDir;
@@ -27,6 +30,8 @@ use tsc_tapi::{
     UdpSocket,
 };
 use tsc_tpl::{CmType, Limits, MessageBuilder, ResponseCode, Sequence, Tlv, Tsid, Unit, registry};
+
+use self::units::units;
 
 /// Nothing here takes longer unless it hangs.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -80,43 +85,6 @@ impl End {
         };
         soon(exchange).await;
     }
-}
-
-struct Captured {
-    control: bool,
-    inbound: bool,
-    text: String,
-}
-
-fn units(path: &Path) -> Vec<Captured> {
-    use pcap_file::pcapng::{PcapNgReader, blocks::enhanced_packet::EnhancedPacketOption};
-    let file =
-        std::fs::File::open(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-    let mut reader = PcapNgReader::new(file).unwrap();
-    let mut units = Vec::new();
-    while let Some(block) = reader.next_block() {
-        let Some(packet) = block.unwrap().into_enhanced_packet() else {
-            continue;
-        };
-        let control = packet.interface_id == 1;
-        let inbound = packet
-            .options
-            .iter()
-            .any(|option| matches!(option, EnhancedPacketOption::Flags(1)));
-        let text = if control {
-            let unit = Unit::decode_datagram(&packet.data, &Limits::WIDEST).unwrap();
-            unit.to_string()
-        } else {
-            // Behind the headers of IPv4 and UDP.
-            String::from_utf8_lossy(&packet.data[28..]).into_owned()
-        };
-        units.push(Captured {
-            control,
-            inbound,
-            text,
-        });
-    }
-    units
 }
 
 /// What was said, and which way it went past the server: once each, in order.

@@ -28,6 +28,9 @@ fn outer_fields(path: &Path, filter: &str, fields: &[&str]) -> Vec<Vec<String>> 
         .env("HOME", "/nonexistent")
         .env("XDG_CONFIG_HOME", "/nonexistent")
         .args(["-n", "-X", &format!("lua_script:{SCRIPT}"), "-T", "fields"])
+        // The system may have chosen a port that stands for some other protocol there.
+        .args(["-o", "tcp.try_heuristic_first:TRUE"])
+        .args(["-o", "udp.try_heuristic_first:TRUE"])
         .args(["-Y", &filter, "-r"])
         .arg(path);
     for field in fields {
