@@ -7,7 +7,7 @@
 
 use std::io;
 
-use tsc_tapi::{ConnectError, DownReason, LookupError, SocketError};
+use tsc_tapi::{ConnectError, DownReason, LookupError, SocketError, TraceError};
 
 /// Why a call failed. The text is for people, and says what the name does not.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, uniffi::Error)]
@@ -156,6 +156,17 @@ impl From<io::Error> for TscError {
             io::ErrorKind::Unsupported => {
                 Self::Unsupported("this build of the library cannot do it".to_owned())
             }
+            _ => Self::Other(error.to_string()),
+        }
+    }
+}
+
+impl From<TraceError> for TscError {
+    fn from(error: TraceError) -> Self {
+        match error {
+            TraceError::Capture(error) => Self::InvalidArgument(error.to_string()),
+            TraceError::TunnelDown(reason) => reason.into(),
+            TraceError::RuntimeGone => Self::Released,
             _ => Self::Other(error.to_string()),
         }
     }

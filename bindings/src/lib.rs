@@ -17,6 +17,7 @@ mod secret;
 mod service;
 mod settings;
 mod tcp;
+mod trace;
 mod tunnel;
 mod udp;
 
@@ -29,10 +30,9 @@ pub use service::{
     Encryption, MediaQuality, MediaWatch, PeerPackets, Redundancy, RedundancyStatus, Service,
     TunnelTransport,
 };
-pub use settings::{
-    HttpProxy, IpFamily, OuterMark, Redaction, ServerTrust, TraceSettings, TunnelSettings,
-};
+pub use settings::{HttpProxy, IpFamily, OuterMark, ServerTrust, TunnelSettings};
 pub use tcp::{TcpListener, TcpOptions, TcpStream};
+pub use trace::{Redaction, TraceSettings, TraceStats};
 pub use tunnel::{Activity, Tunnel, TunnelState};
 pub use udp::{Datagram, DatagramListener, UdpSocket};
 

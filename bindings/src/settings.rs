@@ -3,14 +3,15 @@
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use tsc_tapi::{
-    AddressWish, Dscp, Family, HelloOptions, OuterDscp, PemSource, Roots, Server, TraceOptions,
-    Trust, Tunnel, TunnelBuilder,
+    AddressWish, Dscp, Family, HelloOptions, OuterDscp, PemSource, Roots, Server, Trust, Tunnel,
+    TunnelBuilder,
     proxy::{Credentials, NoProxy, Proxy, ProxySettings},
 };
 
 use crate::{
     error::{Result, TscError},
     secret::{Identity, Secret},
+    trace::TraceSettings,
 };
 
 /// A tunnel that is asked for. Only `servers` is needed; all else has a default that is right for most.
@@ -146,36 +147,6 @@ pub struct HttpProxy {
     pub also_without: bool,
 }
 
-/// How packets are written to a pcapng file. It holds what calls say and who makes them, as far as `redaction` leaves it.
-#[derive(Clone, Debug, PartialEq, Eq, uniffi::Record)]
-pub struct TraceSettings {
-    /// Where.
-    pub path: String,
-    /// What is left out. Default: nothing.
-    #[uniffi(default)]
-    pub redaction: Option<Redaction>,
-    /// Bound of a file, in bytes. Default: 1 GiB.
-    #[uniffi(default)]
-    pub file_size: Option<u64>,
-    /// How many files are kept, up to 1000. Default: one, and what does not fit is dropped.
-    #[uniffi(default)]
-    pub files: Option<u16>,
-    /// Begins the next file after so long, if several are kept.
-    #[uniffi(default)]
-    pub file_time: Option<Duration>,
-}
-
-/// What is left out of captures.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, uniffi::Enum)]
-pub enum Redaction {
-    /// Nothing.
-    Nothing,
-    /// Everything behind the headers of inner packets.
-    Headers,
-    /// As `Headers`, but SIP stays with identities masked, and RTP with its header.
-    Sip,
-}
-
 impl TunnelSettings {
     /// The tunnel that is asked for.
     pub(crate) fn builder(&self) -> Result<TunnelBuilder> {
@@ -309,20 +280,5 @@ impl HttpProxy {
         }
         let exceptions = NoProxy::new(&self.exceptions.join(","));
         Ok(ProxySettings::from(proxy).with_exceptions(exceptions))
-    }
-}
-
-impl TraceSettings {
-    fn options(&self) -> TraceOptions {
-        let mut options = TraceOptions::default();
-        options.redaction = match self.redaction {
-            None | Some(Redaction::Nothing) => tsc_tapi::Redaction::None,
-            Some(Redaction::Headers) => tsc_tapi::Redaction::Headers,
-            Some(Redaction::Sip) => tsc_tapi::Redaction::Sip,
-        };
-        options.file_size = self.file_size.unwrap_or(options.file_size);
-        options.files = self.files.unwrap_or(options.files);
-        options.file_time = self.file_time;
-        options
     }
 }

@@ -24,6 +24,7 @@ use crate::{
     event::{self, TunnelEnd, TunnelEvent, TunnelListener},
     service::PeerPackets,
     tcp::{TcpListener, TcpOptions, TcpStream},
+    trace::{TraceSettings, TraceStats},
     udp::UdpSocket,
 };
 
@@ -469,6 +470,23 @@ impl Tunnel {
             |hints| hints.activity = Some(activity),
             |tunnel| tunnel.set_activity(activity.into()),
         )
+    }
+
+    /// Writes packets to a new file from now on; one that was being written is completed before. Until `stop_trace`, or the end of the tunnel.
+    pub fn start_trace(&self, settings: TraceSettings) -> Result<()> {
+        let started = self
+            .core
+            .with(|tunnel| Ok(tunnel.start_trace(&settings.path, settings.options())))?;
+        // Given up only by a release, which ends it too.
+        let started = self.core.wait(None, async { Ok(started.await?) })?;
+        started.ok_or(TscError::Released)
+    }
+
+    /// Completes the file, with whatever is on the wire by now. None if nothing was being written.
+    pub fn stop_trace(&self) -> Result<Option<TraceStats>> {
+        let stopped = self.core.with(|tunnel| Ok(tunnel.stop_trace()))?;
+        let stats = self.core.wait(None, async { Ok(stopped.await?) })?;
+        Ok(stats.flatten().map(Into::into))
     }
 
     /// Packets of all sockets that travelled without the server.

@@ -174,7 +174,9 @@ pub struct CaptureWriter {
 
 /// Captures into a [`CaptureWriter`]'s file; cheap to clone, for each task one.
 #[derive(Clone)]
-pub struct Capture {
+pub struct Capture(Arc<Inner>);
+
+struct Inner {
     queue: SyncSender<Order>,
     shared: Arc<Shared>,
 }
@@ -247,7 +249,7 @@ impl CaptureWriter {
             .spawn(move || writer.run(&orders))
             .map_err(fail)?;
         Ok(Self {
-            capture: Capture { queue, shared },
+            capture: Capture(Arc::new(Inner { queue, shared })),
             path: path.to_owned(),
             thread: Some(thread),
         })
@@ -268,7 +270,7 @@ impl CaptureWriter {
     /// Whether the file cannot be written any more, for example as the disk is full: everything is dropped from then on.
     #[must_use]
     pub fn has_failed(&self) -> bool {
-        self.capture.shared.failed.load(Ordering::Relaxed)
+        self.capture.0.shared.failed.load(Ordering::Relaxed)
     }
 
     /// Writes what waits and closes the file; handles capture nothing from then on. Blocks for as long as the disk
@@ -285,13 +287,13 @@ impl CaptureWriter {
         let Some(thread) = self.thread.take() else {
             return Ok(());
         };
-        self.capture.shared.closed.store(true, Ordering::Release);
+        self.capture.0.shared.closed.store(true, Ordering::Release);
         // Waits for room; if the thread is gone there is nothing to close.
-        let _gone = self.capture.queue.send(Order::Close);
+        let _gone = self.capture.0.queue.send(Order::Close);
         let result = thread
             .join()
             .unwrap_or_else(|_| Err(io::Error::other("the writer panicked")));
-        self.capture.shared.forget_secrets();
+        self.capture.0.shared.forget_secrets();
         result.map_err(|source| CaptureError::Write {
             path: self.path.clone(),
             source,
@@ -316,23 +318,23 @@ impl Capture {
     /// Whether outer packets are wanted.
     #[must_use]
     pub fn has_outer(&self) -> bool {
-        self.shared.outer
+        self.0.shared.outer
     }
 
     /// Whether secrets are wanted.
     #[must_use]
     pub fn has_secrets(&self) -> bool {
-        self.shared.live.is_some()
+        self.0.shared.live.is_some()
     }
 
     /// The same for a packet of an earlier moment.
     fn put(&self, packet: Packet) {
-        if packet.interface == Interface::Outer && !self.shared.outer {
+        if packet.interface == Interface::Outer && !self.0.shared.outer {
             return;
         }
         let len = packet.bytes.len();
         if !self.offer(Order::Packet(packet), len) {
-            self.shared.dropped.fetch_add(1, Ordering::Relaxed);
+            self.0.shared.dropped.fetch_add(1, Ordering::Relaxed);
         }
     }
 
@@ -340,17 +342,18 @@ impl Capture {
     fn put_secret(&self, line: Zeroizing<Vec<u8>>) {
         let len = line.len();
         if !self.offer(Order::Secret(line), len) {
-            self.shared.dropped.fetch_add(1, Ordering::Relaxed);
+            self.0.shared.dropped.fetch_add(1, Ordering::Relaxed);
         }
     }
 
     fn offer(&self, order: Order, len: usize) -> bool {
-        if self.shared.closed.load(Ordering::Acquire) {
+        if self.0.shared.closed.load(Ordering::Acquire) {
             return false;
         }
-        let queued = &self.shared.queued_bytes;
+        let queued = &self.0.shared.queued_bytes;
         let before = queued.fetch_add(len, Ordering::Relaxed);
-        let fits = before.saturating_add(len) <= QUEUE_BYTES && self.queue.try_send(order).is_ok();
+        let fits =
+            before.saturating_add(len) <= QUEUE_BYTES && self.0.queue.try_send(order).is_ok();
         if !fits {
             queued.fetch_sub(len, Ordering::Relaxed);
         }
@@ -361,8 +364,8 @@ impl Capture {
     #[must_use]
     pub fn stats(&self) -> CaptureStats {
         CaptureStats {
-            written: self.shared.written.load(Ordering::Relaxed),
-            dropped: self.shared.dropped.load(Ordering::Relaxed),
+            written: self.0.shared.written.load(Ordering::Relaxed),
+            dropped: self.0.shared.dropped.load(Ordering::Relaxed),
         }
     }
 }

@@ -666,7 +666,7 @@ async fn what_is_said_to_the_proxy_is_in_no_capture() {
     options.outer = true;
     let writer = CaptureWriter::create(&path, options).unwrap();
     let tap = Tap::new();
-    tap.set(Some(&writer.handle()));
+    tap.set(&[writer.handle()]);
     let mut options = ConnectOptions::default();
     options.proxy = proxy.proxy.clone().into();
     options.stream.tap = Some(tap);

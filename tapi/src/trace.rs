@@ -104,7 +104,7 @@ impl Trace {
         }
         let writer = CaptureWriter::create(path, options.capture())?;
         let mut place = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
-        self.tap.set(Some(&writer.handle()));
+        self.tap.set(&[writer.handle()]);
         let before = place.replace(writer);
         drop(place);
         // Somebody else's, of the same moment.
@@ -115,7 +115,7 @@ impl Trace {
     /// Writes nothing more. The file is complete once the writer is closed.
     pub(crate) fn take(&self) -> Option<CaptureWriter> {
         let mut place = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
-        self.tap.set(None);
+        self.tap.set(&[]);
         place.take()
     }
 }

@@ -180,7 +180,13 @@ impl Server {
         let workers = server.workers.iter();
         let orders = workers.map(|worker| worker.orders.clone()).collect();
         let writer = opened.writer.take();
-        server.keeper = Some(Keeper::start(config, writer, orders, server.made_tun)?);
+        server.keeper = Some(Keeper::start(
+            config,
+            writer,
+            plan.outsides(),
+            orders,
+            server.made_tun,
+        )?);
         for port in &server.ports {
             tracing::info!(event = "listening", interface = port.interface, transport = %port.transport, address = %port.address);
         }

@@ -195,6 +195,14 @@ fn the_command_line_starts_lists_and_stops_captures() {
             &["start", "--file", "x", "--tunnel", "12"],
             "16 hexadecimal",
         ),
+        (
+            &["start", "--file", "x", "--outer", "--tunnel", &name],
+            "belong to no tunnel",
+        ),
+        (
+            &["start", "--file", "x", "--insecure-decryption-secrets"],
+            "redacted",
+        ),
         (&["stop", "x"], "no capture named x"),
     ] {
         let (code, _, errors) = bench.trace(arguments);

@@ -3,6 +3,7 @@
 import gc
 import os
 import sys
+import tempfile
 import threading
 import time
 import unittest
@@ -263,6 +264,34 @@ class Sockets(unittest.TestCase):
             self.tunnel.lookup_host("host.example.com", 1)
         self.assertEqual(self.tunnel.lookup_host("192.0.2.1", 5), [Address(ip="192.0.2.1", port=5)])
 
+    def test_a_capture_begins_and_ends_at_any_time(self):
+        self.assertIsNone(self.tunnel.stop_trace())
+        with tempfile.TemporaryDirectory() as directory:
+            path = os.path.join(directory, "trace.pcapng")
+            for wrong in [
+                opentsc.TraceSettings(path=os.path.join(directory, "none", "trace.pcapng")),
+                opentsc.TraceSettings(
+                    path=path, redaction=opentsc.Redaction.SIP, insecure_decryption_secrets=True
+                ),
+            ]:
+                with self.assertRaises(TscError.InvalidArgument):
+                    self.tunnel.start_trace(wrong)
+            self.assertFalse(os.path.exists(path))
+            self.tunnel.start_trace(opentsc.TraceSettings(path=path, outer=True))
+            other = self.client.open(settings())
+            other.wait_until_up(LIMIT)
+            far = other.bind_udp()
+            self.tunnel.bind_udp().send_to(b"what is captured", far.local_address())
+            self.assertEqual(far.receive(LIMIT).payload, b"what is captured")
+            stats = self.tunnel.stop_trace()
+            self.assertGreaterEqual(stats.written, 2)
+            self.assertEqual(stats.dropped, 0)
+            # Inside, and outside, where this transport hides nothing.
+            with open(path, "rb") as file:
+                self.assertEqual(file.read().count(b"what is captured"), 2)
+            other.release()
+            self.assertIsNone(self.tunnel.stop_trace())
+
     def test_hints_are_taken(self):
         self.tunnel.set_activity(opentsc.Activity.BACKGROUND)
         self.tunnel.set_activity(opentsc.Activity.FOREGROUND)
@@ -293,7 +322,8 @@ class Ends(unittest.TestCase):
         there = Address(ip="10.64.0.9", port=5)
         for call in [
             tunnel.wait_until_up, tunnel.configuration, tunnel.end, tunnel.bind_udp, tunnel.listen_tcp,
-            tunnel.network_changed, tunnel.peer_packets, lambda: tunnel.connect_tcp(there),
+            tunnel.network_changed, tunnel.peer_packets, tunnel.stop_trace, lambda: tunnel.connect_tcp(there),
+            lambda: tunnel.start_trace(opentsc.TraceSettings(path="/nowhere/trace.pcapng")),
             lambda: tunnel.lookup_host("host", 1), lambda: tunnel.local_ip_for(there),
             lambda: tunnel.set_network_available(False), lambda: tunnel.set_activity(opentsc.Activity.BACKGROUND),
             lambda: socket.send_to(b"", there), socket.local_address, socket.receive,

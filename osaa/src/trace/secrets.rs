@@ -4,7 +4,7 @@ use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     fmt::{self, Write},
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -12,7 +12,7 @@ use std::{
 use rustls::KeyLog;
 use zeroize::Zeroizing;
 
-use super::Capture;
+use super::{Capture, Inner};
 
 /// Connections whose secrets a new file of a [`Ring`](super::Ring) begins with, the newest.
 pub const MAX_LIVE_CONNECTIONS: usize = 1024;
@@ -118,21 +118,27 @@ fn random(line: &[u8]) -> Option<[u8; 32]> {
     Some(random)
 }
 
-/// Takes the secrets of one connection into a capture; to be dropped with the connection. Made only where the capture wants them.
-pub(crate) struct ConnectionSecrets {
-    capture: Capture,
+/// Takes the secrets of one connection into the captures that want them; to be dropped with the connection. Made only where there are some.
+pub(crate) struct ConnectionSecrets(Box<[Taker]>);
+
+struct Taker {
+    /// Not for longer than its writer has it, or whoever captures with it: a connection may live for days.
+    capture: Weak<Inner>,
+    /// The connection's, in this capture.
     id: u64,
 }
 
 impl ConnectionSecrets {
-    pub(super) fn new(capture: Capture) -> Option<Arc<Self>> {
-        let id = capture
-            .shared
-            .live
-            .as_ref()?
-            .next
-            .fetch_add(1, Ordering::Relaxed);
-        Some(Arc::new(Self { capture, id }))
+    pub(super) fn new(captures: &[Capture]) -> Option<Arc<Self>> {
+        let takers = captures.iter().filter_map(|capture| {
+            let live = capture.0.shared.live.as_ref()?;
+            Some(Taker {
+                capture: Arc::downgrade(&capture.0),
+                id: live.next.fetch_add(1, Ordering::Relaxed),
+            })
+        });
+        let takers: Box<[_]> = takers.collect();
+        (!takers.is_empty()).then(|| Arc::new(Self(takers)))
     }
 
     /// A line as OpenSSL gives it, without its end.
@@ -146,21 +152,27 @@ impl ConnectionSecrets {
             let mut whole = Zeroizing::new(Vec::with_capacity(line.len() + 1));
             whole.extend_from_slice(line.as_bytes());
             whole.push(b'\n');
-            self.put(whole);
+            self.put(&whole);
         }
     }
 
-    fn put(&self, line: Line) {
-        if let Some(live) = &self.capture.shared.live {
-            live.add(self.id, &line);
+    fn put(&self, line: &Line) {
+        for Taker { capture, id } in &self.0 {
+            let Some(capture) = capture.upgrade().map(Capture) else {
+                continue;
+            };
+            if let Some(live) = &capture.0.shared.live {
+                live.add(*id, line);
+            }
+            capture.put_secret(line.clone());
         }
-        self.capture.put_secret(line);
     }
 }
 
-impl Drop for ConnectionSecrets {
+impl Drop for Taker {
     fn drop(&mut self) {
-        if let Some(live) = &self.capture.shared.live
+        if let Some(capture) = self.capture.upgrade()
+            && let Some(live) = &capture.shared.live
             && let Some(table) = live.table().as_mut()
         {
             table.remove(&self.id);
@@ -185,7 +197,7 @@ impl KeyLog for ConnectionSecrets {
             }
         }
         line.push('\n');
-        self.put(Zeroizing::new(std::mem::take(&mut *line).into_bytes()));
+        self.put(&Zeroizing::new(std::mem::take(&mut *line).into_bytes()));
     }
 
     fn will_log(&self, label: &str) -> bool {

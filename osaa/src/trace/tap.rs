@@ -20,21 +20,21 @@ use super::{
     outer::{self, Flow, MAX_SEGMENT, Mark},
 };
 
-/// What the capture of the moment wants.
+/// What the captures of the moment want.
 const OUTER: u8 = 1;
 const SECRETS: u8 = 2;
 /// What its owner captures.
 const INSIDE: u8 = 4;
 
 /// Where transports tell what goes over the wire, to be given to them with their options, and their owner what it makes of it. It has
-/// a capture to write to, or none for the time being. Cheap to clone: all clones are one tap.
+/// captures to write to, or none for the time being. Cheap to clone: all clones are one tap.
 #[derive(Clone, Default)]
 pub struct Tap(Arc<Inner>);
 
 #[derive(Default)]
 struct Inner {
     wants: AtomicU8,
-    capture: RwLock<Option<Capture>>,
+    captures: RwLock<Arc<[Capture]>>,
 }
 
 impl Tap {
@@ -44,20 +44,21 @@ impl Tap {
         Self::default()
     }
 
-    /// Writes to `capture` from now on, as far as that wants it; with `None` nowhere. Of connections that are there already the capture gets
-    /// packets, but neither a beginning nor secrets.
-    pub fn set(&self, capture: Option<&Capture>) {
+    /// Writes to these captures and no others from now on, to each as far as it wants it. Of connections that are there already a capture
+    /// gets packets, but neither a beginning nor secrets.
+    pub fn set(&self, captures: &[Capture]) {
         let mut place = self
             .0
-            .capture
+            .captures
             .write()
             .unwrap_or_else(PoisonError::into_inner);
-        *place = capture.cloned();
-        let wants = capture.map_or(0, |capture| {
+        *place = captures.into();
+        let wants = captures.iter().map(|capture| {
             let outer = if capture.has_outer() { OUTER } else { 0 };
             let secrets = if capture.has_secrets() { SECRETS } else { 0 };
             INSIDE | outer | secrets
         });
+        let wants = wants.fold(0, |all, wants| all | wants);
         self.0.wants.store(wants, Ordering::Release);
     }
 
@@ -71,10 +72,10 @@ impl Tap {
     /// As [`Capture::record`], if there is a capture.
     #[inline]
     pub fn record(&self, interface: Interface, direction: Direction, bytes: &[u8]) {
-        if self.is_on()
-            && let Some(capture) = self.capture()
-        {
-            capture.record(interface, direction, bytes);
+        if self.is_on() {
+            for capture in self.captures().iter() {
+                capture.record(interface, direction, bytes);
+            }
         }
     }
 
@@ -83,13 +84,9 @@ impl Tap {
         self.0.wants.load(Ordering::Relaxed) & what != 0
     }
 
-    fn capture(&self) -> Option<Capture> {
-        let capture = self
-            .0
-            .capture
-            .read()
-            .unwrap_or_else(PoisonError::into_inner);
-        capture.clone()
+    fn captures(&self) -> Arc<[Capture]> {
+        let captures = self.0.captures.read();
+        Arc::clone(&captures.unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Where the secrets of a connection that begins now go, if they are wanted.
@@ -97,7 +94,7 @@ impl Tap {
         if !self.wants(SECRETS) {
             return None;
         }
-        ConnectionSecrets::new(self.capture()?)
+        ConnectionSecrets::new(&self.captures())
     }
 }
 
@@ -130,9 +127,9 @@ impl Held {
         if self.0.is_empty() {
             return;
         }
-        let held = std::mem::take(&mut self.0);
-        if let Some(capture) = tap.capture() {
-            held.into_iter().for_each(|packet| capture.put(packet));
+        let captures = tap.captures();
+        for packet in std::mem::take(&mut self.0) {
+            put(&captures, packet);
         }
     }
 
@@ -144,9 +141,17 @@ impl Held {
         }
         // Whatever is sent comes of what was received.
         self.release(tap);
-        if let Some(capture) = tap.capture() {
-            capture.put(packet);
+        put(&tap.captures(), packet);
+    }
+}
+
+/// To each; the last, mostly the only one, gets the packet itself.
+fn put(captures: &[Capture], packet: Packet) {
+    if let Some((last, others)) = captures.split_last() {
+        for capture in others {
+            capture.put(packet.clone());
         }
+        last.put(packet);
     }
 }
 

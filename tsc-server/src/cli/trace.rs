@@ -83,12 +83,22 @@ pub struct TraceStart {
     /// Seconds after which the capture ends, 1-604800. [default: 3600]
     #[arg(long = "for", value_name = "SECONDS")]
     pub time: Option<u64>,
+
+    /// Also what the ports send and receive, as it is on the wire: of everything or of an interface, as nobody knows whose it is.
+    #[arg(long)]
+    pub outer: bool,
+
+    /// INSECURE: also the secrets of TLS and DTLS connections that begin meanwhile: whoever has the file can read all that
+    /// they carry, wherever it was recorded. Of everything or of an interface, and never with a redaction.
+    #[arg(long)]
+    pub insecure_decryption_secrets: bool,
 }
 
 const HELP: &str = "\
 Examples:
   tsc-server trace start --file call.pcapng --tunnel 00c0ffee00c0ffee --redaction sip
   tsc-server trace start --file ring.pcapng --interface access --files 10 --file-size 100 --for 86400
+  tsc-server trace start --file wire.pcapng --interface access --outer --for 600
   tsc-server trace list
   tsc-server trace stop call.pcapng
 
@@ -175,6 +185,8 @@ impl TraceStart {
             file_size: self.file_size,
             file_time: self.file_time,
             time: self.time,
+            outer: self.outer,
+            insecure_decryption_secrets: self.insecure_decryption_secrets,
         }
     }
 }
@@ -205,11 +217,20 @@ impl Ask {
             (_, []) => return "no capture is running\n".to_owned(),
             (Request::TraceStart(_) | Request::TraceList(_), _) => String::new(),
         };
-        let heads =
-            ["NAME", "FILTER", "REDACTION", "LEFT", "WRITTEN", "DROPPED"].map(str::to_owned);
+        let heads = [
+            "NAME",
+            "FILTER",
+            "OUTSIDE",
+            "REDACTION",
+            "LEFT",
+            "WRITTEN",
+            "DROPPED",
+        ]
+        .map(str::to_owned);
+        let columns = heads.len();
         let mut rows = vec![heads];
         rows.extend(traces.iter().map(row));
-        let widths: Vec<usize> = (0..6)
+        let widths: Vec<usize> = (0..columns)
             .map(|column| {
                 let cells = rows.iter().filter_map(|row| row.get(column));
                 cells.map(|cell| cell.chars().count()).max().unwrap_or(0)
@@ -234,10 +255,17 @@ impl Ask {
     }
 }
 
-fn row(trace: &TraceRecord) -> [String; 6] {
+fn row(trace: &TraceRecord) -> [String; 7] {
+    let outside = match (trace.outer, trace.insecure_decryption_secrets) {
+        (false, false) => "-",
+        (true, false) => "outer",
+        (false, true) => "SECRETS",
+        (true, true) => "outer+SECRETS",
+    };
     [
         trace.name.clone(),
         trace.filter.clone(),
+        outside.to_owned(),
         trace.redaction.clone(),
         trace
             .left

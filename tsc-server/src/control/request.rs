@@ -7,6 +7,7 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
+use tsc_osaa::trace::CaptureError;
 use tsc_tpl::Tsid;
 
 use crate::{
@@ -82,6 +83,17 @@ pub struct StartRequest {
     /// Seconds until it ends.
     #[serde(rename = "for", skip_serializing_if = "Option::is_none")]
     pub time: Option<u64>,
+    /// Whether it has outer packets too.
+    #[serde(skip_serializing_if = "is_false")]
+    pub outer: bool,
+    /// **Whether it has the secrets that decrypt connections.**
+    #[serde(skip_serializing_if = "is_false")]
+    pub insecure_decryption_secrets: bool,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
+const fn is_false(flag: &bool) -> bool {
+    !*flag
 }
 
 /// Which capture to stop.
@@ -134,6 +146,10 @@ pub struct TraceRecord {
     pub filter: String,
     /// What is taken away.
     pub redaction: String,
+    /// Whether it has outer packets.
+    pub outer: bool,
+    /// **Whether it has the secrets that decrypt connections.**
+    pub insecure_decryption_secrets: bool,
     /// When it began, in seconds since 1970.
     pub started: u64,
     /// Seconds that it runs on; none for that of the configuration.
@@ -155,6 +171,8 @@ impl From<&TraceStatus> for TraceRecord {
             file: status.file.display().to_string(),
             filter: status.filter.to_string(),
             redaction: status.redaction.to_string(),
+            outer: status.outer,
+            insecure_decryption_secrets: status.insecure_decryption_secrets,
             started: started
                 .duration_since(UNIX_EPOCH)
                 .map_or(0, |since| since.as_secs()),
@@ -217,6 +235,8 @@ impl StartRequest {
         if let Some(time) = self.time {
             options.time = Duration::from_secs(time);
         }
+        options.outer = self.outer;
+        options.insecure_decryption_secrets = self.insecure_decryption_secrets;
         Ok(options)
     }
 }
@@ -257,7 +277,10 @@ impl From<TraceError> for Failure {
             TraceError::NoName { .. } => "bad-name",
             TraceError::NoSuchInterface { .. } => "no-such-interface",
             TraceError::OutOfRange { .. } => "out-of-range",
-            TraceError::Redaction { .. } => "redaction",
+            TraceError::Redaction { .. } | TraceError::File(CaptureError::SecretsInRedacted) => {
+                "redaction"
+            }
+            TraceError::OutsideOfTunnel => "outside-of-tunnel",
             TraceError::File(_) => "file",
             TraceError::NoSuchTrace { .. } => "no-such-trace",
             TraceError::Configured { .. } => "configured",
@@ -286,7 +309,7 @@ mod tests {
     fn a_request_says_all_that_a_capture_may_be_told() {
         let options = start(
             r#"{"request":"trace-start","file":"a.pcapng","tunnel":"00c0ffee00C0FFEE","redaction":"sip",
-                "files":3,"file-size":4,"file-time":5,"for":6}"#,
+                "files":3,"file-size":4,"file-time":5,"for":6,"outer":true,"insecure-decryption-secrets":true}"#,
         );
         let mut expected = TraceOptions::new("/traces/a.pcapng");
         expected.filter = TraceFilter::Tunnel(Tsid(0x00c0_ffee_00c0_ffee));
@@ -295,6 +318,8 @@ mod tests {
         expected.file_size = Some(4);
         expected.file_time = Some(Duration::from_secs(5));
         expected.time = Duration::from_secs(6);
+        expected.outer = true;
+        expected.insecure_decryption_secrets = true;
         assert_eq!(options, Ok(expected));
         let plain = start(r#"{"file":"b","request":"trace-start"}"#);
         assert_eq!(plain, Ok(TraceOptions::new("/traces/b")));
@@ -378,8 +403,16 @@ mod tests {
             filter in prop::option::of((0..4, "[0-9a-f]{16}")),
             redaction in prop::option::of("none|headers|sip"),
             numbers in prop::option::of((any::<u16>(), any::<u32>(), any::<u64>(), any::<u64>())),
+            outer: bool,
+            insecure_decryption_secrets: bool,
         ) {
-            let mut start = StartRequest { file: file.clone(), redaction, ..StartRequest::default() };
+            let mut start = StartRequest {
+                file: file.clone(),
+                redaction,
+                outer,
+                insecure_decryption_secrets,
+                ..StartRequest::default()
+            };
             if let Some((which, text)) = filter {
                 match which {
                     0 => start.interface = Some(text),

@@ -15,8 +15,8 @@ use tokio::sync::{mpsc, oneshot};
 use tsc_osaa::trace::{CaptureStats, CaptureWriter, MAX_FILES};
 
 use super::{
-    Command, MAX_TRACE_TIME, MAX_TRACES, Requester, Tap, TraceError, TraceFilter, TraceOptions,
-    TraceStatus, Tracer, Watch, capture_options,
+    Command, MAX_TRACE_TIME, MAX_TRACES, Outsides, Requester, Tap, TraceError, TraceFilter,
+    TraceOptions, TraceStatus, Tracer, Watch, capture_options,
 };
 use crate::{
     config::{Config, SystemConfig, TraceRedaction},
@@ -39,6 +39,7 @@ impl Keeper {
     pub(crate) fn start(
         config: &Config,
         configured: Option<CaptureWriter>,
+        outsides: Outsides,
         workers: Vec<mpsc::Sender<Order>>,
         has_capabilities: bool,
     ) -> Result<Self, StartError> {
@@ -50,6 +51,8 @@ impl Keeper {
             writer,
             filter: TraceFilter::All,
             redaction: config.system.trace_redaction,
+            outer: config.system.trace_outer,
+            insecure_decryption_secrets: config.system.trace_insecure_decryption_secrets,
             file,
             started: SystemTime::now(),
             ends: None,
@@ -59,6 +62,7 @@ impl Keeper {
         let captures = Captures {
             system: config.system.clone(),
             interfaces: interfaces.map(|interface| interface.name.clone()).collect(),
+            outsides,
             workers,
             running: running.into_iter().collect(),
         };
@@ -119,6 +123,7 @@ struct Captures {
     system: SystemConfig,
     /// Names, by index.
     interfaces: Vec<String>,
+    outsides: Outsides,
     workers: Vec<mpsc::Sender<Order>>,
     /// That of the configuration first; at most [`MAX_TRACES`] besides.
     running: Vec<Running>,
@@ -130,6 +135,8 @@ struct Running {
     writer: CaptureWriter,
     filter: TraceFilter,
     redaction: TraceRedaction,
+    outer: bool,
+    insecure_decryption_secrets: bool,
     file: PathBuf,
     started: SystemTime,
     /// `None` for that of the configuration.
@@ -145,6 +152,8 @@ impl Running {
             file: self.file.clone(),
             filter: self.filter.clone(),
             redaction: self.redaction,
+            outer: self.outer,
+            insecure_decryption_secrets: self.insecure_decryption_secrets,
             started: self.started,
             left: self.ends.map(|ends| ends.saturating_duration_since(now)),
             tunnels: self.tunnels,
@@ -154,6 +163,20 @@ impl Running {
 
     const fn is_configured(&self) -> bool {
         self.ends.is_none()
+    }
+
+    /// Whether it is told what goes over the wire at the ports of this interface.
+    fn hears(&self, interface: &str) -> bool {
+        let is_meant = match &self.filter {
+            TraceFilter::All => true,
+            TraceFilter::Interface(name) => name == interface,
+            TraceFilter::Tunnel(_) | TraceFilter::Address(_) | TraceFilter::Identity(_) => false,
+        };
+        is_meant && self.has_outside()
+    }
+
+    const fn has_outside(&self) -> bool {
+        self.outer || self.insecure_decryption_secrets
     }
 }
 
@@ -224,6 +247,8 @@ impl Captures {
             files,
             file_time,
             time,
+            outer,
+            insecure_decryption_secrets,
         } = options;
         let name = name_of(&file).ok_or_else(|| TraceError::NoName { file: file.clone() })?;
         let is_taken = |running: &Running| is_of(&name, &running.name);
@@ -238,6 +263,9 @@ impl Captures {
             return Err(TraceError::TooMany);
         }
         let watch = self.watch(&filter)?;
+        if matches!(watch, Watch::Tunnel(_)) && (outer || insecure_decryption_secrets) {
+            return Err(TraceError::OutsideOfTunnel);
+        }
         let system = &self.system;
         let redaction = redaction.unwrap_or(system.trace_redaction);
         if takes_away(redaction) < takes_away(system.trace_redaction) {
@@ -271,6 +299,8 @@ impl Captures {
         )?;
         let mut capture = capture_options(redaction, file_size, files, file_time);
         capture.fresh = true;
+        capture.outer = outer;
+        capture.insecure_decryption_secrets = insecure_decryption_secrets;
         let writer = CaptureWriter::create(&file, capture)?;
         let tap = Tap {
             watch,
@@ -283,11 +313,14 @@ impl Captures {
             writer,
             filter,
             redaction,
+            outer,
+            insecure_decryption_secrets,
             file,
             started: SystemTime::now(),
             ends: Some(Instant::now() + time),
             tunnels: 0,
         });
+        self.tell_ports();
         let tunnels = self.tell_workers(Told::SeenByLast);
         let Some(running) = self.running.last_mut() else {
             return Err(TraceError::Stopping);
@@ -299,10 +332,19 @@ impl Captures {
             filter = %running.filter,
             file = %running.file.display(),
             redaction = %running.redaction,
+            outer,
+            insecure_decryption_secrets,
             seconds = time.as_secs(),
             tunnels,
             uid = by.uid()
         );
+        if insecure_decryption_secrets {
+            tracing::warn!(
+                event = "trace-insecure-decryption-secrets",
+                file = %running.file.display(),
+                "INSECURE: the capture file gets the secrets that decrypt connections of this server"
+            );
+        }
         Ok(running.status(running.writer.stats()))
     }
 
@@ -337,7 +379,17 @@ impl Captures {
         }
     }
 
-    /// Has all workers record for what runs now; gives what they tell, together.
+    /// Has all ports tell what runs now.
+    fn tell_ports(&self) {
+        for (interface, outside) in self.outsides.iter() {
+            let running = self.running.iter();
+            let hearing = running.filter(|running| running.hears(interface));
+            let captures: Vec<_> = hearing.map(|running| running.writer.handle()).collect();
+            outside.set(&captures);
+        }
+    }
+
+    /// Has all workers record for what runs now; gives what they tell, together. What they had on the wire before has been recorded.
     fn tell_workers(&self, what: Told) -> usize {
         let taps: Arc<[Tap]> = self
             .running
@@ -373,6 +425,11 @@ impl Captures {
         }
         if !matches!(reason, Reason::Server) {
             self.tell_workers(Told::Nothing);
+            if ended.iter().any(Running::has_outside) {
+                self.tell_ports();
+                // None of them is still writing what its ports told.
+                self.tell_workers(Told::Nothing);
+            }
         }
         let mut stopped = Vec::new();
         for running in ended {

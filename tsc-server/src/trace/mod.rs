@@ -6,27 +6,31 @@
 //!                                       '-- ends what is over
 //! ```
 //!
-//! A worker gets a new list whenever a capture begins or ends, so packets find out whom they concern without a lock.
+//! A worker gets a new list whenever a capture begins or ends, so packets find out whom they concern without a lock. What goes over the
+//! wire is told by the ports themselves, which have a tap for each interface: nobody knows whose a packet is before it is opened, so only
+//! captures of everything and of an interface can have it.
 
 mod keeper;
 
 use std::{
+    collections::BTreeMap,
     fmt,
     net::IpAddr,
     path::PathBuf,
-    sync::mpsc::Sender,
+    sync::{Arc, mpsc::Sender},
     time::{Duration, SystemTime},
 };
 
 use tokio::sync::oneshot;
 use tsc_osaa::trace::{
-    Capture, CaptureError, CaptureOptions, CaptureStats, CaptureWriter, Interface as Side, Ring,
+    self, Capture, CaptureError, CaptureOptions, CaptureStats, CaptureWriter, Interface as Side,
+    Ring,
 };
 use tsc_redact::Redaction;
 use tsc_tpl::Tsid;
 
 pub(crate) use self::keeper::Keeper;
-use crate::config::{SystemConfig, TraceRedaction};
+use crate::config::{Config, SystemConfig, TraceRedaction};
 
 /// Captures at a time, besides that of the configuration.
 pub const MAX_TRACES: usize = 8;
@@ -83,6 +87,12 @@ pub struct TraceOptions {
     pub file_time: Option<Duration>,
     /// After this it ends, up to [`MAX_TRACE_TIME`]. Default: [`DEFAULT_TRACE_TIME`].
     pub time: Duration,
+    /// Whether it has outer packets too, as `trace-outer`; not of tunnels. Default: false, whatever the configuration says.
+    pub outer: bool,
+    /// **Whether its file gets the secrets of TLS and DTLS connections that begin while it runs**, as `trace-insecure-decryption-secrets`: whoever
+    /// has it can read all that they carry, wherever it was recorded. Not of tunnels, and not with a redaction. Default: false, whatever the
+    /// configuration says.
+    pub insecure_decryption_secrets: bool,
 }
 
 impl TraceOptions {
@@ -97,6 +107,8 @@ impl TraceOptions {
             files: None,
             file_time: None,
             time: DEFAULT_TRACE_TIME,
+            outer: false,
+            insecure_decryption_secrets: false,
         }
     }
 }
@@ -113,6 +125,10 @@ pub struct TraceStatus {
     pub filter: TraceFilter,
     /// What is taken away of it.
     pub redaction: TraceRedaction,
+    /// Whether it has outer packets.
+    pub outer: bool,
+    /// **Whether it has decryption secrets.**
+    pub insecure_decryption_secrets: bool,
     /// When it began.
     pub started: SystemTime,
     /// How long it runs on; `None` for that of the configuration, which ends with the server.
@@ -166,6 +182,11 @@ pub enum TraceError {
         /// What was asked for.
         asked: TraceRedaction,
     },
+    /// Outer packets, or decryption secrets, of a tunnel.
+    #[error(
+        "outer packets and decryption secrets belong to no tunnel until they are opened: capture an interface, or everything"
+    )]
+    OutsideOfTunnel,
     /// The file cannot be made.
     #[error("{}", capture_error(.0))]
     File(#[from] CaptureError),
@@ -333,6 +354,19 @@ impl Tap {
     }
 }
 
+/// Where the ports of each interface, by its name, tell what goes over the wire.
+pub(crate) type Outsides = Arc<BTreeMap<String, trace::Tap>>;
+
+/// Which nobody listens to yet.
+pub(crate) fn outsides(config: &Config) -> Outsides {
+    let interfaces = config.interfaces.iter();
+    Arc::new(
+        interfaces
+            .map(|interface| (interface.name.clone(), trace::Tap::new()))
+            .collect(),
+    )
+}
+
 /// A filter as the workers have it.
 #[derive(Clone, Debug)]
 pub(crate) enum Watch {
@@ -343,7 +377,7 @@ pub(crate) enum Watch {
     Tunnel(TraceFilter),
 }
 
-/// How the capture of the configuration is written. It alone has outer packets, as nobody knows whose they are.
+/// How the capture of the configuration is written.
 pub(crate) fn configured_capture(system: &SystemConfig) -> CaptureOptions {
     let mut options = capture_options(
         system.trace_redaction,

@@ -42,7 +42,7 @@ use crate::{
         user_space::UserSpace,
     },
     server::StartError,
-    trace::{Tap, configured_capture},
+    trace::{Outsides, Tap, configured_capture, outsides},
 };
 
 /// How often a port number that the system chose is given back because it is taken for the other protocol.
@@ -93,8 +93,13 @@ struct Common {
     /// Proves addresses to any of them.
     dtls_cookies: [u8; 32],
     securities: Arc<Securities>,
-    /// Told what goes over the wire, if the capture of the configuration wants that.
-    outside: Option<trace::Tap>,
+    outsides: Outsides,
+}
+
+impl Common {
+    fn outside(&self, interface: &InterfaceConfig) -> Option<trace::Tap> {
+        self.outsides.get(&interface.name).cloned()
+    }
 }
 
 /// What the ports under TLS and DTLS are set up with, by TLS profile and by whether clients must show certificates. Each has
@@ -151,11 +156,14 @@ impl Plan {
                 rates: rates::all(config, now),
                 dtls_cookies,
                 securities: Arc::new(securities(config)?),
-                outside: (config.system.trace_outer
-                    || config.system.trace_insecure_decryption_secrets)
-                    .then(trace::Tap::new),
+                outsides: outsides(config),
             },
         })
+    }
+
+    /// What is told of each interface's ports.
+    pub(crate) fn outsides(&self) -> Outsides {
+        Arc::clone(&self.common.outsides)
     }
 
     /// The part of the first worker.
@@ -322,8 +330,8 @@ pub(crate) fn open(
     {
         let writer = CaptureWriter::create(path, configured_capture(&config.system))?;
         worker.captures.set(vec![Tap::configured(&writer)]);
-        if let Some(outside) = &common.outside {
-            outside.set(Some(&writer.handle()));
+        for outside in common.outsides.values() {
+            outside.set(&[writer.handle()]);
         }
         opened.writer = Some(writer);
     }
@@ -432,7 +440,7 @@ fn open_sockets(
         options.recv_buffer = Some(UDP_RECEIVE_BUFFER);
         options.sharing = sharing;
         options.dscp = interface.outer_dscp.of_socket();
-        options.tap.clone_from(&common.outside);
+        options.tap = common.outside(interface);
         match DatagramSocket::bind(listen, &options) {
             Ok(socket) => return Ok((stream, Some(socket))),
             // The system chose a number for TCP that somebody has for UDP.
@@ -454,7 +462,7 @@ fn listener_config(
     config.handshake_timeout = interface.limits.configuration_time;
     config.max_handshakes = half_open(interface, common.workers);
     config.stream = StreamOptions::server();
-    config.stream.tap.clone_from(&common.outside);
+    config.stream.tap = common.outside(interface);
     config.stream.nodelay = !interface.services.nagle;
     config.stream.dscp = interface.outer_dscp.of_socket();
     config.stream.media_time = interface.limits.media_queue_time;
@@ -472,7 +480,7 @@ fn dtls_endpoint(
 ) -> Result<DtlsServerEndpoint, StartError> {
     let options = DtlsOptions {
         handshake_timeout: interface.limits.configuration_time,
-        tap: common.outside.clone(),
+        tap: common.outside(interface),
         ..DtlsOptions::default()
     };
     let config = DtlsServerConfig::new(backend_kind(backend), security, &options)?;

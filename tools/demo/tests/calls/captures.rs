@@ -3,6 +3,10 @@
 use std::{fs, net::SocketAddr, path::Path, process::Command, time::Duration};
 
 use tsc_demo::lab::{Lab, LabOptions, Side};
+use tsc_server::{
+    config::TraceRedaction,
+    trace::{self, TraceError, TraceFilter},
+};
 use tsc_tapi::{DtlsBackendKind, Redaction, TraceOptions, Transport, Tunnel, UdpSocket};
 
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../wireshark/tscf.lua");
@@ -329,4 +333,97 @@ async fn a_capture_begins_and_ends_while_its_tunnel_is_up() {
     close(near).await;
     close(far).await;
     drop(lab.server.stop().unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_capture_of_a_running_server_has_the_outside_of_its_interface_and_the_secrets_of_its_time()
+ {
+    for (transport, protocol) in [(Transport::Tls, "tls"), (Transport::Dtls, "dtls")] {
+        let directory = tempfile::tempdir().unwrap();
+        let lab = Lab::start(&LabOptions::default()).unwrap();
+        let options = |name: &str, filter, open| {
+            let mut options = trace::TraceOptions::new(directory.path().join(name));
+            options.filter = filter;
+            options.outer = true;
+            options.insecure_decryption_secrets = open;
+            options
+        };
+        let interface = |side: &str| TraceFilter::Interface(side.to_owned());
+        let before = tunnel(&lab, transport, None).await;
+        for started in [
+            options("opened", interface("access"), true),
+            options("also-opened", TraceFilter::All, true),
+            options("closed", interface("access"), false),
+            options("elsewhere", interface("core"), true),
+        ] {
+            lab.server.start_trace(started).await.unwrap();
+        }
+        let listed = lab.server.traces().await.unwrap();
+        let shown: Vec<_> = listed
+            .iter()
+            .map(|trace| (trace.outer, trace.insecure_decryption_secrets))
+            .collect();
+        assert_eq!(
+            shown,
+            [(true, true), (true, true), (true, false), (true, true)]
+        );
+
+        let meanwhile = tunnel(&lab, transport, None).await;
+        let (from, to) = (socket(&before), socket(&meanwhile));
+        pass(&from, &to, MESSAGE).await;
+        let stopped = lab.server.stop_trace("opened").await.unwrap();
+        assert!(
+            stopped.insecure_decryption_secrets && stopped.packets.dropped == 0,
+            "{stopped:?}"
+        );
+        let opened = fs::read(&stopped.file).unwrap();
+        // For the others this goes on.
+        pass(&from, &to, MESSAGE).await;
+        for name in ["also-opened", "closed", "elsewhere"] {
+            lab.server.stop_trace(name).await.unwrap();
+        }
+        let after = tunnel(&lab, transport, None).await;
+        pass(&from, &to, MESSAGE).await;
+        assert_eq!(fs::read(&stopped.file).unwrap(), opened, "it is over");
+
+        // One leg of two: the other connection was there before.
+        let messages = format!("{protocol} && sip.Method == \"MESSAGE\"");
+        for (name, shown) in [
+            ("opened", 1),
+            ("also-opened", 2),
+            ("closed", 0),
+            ("elsewhere", 0),
+        ] {
+            let file = directory.path().join(name);
+            assert_eq!(outer(&file, &messages), shown, "{protocol} {name}");
+            // The answer of the one that came meanwhile.
+            let hello = format!("{protocol}.handshake.type == 2");
+            assert_eq!(
+                outer(&file, &hello),
+                usize::from(name != "elsewhere"),
+                "{protocol} {name}"
+            );
+            let has_secrets = has(&file, b"_RANDOM ") || has(&file, b"TRAFFIC_SECRET_0 ");
+            assert_eq!(has_secrets, name.ends_with("opened"), "{protocol} {name}");
+        }
+        assert_eq!(outer(&directory.path().join("elsewhere"), "frame"), 0);
+
+        let name = tsc_tpl::Tsid(after.config().tunnel_id);
+        for open in [false, true] {
+            let mut refused = options("refused", TraceFilter::Tunnel(name), open);
+            refused.outer = !open;
+            let refused = lab.server.start_trace(refused).await.unwrap_err();
+            assert!(matches!(refused, TraceError::OutsideOfTunnel), "{refused}");
+        }
+        let mut refused = options("refused", TraceFilter::All, true);
+        refused.redaction = Some(TraceRedaction::Sip);
+        let refused = lab.server.start_trace(refused).await.unwrap_err();
+        assert!(refused.to_string().contains("secrets"), "{refused}");
+        assert!(!directory.path().join("refused").exists());
+        drop((from, to));
+        for tunnel in [before, meanwhile, after] {
+            close(tunnel).await;
+        }
+        drop(lab.server.stop().unwrap());
+    }
 }
