@@ -7,7 +7,7 @@
 
 use std::io;
 
-use tsc_tapi::{ConnectError, DownReason, LookupError, SocketError, TraceError};
+use tsc_tapi::{CaptureError, ConnectError, DownReason, LookupError, SocketError, TraceError};
 
 /// Why a call failed. The text is for people, and says what the name does not.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, uniffi::Error)]
@@ -164,7 +164,9 @@ impl From<io::Error> for TscError {
 impl From<TraceError> for TscError {
     fn from(error: TraceError) -> Self {
         match error {
-            TraceError::Capture(error) => Self::InvalidArgument(error.to_string()),
+            TraceError::Capture(
+                error @ (CaptureError::Create { .. } | CaptureError::SecretsInRedacted),
+            ) => Self::InvalidArgument(error.to_string()),
             TraceError::TunnelDown(reason) => reason.into(),
             TraceError::RuntimeGone => Self::Released,
             _ => Self::Other(error.to_string()),

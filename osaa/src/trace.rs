@@ -329,7 +329,7 @@ impl Capture {
 
     /// The same for a packet of an earlier moment.
     fn put(&self, packet: Packet) {
-        if packet.interface == Interface::Outer && !self.0.shared.outer {
+        if packet.interface == Interface::Outer && !self.has_outer() {
             return;
         }
         let len = packet.bytes.len();

@@ -649,6 +649,74 @@ async fn files_begin_with_the_secrets_of_connections_that_live() {
     .await;
 }
 
+#[tokio::test]
+async fn each_capture_of_a_tap_gets_what_it_wants_and_until_it_ends() {
+    bounded(async {
+        let mut captures = Vec::new();
+        let tap = Tap::new();
+        for (packets, secrets) in [(true, false), (false, true), (true, true)] {
+            captures.push(outer(|options| {
+                options.outer = packets;
+                options.insecure_decryption_secrets = secrets;
+            }));
+        }
+        let handles: Vec<_> = captures
+            .iter()
+            .map(|(_, writer, _)| writer.handle())
+            .collect();
+        tap.set(&handles);
+        drop(handles);
+        let ca = Ca::new("root");
+        let (near, far) = sockets().await;
+        let mut options = StreamOptions::client();
+        options.tap = Some(tap.clone());
+        let (security, answers) = (ca.client_security(), ca.server_security());
+        let server = StreamOptions::server();
+        let name = ServerName::try_from("localhost").unwrap();
+        let (near, far) = tokio::join!(
+            StreamTransport::tls_client(near, &security, name, &options),
+            StreamTransport::tls_server(far, &answers, &server),
+        );
+        let (mut near, mut far) = (near.unwrap(), far.unwrap());
+        near.send(&[IoSlice::new(b"asked")]).await.unwrap();
+        assert_eq!(read(&mut far, 5).await, b"asked");
+        far.send(&[IoSlice::new(b"answered")]).await.unwrap();
+        assert_eq!(read(&mut near, 8).await, b"answered");
+        // What was received last waits for its reader to come back; it is theirs all the same, and what comes then is not.
+        tap.set(&[]);
+        far.send(&[IoSlice::new(b"after the end")]).await.unwrap();
+        assert_eq!(read(&mut near, 13).await, b"after the end");
+        let found: Vec<_> = captures
+            .into_iter()
+            .map(|(directory, writer, _)| {
+                let stats = writer.close().unwrap();
+                assert_eq!(stats.dropped, 0);
+                let found = blocks(&directory.path().join("capture"));
+                let packets = found.iter().filter(|block| block.is_none()).count();
+                assert_eq!(u64::try_from(packets).unwrap(), stats.written);
+                (packets, found.into_iter().flatten().collect::<Vec<_>>())
+            })
+            .collect();
+        let [
+            (packets, none),
+            (no_packets, secrets),
+            (same_packets, same_secrets),
+        ] = &found[..]
+        else {
+            panic!("{found:?}");
+        };
+        assert_eq!((none.len(), *no_packets), (0, 0));
+        assert_eq!(secrets.len(), 4);
+        assert_eq!(secrets, same_secrets);
+        // The beginning, ClientHello, the server's answer in one or two, Finished, and what was said.
+        assert!((8..10).contains(packets), "{packets}");
+        assert_eq!(packets, same_packets);
+        // Their writers are gone, which its secrets have nothing to do with any more.
+        drop((near, far));
+    })
+    .await;
+}
+
 #[test]
 fn a_redacted_capture_takes_no_secrets() {
     let mut options = CaptureOptions::default();

@@ -89,7 +89,7 @@ pub use tsc_csm::{
 pub use tsc_eip::media;
 /// HTTP proxies on the way to a server: what [`TunnelBuilder::proxy`] takes.
 pub use tsc_osaa::proxy;
-pub use tsc_osaa::trace::CaptureStats;
+pub use tsc_osaa::trace::{CaptureError, CaptureStats};
 #[cfg(all(feature = "tun", target_os = "linux"))]
 pub use tsc_osaa::tun;
 pub use tsc_osaa::{

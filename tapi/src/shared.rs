@@ -5,7 +5,7 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     task::Waker,
     time::{Duration, Instant},
 };
@@ -26,6 +26,9 @@ use crate::{
     tunnel::Activity,
     wakers::{Waiters, Wakes},
 };
+
+/// How long the end of a turn is waited for.
+const LONGEST_TURN: Duration = Duration::from_secs(1);
 
 /// What an application wants of the driver, besides sending packets.
 #[derive(Debug, PartialEq, Eq)]
@@ -52,8 +55,9 @@ pub(crate) struct Shared {
     pub(crate) trace: Trace,
     /// Why the tunnel is over, once it is.
     pub(crate) down: watch::Sender<Option<DownReason>>,
-    /// Ends of turns that were asked for.
-    turns: watch::Sender<u32>,
+    /// How many turns have ended that were asked for.
+    turns: Mutex<u32>,
+    turn_over: Condvar,
 }
 
 #[derive(Debug)]
@@ -112,7 +116,8 @@ impl Shared {
             }),
             trace: Trace::default(),
             down: watch::Sender::new(None),
-            turns: watch::Sender::new(0),
+            turns: Mutex::new(0),
+            turn_over: Condvar::new(),
         })
     }
 
@@ -230,20 +235,33 @@ impl Shared {
         self.down.send_replace(Some(reason));
     }
 
-    /// Waits until the driver is done with what it had begun: whatever is on the wire by now has been recorded then.
-    pub(crate) async fn turn(&self) {
-        let mut turns = self.turns.subscribe();
+    /// Waits until the driver is done with what it had begun: whatever is on the wire by now has been recorded then, but the goodbyes of
+    /// transports. Blocks, at most for [`LONGEST_TURN`], as nobody may be driving its runtime.
+    pub(crate) fn turn(&self) {
+        let turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = *turns;
         self.command(Command::Turn);
-        if self.lock().check_up().is_ok() {
-            // The sender lives in `self`.
-            drop(turns.changed().await);
+        if self.over().is_none() {
+            let is_open = |turns: &mut u32| *turns == before;
+            // Late is as good as it gets.
+            drop(
+                self.turn_over
+                    .wait_timeout_while(turns, LONGEST_TURN, is_open),
+            );
         }
     }
 
     /// The other end of [`Self::turn`].
     pub(crate) fn end_turn(&self) {
-        self.turns
-            .send_modify(|turns| *turns = turns.wrapping_add(1));
+        let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
+        *turns = turns.wrapping_add(1);
+        drop(turns);
+        self.turn_over.notify_all();
+    }
+
+    /// Why the tunnel is over for its sockets; before [`Self::down`], which comes when all is done.
+    pub(crate) fn over(&self) -> Option<DownReason> {
+        self.lock().down.clone()
     }
 
     /// Gives the driver a command. Of one kind the last counts; of releases the first.

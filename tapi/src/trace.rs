@@ -125,30 +125,31 @@ pub(crate) async fn start(
     path: PathBuf,
     options: TraceOptions,
 ) -> Result<(), TraceError> {
-    shared.turn().await;
-    let before = shared.trace.take();
-    let opening = Arc::clone(&shared);
-    let opened = spawn_blocking(move || {
+    let started = spawn_blocking(move || {
+        let check = || match shared.over() {
+            Some(reason) => Err(TraceError::TunnelDown(reason)),
+            None => Ok(()),
+        };
+        // Before a file of that name is emptied.
+        check()?;
         // What is wrong with the file before is no reason against a new one; the log says it.
-        drop(before);
-        opening.trace.open(&path, options)
+        drop(finish(&shared));
+        shared.trace.open(&path, options)?;
+        // The driver closes what is there after the tunnel is over; of what comes later nobody else does.
+        check().inspect_err(|_| drop(shared.trace.take()))
     });
-    let opened = opened.await;
-    opened.map_err(|_| TraceError::RuntimeGone)??;
-    // The driver closes what is there when it ends; of what comes later nobody else does.
-    if let Some(reason) = shared.down.borrow().clone() {
-        drop(shared.trace.take());
-        return Err(TraceError::TunnelDown(reason));
-    }
-    Ok(())
+    started.await.map_err(|_| TraceError::RuntimeGone)?
 }
 
 pub(crate) async fn stop(shared: Arc<Shared>) -> Result<Option<CaptureStats>, TraceError> {
-    shared.turn().await;
-    let Some(writer) = shared.trace.take() else {
-        return Ok(None);
-    };
-    let closed = spawn_blocking(move || writer.close()).await;
-    let stats = closed.map_err(|_| TraceError::RuntimeGone)??;
-    Ok(Some(stats))
+    let stopped = spawn_blocking(move || finish(&shared).map(CaptureWriter::close).transpose());
+    Ok(stopped.await.map_err(|_| TraceError::RuntimeGone)??)
+}
+
+/// What was written to, with all that is on the wire by now.
+fn finish(shared: &Shared) -> Option<CaptureWriter> {
+    if shared.trace.tap.is_on() {
+        shared.turn();
+    }
+    shared.trace.take()
 }

@@ -257,7 +257,7 @@ impl Tunnel {
     ///
     /// # Errors
     ///
-    /// [`TraceError`]; then nothing is written any more.
+    /// [`TraceError`]; then nothing is written any more. Of a tunnel that is over no file is touched.
     pub fn start_trace<P: Into<PathBuf>>(
         &self,
         path: P,
@@ -266,8 +266,9 @@ impl Tunnel {
         trace::start(Arc::clone(&self.shared), path.into(), options)
     }
 
-    /// Writes nothing more, and completes the file, with whatever is on the wire by now. Tells how many packets it has and how many are
-    /// missing; `None` if nothing was written.
+    /// Writes nothing more, and completes the file, with whatever is on the wire by now (but the goodbyes of transports that are being
+    /// closed; and of a tunnel whose runtime nobody drives, what there is after a second). Tells how many packets it has and how many are missing;
+    /// `None` if nothing was being written, or the end of the tunnel completes it.
     ///
     /// # Errors
     ///

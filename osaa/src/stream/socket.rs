@@ -50,10 +50,8 @@ impl Socket {
     }
 
     /// Tells `tap` from now on; `opener` is who opened the connection.
-    pub(super) fn tell(&mut self, tap: &Tap, opener: Direction) -> io::Result<()> {
-        let tap = StreamTap::new(tap, opener, self.local_addr()?, self.peer_addr()?);
-        self.tap = Some(Box::new(tap));
-        Ok(())
+    pub(super) fn tell(&mut self, tap: &Tap, opener: Direction, [local, peer]: [SocketAddr; 2]) {
+        self.tap = Some(Box::new(StreamTap::new(tap, opener, local, peer)));
     }
 
     /// Whether a proxy is at the other end of the TCP connection, and the peer somewhere behind it.

@@ -116,18 +116,19 @@ impl StreamTransport {
     pub fn plain(socket: impl Into<Socket>, options: &StreamOptions) -> io::Result<Self> {
         let mut socket = socket.into();
         options.apply(socket.tcp())?;
+        let [local, peer] = [socket.local_addr()?, socket.peer_addr()?];
         if let Some(tap) = &options.tap {
             let opener = if options.accepted {
                 Direction::Inbound
             } else {
                 Direction::Outbound
             };
-            socket.tell(tap, opener)?;
+            socket.tell(tap, opener, [local, peer]);
         }
         Ok(Self {
             state: State {
-                local: socket.local_addr()?,
-                peer: socket.peer_addr()?,
+                local,
+                peer,
                 tls: None,
                 queue: None,
                 limits: QueueLimits {

@@ -116,43 +116,45 @@ impl fmt::Debug for Tap {
     }
 }
 
-/// What was received and is held back; as much as one call receives.
+/// What was received and is held back, and for whom; as much as one call receives.
 #[derive(Default)]
-struct Held(Vec<Packet>);
+struct Held(Vec<(Arc<[Capture]>, Packet)>);
 
 impl Held {
     /// Hands over what the reader has seen by now.
     #[inline]
-    fn release(&mut self, tap: &Tap) {
-        if self.0.is_empty() {
-            return;
-        }
-        let captures = tap.captures();
-        for packet in std::mem::take(&mut self.0) {
-            put(&captures, packet);
+    fn release(&mut self) {
+        if !self.0.is_empty() {
+            for (captures, packet) in std::mem::take(&mut self.0) {
+                put(&captures, packet);
+            }
         }
     }
 
     fn put(&mut self, tap: &Tap, direction: Direction, bytes: Box<[u8]>) {
         let packet = Packet::now(Interface::Outer, direction, bytes);
+        let captures = tap.captures();
         if direction == Direction::Inbound && tap.wants(SECRETS) {
-            self.0.push(packet);
+            self.0.push((captures, packet));
             return;
         }
         // Whatever is sent comes of what was received.
-        self.release(tap);
-        put(&tap.captures(), packet);
+        self.release();
+        put(&captures, packet);
     }
 }
 
-/// To each; the last, mostly the only one, gets the packet itself.
+/// To each that has outer packets; the last, mostly the only one, gets the packet itself.
 fn put(captures: &[Capture], packet: Packet) {
-    if let Some((last, others)) = captures.split_last() {
-        for capture in others {
-            capture.put(packet.clone());
-        }
-        last.put(packet);
+    let mut takers = captures.iter().filter(|capture| capture.has_outer());
+    let Some(mut next) = takers.next() else {
+        return;
+    };
+    for later in takers {
+        next.put(packet.clone());
+        next = later;
     }
+    next.put(packet);
 }
 
 /// Of one TCP connection.
@@ -187,7 +189,7 @@ impl StreamTap {
     /// Its reader is back.
     #[inline]
     pub(crate) fn release(&mut self) {
-        self.held.release(&self.tap);
+        self.held.release();
     }
 
     #[inline]
@@ -259,7 +261,7 @@ impl DatagramTap {
     /// Its reader is back.
     #[inline]
     pub(crate) fn release(&mut self) {
-        self.held.release(&self.tap);
+        self.held.release();
     }
 
     /// Whether anybody wants to know.

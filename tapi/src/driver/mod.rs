@@ -136,6 +136,8 @@ pub(crate) struct Driver {
     deliver_until: Option<Instant>,
     /// Nobody has a handle of the tunnel; it is released then, unless somebody has taken it.
     linger_until: Option<Instant>,
+    /// Somebody waits for the end of a turn.
+    turn_awaited: bool,
     /// The request to the server that is under way for a packet socket.
     asking: Option<Asking>,
     peers: Peers,
@@ -230,6 +232,7 @@ impl Driver {
             release_by: None,
             deliver_until: None,
             linger_until: None,
+            turn_awaited: false,
             asking: None,
         };
         Ok((driver, shared))
@@ -285,7 +288,7 @@ impl Driver {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<DownReason> {
         for _ in 0..TURNS_PER_POLL {
             let now = Instant::now();
-            let is_awaited = self.take_commands(now);
+            self.take_commands(now);
             self.end_lingering(now);
             self.keep_signalling(now);
             self.shared.drive(|state| state.stack.handle_timeout(now));
@@ -294,13 +297,16 @@ impl Driver {
             let mut progress = self.poll_network(cx, now);
             progress |= self.poll_lookups(cx, now);
             progress |= self.poll_openings(cx, now);
-            progress |= self.receive(cx, now);
-            progress |= self.poll_peers(cx, now);
+            let mut received = self.receive(cx, now);
+            received |= self.poll_peers(cx, now);
+            progress |= received;
             progress |= self.take_events(now);
             progress |= self.send(cx, now);
             progress |= self.send_direct(cx);
             progress |= self.release_when_delivered(now);
-            if is_awaited {
+            // What was read last may be recorded by the next reading only.
+            if self.turn_awaited && !received {
+                self.turn_awaited = false;
                 self.shared.end_turn();
             }
             if let Some(reason) = self.down.take() {
@@ -314,9 +320,7 @@ impl Driver {
         Poll::Pending
     }
 
-    /// True if somebody waits for the end of this turn.
-    fn take_commands(&mut self, now: Instant) -> bool {
-        let mut is_awaited = false;
+    fn take_commands(&mut self, now: Instant) {
         let (commands, wishes) = {
             let mut state = self.shared.lock();
             (state.take_commands(), state.wishes.take())
@@ -337,10 +341,9 @@ impl Driver {
                 Command::Activity(activity) => self
                     .client
                     .set_background(now, activity == Activity::Background),
-                Command::Turn => is_awaited = true,
+                Command::Turn => self.turn_awaited = true,
             }
         }
-        is_awaited
     }
 
     /// Without a transport media would push signalling out of the queues.

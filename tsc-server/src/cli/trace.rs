@@ -89,7 +89,7 @@ pub struct TraceStart {
     pub outer: bool,
 
     /// INSECURE: also the secrets of TLS and DTLS connections that begin meanwhile: whoever has the file can read all that
-    /// they carry, wherever it was recorded. Of everything or of an interface, and never with a redaction.
+    /// they carry, wherever it was recorded. Of everything or of an interface, never with a redaction; of DTLS with the back end openssl.
     #[arg(long)]
     pub insecure_decryption_secrets: bool,
 }

@@ -147,8 +147,10 @@ pub struct TraceRecord {
     /// What is taken away.
     pub redaction: String,
     /// Whether it has outer packets.
+    #[serde(default)]
     pub outer: bool,
     /// **Whether it has the secrets that decrypt connections.**
+    #[serde(default)]
     pub insecure_decryption_secrets: bool,
     /// When it began, in seconds since 1970.
     pub started: u64,

@@ -51,8 +51,6 @@ impl Keeper {
             writer,
             filter: TraceFilter::All,
             redaction: config.system.trace_redaction,
-            outer: config.system.trace_outer,
-            insecure_decryption_secrets: config.system.trace_insecure_decryption_secrets,
             file,
             started: SystemTime::now(),
             ends: None,
@@ -135,8 +133,6 @@ struct Running {
     writer: CaptureWriter,
     filter: TraceFilter,
     redaction: TraceRedaction,
-    outer: bool,
-    insecure_decryption_secrets: bool,
     file: PathBuf,
     started: SystemTime,
     /// `None` for that of the configuration.
@@ -152,8 +148,8 @@ impl Running {
             file: self.file.clone(),
             filter: self.filter.clone(),
             redaction: self.redaction,
-            outer: self.outer,
-            insecure_decryption_secrets: self.insecure_decryption_secrets,
+            outer: self.tap.capture.has_outer(),
+            insecure_decryption_secrets: self.tap.capture.has_secrets(),
             started: self.started,
             left: self.ends.map(|ends| ends.saturating_duration_since(now)),
             tunnels: self.tunnels,
@@ -172,11 +168,7 @@ impl Running {
             TraceFilter::Interface(name) => name == interface,
             TraceFilter::Tunnel(_) | TraceFilter::Address(_) | TraceFilter::Identity(_) => false,
         };
-        is_meant && self.has_outside()
-    }
-
-    const fn has_outside(&self) -> bool {
-        self.outer || self.insecure_decryption_secrets
+        is_meant && self.tap.has_outside()
     }
 }
 
@@ -313,8 +305,6 @@ impl Captures {
             writer,
             filter,
             redaction,
-            outer,
-            insecure_decryption_secrets,
             file,
             started: SystemTime::now(),
             ends: Some(Instant::now() + time),
@@ -341,7 +331,7 @@ impl Captures {
         if insecure_decryption_secrets {
             tracing::warn!(
                 event = "trace-insecure-decryption-secrets",
-                file = %running.file.display(),
+                path = %running.file.display(),
                 "INSECURE: the capture file gets the secrets that decrypt connections of this server"
             );
         }
@@ -384,7 +374,7 @@ impl Captures {
         for (interface, outside) in self.outsides.iter() {
             let running = self.running.iter();
             let hearing = running.filter(|running| running.hears(interface));
-            let captures: Vec<_> = hearing.map(|running| running.writer.handle()).collect();
+            let captures: Vec<_> = hearing.map(|running| running.tap.capture.clone()).collect();
             outside.set(&captures);
         }
     }
@@ -396,18 +386,21 @@ impl Captures {
             .iter()
             .map(|running| running.tap.clone())
             .collect();
-        let mut told = Vec::new();
+        let order = |done| Order::Trace(Arc::clone(&taps), what, done);
+        self.ask_workers(order)
+    }
+
+    /// Gives an order to all workers; the sum of what they answer at the end of a turn. One that has ended carries nothing.
+    fn ask_workers(&self, order: impl Fn(oneshot::Sender<usize>) -> Order) -> usize {
+        let mut asked = Vec::new();
         for worker in &self.workers {
             let (done, is_done) = oneshot::channel();
-            // One that has ended carries nothing.
-            if worker
-                .blocking_send(Order::Trace(Arc::clone(&taps), what, done))
-                .is_ok()
-            {
-                told.push(is_done);
+            if worker.blocking_send(order(done)).is_ok() {
+                asked.push(is_done);
             }
         }
-        told.into_iter()
+        asked
+            .into_iter()
             .filter_map(|is_done| is_done.blocking_recv().ok())
             .sum()
     }
@@ -425,10 +418,10 @@ impl Captures {
         }
         if !matches!(reason, Reason::Server) {
             self.tell_workers(Told::Nothing);
-            if ended.iter().any(Running::has_outside) {
+            if ended.iter().any(|running| running.tap.has_outside()) {
                 self.tell_ports();
-                // None of them is still writing what its ports told.
-                self.tell_workers(Told::Nothing);
+                // Until none of them is still writing what its ports have told.
+                self.ask_workers(Order::Turn);
             }
         }
         let mut stopped = Vec::new();

@@ -352,6 +352,11 @@ impl Tap {
             is_configured: true,
         }
     }
+
+    /// Whether it wants to know what goes over the wire, or what decrypts that.
+    pub(crate) fn has_outside(&self) -> bool {
+        self.capture.has_outer() || self.capture.has_secrets()
+    }
 }
 
 /// Where the ports of each interface, by its name, tell what goes over the wire.

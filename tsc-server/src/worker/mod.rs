@@ -95,8 +95,10 @@ pub(crate) enum Order {
     Drain(bool),
     /// Offer new tunnels what this configuration says, and tell when that is so.
     Offer(Arc<Config>, oneshot::Sender<()>),
-    /// Record for these captures and no others, and tell so.
+    /// Record for these captures and no others, and tell so when what was on the wire before has been recorded for those before.
     Trace(Arc<[Tap]>, Told, oneshot::Sender<usize>),
+    /// Tell when a turn is over that has begun after this; the number says nothing.
+    Turn(oneshot::Sender<usize>),
     /// Report.
     Report(oneshot::Sender<Report>),
 }
@@ -138,6 +140,8 @@ pub(crate) struct Worker {
     counters: Counters,
     captures: Captures,
     orders: mpsc::Receiver<Order>,
+    /// Who is told at the end of this turn, and what.
+    turn_over: Vec<(oneshot::Sender<usize>, usize)>,
     phase: Phase,
     /// How long a stop that nobody has asked for may take.
     stop_deadline: Duration,
@@ -182,6 +186,9 @@ impl Future for Worker {
         this.settle(cx, now);
         this.flush(cx);
         this.measure_load(now);
+        for (done, answer) in this.turn_over.drain(..) {
+            let _ = done.send(answer);
+        }
         if let Some(deadline) = this.is_done(now) {
             return Poll::Ready((this.report(), this.streams.take_closing(), deadline));
         }
@@ -236,8 +243,10 @@ impl Worker {
                     let _ = done.send(());
                 }
                 Some(Order::Trace(taps, told, done)) => {
-                    let _ = done.send(self.set_captures(&taps, told));
+                    let seen = self.set_captures(&taps, told);
+                    self.turn_over.push((done, seen));
                 }
+                Some(Order::Turn(done)) => self.turn_over.push((done, 0)),
                 Some(Order::Stop(deadline)) => self.stop(now, deadline, STOPPING),
                 // The handle is gone, and with it all interest in this server.
                 None => {

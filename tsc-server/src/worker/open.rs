@@ -4,6 +4,7 @@ use std::{
     collections::BTreeMap,
     net::SocketAddr,
     num::NonZero,
+    slice,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -256,6 +257,7 @@ pub(crate) fn open(
         counters: Counters::default(),
         captures: Captures::default(),
         orders,
+        turn_over: Vec::new(),
         phase: Phase::Running,
         stop_deadline: config.system.stop_deadline,
         failure: None,
@@ -329,10 +331,13 @@ pub(crate) fn open(
         && worker.captures.is_idle()
     {
         let writer = CaptureWriter::create(path, configured_capture(&config.system))?;
-        worker.captures.set(vec![Tap::configured(&writer)]);
-        for outside in common.outsides.values() {
-            outside.set(&[writer.handle()]);
+        let tap = Tap::configured(&writer);
+        if tap.has_outside() {
+            for outside in common.outsides.values() {
+                outside.set(slice::from_ref(&tap.capture));
+            }
         }
+        worker.captures.set(vec![tap]);
         opened.writer = Some(writer);
     }
     Ok((worker, opened))

@@ -336,6 +336,54 @@ async fn a_capture_begins_and_ends_while_its_tunnel_is_up() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_a_tunnel_that_is_over_nothing_is_captured_and_no_file_is_touched() {
+    let lab = Lab::start(&LabOptions::default()).unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("trace.pcapng");
+    let near = tunnel(&lab, Transport::Tcp, Some((&path, TraceOptions::default()))).await;
+    drop(lab.server.stop().unwrap());
+    near.closed().await;
+    let captured = fs::read(&path).unwrap();
+    assert!(has(&path, b"stopping"), "why it is over");
+    let limit = Duration::from_secs(20);
+    let started = near.start_trace(&path, TraceOptions::default());
+    let refused = tokio::time::timeout(limit, started)
+        .await
+        .unwrap()
+        .unwrap_err();
+    assert!(
+        matches!(refused, tsc_tapi::TraceError::TunnelDown(_)),
+        "{refused}"
+    );
+    let stopped = tokio::time::timeout(limit, near.stop_trace())
+        .await
+        .unwrap();
+    assert_eq!(stopped.unwrap(), None);
+    assert_eq!(fs::read(&path).unwrap(), captured);
+}
+
+#[test]
+fn a_capture_ends_though_nobody_drives_its_tunnel() {
+    let runtime = || {
+        let mut builder = tokio::runtime::Builder::new_current_thread();
+        builder.enable_all().build().unwrap()
+    };
+    let lab = Lab::start(&LabOptions::default()).unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("trace.pcapng");
+    let (driving, other) = (runtime(), runtime());
+    let near = driving.block_on(tunnel(
+        &lab,
+        Transport::Tcp,
+        Some((&path, TraceOptions::default())),
+    ));
+    let stats = other.block_on(near.stop_trace()).unwrap().unwrap();
+    assert!(stats.written >= 2, "{stats:?}");
+    driving.block_on(close(near));
+    drop(lab.server.stop().unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_capture_of_a_running_server_has_the_outside_of_its_interface_and_the_secrets_of_its_time()
  {
     for (transport, protocol) in [(Transport::Tls, "tls"), (Transport::Dtls, "dtls")] {
