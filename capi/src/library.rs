@@ -192,18 +192,18 @@ pub(crate) fn end() -> Result<()> {
         tunnels.is_closing = true;
         std::mem::take(&mut tunnels.all)
     };
-    thread::scope(|scope| {
-        // Beside each other, since each may take its time; without a thread, one after the other.
-        for tunnel in tunnels.values() {
-            let deleting = without_signals(|| {
-                thread::Builder::new().spawn_scoped(scope, || drop(tunnel.delete()))
-            });
-            if deleting.is_err() {
-                drop(tunnel.delete());
-            }
+    // Beside each other, since each may take its time; without a thread, one after the other.
+    let mut threads = Vec::new();
+    for tunnel in tunnels.into_values() {
+        let deleted = Arc::clone(&tunnel);
+        let delete = move || drop(deleted.delete());
+        match without_signals(|| thread::Builder::new().spawn(delete)) {
+            Ok(thread) => threads.push(thread),
+            Err(_) => drop(tunnel.delete()),
         }
-    });
-    for thread in std::mem::take(&mut *lock(&library.leaving)) {
+    }
+    threads.append(&mut lock(&library.leaving));
+    for thread in threads {
         drop(thread.join());
     }
     let mut calls = lock(&library.calls);
