@@ -70,7 +70,8 @@ fn calls_over_a_bad_network_are_heard_and_counted() {
         let network = result.network_loss().unwrap();
         assert!((0.03..0.2).contains(&network), "{network} {result:?}");
         for side in &result.sides {
-            assert!((380..=420).contains(&side.sent), "{side:?}");
+            // Whoever is called sends until it hears of the end, for which a stream may have to send again, and once more.
+            assert!((380..=500).contains(&side.sent), "{side:?}");
             assert!(side.rtt_ms.is_some_and(|rtt| rtt >= 100.0), "{side:?}");
             assert!(
                 side.heard.as_ref().is_some_and(|heard| heard.is_file()),
