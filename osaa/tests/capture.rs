@@ -376,6 +376,22 @@ async fn sockets() -> (TcpStream, TcpStream) {
     (near.unwrap(), far.unwrap().0)
 }
 
+/// Both ends of a TLS connection, of which the client's tells that tap.
+async fn tls(tap: Tap) -> (StreamTransport, StreamTransport) {
+    let ca = Ca::new("root");
+    let (near, far) = sockets().await;
+    let mut options = StreamOptions::client();
+    options.tap = Some(tap);
+    let (security, answers) = (ca.client_security(), ca.server_security());
+    let server = StreamOptions::server();
+    let name = ServerName::try_from("localhost").unwrap();
+    let (near, far) = tokio::join!(
+        StreamTransport::tls_client(near, &security, name, &options),
+        StreamTransport::tls_server(far, &answers, &server),
+    );
+    (near.unwrap(), far.unwrap())
+}
+
 async fn read(stream: &mut StreamTransport, len: usize) -> Vec<u8> {
     let mut buffer = vec![0; RECV_BUFFER];
     let mut all = Vec::new();
@@ -580,18 +596,7 @@ async fn files_begin_with_the_secrets_of_connections_that_live() {
                     period: None,
                 });
             });
-            let ca = Ca::new("root");
-            let (near, far) = sockets().await;
-            let mut options = StreamOptions::client();
-            options.tap = Some(tap);
-            let (security, answers) = (ca.client_security(), ca.server_security());
-            let server = StreamOptions::server();
-            let name = ServerName::try_from("localhost").unwrap();
-            let (near, far) = tokio::join!(
-                StreamTransport::tls_client(near, &security, name, &options),
-                StreamTransport::tls_server(far, &answers, &server),
-            );
-            let (mut near, _far) = (near.unwrap(), far.unwrap());
+            let (mut near, _far) = tls(tap).await;
             near.send(&[IoSlice::new(b"secret")]).await.unwrap();
             let fill = |letter| {
                 // Secrets and handshakes may take half a file: no packet is longer.
@@ -666,18 +671,7 @@ async fn each_capture_of_a_tap_gets_what_it_wants_and_until_it_ends() {
             .collect();
         tap.set(&handles);
         drop(handles);
-        let ca = Ca::new("root");
-        let (near, far) = sockets().await;
-        let mut options = StreamOptions::client();
-        options.tap = Some(tap.clone());
-        let (security, answers) = (ca.client_security(), ca.server_security());
-        let server = StreamOptions::server();
-        let name = ServerName::try_from("localhost").unwrap();
-        let (near, far) = tokio::join!(
-            StreamTransport::tls_client(near, &security, name, &options),
-            StreamTransport::tls_server(far, &answers, &server),
-        );
-        let (mut near, mut far) = (near.unwrap(), far.unwrap());
+        let (mut near, mut far) = tls(tap.clone()).await;
         near.send(&[IoSlice::new(b"asked")]).await.unwrap();
         assert_eq!(read(&mut far, 5).await, b"asked");
         far.send(&[IoSlice::new(b"answered")]).await.unwrap();

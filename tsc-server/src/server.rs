@@ -170,13 +170,6 @@ impl Server {
         while let Some(part) = plan.next(&mut opened) {
             server.add_worker(&resolved, part, &fail)?;
         }
-        // None begins before all are there: each new socket of a port changes where datagrams arrive.
-        for worker in &mut server.workers {
-            if let Some(go) = worker.go.take() {
-                let _ = go.send(());
-            }
-        }
-        server.ports = opened.ports;
         let workers = server.workers.iter();
         let orders = workers.map(|worker| worker.orders.clone()).collect();
         let writer = opened.writer.take();
@@ -187,6 +180,13 @@ impl Server {
             orders,
             server.made_tun,
         )?);
+        // None begins before all are there: each new socket of a port changes where datagrams arrive.
+        for worker in &mut server.workers {
+            if let Some(go) = worker.go.take() {
+                let _ = go.send(());
+            }
+        }
+        server.ports = opened.ports;
         for port in &server.ports {
             tracing::info!(event = "listening", interface = port.interface, transport = %port.transport, address = %port.address);
         }

@@ -2,6 +2,7 @@
 
 use std::{
     net::IpAddr,
+    ops::Not,
     path::{Component, Path, PathBuf},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -84,16 +85,11 @@ pub struct StartRequest {
     #[serde(rename = "for", skip_serializing_if = "Option::is_none")]
     pub time: Option<u64>,
     /// Whether it has outer packets too.
-    #[serde(skip_serializing_if = "is_false")]
+    #[serde(skip_serializing_if = "Not::not")]
     pub outer: bool,
     /// **Whether it has the secrets that decrypt connections.**
-    #[serde(skip_serializing_if = "is_false")]
+    #[serde(skip_serializing_if = "Not::not")]
     pub insecure_decryption_secrets: bool,
-}
-
-#[allow(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
-const fn is_false(flag: &bool) -> bool {
-    !*flag
 }
 
 /// Which capture to stop.

@@ -35,7 +35,7 @@ pub(crate) struct Keeper {
 }
 
 impl Keeper {
-    /// For these workers, which record already for the `configured` capture if there is one.
+    /// For these workers, which record already for the `configured` capture if there is one, and have not begun yet.
     pub(crate) fn start(
         config: &Config,
         configured: Option<CaptureWriter>,
@@ -64,6 +64,7 @@ impl Keeper {
             workers,
             running: running.into_iter().collect(),
         };
+        captures.tell_ports();
         let (tell, is_ready) = sync_channel(1);
         let thread = thread::Builder::new()
             .name("tsc-traces".to_owned())

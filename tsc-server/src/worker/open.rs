@@ -4,7 +4,6 @@ use std::{
     collections::BTreeMap,
     net::SocketAddr,
     num::NonZero,
-    slice,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -331,13 +330,7 @@ pub(crate) fn open(
         && worker.captures.is_idle()
     {
         let writer = CaptureWriter::create(path, configured_capture(&config.system))?;
-        let tap = Tap::configured(&writer);
-        if tap.has_outside() {
-            for outside in common.outsides.values() {
-                outside.set(slice::from_ref(&tap.capture));
-            }
-        }
-        worker.captures.set(vec![tap]);
+        worker.captures.set(vec![Tap::configured(&writer)]);
         opened.writer = Some(writer);
     }
     Ok((worker, opened))
